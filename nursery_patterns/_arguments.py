@@ -1,0 +1,101 @@
+"""Argument checks whose messages teach: what was given, what is allowed, and the corrected call.
+
+All of them run when an object is made, so a wrong call fails at once and at the line that is
+wrong, instead of later inside a task.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import AsyncIterable, Iterable
+from typing import Any
+
+
+def check_async_function(fn: object, *, call: str) -> None:
+    """Refuse whatever is not an async function of one item.
+
+    Args:
+        fn: What the caller passed.
+        call: How the call looks with `{fn}` for the function, to show the corrected program.
+
+    Raises:
+        TypeError: `fn` is a coroutine object, a plain function, or not callable at all.
+    """
+    if inspect.iscoroutine(fn):
+        name = fn.__qualname__
+        fn.close()  # or Python warns about a coroutine that was never awaited
+        raise TypeError(
+            f"expected an async function, got the coroutine object {name}(...): pass the function "
+            f"itself and let each item be its argument, as in {call.format(fn=name)}"
+        )
+    if not callable(fn):
+        raise TypeError(
+            f"expected an async function, got {fn!r}: write {call.format(fn='fn')} "
+            "with `async def fn(item): ...`"
+        )
+    if not _is_async_callable(fn):
+        name = getattr(fn, "__name__", type(fn).__name__)
+        if name == "<lambda>":
+            raise TypeError(
+                "expected an async function, got a lambda, of which nobody can tell whether it is "
+                f"async: write {call.format(fn='fn')} with `async def fn(item): ...`, or use "
+                "functools.partial(async_function, ...)"
+            )
+        raise TypeError(
+            f"expected an async function, got the plain function {name}: declare it with "
+            f"`async def {name}(item): ...`, or run it in a thread with "
+            f"{call.format(fn=f'functools.partial(run_in_thread, {name})')}"
+        )
+
+
+def _is_async_callable(fn: Any) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return any(
+        inspect.iscoroutinefunction(candidate)
+        for candidate in (fn, inspect.unwrap(fn), getattr(fn, "__call__", None))  # noqa: B004
+    )
+
+
+def check_items(items: object, *, call: str) -> None:
+    """Refuse what can be iterated neither with `for` nor with `async for`.
+
+    Raises:
+        TypeError: `items` is not iterable, with the corrected call.
+    """
+    if not isinstance(items, Iterable | AsyncIterable):
+        raise TypeError(
+            f"items must be an iterable or an async iterable, got {items!r}: "
+            f"write {call} to run one item"
+        )
+
+
+def check_count(name: str, value: object, *, call: str, minimum: int = 1) -> int:
+    """Return `value` if it is a whole number of at least `minimum` items.
+
+    Raises:
+        TypeError: `value` is not an int (a bool is none either).
+        ValueError: `value` is below `minimum`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}: write {call}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}: write {call}")
+    return value
+
+
+def check_seconds(name: str, value: object, *, call: str, zero: bool = False) -> float:
+    """Return `value` as seconds if it is a number above 0 (or 0 where `zero` allows it).
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is NaN, negative, or 0 where that has no meaning.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}: write {call}")
+    if math.isnan(value) or value < 0 or (value == 0 and not zero):
+        bound = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be {bound} seconds, got {value}: write {call}")
+    return float(value)

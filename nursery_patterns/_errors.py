@@ -1,0 +1,24 @@
+"""Every exception this library raises of its own accord, split by who must act.
+
+Argument mistakes are `TypeError` and `ValueError`; they come from `_arguments`. What fails inside
+the caller's own functions is never wrapped: it leaves as an outcome, or in an `ExceptionGroup`.
+"""
+
+from __future__ import annotations
+
+
+class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and WouldBlock
+    """The waiting line is full: come back later. Nothing was started and nothing is held.
+
+    Attributes:
+        retry_after: Seconds after which a slot is likely to be free, estimated from how long
+            recent holders kept theirs. Finite and at least 0.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class WorkerCrashed(Exception):  # noqa: N818
+    """The worker process died while it ran this call. Other calls are not affected."""
