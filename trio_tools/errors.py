@@ -1,0 +1,109 @@
+"""Failures that a caller can act on, as exceptions with the words the answer will carry.
+
+Services and operations raise them; `server` holds the one table that turns any exception into a
+response. Whatever is not a `ToolFailure` is a defect: its text never reaches the client.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class ErrorType(StrEnum):
+    """The eight kinds of failure, split by what the caller should do next."""
+
+    VALIDATION = "validation"
+    """Correct the arguments and call again."""
+    TIMEOUT = "timeout"
+    """Ask for less or allow more time."""
+    OVERLOADED = "overloaded"
+    """Wait `retry_after_seconds` and call again, unchanged."""
+    RATE_LIMITED = "rate_limited"
+    """The upstream or a bucket says wait."""
+    NOT_FOUND = "not_found"
+    """Nothing has that name: list the names first."""
+    FORBIDDEN = "forbidden"
+    """The settings of this server do not allow it."""
+    UPSTREAM = "upstream"
+    """Something behind this server failed."""
+    INTERNAL = "internal"
+    """A defect here: quote the request id to the operator."""
+
+
+class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the caller can mend
+    """A failure with everything an answer needs.
+
+    Args:
+        message: One sentence that says what is wrong and what to do.
+        error_code: Upper-case name for machines; the class has a default.
+        error_type: The kind; the class has a default.
+        remediation: What to do, as an instruction. Empty if the message says it all.
+        data: Further fields for the answer, such as bounds or names.
+    """
+
+    error_type: ClassVar[ErrorType] = ErrorType.INTERNAL
+    default_code: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_code: str | None = None,
+        remediation: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code or self.default_code
+        self.remediation = remediation
+        self.data = data or {}
+
+
+class InvalidArgument(ToolFailure):
+    """An argument is wrong; the message names it, the bound and the fix."""
+
+    error_type = ErrorType.VALIDATION
+    default_code = "INVALID_ARGUMENT"
+
+
+class TimedOut(ToolFailure):
+    """The time given was not enough."""
+
+    error_type = ErrorType.TIMEOUT
+    default_code = "TIMEOUT"
+
+
+class ServerOverloaded(ToolFailure):
+    """The waiting line is full; `data["retry_after_seconds"]` says when to come back."""
+
+    error_type = ErrorType.OVERLOADED
+    default_code = "OVERLOADED"
+
+
+class RateLimited(ToolFailure):
+    """The upstream asked for a pause; `data["retry_after_seconds"]` says how long."""
+
+    error_type = ErrorType.RATE_LIMITED
+    default_code = "RATE_LIMITED"
+
+
+class NotFound(ToolFailure):
+    """Nothing has that name, id or path."""
+
+    error_type = ErrorType.NOT_FOUND
+    default_code = "NOT_FOUND"
+
+
+class Forbidden(ToolFailure):
+    """The settings do not allow it; the message names the setting that would."""
+
+    error_type = ErrorType.FORBIDDEN
+    default_code = "FORBIDDEN"
+
+
+class UpstreamFailed(ToolFailure):
+    """A host, database or file behind this server failed."""
+
+    error_type = ErrorType.UPSTREAM
+    default_code = "UPSTREAM_FAILED"
