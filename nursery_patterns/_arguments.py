@@ -99,3 +99,38 @@ def check_seconds(name: str, value: object, *, call: str, zero: bool = False) ->
         bound = "at least 0" if zero else "above 0"
         raise ValueError(f"{name} must be {bound} seconds, got {value}: write {call}")
     return float(value)
+
+
+def check_rate(name: str, value: object, *, call: str) -> float:
+    """Return `value` as a rate per second if it is a finite number above 0.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is NaN, infinite, negative or 0.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number per second, got {value!r}: write {call}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 per second and finite, got {value}: write {call}")
+    return float(value)
+
+
+def check_instance(name: str, value: object, kind: type, *, call: str) -> None:
+    """Refuse a `value` that is not a `kind`.
+
+    Raises:
+        TypeError: With the corrected call.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}: write {call}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a `value` that is not one of the named `choices`.
+
+    Raises:
+        ValueError: It names them.
+    """
+    if value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")

@@ -1,0 +1,39 @@
+"""Patterns of structured concurrency for trio.
+
+Every parallel operation runs inside a nursery, bounded by a `trio.CapacityLimiter`, within cancel
+scopes; what is finished lives outside the scope that can be cancelled. Partial results are then
+simply what is already there.
+
+The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
+
+    L0  _errors  _arguments          exceptions; argument checks whose messages teach
+    L1  _outcomes  _token_bucket     what became of an item; rate limit
+        _limits  _slot  _deadline    named limiters; a worker's places; time budget
+        _source  _requests           the items still to come; who asked
+        _offload  _steps             threads and processes; who blocks the loop
+    L2  _ledger  _admission          the books of a batch; a bounded line before a limiter
+    L3  _handoff                     where a stream's workers meet its consumer
+    L4  _batch                       THE engine
+    L5  _map                         run_batch, stream_batch: policies over the engine
+    L6  testing                      cancel a scenario at each of its checkpoints
+"""
+
+from nursery_patterns._batch import Batch as Batch
+from nursery_patterns._batch import OutcomeStream as OutcomeStream
+from nursery_patterns._deadline import TimeBudget as TimeBudget
+from nursery_patterns._deadline import time_budget as time_budget
+from nursery_patterns._errors import Overloaded as Overloaded
+from nursery_patterns._errors import WorkerCrashed as WorkerCrashed
+from nursery_patterns._limits import Limits as Limits
+from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
+from nursery_patterns._map import run_batch as run_batch
+from nursery_patterns._map import stream_batch as stream_batch
+from nursery_patterns._outcomes import Counts as Counts
+from nursery_patterns._outcomes import Outcome as Outcome
+from nursery_patterns._outcomes import Report as Report
+from nursery_patterns._outcomes import Status as Status
+from nursery_patterns._requests import RequestContext as RequestContext
+from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
+from nursery_patterns._requests import current_request as current_request
+from nursery_patterns._requests import request_context as request_context
+from nursery_patterns._token_bucket import TokenBucket as TokenBucket

@@ -1,0 +1,357 @@
+"""The engine: one nursery, a bounded number of workers, and books that outlive every cancel.
+
+Two kinds of task make a batch. The *dispatcher* waits until there is room for an item, takes it
+from the source and starts a worker for it. A *worker* runs items. While room and items are there
+to take at once, it goes on with the next item itself, since keeping a task is much cheaper than
+making one. So tasks exist only for items in flight, whatever the number of items; and because the
+dispatcher stands in the limiter's line, a limit that is raised takes effect at that instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+)
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Generic, Literal, Self, TypeVar
+
+import trio
+from trio_util import AsyncValue
+
+from nursery_patterns._arguments import (
+    check_async_function,
+    check_choice,
+    check_count,
+    check_instance,
+    check_items,
+    check_seconds,
+)
+from nursery_patterns._handoff import Handoff
+from nursery_patterns._ledger import Ledger
+from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._slot import Slot
+from nursery_patterns._source import Source
+from nursery_patterns._token_bucket import TokenBucket
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+_CALL = "Batch({fn}, items, limit=10)"
+
+# An item function that never waits would let one worker run on without end: after this many items
+# in a row a worker lets the others, and a pending cancel, have their turn.
+_ITEMS_PER_TURN = 16
+
+# The limiters of the items that the current task runs inside of, outermost first.
+_holding: ContextVar[tuple[trio.CapacityLimiter, ...]] = ContextVar("_holding", default=())
+
+
+class Batch(Generic[ItemT, ValueT]):
+    """Run an async function over many items, a bounded number at a time.
+
+    What finished stays readable in `report()`, whatever happens to the task that ran the batch::
+
+        batch = Batch(fetch, urls, limit=10)
+        with trio.move_on_after(30):
+            await batch.run()
+        report = batch.report()  # complete, or as far as it got
+
+    Args:
+        fn: Async function of one item. Its exceptions (`Exception` and below) become outcomes.
+            Items that the same worker runs share one `contextvars` context.
+        items: Any iterable or async iterable. It is read lazily, in order, one item when there is
+            room for it; never more than the items in flight and one waiting for a shared slot.
+            A sized one is taken at the length it has now.
+        limit: Most items in flight in this batch.
+        limiter: Capacity shared with others: every running item also holds one of its tokens,
+            first come, first served. The effective bound is the smaller of the two.
+        item_timeout: Seconds an item may take, from when it has its slot. An item past it becomes
+            `timed_out`; its siblings go on.
+        bucket: One token per item start, waited for while no slot is held.
+        on_error: `"collect"` makes a failure an outcome. `"cancel"` makes the first failure cancel
+            the rest and leave the run as an `ExceptionGroup`. (A timed-out item is no failure.)
+        name: Shown in `repr` and in the names of the tasks.
+
+    Attributes:
+        limiter: The limiter in force: the shared one, or the batch's own. Changing its
+            `total_tokens` takes effect at once for items not yet started, upwards too; 0 pauses.
+
+    Raises:
+        TypeError: An argument has the wrong type; the message has the corrected call.
+        ValueError: An argument is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[ItemT], Awaitable[ValueT]],
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        *,
+        limit: int = 10,
+        limiter: trio.CapacityLimiter | None = None,
+        item_timeout: float | None = None,
+        bucket: TokenBucket | None = None,
+        on_error: Literal["collect", "cancel"] = "collect",
+        name: str | None = None,
+    ) -> None:
+        check_async_function(fn, call=_CALL)
+        check_items(items, call="Batch(fn, [item])")
+        check_count("limit", limit, call="Batch(fn, items, limit=10)")
+        if limiter is not None:
+            shared = "Batch(fn, items, limiter=trio.CapacityLimiter(10))"
+            check_instance("limiter", limiter, trio.CapacityLimiter, call=shared)
+        if bucket is not None:
+            paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
+            check_instance("bucket", bucket, TokenBucket, call=paced)
+        if item_timeout is not None:
+            check_seconds("item_timeout", item_timeout, call="Batch(fn, items, item_timeout=30)")
+        check_choice("on_error", on_error, ("collect", "cancel"))
+
+        self._fn = fn
+        self._room = trio.CapacityLimiter(limit)  # places in this batch
+        self._shared = limiter
+        self.limiter = limiter or self._room
+        self._item_timeout = item_timeout
+        self._bucket = bucket
+        self._on_error = on_error
+        self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
+
+        self._source = Source(items)
+        self._ledger: Ledger[ItemT, ValueT] = Ledger(self._source)
+        # Whether a worker may take its next item itself: nothing to wait for but room.
+        self._immediate = self._source.immediate and bucket is None
+        self._waiting_for_room = trio.CancelScope()
+        self._progress: AsyncValue[Counts] | None = None
+        self._active_since: float | None = None
+        self._elapsed = 0.0
+
+    def __repr__(self) -> str:
+        counts = self._ledger.counts(active=self._active)
+        total = "?" if counts.total is None else counts.total
+        return f"<Batch {self.name}: {counts.done}/{total} done, {counts.in_flight} in flight>"
+
+    # ------------------------------------------------------------------ what users call
+
+    async def run(self) -> Report[ItemT, ValueT]:
+        """Run all items that have not ended, and report.
+
+        Called again after a cancel or a failure it resumes: items that were in flight run again
+        first, then the rest. What ended is not repeated.
+
+        Cancelled from outside, it raises `Cancelled` once its items have unwound, as any trio
+        function does; what had finished stays in `report()`.
+
+        Raises:
+            ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
+            RuntimeError: The batch is running already, or the caller is itself an item that holds
+                this batch's limiter, which could wait for itself for ever.
+        """
+        with self._running(retain=True):
+            async with trio.open_nursery() as nursery:
+                await self._dispatch(nursery, None)
+        return self.report()
+
+    @asynccontextmanager
+    async def stream(
+        self, *, ordered: bool = False, retain: bool = False
+    ) -> AsyncGenerator[OutcomeStream[ItemT, ValueT]]:
+        """Yield outcomes while the items run: as they complete, or in input order.
+
+        Usage::
+
+            async with batch.stream() as outcomes:
+                async for outcome in outcomes:
+                    ...
+
+        The workers go on while the consumer is busy until `limit` outcomes wait for it, then they
+        wait too. Leaving the block cancels what is left and returns once it has unwound; outcomes
+        that were not taken are kept for the next stream and for `report()`.
+
+        Args:
+            ordered: Yield in input order. An item that takes long holds up those behind it.
+            retain: Also keep the outcomes for `report()`. Without it a stream retains only counts,
+                so that memory stays O(limit) over a source without end.
+
+        Raises:
+            ExceptionGroup: The block raised, an item failed with `on_error="cancel"`, or the
+                source raised.
+            RuntimeError: As `run`.
+        """
+        with self._running(retain=retain):
+            handoff = Handoff(self._ledger, ordered=ordered)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dispatch, nursery, handoff, name=f"{self.name} dispatcher")
+                yield OutcomeStream(self, handoff)
+                nursery.cancel_scope.cancel(reason="the stream's block was left")
+
+    def report(self) -> Report[ItemT, ValueT]:
+        """Report on all items as they stand: while running, after a cancel, at the end.
+
+        Costs O(items known). To watch a running batch, `progress` is O(1).
+        """
+        return self._ledger.report(active=self._active, elapsed=self._seconds_run())
+
+    @property
+    def progress(self) -> AsyncValue[Counts]:
+        """The counts as a value to wait on, as in `await batch.progress.wait_value(predicate)`.
+
+        Kept up to date with every ended item from the first time it is asked for; a batch nobody
+        watches does not pay for it.
+        """
+        if self._progress is None:
+            self._progress = AsyncValue(self._ledger.counts(active=self._active))
+        self._publish()
+        return self._progress
+
+    # ------------------------------------------------------------------ dispatcher and workers
+
+    async def _dispatch(
+        self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None
+    ) -> None:
+        """Start each item as soon as there is room for it, until the source is exhausted."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._source.exhausted:
+            with ExitStack() as giving_up:
+                slot = giving_up.enter_context(Slot(self._room, self._shared))
+                entry = await self._next_entry(slot)
+                if entry is None:
+                    break
+                giving_up.pop_all()  # the slot is the worker's from here on
+            self._start(*entry, handoff)
+            nursery.start_soon(self._work, slot, *entry, handoff, name=self.name)
+        if handoff is not None:
+            handoff.close()
+
+    async def _next_entry(self, slot: Slot) -> tuple[int, ItemT] | None:
+        """Wait for room, then for the item and its token, and last for the shared place."""
+        with trio.CancelScope() as self._waiting_for_room:
+            await slot.take_room()
+        if self._source.exhausted:
+            return None
+        if self._immediate:
+            entry = self._source.pull_nowait()
+        else:
+            slot.release()  # nothing is held while the source or the bucket makes us wait
+            entry = await self._source.pull()
+        if entry is None:
+            return None
+        self._ledger.pulled(*entry)
+        if self._bucket is not None:
+            await self._bucket.acquire()
+        await slot.take()
+        return entry
+
+    def _start(self, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None) -> None:
+        self._ledger.started(index, item)
+        if handoff is not None:
+            handoff.expect(index)
+
+    async def _work(
+        self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
+    ) -> None:
+        """Run an item, and then others for as long as room and items are there at once."""
+        _holding.set((*_holding.get(), self.limiter))
+        turns = 0
+        with slot:
+            while True:
+                outcome = await self._attempt(index, item)
+                self._ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
+                if self._progress is not None:
+                    self._publish()
+                if outcome.status is Status.FAILED and self._on_error == "cancel":
+                    assert outcome.error is not None
+                    raise outcome.error
+                if handoff is not None:
+                    slot.release_shared()  # others may have it while the consumer takes its time
+                    await handoff.give(outcome)
+                turns += 1
+                if turns % _ITEMS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+                entry = self._source.pull_nowait() if self._immediate and slot.keep() else None
+                if entry is None:
+                    break
+                index, item = entry
+                self._start(index, item, handoff)
+        if self._source.exhausted:
+            self._waiting_for_room.cancel(reason="no items are left to make room for")
+
+    async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
+        """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
+        started = trio.current_time()
+        value: ValueT | None = None
+        error: Exception | None = None
+        status = Status.SUCCEEDED
+        try:
+            if self._item_timeout is None:
+                value = await self._fn(item)
+            else:
+                with trio.move_on_after(self._item_timeout) as scope:
+                    value = await self._fn(item)
+                if scope.cancelled_caught:
+                    status = Status.TIMED_OUT
+                    error = trio.TooSlowError(f"not done within {self._item_timeout:g} s")
+        except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
+            status, error = Status.FAILED, exc
+        return Outcome(index, item, status, value, error, trio.current_time() - started)
+
+    # ------------------------------------------------------------------ the state of the run
+
+    @contextmanager
+    def _running(self, *, retain: bool) -> Generator[None]:
+        """Claim the batch for one run; what the last one left unfinished comes first."""
+        if self._active:
+            raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
+        if any(held is self.limiter for held in _holding.get()):
+            raise RuntimeError(
+                f"{self!r} was started inside an item that holds the same limiter, and could wait "
+                "for that item for ever: give the inner batch a limiter of its own"
+            )
+        self._ledger.begin(retain=retain)
+        self._active_since = trio.current_time()
+        try:
+            yield
+        finally:
+            self._elapsed = self._seconds_run()
+            self._active_since = None
+            self._publish()
+
+    @property
+    def _active(self) -> bool:
+        return self._active_since is not None
+
+    def _seconds_run(self) -> float:
+        if self._active_since is None:
+            return self._elapsed
+        return self._elapsed + trio.current_time() - self._active_since
+
+    def _publish(self) -> None:
+        if self._progress is not None:
+            self._progress.value = self._ledger.counts(active=self._active)
+
+
+class OutcomeStream(Generic[ItemT, ValueT]):
+    """The outcomes of a running batch, as an async iterator. Made by `Batch.stream`.
+
+    Several tasks may iterate it at once; each outcome goes to one of them.
+
+    Attributes:
+        batch: The batch, for its `report()` and `progress`.
+    """
+
+    def __init__(self, batch: Batch[ItemT, ValueT], handoff: Handoff[ItemT, ValueT]) -> None:
+        self.batch = batch
+        self._handoff = handoff
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome[ItemT, ValueT]:
+        outcome = await self._handoff.take()
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome

@@ -1,0 +1,95 @@
+"""The books of a batch: which item stands where. Pure bookkeeping, without a single await."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Generic, TypeVar
+
+from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._source import Source
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
+
+
+class Ledger(Generic[ItemT, ValueT]):
+    """Keeps every item in exactly one place, at every moment.
+
+    Invariant: an index below `source.pulled` is in exactly one of
+        `waiting`   pulled, and waiting for a token or a slot: one item at most
+        `running`   its function was called
+        given back  in the source again, after a run that was cut
+        ended       counted by its status, and kept in `outcomes` where outcomes are retained
+    """
+
+    def __init__(self, source: Source[ItemT]) -> None:
+        self.source = source
+        self.waiting: dict[int, ItemT] = {}
+        self.running: dict[int, ItemT] = {}
+        self.outcomes: dict[int, Outcome[ItemT, ValueT]] = {}
+        self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
+        self.retain = True
+        self._handed_out = False  # some outcomes are with a consumer and nowhere else
+        self._cut: set[int] = set()  # started once, and not since
+        self._ended: dict[Status, int] = dict.fromkeys(_ENDS, 0)
+
+    def pulled(self, index: int, item: ItemT) -> None:
+        """Note that the item left the source and waits to be started."""
+        self.waiting[index] = item
+
+    def started(self, index: int, item: ItemT) -> None:
+        """Note that the item has its slot."""
+        self.waiting.pop(index, None)
+        self._cut.discard(index)
+        self.running[index] = item
+
+    def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        """Note the outcome of a running item. It is safe from here on."""
+        if self.retain:
+            self.outcomes[outcome.index] = outcome
+        self._ended[outcome.status] += 1
+        del self.running[outcome.index]
+
+    def begin(self, *, retain: bool) -> None:
+        """Give back what an earlier run left unfinished, so that it comes first."""
+        self._cut.update(self.running)
+        self.source.give_back((*self.waiting.items(), *self.running.items()))
+        self.waiting.clear()
+        self.running.clear()
+        self.retain = retain
+        self._handed_out |= not retain
+
+    def counts(self, *, active: bool) -> Counts:
+        """Add up how the items stand. `active`: whether a run is under way. O(1)."""
+        succeeded, failed, timed_out = self._ended.values()
+        done = succeeded + failed + timed_out
+        cancelled = len(self._cut) + (0 if active else len(self.running))
+        total = self.source.total
+        known = self.source.pulled if total is None else total
+        return Counts(
+            total=total,
+            succeeded=succeeded,
+            failed=failed,
+            timed_out=timed_out,
+            cancelled=cancelled,
+            not_started=known - done - cancelled,
+            in_flight=len(self.running) if active else 0,
+        )
+
+    def report(self, *, active: bool, elapsed: float) -> Report[ItemT, ValueT]:
+        """Write down all that is known, in input order. O(items known)."""
+        by_index = {**self.outcomes, **self.undelivered}
+        rest = () if self._handed_out else self.source.rest()
+        for index, item in chain(self.source.given_back(), rest, self.waiting.items()):
+            status = Status.CANCELLED if index in self._cut else Status.NOT_STARTED
+            by_index[index] = Outcome(index, item, status)
+        for index, item in self.running.items():
+            status = Status.NOT_STARTED if active else Status.CANCELLED
+            by_index[index] = Outcome(index, item, status)
+        return Report(
+            outcomes=tuple(by_index[index] for index in sorted(by_index)),
+            counts=self.counts(active=active),
+            elapsed=elapsed,
+        )

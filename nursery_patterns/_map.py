@@ -1,0 +1,90 @@
+"""The two calls most users need: policies over the engine, each a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Literal, TypedDict, TypeVar, Unpack
+
+import trio
+
+from nursery_patterns._arguments import check_seconds
+from nursery_patterns._batch import Batch, OutcomeStream
+from nursery_patterns._outcomes import Report
+from nursery_patterns._token_bucket import TokenBucket
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+class BatchOptions(TypedDict, total=False):
+    """The keyword arguments of `Batch`, passed through by `run_batch` and `stream_batch`."""
+
+    limit: int
+    limiter: trio.CapacityLimiter | None
+    item_timeout: float | None
+    bucket: TokenBucket | None
+    on_error: Literal["collect", "cancel"]
+    name: str | None
+
+
+async def run_batch(
+    fn: Callable[[ItemT], Awaitable[ValueT]],
+    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - it answers with a report, not with an error
+    **options: Unpack[BatchOptions],
+) -> Report[ItemT, ValueT]:
+    """Run an async function over many items, a bounded number at a time, and report.
+
+    Args:
+        fn: Async function of one item; its exceptions become outcomes.
+        items: Any iterable or async iterable, read lazily and in order.
+        timeout: Seconds for the whole batch, 0 or more. When they are up the items in flight are
+            cancelled and the report says what is missing.
+        **options: As for `Batch`.
+
+    Returns:
+        One outcome per item, in input order. A cancel from outside raises `Cancelled` and nothing
+        is returned: make a `Batch` where partial results must survive that too.
+
+    Raises:
+        ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of its bounds.
+    """
+    if timeout is not None:
+        check_seconds("timeout", timeout, call="run_batch(fn, items, timeout=30)", zero=True)
+    batch = Batch(fn, items, **options)
+    with trio.move_on_after(float("inf") if timeout is None else timeout):
+        await batch.run()
+    return batch.report()
+
+
+@asynccontextmanager
+async def stream_batch(
+    fn: Callable[[ItemT], Awaitable[ValueT]],
+    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    *,
+    ordered: bool = False,
+    **options: Unpack[BatchOptions],
+) -> AsyncGenerator[OutcomeStream[ItemT, ValueT]]:
+    """Run an async function over many items and yield each outcome as it is there.
+
+    Usage::
+
+        async with stream_batch(fetch, urls, limit=10) as outcomes:
+            async for outcome in outcomes:
+                ...
+
+    Args:
+        fn: Async function of one item; its exceptions become outcomes.
+        items: Any iterable or async iterable, also one without end; read lazily and in order.
+        ordered: Yield in input order instead of as they complete.
+        **options: As for `Batch`.
+
+    At most `limit` outcomes are ever ahead of the consumer. Leaving the block cancels what is
+    left. Errors are those of `Batch.stream`.
+    """
+    async with Batch(fn, items, **options).stream(ordered=ordered) as outcomes:
+        yield outcomes

@@ -1,0 +1,129 @@
+"""What became of each item, and of all of them: frozen values that no cancel can take back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+class Status(StrEnum):
+    """The five ways an item can stand. Each item of a report has exactly one."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    """Started, and cut before it ended. Its side effects may have happened."""
+    NOT_STARTED = "not_started"
+    """Has no result yet and was not cut: still waiting, or running as the report is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[ItemT, ValueT]):
+    """What became of one item.
+
+    Attributes:
+        index: Position of the item in the input, from 0.
+        item: The item itself.
+        status: How it ended, or that it did not.
+        value: What `fn` returned if it succeeded, else None.
+        error: What `fn` raised if it failed; a `trio.TooSlowError` if it timed out; else None.
+        elapsed: Seconds from getting its slot to its end; 0 if it never ended.
+    """
+
+    index: int
+    item: ItemT
+    status: Status
+    value: ValueT | None = None
+    error: Exception | None = None
+    elapsed: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether `value` is a result."""
+        return self.status is Status.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many items stand how.
+
+    `total` is the sum of the five statuses, or None while the source may hold more items than
+    anybody knows of. `in_flight` are running right now; they have no result, so they count among
+    the not started.
+    """
+
+    total: int | None = None
+    succeeded: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    not_started: int = 0
+    in_flight: int = 0
+
+    @property
+    def done(self) -> int:
+        """Items that ended: succeeded, failed or timed out."""
+        return self.succeeded + self.failed + self.timed_out
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item of an exhausted source ended."""
+        return self.done == self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Generic[ItemT, ValueT]):
+    """All that is known of a batch at one moment.
+
+    Attributes:
+        outcomes: One per known item, in input order. (A batch whose outcomes went to a stream
+            that did not retain them holds only those that never reached the consumer.)
+        counts: How many items stand how.
+        elapsed: Seconds that the batch has been running, over all its runs.
+    """
+
+    outcomes: tuple[Outcome[ItemT, ValueT], ...]
+    counts: Counts
+    elapsed: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item of an exhausted source ended: succeeded, failed or timed out."""
+        return self.counts.complete
+
+    def values(self) -> list[ValueT]:
+        """Return the results of the items that succeeded, in input order."""
+        return [o.value for o in self.outcomes if o.status is Status.SUCCEEDED]  # pyright: ignore[reportReturnType] - a success holds a ValueT, which may itself be None
+
+    def errors(self) -> list[Exception]:
+        """Return what failed and timed-out items raised, in input order."""
+        return [o.error for o in self.outcomes if o.error is not None]
+
+    def unfinished(self) -> list[ItemT]:
+        """Return the items that did not end, in input order: what is missing."""
+        missing = (Status.CANCELLED, Status.NOT_STARTED)
+        return [o.item for o in self.outcomes if o.status in missing]
+
+    def raise_errors(self) -> None:
+        """Raise what failed, if anything did; items that did not end are no errors.
+
+        Raises:
+            ExceptionGroup: The errors in input order, each with a note that names its item.
+        """
+        failures = [o for o in self.outcomes if o.error is not None]
+        if failures:
+            raise ExceptionGroup(
+                f"{len(failures)} of {len(self.outcomes)} items failed",
+                [_with_note(o.error, f"item {o.index}: {o.item!r}") for o in failures if o.error],
+            )
+
+
+def _with_note(error: Exception, note: str) -> Exception:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error

@@ -1,0 +1,81 @@
+"""Who asked, and since when: the context of a request, inherited by all that it starts."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import trio
+
+_current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One request.
+
+    Attributes:
+        request_id: Names the request in answers and logs.
+        client_id: Names the caller.
+        started: When it began, on trio's clock.
+    """
+
+    request_id: str
+    client_id: str
+    started: float
+    _clock: trio.abc.Clock = field(repr=False)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began. Also readable in a worker thread."""
+        return self._clock.current_time() - self.started
+
+
+@contextmanager
+def request_context(
+    request_id: str | None = None, client_id: str = "anonymous"
+) -> Generator[RequestContext]:
+    """Name the request that the block serves.
+
+    Child tasks and `run_in_thread` inherit it; worker processes do not.
+
+    Args:
+        request_id: Any text; by default a new random one (32 hexadecimal digits).
+        client_id: Who asks.
+    """
+    context = RequestContext(
+        request_id=request_id or uuid.uuid4().hex,
+        client_id=client_id,
+        started=trio.current_time(),
+        _clock=trio.lowlevel.current_clock(),
+    )
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+def current_request() -> RequestContext | None:
+    """Return the request that the current task or worker thread serves, or None."""
+    return _current.get()
+
+
+class RequestLogFilter(logging.Filter):
+    """Adds `request_id`, `client_id` and `elapsed` (seconds) to every log record.
+
+    Outside of a request they are `"-"`, `"-"` and 0. It lets every record pass::
+
+        handler.addFilter(RequestLogFilter())
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        context = current_request()
+        record.request_id = context.request_id if context else "-"
+        record.client_id = context.client_id if context else "-"
+        record.elapsed = round(context.elapsed, 6) if context else 0.0
+        return True

@@ -1,0 +1,123 @@
+"""What is still to come of a batch's items: pulled lazily, one by one, each with its index.
+
+The source decides; it never waits except for an async iterable's own next item. Items that a run
+left unfinished are given back and come first again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import AsyncIterable, Iterable, Iterator, Sized
+from itertools import islice
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+
+class Source(Generic[ItemT]):
+    """The items not yet handed out, in input order.
+
+    Indexes are given at the pull, from 0, without gaps. So at any time the items ever pulled are
+    exactly those with an index below `pulled`.
+    """
+
+    def __init__(self, items: Iterable[ItemT] | AsyncIterable[ItemT]) -> None:
+        self._iterator = iter(items) if isinstance(items, Iterable) else aiter(items)
+        self._length = len(items) if isinstance(items, Sized) else None
+        self._given_back: deque[tuple[int, ItemT]] = deque()
+        self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
+        self._pulling = False  # still true after a pull that was cut or raised
+        self._ended = False
+        self.pulled = 0
+
+    @property
+    def immediate(self) -> bool:
+        """Whether `pull_nowait` may be used: the items come from a plain iterable."""
+        return isinstance(self._iterator, Iterator)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to pull. A sized source ends at the length it had at first."""
+        return not self._given_back and (self._ended or self.pulled == self._length)
+
+    @property
+    def total(self) -> int | None:
+        """Number of items, or None while nobody can know."""
+        return self.pulled if self._ended else self._length
+
+    def pull_nowait(self) -> tuple[int, ItemT] | None:
+        """Take the next item and its index, or None if nothing is left.
+
+        Raises:
+            Exception: Whatever the iterator raises.
+        """
+        if self._given_back:
+            return self._given_back.popleft()
+        if self._ended or self.pulled == self._length:
+            return None
+        if self._ahead:
+            return self._numbered(self._ahead.popleft())
+        assert isinstance(self._iterator, Iterator)
+        self._check_alive()
+        self._pulling = True
+        try:
+            item = next(self._iterator)
+        except StopIteration:
+            self._ended = True
+            return None
+        self._pulling = False
+        return self._numbered(item)
+
+    async def pull(self) -> tuple[int, ItemT] | None:
+        """Take the next item and its index as soon as there is one, or None at the end.
+
+        A cancel while the item is awaited loses no item that the iterator gave out.
+        """
+        if isinstance(self._iterator, Iterator) or self._given_back or self._ended:
+            return self.pull_nowait()
+        self._check_alive()
+        self._pulling = True
+        try:
+            item = await anext(self._iterator)
+        except StopAsyncIteration:
+            self._ended = True
+            return None
+        self._pulling = False
+        return self._numbered(item)
+
+    def give_back(self, items: Iterable[tuple[int, ItemT]]) -> None:
+        """Put items that were pulled but did not end in front, in index order."""
+        self._given_back = deque(sorted((*self._given_back, *items), key=lambda entry: entry[0]))
+
+    def given_back(self) -> Iterable[tuple[int, ItemT]]:
+        """Name the items that were pulled, did not end, and come first again."""
+        return tuple(self._given_back)
+
+    def rest(self) -> Iterable[tuple[int, ItemT]]:
+        """Name the items never pulled, as far as that needs no waiting: those of a sized source."""
+        if self._length is None or self._ended or not isinstance(self._iterator, Iterator):
+            return ()
+        self._ahead.extend(islice(self._iterator, self._length - self.pulled - len(self._ahead)))
+        self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
+        return enumerate(self._ahead, start=self.pulled)
+
+    def _numbered(self, item: ItemT) -> tuple[int, ItemT]:
+        self.pulled += 1
+        return self.pulled - 1, item
+
+    def _check_alive(self) -> None:
+        # A generator that was cut or raised in the middle of a pull is closed, and would report
+        # its early end as the end of the items: a batch that did not see them all would look
+        # complete.
+        if not self._pulling:
+            return
+        iterator = self._iterator
+        if (inspect.isgenerator(iterator) and iterator.gi_frame is None) or (
+            inspect.isasyncgen(iterator) and iterator.ag_frame is None
+        ):
+            raise RuntimeError(
+                f"the generator {iterator.__qualname__} was cancelled or raised while it made its "
+                "next item, so it is closed and the rest of its items is out of reach: to resume "
+                "such a batch, pass an iterator object with its own __next__ or __anext__"
+            )
