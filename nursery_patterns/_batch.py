@@ -34,7 +34,7 @@ from nursery_patterns._arguments import (
 )
 from nursery_patterns._handoff import Handoff
 from nursery_patterns._ledger import Ledger
-from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._outcomes import Counts, Outcome, Report, Status, make_outcome
 from nursery_patterns._slot import Slot
 from nursery_patterns._source import Source
 from nursery_patterns._token_bucket import TokenBucket
@@ -263,9 +263,8 @@ class Batch(Generic[ItemT, ValueT]):
                 self._ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
                 if self._progress is not None:
                     self._publish()
-                if outcome.status is Status.FAILED and self._on_error == "cancel":
-                    assert outcome.error is not None
-                    raise outcome.error
+                if outcome.error is not None:
+                    self._pass_on(outcome)
                 if handoff is not None:
                     slot.release_shared()  # others may have it while the consumer takes its time
                     await handoff.give(outcome)
@@ -279,6 +278,11 @@ class Batch(Generic[ItemT, ValueT]):
                 self._start(index, item, handoff)
         if self._source.exhausted:
             self._waiting_for_room.cancel(reason="no items are left to make room for")
+
+    def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        if self._on_error == "cancel" and outcome.status is Status.FAILED:
+            assert outcome.error is not None
+            raise outcome.error
 
     async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
         """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
@@ -297,7 +301,7 @@ class Batch(Generic[ItemT, ValueT]):
                     error = trio.TooSlowError(f"not done within {self._item_timeout:g} s")
         except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
             status, error = Status.FAILED, exc
-        return Outcome(index, item, status, value, error, trio.current_time() - started)
+        return make_outcome(index, item, status, value, error, trio.current_time() - started)
 
     # ------------------------------------------------------------------ the state of the run
 

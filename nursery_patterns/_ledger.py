@@ -11,8 +11,6 @@ from nursery_patterns._source import Source
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
-_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
-
 
 class Ledger(Generic[ItemT, ValueT]):
     """Keeps every item in exactly one place, at every moment.
@@ -33,7 +31,9 @@ class Ledger(Generic[ItemT, ValueT]):
         self.retain = True
         self._handed_out = False  # some outcomes are with a consumer and nowhere else
         self._cut: set[int] = set()  # started once, and not since
-        self._ended: dict[Status, int] = dict.fromkeys(_ENDS, 0)
+        self._succeeded = 0
+        self._failed = 0
+        self._timed_out = 0
 
     def pulled(self, index: int, item: ItemT) -> None:
         """Note that the item left the source and waits to be started."""
@@ -41,15 +41,22 @@ class Ledger(Generic[ItemT, ValueT]):
 
     def started(self, index: int, item: ItemT) -> None:
         """Note that the item has its slot."""
-        self.waiting.pop(index, None)
-        self._cut.discard(index)
+        if self.waiting:
+            self.waiting.pop(index, None)
+        if self._cut:
+            self._cut.discard(index)
         self.running[index] = item
 
     def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
         """Note the outcome of a running item. It is safe from here on."""
         if self.retain:
             self.outcomes[outcome.index] = outcome
-        self._ended[outcome.status] += 1
+        if outcome.error is None:
+            self._succeeded += 1
+        elif outcome.status is Status.FAILED:
+            self._failed += 1
+        else:
+            self._timed_out += 1
         del self.running[outcome.index]
 
     def begin(self, *, retain: bool) -> None:
@@ -63,16 +70,15 @@ class Ledger(Generic[ItemT, ValueT]):
 
     def counts(self, *, active: bool) -> Counts:
         """Add up how the items stand. `active`: whether a run is under way. O(1)."""
-        succeeded, failed, timed_out = self._ended.values()
-        done = succeeded + failed + timed_out
+        done = self._succeeded + self._failed + self._timed_out
         cancelled = len(self._cut) + (0 if active else len(self.running))
         total = self.source.total
         known = self.source.pulled if total is None else total
         return Counts(
             total=total,
-            succeeded=succeeded,
-            failed=failed,
-            timed_out=timed_out,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            timed_out=self._timed_out,
             cancelled=cancelled,
             not_started=known - done - cancelled,
             in_flight=len(self.running) if active else 0,

@@ -48,6 +48,35 @@ class Outcome(Generic[ItemT, ValueT]):
         return self.status is Status.SUCCEEDED
 
 
+@dataclass(slots=True)
+class _Draft(Generic[ItemT, ValueT]):
+    index: int
+    item: ItemT
+    status: Status
+    value: ValueT | None
+    error: Exception | None
+    elapsed: float
+
+
+def make_outcome(
+    index: int,
+    item: ItemT,
+    status: Status,
+    value: ValueT | None,
+    error: Exception | None,
+    elapsed: float,
+) -> Outcome[ItemT, ValueT]:
+    """Make an `Outcome` for a third of what its own constructor costs.
+
+    A frozen dataclass sets each field through `object.__setattr__`. A draft with the same slots
+    sets them directly and then becomes the frozen class. The engine makes one per item, where
+    this is an eighth of all it does (`python -m tests.benchmarks map`).
+    """
+    draft = _Draft(index, item, status, value, error, elapsed)
+    draft.__class__ = Outcome  # pyright: ignore[reportAttributeAccessIssue]
+    return draft  # pyright: ignore[reportReturnType]
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many items stand how.

@@ -45,7 +45,7 @@ class Slot:
         it is enough that the limit still covers all who hold a place.
         """
         if self._shared is None:
-            return self._room.available_tokens >= 0
+            return self._room.borrowed_tokens <= self._room.total_tokens
         self.release_shared()
         try:
             self._shared.acquire_on_behalf_of_nowait(self)

@@ -54,20 +54,23 @@ class Source(Generic[ItemT]):
         """
         if self._given_back:
             return self._given_back.popleft()
-        if self._ended or self.pulled == self._length:
+        index = self.pulled
+        if self._ended or index == self._length:
             return None
         if self._ahead:
-            return self._numbered(self._ahead.popleft())
-        assert isinstance(self._iterator, Iterator)
-        self._check_alive()
-        self._pulling = True
-        try:
-            item = next(self._iterator)
-        except StopIteration:
-            self._ended = True
-            return None
-        self._pulling = False
-        return self._numbered(item)
+            item = self._ahead.popleft()
+        else:
+            if self._pulling:
+                self._check_alive()
+            self._pulling = True
+            try:
+                item = next(self._iterator)  # pyright: ignore[reportArgumentType] - `immediate`
+            except StopIteration:
+                self._ended = True
+                return None
+            self._pulling = False
+        self.pulled = index + 1
+        return index, item
 
     async def pull(self) -> tuple[int, ItemT] | None:
         """Take the next item and its index as soon as there is one, or None at the end.
@@ -76,7 +79,8 @@ class Source(Generic[ItemT]):
         """
         if isinstance(self._iterator, Iterator) or self._given_back or self._ended:
             return self.pull_nowait()
-        self._check_alive()
+        if self._pulling:
+            self._check_alive()
         self._pulling = True
         try:
             item = await anext(self._iterator)
@@ -84,7 +88,8 @@ class Source(Generic[ItemT]):
             self._ended = True
             return None
         self._pulling = False
-        return self._numbered(item)
+        self.pulled += 1
+        return self.pulled - 1, item
 
     def give_back(self, items: Iterable[tuple[int, ItemT]]) -> None:
         """Put items that were pulled but did not end in front, in index order."""
@@ -102,16 +107,10 @@ class Source(Generic[ItemT]):
         self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
         return enumerate(self._ahead, start=self.pulled)
 
-    def _numbered(self, item: ItemT) -> tuple[int, ItemT]:
-        self.pulled += 1
-        return self.pulled - 1, item
-
     def _check_alive(self) -> None:
         # A generator that was cut or raised in the middle of a pull is closed, and would report
         # its early end as the end of the items: a batch that did not see them all would look
         # complete.
-        if not self._pulling:
-            return
         iterator = self._iterator
         if (inspect.isgenerator(iterator) and iterator.gi_frame is None) or (
             inspect.isasyncgen(iterator) and iterator.ag_frame is None
