@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -23,7 +23,13 @@ class Source(Generic[ItemT]):
     """
 
     def __init__(self, items: Iterable[ItemT] | AsyncIterable[ItemT]) -> None:
-        self._iterator = iter(items) if isinstance(items, Iterable) else aiter(items)
+        # Exactly one of the two is there.
+        self._iterator: Iterator[ItemT] | None = None
+        self._async_iterator: AsyncIterator[ItemT] | None = None
+        if isinstance(items, Iterable):
+            self._iterator = iter(items)
+        else:
+            self._async_iterator = aiter(items)
         self._length = len(items) if isinstance(items, Sized) else None
         self._given_back: deque[tuple[int, ItemT]] = deque()
         self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
@@ -34,7 +40,7 @@ class Source(Generic[ItemT]):
     @property
     def immediate(self) -> bool:
         """Whether `pull_nowait` may be used: the items come from a plain iterable."""
-        return isinstance(self._iterator, Iterator)
+        return self._iterator is not None
 
     @property
     def exhausted(self) -> bool:
@@ -60,11 +66,12 @@ class Source(Generic[ItemT]):
         if self._ahead:
             item = self._ahead.popleft()
         else:
+            assert self._iterator is not None
             if self._pulling:
                 self._check_alive()
             self._pulling = True
             try:
-                item = next(self._iterator)  # pyright: ignore[reportArgumentType] - `immediate`
+                item = next(self._iterator)
             except StopIteration:
                 self._ended = True
                 return None
@@ -77,13 +84,13 @@ class Source(Generic[ItemT]):
 
         A cancel while the item is awaited loses no item that the iterator gave out.
         """
-        if isinstance(self._iterator, Iterator) or self._given_back or self._ended:
+        if self._async_iterator is None or self._given_back or self._ended:
             return self.pull_nowait()
         if self._pulling:
             self._check_alive()
         self._pulling = True
         try:
-            item = await anext(self._iterator)
+            item = await anext(self._async_iterator)
         except StopAsyncIteration:
             self._ended = True
             return None
@@ -101,7 +108,7 @@ class Source(Generic[ItemT]):
 
     def rest(self) -> Iterable[tuple[int, ItemT]]:
         """Name the items never pulled, as far as that needs no waiting: those of a sized source."""
-        if self._length is None or self._ended or not isinstance(self._iterator, Iterator):
+        if self._length is None or self._ended or self._iterator is None:
             return ()
         self._ahead.extend(islice(self._iterator, self._length - self.pulled - len(self._ahead)))
         self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
@@ -111,7 +118,7 @@ class Source(Generic[ItemT]):
         # A generator that was cut or raised in the middle of a pull is closed, and would report
         # its early end as the end of the items: a batch that did not see them all would look
         # complete.
-        iterator = self._iterator
+        iterator = self._iterator or self._async_iterator
         if (inspect.isgenerator(iterator) and iterator.gi_frame is None) or (
             inspect.isasyncgen(iterator) and iterator.ag_frame is None
         ):
