@@ -1,0 +1,248 @@
+"""Keep the event loop free: blocking calls go to threads, heavy computation to processes.
+
+A thread cannot be stopped, a process can; that is the whole difference to a caller. Both are
+bounded by limiters of their own, so that work offloaded here never takes the threads that trio
+itself needs for files and name lookups.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, final
+
+import trio
+
+from nursery_patterns._errors import WorkerCrashed
+
+if TYPE_CHECKING:
+    import trio_parallel
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+_log = logging.getLogger("nursery_patterns.offload")
+
+# As many as trio allows itself: enough to wait on disks and databases, few enough to schedule.
+_THREADS = 40
+
+# Seconds that idle workers get to leave when the run ends, before they are killed.
+_GRACE = 1.0
+
+_thread_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
+    "nursery_patterns threads"
+)
+_process_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
+    "nursery_patterns processes"
+)
+
+
+def current_default_thread_limiter() -> trio.CapacityLimiter:
+    """Return the limiter of `run_in_thread` in this trio run: 40 threads unless changed.
+
+    It is not trio's default limiter, which `trio.Path` and name lookups use: tool work that fills
+    this one does not make those wait.
+    """
+    return _limiter_of_this_run(_thread_limiter, _THREADS)
+
+
+def current_default_process_limiter() -> trio.CapacityLimiter:
+    """Return the limiter of `run_in_process` in this trio run: one per CPU unless changed."""
+    return _limiter_of_this_run(_process_limiter, os.cpu_count() or 1)
+
+
+def _limiter_of_this_run(
+    variable: trio.lowlevel.RunVar[trio.CapacityLimiter], capacity: int
+) -> trio.CapacityLimiter:
+    try:
+        return variable.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(capacity)
+        variable.set(limiter)
+        return limiter
+
+
+async def run_in_thread(
+    fn: Callable[[Unpack[_Args]], _T],
+    *args: *_Args,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> _T:
+    """Run `fn(*args)` in a worker thread and return its value: for calls that wait.
+
+    Context variables carry over into the thread, the request context among them. An exception in
+    `fn` arrives as itself.
+
+    **Cancellation**: a thread cannot be stopped. By default a cancel is delivered only after `fn`
+    has returned, unless `fn` itself calls `trio.from_thread.check_cancelled()` now and then. With
+    `abandon_on_cancel` the wait ends at once while the thread runs on, its result is dropped, and
+    its place in the limiter stays taken until it ends.
+
+    Args:
+        fn: A plain function; use `functools.partial` for keyword arguments.
+        *args: Its arguments.
+        limiter: Bounds the threads; `current_default_thread_limiter()` by default.
+        abandon_on_cancel: Whether a cancel leaves the thread behind. Only for a `fn` whose side
+            effects nobody minds after that.
+
+    Raises:
+        TypeError: `fn` is async, or not callable.
+    """
+    _check_plain_function(fn, "run_in_thread")
+    return await trio.to_thread.run_sync(
+        fn,
+        *args,
+        abandon_on_cancel=abandon_on_cancel,
+        limiter=current_default_thread_limiter() if limiter is None else limiter,
+    )
+
+
+async def run_in_process(
+    fn: Callable[[Unpack[_Args]], _T],
+    *args: *_Args,
+    limiter: trio.CapacityLimiter | None = None,
+) -> _T:
+    """Run `fn(*args)` in a worker process and return its value: for calls that compute.
+
+    Workers stay warm and are reused, last used first; a call finds its arguments, its value and
+    the worker's module globals, and nothing else, in particular no context variables and thus no
+    request context. The first call of a worker waits for an interpreter to start and to import
+    the main module and that of `fn`. Arguments and value are pickled in the event loop: send a
+    path instead of many megabytes. An exception in `fn` arrives as itself.
+
+    **Cancellation**: kills the worker, so that the computation really stops, and returns when it
+    is gone. Its next call starts a new one.
+
+    No worker outlives the run: idle ones end with it, and one whose parent was killed ends itself,
+    in the middle of a call too.
+
+    Args:
+        fn: A plain function that the worker can import: defined at the top level of a module.
+        *args: Its arguments, picklable.
+        limiter: Bounds the processes that compute; `current_default_process_limiter()` by default.
+
+    Raises:
+        TypeError: `fn` is async or not callable, or it or an argument cannot be pickled.
+        WorkerCrashed: The process died during this call.
+    """
+    _check_plain_function(fn, "run_in_process")
+    job = _pickle_job(fn, args)
+    workers = await _workers_of_this_run()
+    return await workers.run(
+        _name_of(fn), job, current_default_process_limiter() if limiter is None else limiter
+    )
+
+
+@final
+class _Workers:
+    """The worker processes of one trio run, which end with it."""
+
+    def __init__(self) -> None:
+        # Invariant: `_context` is there from when `opened` is set.
+        self.opened = trio.Event()
+        self._context: trio_parallel.WorkerContext
+
+    async def keep(self) -> None:
+        """Hold the context open until the run ends; runs as a system task."""
+        import trio_parallel  # noqa: PLC0415 - most programs never start a process
+
+        try:
+            async with trio_parallel.open_worker_context(  # pyright: ignore[reportUnknownMemberType]
+                init=_end_with_parent, grace_period=_GRACE
+            ) as self._context:
+                self.opened.set()
+                await trio.sleep_forever()
+        except trio_parallel.BrokenWorkerError as error:
+            # Every worker is gone, which is what matters; an error here would crash the run.
+            _log.debug("not all idle workers ended by themselves: %s", error)
+
+    async def run(self, name: str, job: bytes, limiter: trio.CapacityLimiter) -> Any:
+        import trio_parallel  # noqa: PLC0415
+
+        try:
+            return await self._context.run_sync(  # pyright: ignore[reportUnknownMemberType]
+                _run_job, job, kill_on_cancel=True, limiter=limiter
+            )
+        except trio_parallel.BrokenWorkerError as error:
+            raise WorkerCrashed(
+                f"the worker process {_how_it_ended(error.args[-1])} while it ran {name}; other "
+                "calls go on. SIGKILL mostly means that memory ran out: lower the limit of "
+                "processes. Status 1 in every call mostly means that the main module does its work "
+                'on import: put it under if __name__ == "__main__":'
+            ) from error
+
+
+_workers: trio.lowlevel.RunVar[_Workers] = trio.lowlevel.RunVar("nursery_patterns workers")
+
+
+async def _workers_of_this_run() -> _Workers:
+    try:
+        workers = _workers.get()
+    except LookupError:
+        workers = _Workers()
+        _workers.set(workers)
+        trio.lowlevel.spawn_system_task(workers.keep)
+    await workers.opened.wait()
+    return workers
+
+
+def _check_plain_function(fn: object, caller: str) -> None:
+    if not callable(fn):
+        raise TypeError(
+            f"expected a function, got {fn!r}: pass the function itself and then its arguments, "
+            f"as in await {caller}(fn, argument)"
+        )
+    if inspect.iscoroutinefunction(fn):
+        raise TypeError(
+            f"expected a plain function, got the async function {_name_of(fn)}: await it directly, "
+            "since it does not block the event loop"
+        )
+
+
+def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
+    try:
+        return pickle.dumps((fn, args), protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{_name_of(fn)} and its arguments must be picklable to be sent to another process, "
+            f"but: {error}. Use a function defined at the top level of a module, not a lambda, a "
+            "closure or a method of an object that holds open files, locks or connections; or "
+            "stay in this process with run_in_thread"
+        ) from error
+
+
+def _name_of(fn: object) -> str:
+    return getattr(fn, "__qualname__", type(fn).__qualname__)
+
+
+def _how_it_ended(process: multiprocessing.Process) -> str:
+    code = process.exitcode
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code}"
+
+
+# What runs in the worker.
+
+
+def _run_job(job: bytes) -> object:
+    fn, args = pickle.loads(job)  # noqa: S301 - from our own parent
+    return fn(*args)
+
+
+def _end_with_parent() -> None:
+    """Watch the parent from a thread; the main thread may be busy with a call."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()

@@ -1,0 +1,287 @@
+import contextvars
+import functools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.lowlevel
+
+from nursery_patterns._errors import Overloaded, WorkerCrashed
+from nursery_patterns._offload import (
+    current_default_process_limiter,
+    current_default_thread_limiter,
+    run_in_process,
+    run_in_thread,
+)
+
+ROOT = Path(__file__).parents[2]
+SPIN = "while True: pass"
+
+colour = contextvars.ContextVar("colour", default="grey")
+
+
+def is_gone(pid):
+    """Whether there is no such process, not even one that was not waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def until_it_ends(process):
+    """Wait for a process, a child or not, without collecting its status."""
+    descriptor = os.pidfd_open(process)
+    try:
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- threads ----------------------------------------------------------------------------------
+
+
+async def test_a_thread_returns_the_value_and_lets_the_loop_run_meanwhile():
+    started, finish = trio.Event(), threading.Event()
+
+    def work(left, right):
+        trio.from_thread.run_sync(started.set)
+        finish.wait()
+        return left + right
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            await started.wait()
+            finish.set()
+
+        assert await run_in_thread(work, 2, 3) == 5
+
+
+async def test_context_variables_carry_over_into_the_thread():
+    colour.set("red")
+    assert await run_in_thread(colour.get) == "red"
+
+
+async def test_an_exception_in_a_thread_arrives_as_itself():
+    with pytest.raises(ZeroDivisionError):
+        await run_in_thread(lambda: 1 / 0)
+
+
+async def test_offloaded_threads_leave_trios_own_threads_alone():
+    release = threading.Event()
+    limiter = current_default_thread_limiter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(limiter.total_tokens + 5):
+            nursery.start_soon(run_in_thread, release.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert limiter.statistics().tasks_waiting == 5
+        assert await trio.Path(__file__).exists()
+        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        release.set()
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_a_limiter_of_ones_own_bounds_the_threads():
+    limiter = trio.CapacityLimiter(2)
+    lock, running, peak = threading.Lock(), 0, 0
+
+    def work():
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        time.sleep(0.001)
+        with lock:
+            running -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(functools.partial(run_in_thread, work, limiter=limiter))
+    assert peak == 2
+
+
+async def test_an_abandoned_thread_lets_the_caller_go_and_keeps_its_place_until_it_ends():
+    limiter = trio.CapacityLimiter(1)
+    release, ended = threading.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def work():
+        release.wait()
+        token.run_sync_soon(ended.set)
+
+    with trio.move_on_after(0.01) as scope:
+        await run_in_thread(work, limiter=limiter, abandon_on_cancel=True)
+    assert scope.cancelled_caught
+    assert limiter.borrowed_tokens == 1
+    release.set()
+    await ended.wait()
+    async with limiter:
+        pass
+
+
+async def test_by_default_a_cancel_waits_for_the_thread():
+    finished = threading.Event()
+    with trio.move_on_after(0.01) as scope:
+        await run_in_thread(lambda: (time.sleep(0.05), finished.set()))
+    assert finished.is_set()
+    assert not scope.cancelled_caught
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+async def test_a_process_returns_the_value_and_is_reused_warm():
+    first = await run_in_process(os.getpid)
+    assert first != os.getpid()
+    assert await run_in_process(os.getpid) == first
+    assert await run_in_process(divmod, 7, 2) == (3, 1)
+
+
+async def test_an_exception_in_a_process_arrives_as_itself_and_leaves_the_worker_warm():
+    worker = await run_in_process(os.getpid)
+    with pytest.raises(ValueError, match=r"^invalid literal for int\(\) with base 10: 'x'$"):
+        await run_in_process(int, "x")
+    with pytest.raises(Overloaded) as refusal:
+        await run_in_process(
+            exec, "from nursery_patterns import *; raise Overloaded('no', retry_after=2)"
+        )
+    assert refusal.value.retry_after == 2
+    assert await run_in_process(os.getpid) == worker
+
+
+async def test_a_cancel_kills_the_process_that_computes_and_the_next_call_gets_a_new_one():
+    worker = await run_in_process(os.getpid)
+    with trio.move_on_after(0.05) as scope:
+        await run_in_process(exec, SPIN)
+    assert scope.cancelled_caught
+    assert is_gone(worker)
+    assert await run_in_process(os.getpid) != worker
+
+
+async def test_a_process_that_crashes_fails_that_call_alone():
+    await run_in_process(os.getpid)
+    outcomes = {}
+
+    async def call(name, fn, *args):
+        try:
+            outcomes[name] = await run_in_process(fn, *args)
+        except WorkerCrashed as crash:
+            outcomes[name] = str(crash)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, "killed", signal.raise_signal, signal.SIGKILL)
+        nursery.start_soon(call, "fine", divmod, 7, 2)
+    await call("left", os._exit, 3)
+    assert outcomes["fine"] == (3, 1)
+    assert outcomes["killed"].startswith(
+        "the worker process was killed by SIGKILL while it ran raise_signal; other calls go on."
+    )
+    assert outcomes["left"].startswith("the worker process exited with status 3 while it ran _exit")
+    assert current_default_process_limiter().borrowed_tokens == 0
+
+
+async def test_an_idle_worker_that_was_killed_from_outside_is_replaced_without_a_word():
+    worker = await run_in_process(os.getpid)
+    os.kill(worker, signal.SIGKILL)
+    await until_it_ends(worker)
+    assert await run_in_process(os.getpid) != worker
+
+
+async def test_a_limiter_of_ones_own_bounds_the_processes():
+    limiter = trio.CapacityLimiter(1)
+    workers = set()
+
+    async def call():
+        workers.add(await run_in_process(os.getpid, limiter=limiter))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(call)
+    assert len(workers) == 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "reason"),
+    [
+        (lambda: 1, (), "Can't pickle"),
+        (print, (threading.Lock(),), "cannot pickle '_thread.lock' object"),
+    ],
+    ids=["a lambda", "a lock"],
+)
+async def test_what_cannot_be_pickled_is_a_type_error_that_says_what_can(fn, args, reason):
+    with pytest.raises(TypeError, match="must be picklable to be sent to another process") as error:
+        await run_in_process(fn, *args)
+    assert reason in str(error.value)
+    assert "Use a function defined at the top level of a module, not a lambda" in str(error.value)
+
+
+@pytest.mark.parametrize("run", [run_in_thread, run_in_process])
+async def test_an_async_function_or_a_value_is_refused_at_once(run):
+    with pytest.raises(
+        TypeError,
+        match=r"^expected a plain function, got the async function sleep: await it directly, "
+        r"since it does not block the event loop$",
+    ):
+        await run(trio.sleep, 1)
+    with pytest.raises(
+        TypeError,
+        match=rf"^expected a function, got 5: pass the function itself and then its arguments, "
+        rf"as in await {run.__name__}\(fn, argument\)$",
+    ):
+        await run(5)
+
+
+# --- nothing outlives the run -----------------------------------------------------------------
+
+
+def test_no_worker_outlives_the_run_and_the_next_run_starts_its_own():
+    first = trio.run(run_in_process, os.getpid)
+    assert is_gone(first)
+    second = trio.run(run_in_process, os.getpid)
+    assert second != first
+    assert is_gone(second)
+
+
+def test_a_run_whose_idle_worker_died_badly_still_ends_well(caplog):
+    async def main():
+        os.kill(await run_in_process(os.getpid), signal.SIGKILL)
+
+    with caplog.at_level(logging.DEBUG, logger="nursery_patterns.offload"):
+        trio.run(main)
+    assert "not all idle workers ended by themselves" in caplog.text
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_no_worker_outlives_a_program_that_is_killed_in_the_middle_of_a_call(how, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import os, trio\n"
+        "from nursery_patterns._offload import run_in_process\n"
+        "async def main():\n"
+        "    print(await run_in_process(os.getpid), flush=True)\n"
+        f"    await run_in_process(exec, {SPIN!r})\n"
+        "if __name__ == '__main__':\n"
+        "    trio.run(main)\n"
+    )
+    program = await trio.lowlevel.open_process(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    worker = int(await program.stdout.receive_some())
+    async with program.stdout, trio.open_nursery() as nursery:
+        nursery.start_soon(until_it_ends, worker)
+        await trio.lowlevel.checkpoint()  # so that the worker is watched before it can end
+        program.send_signal(how)
+        await program.wait()
