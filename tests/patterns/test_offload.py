@@ -36,14 +36,9 @@ def is_gone(pid):
     return False
 
 
-async def until_it_ends(process):
-    """Wait for a process, a child or not, without collecting its status."""
-    descriptor = os.pidfd_open(process)
-    try:
-        with trio.fail_after(10):
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
+def open_process_handle(pid):
+    """A file that becomes readable when the process ends, be it a child of ours or not."""
+    return os.fdopen(os.pidfd_open(pid), "rb", buffering=0)
 
 
 # --- threads ----------------------------------------------------------------------------------
@@ -192,8 +187,9 @@ async def test_a_process_that_crashes_fails_that_call_alone():
 
 async def test_an_idle_worker_that_was_killed_from_outside_is_replaced_without_a_word():
     worker = await run_in_process(os.getpid)
-    os.kill(worker, signal.SIGKILL)
-    await until_it_ends(worker)
+    with open_process_handle(worker) as handle:
+        os.kill(worker, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(handle)
     assert await run_in_process(os.getpid) != worker
 
 
@@ -280,8 +276,8 @@ async def test_no_worker_outlives_a_program_that_is_killed_in_the_middle_of_a_ca
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     worker = int(await program.stdout.receive_some())
-    async with program.stdout, trio.open_nursery() as nursery:
-        nursery.start_soon(until_it_ends, worker)
-        await trio.lowlevel.checkpoint()  # so that the worker is watched before it can end
-        program.send_signal(how)
-        await program.wait()
+    async with program.stdout:
+        with open_process_handle(worker) as handle, trio.fail_after(30):
+            program.send_signal(how)
+            await program.wait()
+            await trio.lowlevel.wait_readable(handle)
