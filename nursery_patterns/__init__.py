@@ -18,6 +18,8 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L6  testing                      cancel a scenario at each of its checkpoints
 """
 
+from nursery_patterns._admission import Admission as Admission
+from nursery_patterns._admission import AdmissionStatistics as AdmissionStatistics
 from nursery_patterns._batch import Batch as Batch
 from nursery_patterns._batch import OutcomeStream as OutcomeStream
 from nursery_patterns._deadline import TimeBudget as TimeBudget
@@ -28,6 +30,14 @@ from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
 from nursery_patterns._map import run_batch as run_batch
 from nursery_patterns._map import stream_batch as stream_batch
+from nursery_patterns._offload import (
+    current_default_process_limiter as current_default_process_limiter,
+)
+from nursery_patterns._offload import (
+    current_default_thread_limiter as current_default_thread_limiter,
+)
+from nursery_patterns._offload import run_in_process as run_in_process
+from nursery_patterns._offload import run_in_thread as run_in_thread
 from nursery_patterns._outcomes import Counts as Counts
 from nursery_patterns._outcomes import Outcome as Outcome
 from nursery_patterns._outcomes import Report as Report
@@ -36,4 +46,6 @@ from nursery_patterns._requests import RequestContext as RequestContext
 from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
 from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
+from nursery_patterns._steps import BlockedStep as BlockedStep
+from nursery_patterns._steps import StepMonitor as StepMonitor
 from nursery_patterns._token_bucket import TokenBucket as TokenBucket
