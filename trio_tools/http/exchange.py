@@ -78,6 +78,11 @@ class Exchange:
         self._all_sent = False
         self.reply = _NO_REPLY
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of the reply has come, read or not, so that no connection is held."""
+        return self._connection is None
+
     async def start(self) -> None:
         """Send the request and wait until the header fields of the reply are complete.
 
