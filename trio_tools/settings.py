@@ -1,0 +1,221 @@
+"""What the operator decides: one tree of values, from arguments, environment and a TOML file.
+
+Sources, strongest first: arguments, environment variables `TRIO_TOOLS_*` (two underscores go one
+level down, as in `TRIO_TOOLS_FETCH__ALLOW_PRIVATE=true`), the TOML file named by
+`TRIO_TOOLS_CONFIG` or `--config`, defaults. Units are in the names. Everything that opens a door
+is closed by default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Section(BaseModel):
+    """A part of the settings; an unknown name in it is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ToolLimits(Section):
+    """How much of one tool may go on at once, and for how long."""
+
+    concurrency: PositiveInt = Field(10, description="Items of one call in flight by default.")
+    max_concurrency: PositiveInt = Field(
+        50, description="Items in flight over all calls, and the most one call may ask for."
+    )
+    max_calls: PositiveInt = Field(10, description="Calls at work at once.")
+    max_waiting: NonNegativeInt = Field(20, description="Calls that may wait for their turn.")
+    timeout_seconds: PositiveFloat = Field(30.0, description="Time of one call by default.")
+    max_timeout_seconds: PositiveFloat = Field(
+        300.0, description="The most time a call may ask for."
+    )
+
+    @model_validator(mode="after")
+    def _caps_cover_defaults(self) -> Self:
+        for name in ("concurrency", "timeout_seconds"):
+            value, cap = getattr(self, name), getattr(self, f"max_{name}")
+            if value > cap:
+                raise ValueError(f"{name} is {value}, above max_{name} ({cap}): raise that too")
+        return self
+
+
+class FetchSettings(Section):
+    """What `fetch_urls` may reach."""
+
+    schemes: frozenset[str] = Field(
+        frozenset({"http", "https"}), description="URL schemes it may use."
+    )
+    ports: frozenset[int] | None = Field(
+        frozenset({80, 443, 8080, 8443}), description="Ports it may connect to; null for any."
+    )
+    allow_private: bool = Field(
+        default=False, description="Whether private and local addresses may be reached."
+    )
+    allow_hosts: frozenset[str] = Field(
+        frozenset(), description="Host names that may be reached whatever their address."
+    )
+    allow_networks: tuple[str, ...] = Field(
+        (), description="Networks (CIDR) that may be reached though they are private."
+    )
+    max_connections: PositiveInt = Field(100, description="Sockets open at once.")
+    max_connections_per_host: PositiveInt = Field(10, description="Requests to one host at once.")
+    connect_timeout_seconds: PositiveFloat = Field(10.0, description="Time for one connection.")
+    max_body_bytes: PositiveInt = Field(5_000_000, description="Most bytes of one body.")
+    max_redirects: NonNegativeInt = Field(5, description="Redirects followed per URL.")
+    user_agent: str = Field("trio-tools", description="Sent with every request.")
+
+
+class ApiSettings(Section):
+    """One HTTP API that `call_external_api` may call by name."""
+
+    base_url: str = Field(description="Where its paths start, with the scheme.")
+    auth_env: str | None = Field(
+        None, description="Environment variable that holds the secret; never shown to a caller."
+    )
+    auth_header: str = Field("authorization", description="Header that carries the secret.")
+    auth_scheme: str = Field("Bearer", description="Word in front of the secret; may be empty.")
+    rate_per_second: PositiveFloat = Field(5.0, description="Requests per second over time.")
+    burst: PositiveInt = Field(5, description="Requests that may come at once.")
+    max_concurrent: PositiveInt = Field(3, description="Requests in flight at once.")
+    allowed_methods: frozenset[str] = Field(frozenset({"GET"}), description="HTTP methods.")
+    allowed_path_prefixes: tuple[str, ...] = Field(("/",), description="Paths that may be called.")
+
+
+class DatabaseSettings(Section):
+    """One database that `query_database` may read by name."""
+
+    url: str = Field(description="SQLAlchemy URL, such as sqlite:////data/app.db.")
+
+
+class HttpSettings(Section):
+    """How the Streamable HTTP transport is served."""
+
+    host: str = Field("127.0.0.1", description="Address to bind. Others than loopback need tokens.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    path: str = Field("/mcp", description="Where MCP is served.")
+    insecure: bool = Field(
+        default=False, description="Serve other addresses than loopback without tokens."
+    )
+    tokens: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Bearer tokens by client name.", repr=False
+    )
+    token_file: Path | None = Field(None, description="File of lines `client-name token`.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the own.")
+    allowed_origins: tuple[str, ...] = Field((), description="Origin headers accepted.")
+    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Most bytes of one request body.")
+    max_header_bytes: PositiveInt = Field(32_768, description="Most bytes of the request headers.")
+    max_sessions: PositiveInt = Field(1_000, description="Sessions of the older protocol at once.")
+    max_connections: PositiveInt = Field(1_000, description="Connections open at once.")
+    max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
+    calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")
+    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM).")
+    tls_key_file: Path | None = Field(None, description="Private key (PEM).")
+
+
+# What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
+# 60 s after which most clients hang up.
+_BATCH = {"timeout_seconds": 50.0}
+_TOOL_LIMITS: dict[str, dict[str, Any]] = {
+    "fetch_urls": _BATCH,
+    "batch_process": _BATCH,
+    "process_large_dataset": _BATCH,
+    "call_external_api": {"concurrency": 3, "max_concurrency": 3},
+    "query_database": {"concurrency": 5, "max_concurrency": 5},
+    "compute_hash": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
+    "compress_data": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
+    "run_inference": {"concurrency": 2, "max_concurrency": 2},
+}
+
+
+class Settings(BaseSettings):
+    """Every setting of the server.
+
+    Usage::
+
+        Settings()  # environment, file, defaults
+        Settings(file_roots=(Path("/data"),))  # arguments come first
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRIO_TOOLS_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+    )
+
+    name: str = Field("trio-tools", description="Name that the server gives itself.")
+    toolset: Literal["default", "patterns"] = Field(
+        "default", description="`patterns` adds the small tools that each show one pattern."
+    )
+    file_roots: tuple[Path, ...] = Field((), description="Folders that tools may read.")
+    max_file_bytes: PositiveInt = Field(2**30, description="Most bytes of one file.")
+    max_items: PositiveInt = Field(1_000, description="Items one call may bring.")
+    max_output_chars: PositiveInt = Field(
+        200_000, description="Characters of text that one answer may carry."
+    )
+    operation_ttl_seconds: PositiveFloat = Field(
+        3_600.0, description="How long the outcomes of an operation stay readable."
+    )
+    max_operations: PositiveInt = Field(200, description="Operations kept at once.")
+    shutdown_grace_seconds: float = Field(
+        1.0, ge=0, description="Time that running calls get to answer when the server stops."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Shape of the log on stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    blocked_step_seconds: PositiveFloat = Field(
+        0.1, description="Hold of the event loop from which on a task step is reported."
+    )
+    models_folder: Path | None = Field(None, description="Folder of ONNX models.")
+    fetch: FetchSettings = Field(default_factory=lambda: FetchSettings.model_validate({}))
+    apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])
+    databases: dict[str, DatabaseSettings] = Field(default_factory=dict[str, DatabaseSettings])
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
+    limits: dict[str, ToolLimits] = Field(
+        default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
+    )
+
+    def limits_of(self, tool: str) -> ToolLimits:
+        """Return the limits of a tool or operation: the operator's, over the built-in ones."""
+        given = self.limits[tool].model_dump(exclude_unset=True) if tool in self.limits else {}
+        return ToolLimits.model_validate({**_TOOL_LIMITS.get(tool, {}), **given})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file below the environment; there is no `.env` file by surprise."""
+        del dotenv_settings, file_secret_settings
+        config = os.environ.get("TRIO_TOOLS_CONFIG")
+        if not config:
+            return init_settings, env_settings
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"TRIO_TOOLS_CONFIG names {config!r}, which is not a file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(config))
