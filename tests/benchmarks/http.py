@@ -1,0 +1,128 @@
+"""CPU time per request of the HTTP engine beside its competition.
+
+    python -m tests.benchmarks http [--requests N] [--repeats N] [--in-flight 10,100,500]
+                                    [--plain-only] [--json]
+
+Every contender runs in a process of its own, start-up not counted, the median of the repeats
+counts. The server is loopback nginx where it is installed, otherwise a bundled one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tests.benchmarks.http_contenders import CONTENDERS
+from tests.benchmarks.http_server import Servers, running_servers
+
+OURS = "Fetcher, as fetch_urls uses it"
+# (of whom, in flight, at most this many times theirs); from DESIGN.md, section 5.
+TARGETS = (
+    ("aiohttp, a session per request", 100, 1 / 2),
+    ("aiohttp, one shared session", 100, 1.0),
+    ("httpx on trio, stock transport", 100, 1 / 6),
+    ("httpx on trio, stock transport", 500, 1 / 15),
+)
+MAX_GROWTH = 1.4
+
+Table = dict[str, dict[int, float]]
+"""Contender -> requests in flight -> microseconds of CPU per request."""
+
+
+def run(argv: Sequence[str] = ()) -> int:
+    """Measure, print, and return 0 if every target was reached, else 1."""
+    options = _options(argv)
+    in_flight = [int(text) for text in options.in_flight.split(",")]
+    with running_servers() as servers:
+        tables = {"plain": _measure(servers, servers.plain_url, in_flight, options)}
+        if not options.plain_only:
+            tables["TLS"] = _measure(servers, servers.tls_url, in_flight, options)
+    verdicts = _verdicts(tables["plain"])
+    if options.json:
+        print(json.dumps({"server": servers.kind, "tables": tables, "targets": verdicts}))
+    else:
+        for title, table in tables.items():
+            _print(f"{title}, {servers.kind}", table)
+        for verdict in verdicts:
+            print(verdict)
+    return 0 if all(verdict["reached"] for verdict in verdicts) else 1
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks http")
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--in-flight", default="10,100,500")
+    parser.add_argument("--plain-only", action="store_true")
+    parser.add_argument("--only", default="", help="contenders whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(argv)
+
+
+def _measure(
+    servers: Servers, url: str, in_flight: list[int], options: argparse.Namespace
+) -> Table:
+    table: Table = {}
+    for name in CONTENDERS:
+        if options.only in name:
+            table[name] = {}
+            for count in in_flight:
+                seconds = [
+                    _cpu_seconds(name, url, options.requests, count, servers.ca_file)
+                    for _ in range(options.repeats)
+                ]
+                table[name][count] = 1e6 * statistics.median(seconds) / options.requests
+    return table
+
+
+def _cpu_seconds(name: str, url: str, requests: int, in_flight: int, ca_file: str) -> float:
+    command = [sys.executable, "-m", "tests.benchmarks.http_contenders"]
+    done = subprocess.run(
+        [*command, name, url, str(requests), str(in_flight), ca_file],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(done.stdout)
+
+
+def _verdicts(table: Table) -> list[dict[str, object]]:
+    if OURS not in table:
+        return []
+    ours = table[OURS]
+    verdicts: list[dict[str, object]] = []
+    for name, count, bound in TARGETS:
+        if count in table.get(name, {}):
+            ratio = ours[count] / table[name][count]
+            verdicts.append(_verdict(f"ours / {name} at {count} in flight", ratio, bound))
+    if len(ours) > 1:
+        growth = ours[max(ours)] / ours[min(ours)]
+        label = f"growth from {min(ours)} to {max(ours)} in flight"
+        verdicts.append(_verdict(label, growth, MAX_GROWTH))
+    return verdicts
+
+
+def _verdict(what: str, ratio: float, bound: float) -> dict[str, object]:
+    return {
+        "what": what,
+        "ratio": round(ratio, 3),
+        "at most": round(bound, 3),
+        "reached": ratio <= bound,
+    }
+
+
+def _print(title: str, table: Table) -> None:
+    counts = list(next(iter(table.values())))
+    print(f"\n{title}: microseconds of CPU per request, by requests in flight")
+    print(f"{'':34}" + "".join(f"{count:>9}" for count in counts) + "   ours / theirs")
+    for name, row in table.items():
+        ratios = (f"{table[OURS][c] / row[c]:.2f}" for c in counts) if OURS in table else ()
+        print(f"{name:34}" + "".join(f"{row[c]:9.0f}" for c in counts) + "   " + " ".join(ratios))
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
