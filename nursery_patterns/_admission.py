@@ -177,11 +177,8 @@ class Admission:
 
     async def _enter(self, key: Hashable) -> None:
         task = trio.lowlevel.current_task()
-        if task in self._holders:
-            raise RuntimeError(
-                f"{task.name} holds a slot of this admission already and would wait for itself: "
-                "take one slot around the whole work, or use another admission for the inner part"
-            )
+        hash(key)  # a key that cannot be one fails now, not first under load
+        self._check_not_inside(task)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._front is None and self._take_free_slot():
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -197,6 +194,14 @@ class Admission:
         held = trio.current_time() - since
         mean = held if self._mean_hold is None else self._mean_hold
         self._mean_hold = mean + (held - mean) * _NEWEST
+
+    def _check_not_inside(self, task: trio.lowlevel.Task) -> None:
+        in_use = self._holders if self._front is None else self.limiter.statistics().borrowers
+        if task in in_use:
+            raise RuntimeError(
+                f"{task.name} holds a slot of this limiter already and would wait for itself: "
+                "take one slot around the whole work, or use another limiter for the inner part"
+            )
 
     def _take_free_slot(self) -> bool:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -22,6 +21,8 @@ import trio
 from nursery_patterns._errors import WorkerCrashed
 
 if TYPE_CHECKING:
+    from multiprocessing import Process
+
     import trio_parallel
 
 _T = TypeVar("_T")
@@ -129,7 +130,7 @@ async def run_in_process(
 
     Raises:
         TypeError: `fn` is async or not callable, or it or an argument cannot be pickled.
-        WorkerCrashed: The process died during this call.
+        WorkerCrashed: The process died during this call, or `fn` called `sys.exit`.
     """
     _check_plain_function(fn, "run_in_process")
     job = _pickle_job(fn, args)
@@ -221,7 +222,7 @@ def _name_of(fn: object) -> str:
     return getattr(fn, "__qualname__", type(fn).__qualname__)
 
 
-def _how_it_ended(process: multiprocessing.Process) -> str:
+def _how_it_ended(process: Process) -> str:
     code = process.exitcode
     if code is not None and code < 0:
         return f"was killed by {signal.Signals(-code).name}"
@@ -233,12 +234,17 @@ def _how_it_ended(process: multiprocessing.Process) -> str:
 
 def _run_job(job: bytes) -> object:
     fn, args = pickle.loads(job)  # noqa: S301 - from our own parent
-    return fn(*args)
+    try:
+        return fn(*args)
+    except SystemExit as error:  # which meant to end this process, not the one that asked
+        raise WorkerCrashed(f"{_name_of(fn)} called sys.exit({error.code!r})") from None
 
 
 def _end_with_parent() -> None:
     """Watch the parent from a thread; the main thread may be busy with a call."""
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process  # noqa: PLC0415 - only workers need it
+
+    parent = parent_process()
     assert parent is not None
 
     def watch() -> None:

@@ -181,10 +181,29 @@ async def test_entering_is_always_a_checkpoint():
 async def test_entering_again_in_the_same_task_says_that_it_would_wait_for_itself():
     admission = Admission(trio.CapacityLimiter(2), max_waiting=5)
     async with admission:
-        with pytest.raises(RuntimeError, match="holds a slot of this admission already"):
+        with pytest.raises(RuntimeError, match="holds a slot of this limiter already"):
             async with admission.slot("other key"):
                 pytest.fail("one task, one slot")
     assert nobody_is_left(admission)
+
+
+async def test_who_holds_the_limiter_itself_is_told_instead_of_waiting_behind_who_waits_for_it(
+    autojump_clock,
+):
+    limiter = trio.CapacityLimiter(1)
+    admission = Admission(limiter, max_waiting=5)
+    async with limiter:
+        with pytest.raises(RuntimeError, match="already holding"):
+            await hold(admission, 0)
+        async with crowd(admission, (1,)):
+            with pytest.raises(RuntimeError, match="holds a slot of this limiter already"):
+                await hold(admission, 0)
+    assert nobody_is_left(admission)
+
+
+async def test_an_unhashable_key_fails_also_while_there_is_no_line():
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        await hold(Admission(trio.CapacityLimiter(1), max_waiting=5), 0, key=[])
 
 
 # --- the limiter is an ordinary one -----------------------------------------------------------

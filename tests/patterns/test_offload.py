@@ -185,6 +185,11 @@ async def test_a_process_that_crashes_fails_that_call_alone():
     assert current_default_process_limiter().borrowed_tokens == 0
 
 
+async def test_a_function_that_calls_exit_ends_its_call_and_not_the_program():
+    with pytest.raises(WorkerCrashed, match=r"^exit called sys.exit\(4\)$"):
+        await run_in_process(sys.exit, 4)
+
+
 async def test_an_idle_worker_that_was_killed_from_outside_is_replaced_without_a_word():
     worker = await run_in_process(os.getpid)
     with open_process_handle(worker) as handle:
