@@ -1,0 +1,157 @@
+"""The databases of a server by name, and one way to ask them.
+
+A time-out is a cancel scope and nothing more: what ends a cancelled query ends a late one too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from nursery_patterns import run_in_thread
+from trio_tools.database.postgres import PostgresDatabase
+from trio_tools.database.results import Query
+from trio_tools.database.sqlite import SqliteDatabase
+from trio_tools.database.statement import Statement
+from trio_tools.errors import InvalidArgument, NotFound, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from trio_tools.database.engine import SqlDatabase
+    from trio_tools.database.results import DatabaseConfig, QueryResult
+
+DEFAULT_CONCURRENCY = 5
+_CLOSE_SECONDS = 2.0
+
+
+class Databases:
+    """Read-only databases by name. Opens nothing until the first query.
+
+    Leaving `async with` closes the idle connections.
+
+    Args:
+        configs: The databases; names must differ.
+        limiter: Bounds the threads that run queries, over all databases. 5 if not given. It is
+            of this service alone, so slow queries hold up nothing else.
+
+    Raises:
+        ValueError: A name twice, or a URL of no known kind.
+    """
+
+    def __init__(
+        self, configs: Iterable[DatabaseConfig], *, limiter: trio.CapacityLimiter | None = None
+    ) -> None:
+        self.limiter = limiter or trio.CapacityLimiter(DEFAULT_CONCURRENCY)
+        self._databases: dict[str, SqlDatabase] = {}
+        for config in configs:
+            if config.name in self._databases:
+                raise ValueError(f"database {config.name!r} is configured twice: rename one")
+            self._databases[config.name] = _make(config)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The configured names, in order."""
+        return tuple(self._databases)
+
+    async def query(
+        self,
+        name: str,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_rows: int = 100,
+        max_bytes: int = 1_000_000,
+        timeout_seconds: float = 30.0,
+        position: int = 0,
+    ) -> QueryResult:
+        """Run one statement that reads, on a worker thread.
+
+        A cancel or a time-out ends the statement in the database, and the thread with it; the
+        connection is used again, or replaced if it is broken. A statement without ORDER BY may
+        give its rows in another order to each page.
+
+        Args:
+            name: Which database.
+            sql: One statement, with `:name` for each parameter.
+            parameters: A value for each parameter: text, number, true, false or none.
+            max_rows: The most rows to return.
+            max_bytes: The most bytes to return, counted as JSON.
+            timeout_seconds: For all of it, waiting for a free thread included.
+            position: Rows to skip: 0, or `next_position` of the page before. The database makes
+                the skipped rows again, so deep pages are better asked for with WHERE.
+
+        Raises:
+            NotFound: No database has that name; the message lists them.
+            InvalidArgument: Not one statement, not understood, parameters that do not match, a
+                value or a row that is too large.
+            Forbidden: It does more than read.
+            TimedOut: It took longer than `timeout_seconds`.
+            UpstreamFailed: The database is locked, broken or cannot be reached.
+        """
+        database = self._find(name)
+        for argument, value, least in (
+            ("max_rows", max_rows, 1),
+            ("max_bytes", max_bytes, 1),
+            ("position", position, 0),
+        ):
+            if value < least:
+                raise InvalidArgument(f"{argument} must be at least {least}, got {value}")
+        query = Query(
+            Statement.parse(sql, parameters or {}),
+            parameters or {},
+            position,
+            max_rows,
+            max_bytes,
+            timeout_seconds,
+            called_at=time.perf_counter(),
+        )
+        with trio.move_on_after(timeout_seconds):
+            return await database.run(query, self.limiter)
+        raise TimedOut(
+            f"the statement did not end within {timeout_seconds:g} seconds and was stopped: "
+            "narrow it with WHERE or LIMIT, or allow more time with timeout_seconds",
+            data={"timeout_seconds": timeout_seconds},
+        )
+
+    async def aclose(self) -> None:
+        """Close the idle connections, within 2 seconds even if the caller is cancelled."""
+        deadline = trio.current_time() + _CLOSE_SECONDS
+        with trio.CancelScope(shield=True, deadline=deadline):
+            for database in self._databases.values():
+                await run_in_thread(database.close, abandon_on_cancel=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _find(self, name: str) -> SqlDatabase:
+        if name not in self._databases:
+            known = ", ".join(self.names) or "none is configured"
+            raise NotFound(
+                f"no database is named {name!r}; there are: {known}",
+                error_code="UNKNOWN_DATABASE",
+                data={"databases": list(self.names)},
+            )
+        return self._databases[name]
+
+
+def _make(config: DatabaseConfig) -> SqlDatabase:
+    scheme = config.url.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite":
+        return SqliteDatabase(config)
+    if scheme in {"postgresql", "postgres"}:
+        return PostgresDatabase(config)
+    raise ValueError(
+        f"database {config.name!r}: the URL must begin with sqlite:/// or postgresql://"
+    )

@@ -1,0 +1,153 @@
+"""One SQL statement: its parameters, and enough of its words to name what is wrong with it.
+
+This is a lexer, not a guard. It tells text from quotes and comments, so that `:name` means a
+parameter on every database and a second statement is named as such. That nothing is written is
+the business of the databases themselves, which do not depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trio_tools.errors import Forbidden, InvalidArgument, ToolFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MAX_SQL_CHARACTERS = 100_000
+
+# Possessive quantifiers (`*+`) keep it linear: what a quote has taken it never gives back.
+_TOKEN = re.compile(
+    r"""
+      (?P<comment> --[^\n]*+ | /\*.*?(?:\*/|\Z) )
+    | (?<![\w$]) [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)        # PostgreSQL: backslash escapes
+    | '(?:[^']|'')*+(?:'|\Z)
+    | "(?:[^"]|"")*+(?:"|\Z)
+    | `(?:[^`]|``)*+(?:`|\Z)
+    | (?<![\w$]) \$(?P<tag>(?:[^\W\d]\w*+)?)\$ .*? (?:\$(?P=tag)\$|\Z)  # PostgreSQL: dollar quotes
+    | ::                                                  # PostgreSQL: a cast
+    | (?<!:) :(?P<parameter>[^\W\d]\w*+)
+    | (?P<word> [^\W\d][\w$]*+ )
+    | (?P<end> ; )
+    | %
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_WRITING_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """ALTER ANALYZE ATTACH BEGIN CALL CLUSTER COMMENT COMMIT COPY CREATE DELETE DETACH DISCARD
+        DO DROP GRANT IMPORT INSERT LISTEN LOAD LOCK MERGE NOTIFY PREPARE REFRESH REINDEX RELEASE
+        REPLACE RESET REVOKE ROLLBACK SAVEPOINT SET START TRUNCATE UNLISTEN UPDATE VACUUM""",
+    )
+)
+_WRITING_WORDS_AFTER_WITH = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement with named parameters, as far as words tell."""
+
+    sql: str
+    words: tuple[str, ...]
+    """Key words and bare names in upper case, in order."""
+    parameters: frozenset[str]
+
+    @classmethod
+    def parse(cls, sql: str, given: Mapping[str, Any]) -> Statement:
+        """Check that `sql` is one statement and that `given` has just its parameters.
+
+        Raises:
+            InvalidArgument: None or several statements, too long, not text, or parameters that
+                are missing or unknown.
+        """
+        _check_text(sql)
+        tokens = list(_TOKEN.finditer(sql))
+        end = next((token for token in tokens if token["end"]), None)
+        if end is not None:
+            rest = _blank_comments(sql[end.end() :])
+            if rest.strip(" \t\r\n\f\v;"):
+                raise InvalidArgument(
+                    "sql holds several statements: send them one by one, in a call each",
+                    error_code="SEVERAL_STATEMENTS",
+                )
+        if not _blank_comments(sql).strip(" \t\r\n\f\v;"):
+            raise InvalidArgument("sql is empty: write one SELECT statement")
+        statement = cls(
+            sql,
+            words=tuple(token["word"].upper() for token in tokens if token["word"]),
+            parameters=frozenset(token["parameter"] for token in tokens if token["parameter"]),
+        )
+        _check_parameters(statement.parameters, given)
+        return statement
+
+    @property
+    def kind(self) -> str:
+        """The first word: SELECT, WITH, EXPLAIN and so on. Empty if there is none."""
+        return self.words[0] if self.words else ""
+
+    @property
+    def seems_to_write(self) -> bool:
+        """Whether a database that refused it most likely did so because it writes."""
+        return self.kind in _WRITING_WORDS or (
+            self.kind in {"WITH", "EXPLAIN"}
+            and not _WRITING_WORDS_AFTER_WITH.isdisjoint(self.words)
+        )
+
+    def in_pyformat(self) -> str:
+        """Return the SQL with `%(name)s` for `:name`, as psycopg wants it."""
+        # Whatever stands between tokens has no percent sign and stays as it is.
+        return _TOKEN.sub(_pyformat, self.sql)
+
+
+def read_only(reason: str) -> Forbidden:
+    """Return the error for a statement that does more than read; `reason` is the database's."""
+    return Forbidden(
+        f"this database can only be read ({reason})",
+        error_code="READ_ONLY",
+        remediation="Send one statement that only reads: SELECT, WITH ... SELECT, VALUES, EXPLAIN.",
+    )
+
+
+def refused(statement: Statement, reason: str) -> ToolFailure:
+    """Return the error for a statement that the database does not understand or allow."""
+    if statement.seems_to_write:
+        return read_only(reason)
+    return InvalidArgument(f"the database refuses the statement: {reason}", error_code="BAD_SQL")
+
+
+def _pyformat(token: re.Match[str]) -> str:
+    if token["parameter"]:
+        return f"%({token['parameter']})s"
+    return token[0].replace("%", "%%")
+
+
+def _blank_comments(sql: str) -> str:
+    return _TOKEN.sub(lambda token: " " if token["comment"] else token[0], sql)
+
+
+def _check_text(sql: str) -> None:
+    if len(sql) > MAX_SQL_CHARACTERS:
+        raise InvalidArgument(
+            f"sql has {len(sql):,} characters; at most {MAX_SQL_CHARACTERS:,} are allowed: "
+            "pass values as parameters",
+            error_code="TOO_LARGE",
+        )
+    if "\0" in sql or any("\ud800" <= character <= "\udfff" for character in sql):
+        raise InvalidArgument("sql holds a NUL or a lone surrogate: remove it")
+
+
+def _check_parameters(used: frozenset[str], given: Iterable[str]) -> None:
+    missing, unknown = sorted(used - set(given)), sorted(set(given) - used)
+    if missing or unknown:
+        wrongs = [
+            *(f"no value for :{name}" for name in missing),
+            *(f"no :{name} in sql for the value given" for name in unknown),
+        ]
+        raise InvalidArgument(
+            f"parameters do not match sql: {', '.join(wrongs)}",
+            error_code="BAD_PARAMETERS",
+            data={"missing": missing, "unknown": unknown},
+        )

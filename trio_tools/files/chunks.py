@@ -1,0 +1,49 @@
+"""Bytes in chunks, with a look at the caller between any two of them.
+
+A worker thread cannot be interrupted; it can only ask whether its caller is still there. Asking
+once per chunk is what bounds the time from a cancel to the end of the work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+import trio
+
+from trio_tools.files.roots import too_large
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator[bytes]:
+    """Yield the rest of `file` in order, `chunk_bytes` at a time (the last may be shorter).
+
+    Runs in a trio worker thread. A cancel of the caller ends it before the next chunk.
+
+    Args:
+        file: Open for reading.
+        chunk_bytes: What is in memory at a time, at least 1.
+        max_bytes: A file that grew past this after it was opened is refused, not followed.
+
+    Raises:
+        InvalidArgument: More than `max_bytes` came.
+    """
+    total = 0
+    while chunk := file.read(chunk_bytes):
+        trio.from_thread.check_cancelled()
+        total += len(chunk)
+        if total > max_bytes:
+            raise too_large("the file", total, max_bytes)
+        yield chunk
+
+
+def slice_chunks(data: bytes, *, chunk_bytes: int) -> Iterator[memoryview]:
+    """Yield `data` in order, `chunk_bytes` at a time, without copying.
+
+    Runs in a trio worker thread. A cancel of the caller ends it before the next chunk.
+    """
+    view = memoryview(data)
+    for start in range(0, len(data), chunk_bytes):
+        trio.from_thread.check_cancelled()
+        yield view[start : start + chunk_bytes]

@@ -1,0 +1,289 @@
+"""Texts and files through zlib, gzip, lzma and zstd, for a worker thread.
+
+One shape for all four: an encoder that is fed chunks and then flushed. Only what is asked for is
+kept, so sizing a file takes the memory of one chunk and the encoder's window.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import trio
+from backports import zstd
+
+from trio_tools.errors import InvalidArgument
+from trio_tools.files.chunks import read_chunks, slice_chunks
+from trio_tools.files.hashing import encode_text
+from trio_tools.files.roots import too_large
+
+if TYPE_CHECKING:
+    from trio_tools.files.roots import FileRoots
+
+DEFAULT_MAX_INPUT_BYTES = 50_000_000
+DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
+
+_CHUNK_BYTES = 2**13  # the slowest levels take some 25 ms for it
+_UNFOLD_BYTES = 2**18
+_WINDOW_BYTES = 2**23  # level 9 of lzma would take 64 MiB and ten times that to search it
+_DECODER_MEMORY_BYTES = 2**27
+_ZSTD_QUICK_LEVEL = 12
+
+
+class _Encoder(Protocol):
+    def compress(self, data: bytes | memoryview, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+
+
+class _Algorithm(NamedTuple):
+    levels: range
+    default_level: int
+    encoder: Callable[[int], _Encoder]
+    decoder: Callable[[], _Decoder]
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """How small some bytes became."""
+
+    algorithm: str
+    level: int
+    original_bytes: int
+    compressed_bytes: int
+    ratio: float | None
+    """Compressed bytes per original byte, so smaller is better. None where there were none."""
+    content_base64: str | None
+    """The result, if it was asked for and kept within the bound."""
+    content_left_out: bool
+    """True if it was asked for and would not keep within the bound."""
+
+
+def compress_text(
+    text: str,
+    *,
+    algorithm: str = "zstd",
+    level: int | None = None,
+    max_output_bytes: int = 0,
+    max_input_bytes: int = DEFAULT_MAX_INPUT_BYTES,
+) -> Compressed:
+    """Compress `text` in UTF-8. Runs in a trio worker thread; a cancel ends it within a chunk.
+
+    Args:
+        text: What to compress.
+        algorithm: One of `ALGORITHMS`.
+        level: From fast to small; the algorithm has a default.
+        max_output_bytes: Return the result too if it has at most that many bytes; 0 for never.
+        max_input_bytes: The most bytes of text.
+
+    Raises:
+        InvalidArgument: Unknown algorithm, a level it has not, or a text that is too large or
+            that UTF-8 cannot express.
+    """
+    data = encode_text(text)
+    if len(data) > max_input_bytes:
+        raise too_large("text", len(data), max_input_bytes)
+    chunks = slice_chunks(data, chunk_bytes=_CHUNK_BYTES)
+    return _compress(chunks, algorithm, level, max_output_bytes)
+
+
+def compress_file(
+    roots: FileRoots,
+    path: str,
+    *,
+    algorithm: str = "zstd",
+    level: int | None = None,
+    max_output_bytes: int = 0,
+    max_input_bytes: int = DEFAULT_MAX_INPUT_BYTES,
+) -> Compressed:
+    """Compress a file inside the roots, a chunk at a time. Otherwise as `compress_text`.
+
+    Raises:
+        Forbidden, NotFound, InvalidArgument: As `FileRoots.open_binary` and `compress_text`.
+    """
+    check_level(algorithm, level)
+    with roots.open_binary(path, max_bytes=max_input_bytes) as file:
+        chunks = read_chunks(file, chunk_bytes=_CHUNK_BYTES, max_bytes=max_input_bytes)
+        return _compress(chunks, algorithm, level, max_output_bytes)
+
+
+def decompress_text(
+    content_base64: str, *, algorithm: str, max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+) -> str:
+    """Return the text that was compressed. Runs in a trio worker thread, as `compress_text`.
+
+    However much the content would unfold to, no more than `max_output_bytes` and a chunk of it
+    come into memory.
+
+    Raises:
+        InvalidArgument: Not base64, not of that algorithm, cut short, more than the bound, or not
+            a text in UTF-8.
+    """
+    decoder = _find(algorithm).decoder()
+    try:
+        data = base64.b64decode(content_base64, validate=True)
+        unfolded = b"".join(_unfold(decoder, data, max_output_bytes))
+    except (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError) as error:
+        raise InvalidArgument(
+            f"content_base64 is not a whole {algorithm} stream ({error}): "
+            "check the algorithm, and that nothing was cut off",
+            error_code="NOT_COMPRESSED",
+        ) from error
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument(
+            f"content_base64 is not base64 ({error}): encode the compressed bytes first",
+            error_code="NOT_BASE64",
+        ) from error
+    try:
+        return unfolded.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(
+            f"the content unfolds to {len(unfolded):,} bytes that are no text in UTF-8 "
+            f"(the first bad one is number {error.start})",
+            error_code="NOT_TEXT",
+        ) from error
+
+
+def check_level(algorithm: str, level: int | None) -> int:
+    """Return the level to use: `level`, or the algorithm's default for None.
+
+    Raises:
+        InvalidArgument: Unknown algorithm, or a level it has not; the message says what there is.
+    """
+    found = _find(algorithm)
+    if level is None:
+        return found.default_level
+    if level not in found.levels:
+        raise InvalidArgument(
+            f"level {level} is not one of {algorithm}: "
+            f"use {found.levels[0]} (fast) to {found.levels[-1]} (small)"
+        )
+    return level
+
+
+def _compress(
+    chunks: Iterator[bytes] | Iterator[memoryview],
+    algorithm: str,
+    level: int | None,
+    max_output_bytes: int,
+) -> Compressed:
+    level = check_level(algorithm, level)
+    encoder = _find(algorithm).encoder(level)
+    original = size = 0
+    kept = bytearray()
+    for chunk in chunks:
+        original += len(chunk)
+        size += _keep(kept, encoder.compress(chunk), max_output_bytes)
+    size += _keep(kept, encoder.flush(), max_output_bytes)
+    wanted, fits = max_output_bytes > 0, size <= max_output_bytes
+    return Compressed(
+        algorithm,
+        level,
+        original_bytes=original,
+        compressed_bytes=size,
+        ratio=size / original if original else None,
+        content_base64=base64.b64encode(kept).decode() if wanted and fits else None,
+        content_left_out=wanted and not fits,
+    )
+
+
+def _keep(kept: bytearray, part: bytes, limit: int) -> int:
+    """Add `part` while all of it fits; what is kept is whole, or no longer of use to anyone."""
+    if len(kept) + len(part) <= limit:
+        kept += part
+    return len(part)
+
+
+def _unfold(decoder: _Decoder, data: bytes, limit: int) -> Iterator[bytes]:
+    total = 0
+    part = decoder.decompress(data, _UNFOLD_BYTES)
+    while part:
+        trio.from_thread.check_cancelled()
+        total += len(part)
+        if total > limit:
+            raise too_large("the unfolded content", total, limit)
+        yield part
+        part = b"" if decoder.eof else decoder.decompress(b"", _UNFOLD_BYTES)
+    if not decoder.eof:
+        raise EOFError("it ends too early")
+
+
+class _ZlibDecoder:
+    """zlib's decoder in the shape of the others, which remember the input they did not use."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._decoder = zlib.decompressobj(window_bits)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes:
+        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+
+
+class _ZstdEncoder:
+    """zstd that ends a block with each chunk, where collecting a whole one would take 130 ms."""
+
+    def __init__(self, level: int) -> None:
+        self._encoder = zstd.ZstdCompressor(level)
+
+    def compress(self, data: bytes | memoryview, /) -> bytes:
+        return self._encoder.compress(data, zstd.ZstdCompressor.FLUSH_BLOCK)
+
+    def flush(self) -> bytes:
+        return self._encoder.flush()
+
+
+def _zstd_encoder(level: int) -> _Encoder:
+    return _ZstdEncoder(level) if level > _ZSTD_QUICK_LEVEL else zstd.ZstdCompressor(level)
+
+
+def _zlib_encoder(level: int) -> _Encoder:
+    return zlib.compressobj(level)
+
+
+def _gzip_encoder(level: int) -> _Encoder:
+    return zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+
+
+def _lzma_encoder(level: int) -> _Encoder:
+    window = {"dict_size": _WINDOW_BYTES} if level > lzma.PRESET_DEFAULT else {}
+    return lzma.LZMACompressor(
+        filters=[{"id": lzma.FILTER_LZMA2, "preset": level, **window}],
+    )
+
+
+_ALGORITHMS = {
+    "zlib": _Algorithm(range(10), 6, _zlib_encoder, lambda: _ZlibDecoder(zlib.MAX_WBITS)),
+    "gzip": _Algorithm(range(10), 6, _gzip_encoder, lambda: _ZlibDecoder(16 + zlib.MAX_WBITS)),
+    "lzma": _Algorithm(
+        range(10),
+        6,
+        _lzma_encoder,
+        lambda: lzma.LZMADecompressor(memlimit=_DECODER_MEMORY_BYTES),
+    ),
+    # Levels above 19 take windows of up to 128 MiB.
+    "zstd": _Algorithm(range(1, 20), 3, _zstd_encoder, zstd.ZstdDecompressor),
+}
+ALGORITHMS = tuple(_ALGORITHMS)
+
+
+def _find(algorithm: str) -> _Algorithm:
+    if algorithm not in _ALGORITHMS:
+        raise InvalidArgument(
+            f"algorithm {algorithm!r} is unknown: use one of {', '.join(ALGORITHMS)}",
+            error_code="UNKNOWN_ALGORITHM",
+            data={"algorithms": list(ALGORITHMS)},
+        )
+    return _ALGORITHMS[algorithm]

@@ -1,0 +1,111 @@
+"""Digests of texts and files, for a worker thread.
+
+`hashlib` lets go of the interpreter lock while it works through a chunk, so a large file keeps
+one core busy and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trio_tools.errors import InvalidArgument
+from trio_tools.files.chunks import read_chunks, slice_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_tools.files.roots import FileRoots
+
+ALGORITHMS = (
+    "sha256",
+    "sha224",
+    "sha384",
+    "sha512",
+    "sha3_224",
+    "sha3_256",
+    "sha3_384",
+    "sha3_512",
+    "blake2b",
+    "blake2s",
+    "sha1",
+    "md5",
+)
+BROKEN_ALGORITHMS = frozenset({"sha1", "md5"})
+"""Collisions can be made at will: fit for checksums, unfit for security."""
+
+_CHUNK_BYTES = 2**20  # 5 ms of the slowest algorithm, 1,000 questions for a file of 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The digest of some bytes."""
+
+    algorithm: str
+    hexdigest: str
+    size_bytes: int
+    secure: bool
+    """False for an algorithm whose collisions can be made at will."""
+
+
+def hash_text(text: str, *, algorithm: str = "sha256") -> Digest:
+    """Return the digest of `text` in UTF-8.
+
+    Raises:
+        InvalidArgument: Unknown algorithm, or a text that UTF-8 cannot express.
+    """
+    return _digest(slice_chunks(encode_text(text), chunk_bytes=_CHUNK_BYTES), algorithm)
+
+
+def hash_file(roots: FileRoots, path: str, *, algorithm: str = "sha256") -> Digest:
+    """Return the digest of a file inside the roots, which is read once, a chunk at a time.
+
+    Raises:
+        Forbidden, NotFound, InvalidArgument: As `FileRoots.open_binary`; also an unknown algorithm.
+    """
+    check_algorithm(algorithm)
+    with roots.open_binary(path) as file:
+        chunks = read_chunks(file, chunk_bytes=_CHUNK_BYTES, max_bytes=roots.max_file_bytes)
+        return _digest(chunks, algorithm)
+
+
+def check_algorithm(algorithm: str) -> None:
+    """Refuse an algorithm that is not one of `ALGORITHMS`.
+
+    Raises:
+        InvalidArgument: It is not; the message lists them.
+    """
+    if algorithm not in ALGORITHMS:
+        raise InvalidArgument(
+            f"algorithm {algorithm!r} is unknown: use one of {', '.join(ALGORITHMS)}",
+            error_code="UNKNOWN_ALGORITHM",
+            data={"algorithms": list(ALGORITHMS)},
+        )
+
+
+def encode_text(text: str) -> bytes:
+    """Return `text` in UTF-8.
+
+    Raises:
+        InvalidArgument: It holds a lone surrogate; the message says where.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"text is not valid Unicode: character {error.start} is the lone surrogate "
+            f"{text[error.start]!r}; remove it",
+            error_code="NOT_TEXT",
+        ) from error
+
+
+def _digest(chunks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
+    check_algorithm(algorithm)
+    secure = algorithm not in BROKEN_ALGORITHMS
+    digest = hashlib.new(algorithm, usedforsecurity=secure)
+    size = 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+    return Digest(algorithm, digest.hexdigest(), size, secure)
