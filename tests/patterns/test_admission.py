@@ -227,6 +227,21 @@ async def test_more_tokens_let_waiters_in_at_once_and_zero_pauses(autojump_clock
     assert log[4:] == [(4, 11), (5, 21)]
 
 
+async def test_a_newcomer_does_not_slip_past_the_line_into_a_slot_that_has_just_come_free(
+    autojump_clock,
+):
+    limiter = trio.CapacityLimiter(1)
+    admission = Admission(limiter, max_waiting=10)
+    log = []
+    async with trio.open_nursery() as nursery:
+        for name in ["inside", "front", "second"]:
+            nursery.start_soon(hold, admission, 1, log, name)
+            await settle()
+        limiter.total_tokens = 3  # one for the front, and one that nobody has taken yet
+        await hold(admission, 1, log, "newcomer")
+    assert sorted(log) == [("front", 0), ("inside", 0), ("newcomer", 1), ("second", 0)]
+
+
 async def test_the_front_and_those_who_use_the_limiter_directly_are_served_in_order_of_arrival(
     autojump_clock,
 ):
@@ -296,14 +311,17 @@ async def test_a_full_line_makes_room_for_a_key_that_has_less_of_it(autojump_clo
         nursery.start_soon(call, "b0")  # takes the place of a4
         await settle()
         assert refused == [("a4", 0)]
+        nursery.start_soon(call, "c0")  # and of a3
+        await settle()
+        assert refused == [("a4", 0), ("a3", 0)]
         nursery.start_soon(call, "a5")  # a key cannot displace its own
         nursery.start_soon(call, "b1")  # nor one that has as many in line
         await settle()
-        assert sorted(refused) == [("a4", 0), ("a5", 0), ("b1", 0)]
+        assert sorted(refused[2:]) == [("a5", 0), ("b1", 0)]
         assert admission.waiting == 4
-    assert [name for name, _ in entered] == ["a0", "a1", "a2", "b0", "a3"]
+    assert [name for name, _ in entered] == ["a0", "a1", "a2", "b0", "c0"]
     assert nobody_is_left(admission)
-    assert admission.statistics().refused == 3
+    assert admission.statistics().refused == 4
 
 
 # --- retry_after ------------------------------------------------------------------------------
