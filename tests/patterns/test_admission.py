@@ -316,12 +316,13 @@ async def test_a_full_line_makes_room_for_a_key_that_has_less_of_it(autojump_clo
         assert refused == [("a4", 0), ("a3", 0)]
         nursery.start_soon(call, "a5")  # a key cannot displace its own
         nursery.start_soon(call, "b1")  # nor one that has as many in line
+        nursery.start_soon(call, "d0")  # nor one that has one, which would only change places
         await settle()
-        assert sorted(refused[2:]) == [("a5", 0), ("b1", 0)]
+        assert sorted(refused[2:]) == [("a5", 0), ("b1", 0), ("d0", 0)]
         assert admission.waiting == 4
     assert [name for name, _ in entered] == ["a0", "a1", "a2", "b0", "c0"]
     assert nobody_is_left(admission)
-    assert admission.statistics().refused == 4
+    assert admission.statistics().refused == 5
 
 
 # --- retry_after ------------------------------------------------------------------------------
