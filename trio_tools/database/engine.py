@@ -65,8 +65,11 @@ class SqlDatabase(ABC):
         from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - loaded by now
 
         try:
-            with engine.connect() as connection, watch(connection):
-                result = self._execute(connection, query)
+            with (
+                engine.connect() as connection,
+                watch(connection),
+                self._execute(connection, query) as result,
+            ):
                 executed = time.perf_counter()
                 columns = tuple(result.keys()) if result.returns_rows else ()
                 rows, more = take_rows(iter(result.fetchone, None) if columns else iter(()), query)

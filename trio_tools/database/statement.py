@@ -43,7 +43,8 @@ _WRITING_WORDS = frozenset(
         REPLACE RESET REVOKE ROLLBACK SAVEPOINT SET START TRUNCATE UNLISTEN UPDATE VACUUM""",
     )
 )
-_WRITING_WORDS_AFTER_WITH = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"})
+_READING_KINDS = frozenset({"EXPLAIN", "SELECT", "WITH"})
+_WRITING_WORDS_INSIDE = frozenset({"INSERT", "INTO", "UPDATE", "DELETE", "MERGE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ class Statement:
     def seems_to_write(self) -> bool:
         """Whether a database that refused it most likely did so because it writes."""
         return self.kind in _WRITING_WORDS or (
-            self.kind in {"WITH", "EXPLAIN"}
-            and not _WRITING_WORDS_AFTER_WITH.isdisjoint(self.words)
+            self.kind in _READING_KINDS and not _WRITING_WORDS_INSIDE.isdisjoint(self.words)
         )
 
     def in_pyformat(self) -> str:

@@ -1,0 +1,156 @@
+"""The models of a folder by name. Each run is in a worker process, which a cancel kills.
+
+Weights stay in the worker that loaded them, so the second run of a model in it only computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+
+import trio
+
+from nursery_patterns import WorkerCrashed, run_in_process, run_in_thread
+from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
+from trio_tools.inference import worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from trio_tools.inference.worker import Signature
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+DEFAULT_CONCURRENCY = 2
+DEFAULT_MAX_VALUES = 1_000_000
+_SUFFIX = ".onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One file of the folder: its signature, or why it is none."""
+
+    name: str
+    signature: Signature | None
+    error: str | None
+
+
+class Models:
+    """ONNX models under one folder, which the operator trusts.
+
+    A model's name is its path below the folder without `.onnx`. A file that changes is loaded
+    again.
+
+    Args:
+        folder: An existing folder.
+        limiter: Bounds the worker processes that compute. 2 if not given.
+        max_values: The most numbers and texts that the outputs of one run may have.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limiter: trio.CapacityLimiter | None = None,
+        max_values: int = DEFAULT_MAX_VALUES,
+    ) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"model_folder: {str(folder)!r} is not a folder: create it first")
+        self.limiter = limiter or trio.CapacityLimiter(DEFAULT_CONCURRENCY)
+        self._folder = folder.resolve()
+        self._max_values = max_values
+
+    async def run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a model on inputs by name and return its outputs by name.
+
+        A cancel kills the worker process; its next run starts a new one and loads the model again.
+
+        Args:
+            name: The model.
+            inputs: Numbers, texts or nested lists of them; they become the types that the model
+                asks for, but no fraction becomes a whole number.
+
+        Returns:
+            Numbers, texts or nested lists of them. NaN and the infinities are texts.
+
+        Raises:
+            Forbidden: The name leads out of the folder.
+            NotFound: There is no such model; the message lists what there is.
+            InvalidArgument: The file is not a model, the inputs do not fit it, or the outputs are
+                too many.
+            UpstreamFailed: The extra is not installed, or the model crashed its process.
+        """
+        path = await self._find(name)
+        return await self._in_process(name, worker.run, path, dict(inputs), self._max_values)
+
+    async def describe(self, name: str) -> Signature:
+        """Return what a model takes and gives.
+
+        Raises:
+            ToolFailure: As `run`.
+        """
+        return await self._in_process(name, worker.describe, await self._find(name))
+
+    async def catalogue(self) -> tuple[ModelInfo, ...]:
+        """Return all models of the folder in order of name; also the files that are none.
+
+        Raises:
+            UpstreamFailed: The extra is not installed.
+        """
+        return tuple([await self._info(name) for name in await run_in_thread(self._names)])
+
+    async def _info(self, name: str) -> ModelInfo:
+        try:
+            return ModelInfo(name, await self.describe(name), None)
+        except (Forbidden, NotFound, InvalidArgument) as failure:
+            return ModelInfo(name, None, failure.message)
+
+    async def _in_process(self, name: str, fn: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
+        if find_spec("onnxruntime") is None:
+            raise UpstreamFailed(
+                "models need onnxruntime, which is not installed: the operator runs "
+                "pip install trio-tools[inference]",
+                error_code="EXTRA_NOT_INSTALLED",
+            )
+        try:
+            return await run_in_process(fn, *args, limiter=self.limiter)
+        except WorkerCrashed as error:
+            raise UpstreamFailed(
+                f"model {name!r} crashed its worker process", error_code="MODEL_CRASHED"
+            ) from error
+
+    async def _find(self, name: str) -> str:
+        return await run_in_thread(self._find_here, name)
+
+    def _find_here(self, name: str) -> str:
+        try:
+            path = (self._folder / f"{name.removesuffix(_SUFFIX)}{_SUFFIX}").resolve()
+            found = path.is_file()
+        except (ValueError, OSError) as error:
+            raise InvalidArgument(f"model {name!r} cannot be read as a name: {error}") from error
+        if not path.is_relative_to(self._folder):
+            raise Forbidden(
+                f"model {name!r} is outside the folder of the setting model_folder: "
+                "use one of the names listed",
+                error_code="OUTSIDE_MODEL_FOLDER",
+            )
+        if not found:
+            names = self._names()
+            raise NotFound(
+                f"no model is named {name!r}; there are: {', '.join(names) or 'none'}",
+                error_code="UNKNOWN_MODEL",
+                data={"models": names},
+            )
+        return str(path)
+
+    def _names(self) -> list[str]:
+        return sorted(
+            path.relative_to(self._folder).with_suffix("").as_posix()
+            for path in self._folder.rglob(f"*{_SUFFIX}")
+        )

@@ -1,0 +1,187 @@
+"""What runs in a worker process: load a model once, then run it again and again.
+
+Imports nothing of trio, and onnxruntime only when there is a model to load.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+from trio_tools.errors import InvalidArgument
+
+_MAX_SESSIONS = 4  # per process; a session holds the weights of its model
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+}
+# What numpy makes of JSON, by the kind of dtype that it may become without loss of meaning.
+_WELCOME_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "O": "U"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input or output of a model."""
+
+    name: str
+    type: str
+    """In ONNX's words, such as `tensor(float)`."""
+    shape: tuple[int | str | None, ...]
+    """A size, the name of a free one, or None for any."""
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.name}: {self.type} [{sizes}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in the order of the model."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+# By path, last used last; replaced when the file has another time or size than it had.
+_sessions: dict[str, tuple[tuple[int, int], Any]] = {}
+
+
+def describe(path: str) -> Signature:
+    """Return the signature of the model in the file `path`.
+
+    Raises:
+        InvalidArgument: The file is not a model.
+    """
+    session = _load(path)
+    return Signature(
+        inputs=tuple(Tensor(it.name, it.type, tuple(it.shape)) for it in session.get_inputs()),
+        outputs=tuple(Tensor(it.name, it.type, tuple(it.shape)) for it in session.get_outputs()),
+    )
+
+
+def run(path: str, inputs: dict[str, Any], max_values: int) -> dict[str, Any]:
+    """Run the model in the file `path` and return its outputs by name, as JSON has them.
+
+    Args:
+        path: The model.
+        inputs: By name: numbers, texts or nested lists of them.
+        max_values: The most numbers and texts that all outputs together may have.
+
+    Raises:
+        InvalidArgument: The file is not a model, or inputs do not fit it, or outputs are too many.
+    """
+    session = _load(path)
+    signature = describe(path)
+    names = {tensor.name for tensor in signature.inputs}
+    if names != inputs.keys():
+        raise InvalidArgument(
+            f"inputs must be named {', '.join(sorted(names))}; got "
+            f"{', '.join(sorted(inputs)) or 'none'}. The model takes "
+            f"{'; '.join(map(str, signature.inputs))}",
+            error_code="BAD_INPUTS",
+        )
+    arrays = {tensor.name: _array(tensor, inputs[tensor.name]) for tensor in signature.inputs}
+    try:
+        outputs: list[Any] = session.run(None, arrays)
+    except _onnx_errors() as error:
+        raise InvalidArgument(
+            f"the model does not run on these inputs: {error}", error_code="BAD_INPUTS"
+        ) from error
+    total = sum(int(getattr(output, "size", 1)) for output in outputs)
+    if total > max_values:
+        raise InvalidArgument(
+            f"the outputs have {total:,} values; at most {max_values:,} are allowed: "
+            "send a smaller batch",
+            error_code="TOO_LARGE",
+        )
+    return {
+        tensor.name: _as_json(output)
+        for tensor, output in zip(signature.outputs, outputs, strict=True)
+    }
+
+
+def _load(path: str) -> Any:
+    status = os.stat(path)  # noqa: PTH116 - pathlib is one more import for a worker
+    version = (status.st_mtime_ns, status.st_size)
+    known = _sessions.pop(path, None)
+    if known is None or known[0] != version:
+        known = (version, _open_session(path))
+    _sessions[path] = known
+    while len(_sessions) > _MAX_SESSIONS:
+        del _sessions[next(iter(_sessions))]
+    return known[1]
+
+
+def _open_session(path: str) -> Any:
+    runtime: Any = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1  # the limiter counts processes, so a process is one core
+    options.log_severity_level = 4  # errors arrive as exceptions
+    try:
+        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except _onnx_errors() as error:
+        name = os.path.basename(path)  # noqa: PTH119
+        reason = str(error).replace(path, name)
+        raise InvalidArgument(
+            f"{name} is not a usable ONNX model: {reason}", error_code="NOT_A_MODEL"
+        ) from error
+
+
+def _onnx_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of onnxruntime, which have no common base class."""
+    state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    members = cast("dict[str, object]", vars(state))
+    return tuple(
+        member
+        for member in members.values()
+        if isinstance(member, type) and issubclass(member, Exception)
+    )
+
+
+def _array(tensor: Tensor, value: Any) -> Any:
+    numpy: Any = import_module("numpy")
+    dtype = _DTYPES.get(tensor.type)
+    if dtype is None:
+        raise InvalidArgument(f"input {tensor} has a type that JSON cannot express here")
+    try:
+        natural = numpy.asarray(value)
+        fits = not natural.size or natural.dtype.kind in _WELCOME_KINDS[numpy.dtype(dtype).kind]
+        array = numpy.array(value, dtype=dtype) if fits else None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidArgument(
+            f"input {tensor} does not take what was given: {error}", error_code="BAD_INPUTS"
+        ) from error
+    if array is None:
+        raise InvalidArgument(
+            f"input {tensor} does not take values of numpy's type {natural.dtype}",
+            error_code="BAD_INPUTS",
+        )
+    return array
+
+
+def _as_json(value: Any) -> Any:
+    """Return an output as JSON has it; NaN and the infinities become texts."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, list):
+        return [_as_json(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {str(key): _as_json(each) for key, each in cast("dict[Any, Any]", value).items()}
+    return value
