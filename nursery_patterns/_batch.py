@@ -17,7 +17,7 @@ from collections.abc import (
     Generator,
     Iterable,
 )
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from contextvars import ContextVar
 from typing import Generic, Literal, Self, TypeVar
 
@@ -152,7 +152,7 @@ class Batch(Generic[ItemT, ValueT]):
                 this batch's limiter, which could wait for itself for ever.
         """
         with self._running(retain=True):
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 await self._dispatch(nursery, None)
         return self.report()
 
@@ -182,12 +182,23 @@ class Batch(Generic[ItemT, ValueT]):
                 source raised.
             RuntimeError: As `run`.
         """
-        with self._running(retain=retain):
-            handoff = Handoff(self._ledger, ordered=ordered)
-            async with trio.open_nursery() as nursery:
+        with (
+            self._running(retain=retain),
+            closing(Handoff(self._ledger, ordered=ordered)) as handoff,
+        ):
+            async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 nursery.start_soon(self._dispatch, nursery, handoff, name=f"{self.name} dispatcher")
                 yield OutcomeStream(self, handoff)
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
+
+    @property
+    def limit(self) -> int:
+        """Most items in flight in this batch. Changing it takes effect at once; 0 pauses."""
+        return int(self._room.total_tokens)
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        self._room.total_tokens = check_count("limit", value, call="batch.limit = 10", minimum=0)
 
     def report(self) -> Report[ItemT, ValueT]:
         """Report on all items as they stand: while running, after a cancel, at the end.
@@ -216,18 +227,22 @@ class Batch(Generic[ItemT, ValueT]):
         """Start each item as soon as there is room for it, until the source is exhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._source.exhausted:
+            if handoff is not None:
+                await handoff.wait_for_fresh()
             with ExitStack() as giving_up:
                 slot = giving_up.enter_context(Slot(self._room, self._shared))
-                entry = await self._next_entry(slot)
+                entry = await self._next_entry(slot, handoff)
                 if entry is None:
                     break
                 giving_up.pop_all()  # the slot is the worker's from here on
-            self._start(*entry, handoff)
+            self._ledger.started(*entry)
             nursery.start_soon(self._work, slot, *entry, handoff, name=self.name)
         if handoff is not None:
-            handoff.close()
+            handoff.end()
 
-    async def _next_entry(self, slot: Slot) -> tuple[int, ItemT] | None:
+    async def _next_entry(
+        self, slot: Slot, handoff: Handoff[ItemT, ValueT] | None
+    ) -> tuple[int, ItemT] | None:
         """Wait for room, then for the item and its token, and last for the shared place."""
         with trio.CancelScope() as self._waiting_for_room:
             await slot.take_room()
@@ -241,15 +256,12 @@ class Batch(Generic[ItemT, ValueT]):
         if entry is None:
             return None
         self._ledger.pulled(*entry)
+        if handoff is not None:
+            handoff.expect(entry[0])
         if self._bucket is not None:
             await self._bucket.acquire()
         await slot.take()
         return entry
-
-    def _start(self, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None) -> None:
-        self._ledger.started(index, item)
-        if handoff is not None:
-            handoff.expect(index)
 
     async def _work(
         self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
@@ -263,11 +275,13 @@ class Batch(Generic[ItemT, ValueT]):
                 self._ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
                 if self._progress is not None:
                     self._publish()
+                if handoff is not None:
+                    handoff.offer(outcome)
                 if outcome.error is not None:
                     self._pass_on(outcome)
                 if handoff is not None:
                     slot.release_shared()  # others may have it while the consumer takes its time
-                    await handoff.give(outcome)
+                    await handoff.wait_until_taken()
                 turns += 1
                 if turns % _ITEMS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
@@ -275,7 +289,9 @@ class Batch(Generic[ItemT, ValueT]):
                 if entry is None:
                     break
                 index, item = entry
-                self._start(index, item, handoff)
+                self._ledger.started(index, item)
+                if handoff is not None:
+                    handoff.expect(index)
         if self._source.exhausted:
             self._waiting_for_room.cancel(reason="no items are left to make room for")
 
@@ -287,9 +303,7 @@ class Batch(Generic[ItemT, ValueT]):
     async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
         """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
         started = trio.current_time()
-        value: ValueT | None = None
-        error: Exception | None = None
-        status = Status.SUCCEEDED
+        status, value, error = Status.SUCCEEDED, None, None
         try:
             if self._item_timeout is None:
                 value = await self._fn(item)
@@ -300,7 +314,10 @@ class Batch(Generic[ItemT, ValueT]):
                     status = Status.TIMED_OUT
                     error = trio.TooSlowError(f"not done within {self._item_timeout:g} s")
         except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
-            status, error = Status.FAILED, exc
+            # Returned from here, so that no local keeps the error: its traceback has this frame,
+            # and the two would keep each other, and the item, alive until a garbage collection.
+            elapsed = trio.current_time() - started
+            return make_outcome(index, item, Status.FAILED, None, exc, elapsed)
         return make_outcome(index, item, status, value, error, trio.current_time() - started)
 
     # ------------------------------------------------------------------ the state of the run

@@ -41,11 +41,13 @@ class Slot:
     def keep(self) -> bool:
         """Stay for another item if that is fair: nobody waits in front, and no limit was lowered.
 
-        The batch's own limiter has nobody else in line than the batch's own dispatcher, so there
-        it is enough that the limit still covers all who hold a place.
+        Nobody else than the batch's own dispatcher is in line for the room, so there it is enough
+        that the limit still covers all who hold a place.
         """
+        if self._room.borrowed_tokens > self._room.total_tokens:
+            return False
         if self._shared is None:
-            return self._room.borrowed_tokens <= self._room.total_tokens
+            return True
         self.release_shared()
         try:
             self._shared.acquire_on_behalf_of_nowait(self)

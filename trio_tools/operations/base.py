@@ -1,0 +1,136 @@
+"""`Operation`: a function of one item that can be run over thousands, and what it declares."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from nursery_patterns import run_in_process, run_in_thread
+from trio_tools.errors import InvalidArgument
+
+Execution = Literal["async", "thread", "process"]
+
+_MAX_NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation, as the built-in ones and those of an application declare it.
+
+    Usage::
+
+        async def word_count(text: str) -> int: ...
+
+
+        create_server(operations=[Operation(name="word_count", fn=word_count)])
+
+    Attributes:
+        name: How callers name it.
+        fn: Function of one item that returns JSON values. Async for `runs="async"`; a plain
+            function is run in a thread or a worker process (where it must be importable).
+        description: What it does, for models; by default the first line of the docstring.
+        runs: `"async"` for waiting, `"thread"` for blocking calls, `"process"` for computation
+            that a cancel must really stop.
+        item_type: Type of an item, for validation and schema; by default the annotation of the
+            first parameter of `fn`.
+        label: How an item is named in reports; by default as JSON.
+        limit_name: Name of its limiter; operations that share a resource share a name.
+    """
+
+    name: str
+    fn: Callable[[Any], Any]
+    description: str = ""
+    runs: Execution = "async"
+    item_type: Any = None
+    label: Callable[[Any], Any] | None = None
+    limit_name: str = ""
+    _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(
+                f"an operation's name must be an identifier, got {self.name!r}: "
+                "write Operation(name='word_count', fn=word_count)"
+            )
+        if self.runs == "async" and not inspect.iscoroutinefunction(_unwrapped(self.fn)):
+            raise TypeError(
+                f"operation {self.name!r} runs as async but its fn is a plain function: declare "
+                "it with `async def`, or say runs='thread' or runs='process'"
+            )
+        put = functools.partial(object.__setattr__, self)
+        put("description", self.description or _first_line(self.fn) or self.name)
+        put("limit_name", self.limit_name or self.name)
+        put(
+            "_items",
+            TypeAdapter(_first_annotation(self.fn) if self.item_type is None else self.item_type),
+        )
+
+    def item_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of one item."""
+        return self._items.json_schema()
+
+    def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
+        """Return the items as `fn` takes them. `name` is the argument they came in.
+
+        Raises:
+            InvalidArgument: Some do not match the schema; all bad ones are named, none is run.
+        """
+        checked: list[Any] = []
+        wrong: list[dict[str, Any]] = []
+        for index, item in enumerate(items):
+            try:
+                checked.append(self._items.validate_python(item))
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_context=False)[0]
+                place = ".".join(map(str, first["loc"]))
+                reason = f"{place} {first['msg'].removeprefix('Value error, ')}".strip()
+                wrong.append({"index": index, "item": item, "reason": reason})
+        if wrong:
+            told = "; ".join(f"{name}[{w['index']}]: {w['reason']}" for w in wrong[:3])
+            raise InvalidArgument(
+                f"{len(wrong)} of {len(items)} {name} do not fit operation {self.name!r}: {told}. "
+                "Correct them and call again; nothing was run.",
+                error_code="INVALID_ITEMS",
+                data={"invalid_items": wrong[:_MAX_NAMED], "item_schema": self.item_schema()},
+            )
+        return checked
+
+    def label_of(self, item: Any) -> Any:
+        """Return how a checked item is named in reports, as a JSON value."""
+        return (
+            self._items.dump_python(item, mode="json") if self.label is None else self.label(item)
+        )
+
+    async def run(self, item: Any) -> Any:
+        """Run the operation on one checked item, where it declares to run.
+
+        A cancel ends an async function at its next checkpoint and kills a worker process; a
+        thread is waited for, so its function should call `trio.from_thread.check_cancelled()`.
+        """
+        if self.runs == "thread":
+            return await run_in_thread(self.fn, item)
+        if self.runs == "process":
+            return await run_in_process(self.fn, item)
+        return await self.fn(item)
+
+
+def _unwrapped(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = cast("functools.partial[Any]", fn).func
+    return inspect.unwrap(fn)
+
+
+def _first_line(fn: object) -> str:
+    return (inspect.getdoc(fn) or "").partition("\n")[0]
+
+
+def _first_annotation(fn: Callable[..., Any]) -> Any:
+    parameters = list(inspect.signature(fn, eval_str=True).parameters.values())
+    if not parameters or parameters[0].annotation is inspect.Parameter.empty:
+        return Any
+    return parameters[0].annotation

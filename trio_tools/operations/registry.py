@@ -1,0 +1,74 @@
+"""The operations of one server by name: built-in, given by the application, or by packages."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from trio_tools.errors import NotFound
+from trio_tools.operations.base import Operation
+
+ENTRY_POINT_GROUP = "trio_tools.operations"
+
+AnyOperation = Operation | Callable[[Any], Awaitable[Any]]
+
+
+class Operations(Mapping[str, Operation]):
+    """Operations by name, in the order they were registered.
+
+    Raises:
+        ValueError: Two operations have the same name.
+        TypeError: Something that is neither an `Operation` nor an async function.
+    """
+
+    def __init__(self, operations: Iterable[AnyOperation]) -> None:
+        self._by_name: dict[str, Operation] = {}
+        for given in operations:
+            operation = _as_operation(given)
+            if operation.name in self._by_name:
+                raise ValueError(f"two operations are named {operation.name!r}: rename one of them")
+            self._by_name[operation.name] = operation
+
+    def __getitem__(self, name: str) -> Operation:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def find(self, name: str) -> Operation:
+        """Return the operation of that name.
+
+        Raises:
+            NotFound: There is none; the message lists the names.
+        """
+        if name not in self._by_name:
+            raise NotFound(
+                f"no operation is named {name!r}; there are: {', '.join(self)}.",
+                error_code="UNKNOWN_OPERATION",
+                data={"operations": list(self)},
+            )
+        return self._by_name[name]
+
+
+def installed_operations() -> list[AnyOperation]:
+    """Load the operations that installed packages offer in the group `trio_tools.operations`.
+
+    Each entry point names an `Operation` or an async function of one item.
+    """
+    return [entry.load() for entry in entry_points(group=ENTRY_POINT_GROUP)]
+
+
+def _as_operation(given: Any) -> Operation:
+    if isinstance(given, Operation):
+        return given
+    if inspect.iscoroutinefunction(given):
+        return Operation(name=given.__name__, fn=given)
+    raise TypeError(
+        f"{given!r} is no operation: pass an async function of one item, or "
+        "Operation(name='…', fn=…, runs='thread') for a plain one"
+    )

@@ -1,0 +1,230 @@
+"""The composition root: settings, state and tools become an MCP server, and every call its policy.
+
+Around each call, from outside in: the request context; the table from error to answer; the bounded
+waiting line; the tool itself. Tools that steer the others (status, reading and stopping operations)
+wait in no line.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import trio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import CallToolResult, InputRequiredResult, TextContent
+from mcp.types import Tool as ToolListing
+
+from nursery_patterns import RequestContext, request_context
+from trio_tools import __version__
+from trio_tools.errors import NotFound, ToolFailure
+from trio_tools.explain import explain
+from trio_tools.operations.registry import AnyOperation
+from trio_tools.responses import ENVELOPE_SCHEMA, error_response, success_response
+from trio_tools.settings import Settings
+from trio_tools.state import RunningCall, ServerState
+from trio_tools.tools.call import Answer, Call, ReportProgress
+from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.declaration import Tool
+
+_log = logging.getLogger("trio_tools")
+
+_INSTRUCTIONS = """\
+Tools for bulk work. Give many items in one call rather than one item in many calls. A call answers
+within timeout_seconds with whatever finished, and names what is missing; repeat it with the same
+operation_id to do only that. get_concurrency_status tells what goes on and how much fits a call."""
+
+
+class ToolServer(MCPServer[ServerState]):
+    """An MCP server whose tools answer in one envelope and run under one policy.
+
+    Made by `create_server`. Tools added with the SDK's own `tool()` decorator work too, outside
+    of the policy.
+
+    Attributes:
+        state: What is live: limits, services, operations, calls.
+    """
+
+    def __init__(self, state: ServerState, tools: Sequence[Tool]) -> None:
+        self.state = state
+        self._tools_by_name = {tool.name: tool for tool in tools}
+        with _logging_left_alone():
+            super().__init__(
+                name=state.settings.name,
+                title="trio-tools",
+                description="Bulk work that is bounded, on time, and never loses what is done.",
+                instructions=_INSTRUCTIONS,
+                version=__version__,
+                lifespan=_lifespan,
+            )
+
+    async def list_tools(self) -> list[ToolListing]:
+        """List the tools, with the limits that hold now in their schemas and descriptions."""
+        ours = [self._listing(tool) for tool in self._tools_by_name.values()]
+        return ours + await super().list_tools()
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[ServerState, Any] | None = None,
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool under the policy. Every failure is an answer; a cancel passes through."""
+        added = {listing.name for listing in await super().list_tools()}
+        if name in added and name not in self._tools_by_name:
+            return await super().call_tool(name, arguments, context)
+        with request_context(client_id=_client_id(context)) as request:
+            try:
+                answer = await self._run(name, arguments, request, _progress_of(context))
+            except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
+                failure = explain(error)
+                _log.info("%s failed: %s %s", name, failure.error_code, failure.message)
+                return _failed(failure)
+            return _succeeded(answer)
+
+    def drain(self) -> None:
+        """Let every running batch call return now, with what it has."""
+        for operation in self.state.store.running():
+            operation.stop()
+
+    async def _run(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        request: RequestContext,
+        report_progress: ReportProgress,
+    ) -> Answer:
+        tool = self._tools_by_name.get(name)
+        if tool is None:
+            raise _unknown(name, self._tools_by_name)
+        checked = tool.check(arguments)
+        call = Call(self.state, tool.name, request.client_id, report_progress)
+        if tool.control:
+            return await tool.fn(call, **checked)
+        running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
+        line = self.state.admission_of(tool.name)
+        async with self._tracked(running), line.slot(key=request.client_id):
+            running.admitted = True
+            return await tool.fn(call, **checked)
+
+    @asynccontextmanager
+    async def _tracked(self, running: RunningCall) -> AsyncGenerator[None]:
+        """Show the call in the status until all that it started has ended."""
+        self.state.calls[running.request_id] = running
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_notice_departure, running)
+                yield
+                running.answered = True
+                nursery.cancel_scope.cancel(reason="the call is answered")
+        finally:
+            del self.state.calls[running.request_id]
+
+    def _listing(self, tool: Tool) -> ToolListing:
+        limits = None if tool.control else self.state.limits_of(tool.name)
+        return ToolListing(
+            name=tool.name,
+            title=tool.title,
+            description=tool.description(limits),
+            input_schema=tool.schema(limits),
+            output_schema=ENVELOPE_SCHEMA,
+            annotations=tool.annotations,
+        )
+
+
+def create_server(
+    settings: Settings | None = None, *, operations: Iterable[AnyOperation] = ()
+) -> ToolServer:
+    """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
+
+    Args:
+        settings: By default from the environment and the file it names.
+        operations: Further operations for `batch_process`: async functions of one item, or
+            `Operation` objects.
+
+    Raises:
+        pydantic.ValidationError: A setting from the environment or the file is wrong.
+        ValueError: Two operations have the same name, or a file root is not a folder.
+    """
+    settings = settings or Settings()  # pyright: ignore[reportCallIssue]
+    return ToolServer(ServerState(settings, operations), TOOLSETS[settings.toolset])
+
+
+@asynccontextmanager
+async def _lifespan(server: MCPServer[ServerState]) -> AsyncGenerator[ServerState]:
+    assert isinstance(server, ToolServer)
+    async with server.state.serving():
+        yield server.state
+
+
+@contextmanager
+def _logging_left_alone() -> Generator[None]:
+    # The SDK's constructor calls logging.basicConfig, which does nothing where the root logger
+    # has a handler. Logging belongs to the host: the command line configures its own.
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+async def _notice_departure(running: RunningCall) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        running.departed = not running.answered
+
+
+def _client_id(context: Context[ServerState, Any] | None) -> str:
+    del context
+    return "anonymous"
+
+
+def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:
+    if context is None:
+        return _no_progress
+    return context.report_progress
+
+
+async def _no_progress(*_: object) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _unknown(name: str, tools: Iterable[str]) -> NotFound:
+    names = list(tools)
+    return NotFound(
+        f"no tool is named {name!r}; there are: {', '.join(names)}.",
+        error_code="UNKNOWN_TOOL",
+        data={"tools": names},
+    )
+
+
+def _succeeded(answer: Answer) -> CallToolResult:
+    envelope = success_response(
+        answer.data,
+        warnings=answer.warnings,
+        pagination=answer.pagination,
+        rate_limit=answer.rate_limit,
+    )
+    text = "\n".join(filter(None, (answer.summary, *answer.warnings, answer.text)))
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)], structured_content=envelope
+    )
+
+
+def _failed(failure: ToolFailure) -> CallToolResult:
+    envelope = error_response(
+        failure.message,
+        error_code=failure.error_code,
+        error_type=failure.error_type,
+        remediation=failure.remediation,
+        data=failure.data,
+    )
+    return CallToolResult(
+        content=[TextContent(type="text", text=f"{failure.error_code}: {failure.message}")],
+        structured_content=envelope,
+        is_error=True,
+    )

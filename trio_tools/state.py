@@ -1,0 +1,163 @@
+"""The live state of one server: what the tools work with and what status tells.
+
+Limits, descriptions, caps and status all read the same objects, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from nursery_patterns import Admission, Limits, Report, StepMonitor
+from trio_tools.cursors import Cursors
+from trio_tools.errors import InvalidArgument
+from trio_tools.operations.builtin import builtin_operations
+from trio_tools.operations.registry import AnyOperation, Operations, installed_operations
+from trio_tools.services import Services
+from trio_tools.settings import Settings, ToolLimits
+from trio_tools.store import MemoryStore, OperationStore
+
+
+@dataclass(eq=False)
+class RunningCall:
+    """One tool call, from its arrival to its answer."""
+
+    request_id: str
+    client_id: str
+    tool: str
+    started: float
+    admitted: bool = False
+    answered: bool = False
+    departed: bool = False
+    """The caller left or cancelled, and what it started is still unwinding."""
+
+
+@dataclass(eq=False)
+class Pace:
+    """How long an item of one operation takes, of late. For advice on batch sizes."""
+
+    seconds: float | None = None
+
+    def add(self, report: Report[Any, Any]) -> None:
+        """Take the items of a report into account, half as much as all before."""
+        taken = [o.elapsed for o in report.outcomes if o.succeeded]
+        if taken:
+            mean = sum(taken) / len(taken)
+            self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
+
+
+class ServerState:
+    """Everything that lives as long as one server.
+
+    Attributes:
+        settings: What the operator decided.
+        limits: Capacity for items in flight, by tool or operation; resizable while in use.
+        services: The doors to the outside.
+        operations: What `batch_process` can run.
+        store: Operations that outlive their calls.
+        cursors: Makes and checks page marks.
+        calls: Calls under way, by request id.
+        monitor: Who blocked the event loop.
+    """
+
+    def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
+        self.settings = settings
+        self.limits = Limits()
+        self.services = Services(settings)
+        self.operations = Operations(
+            (*builtin_operations(self.services), *operations, *installed_operations())
+        )
+        self.store: OperationStore = MemoryStore(
+            ttl=settings.operation_ttl_seconds, capacity=settings.max_operations
+        )
+        self.cursors = Cursors("trio-tools operations")
+        self.calls: dict[str, RunningCall] = {}
+        self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
+        self._tool_limits: dict[str, ToolLimits] = {}
+        self._admissions: dict[str, Admission] = {}
+        self._paces: dict[str, Pace] = {}
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[None]:
+        """Keep services open and watch the event loop, for as long as a connection is served."""
+        async with self.services.opened():
+            with self.monitor.watching():
+                yield
+
+    def limits_of(self, name: str) -> LiveLimits:
+        """Return the limits of a tool or operation as they are now."""
+        if name not in self._tool_limits:
+            declared = self._tool_limits[name] = self.settings.limits_of(name)
+            self.limits.resize(name, declared.max_concurrency)
+        return LiveLimits(self._tool_limits[name], self.limits[name])
+
+    def pace_of(self, name: str) -> Pace:
+        """Return how long an item of an operation takes."""
+        return self._paces.setdefault(name, Pace())
+
+    def admissions(self) -> Mapping[str, Admission]:
+        """Return the lines there are so far, by tool."""
+        return self._admissions
+
+    def admission_of(self, tool: str) -> Admission:
+        """Return the bounded waiting line for calls of a tool."""
+        if tool not in self._admissions:
+            declared = self.settings.limits_of(tool)
+            calls = trio.CapacityLimiter(declared.max_calls)
+            self._admissions[tool] = Admission(calls, max_waiting=declared.max_waiting)
+        return self._admissions[tool]
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    """What is declared for a tool, under the capacity that its limiter has now."""
+
+    declared: ToolLimits
+    limiter: trio.CapacityLimiter = field(repr=False)
+
+    @property
+    def max_concurrency(self) -> int:
+        """Most items in flight over all calls, and the most one call may ask for."""
+        return int(self.limiter.total_tokens)
+
+    @property
+    def concurrency(self) -> int:
+        """Items of one call in flight by default."""
+        return min(self.declared.concurrency, self.max_concurrency)
+
+    def concurrency_for(self, asked: int | None) -> int:
+        """Return the bound for one call.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        if asked is None:
+            return max(1, self.concurrency)
+        if asked > self.max_concurrency:
+            raise InvalidArgument(
+                f"max_concurrent must be at most {self.max_concurrency}, got {asked}: lower it, "
+                "or leave it out for the default",
+                data={"argument": "max_concurrent", "maximum": self.max_concurrency},
+            )
+        return asked
+
+    def seconds_for(self, asked: float | None) -> float:
+        """Return the time for one call.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        cap = self.declared.max_timeout_seconds
+        if asked is None:
+            return self.declared.timeout_seconds
+        if asked > cap:
+            raise InvalidArgument(
+                f"timeout_seconds must be at most {cap:g}, got {asked:g}: lower it, or split the "
+                "work over several calls",
+                data={"argument": "timeout_seconds", "maximum": cap},
+            )
+        return asked

@@ -1,0 +1,66 @@
+"""What a tool works with during one call, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from trio_tools.state import LiveLimits, ServerState
+
+ReportProgress = Callable[[float, float | None, str | None], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a tool.
+
+    Attributes:
+        state: The live server.
+        tool: Name of the tool.
+        client_id: Who calls.
+        report_progress: Sends (done, total, message) to the caller, if it wants progress.
+    """
+
+    state: ServerState
+    tool: str
+    client_id: str
+    report_progress: ReportProgress
+
+    @property
+    def limits(self) -> LiveLimits:
+        """The limits of this tool."""
+        return self.state.limits_of(self.tool)
+
+    def time_limit(self, seconds: float | None) -> AbstractContextManager[trio.CancelScope]:
+        """Bound a block by what the caller asked for, within the cap.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for.
+            trio.TooSlowError: Leaving the block, if it was cut.
+        """
+        return trio.fail_after(self.limits.seconds_for(seconds))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tool answers when it succeeds.
+
+    Attributes:
+        summary: One sentence for people and models; it opens the text of the result.
+        data: The result, as JSON values.
+        text: What else the model should read, beyond the summary. Not the data over again.
+        warnings: Sentences to read although the call succeeded.
+        pagination: Where the next page starts.
+        rate_limit: How much of a rate is left.
+    """
+
+    summary: str
+    data: dict[str, Any]
+    text: str = ""
+    warnings: list[str] = field(default_factory=list[str])
+    pagination: dict[str, Any] | None = None
+    rate_limit: dict[str, Any] | None = None

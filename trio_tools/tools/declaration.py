@@ -1,0 +1,135 @@
+"""What a tool declares, and what follows from it: schema, argument check, description.
+
+A tool is an async function whose first parameter is the `Call`; its keyword parameters are the
+tool's arguments, and its docstring is the description. Nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mcp.types import ToolAnnotations
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from trio_tools.errors import InvalidArgument
+from trio_tools.state import LiveLimits
+from trio_tools.tools.call import Answer
+
+_MAX_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool.
+
+    Attributes:
+        fn: `async def name(call, *, arguments…) -> Answer`.
+        title: Name for people.
+        execution: How it runs, as its description says.
+        annotations: Hints; true ones, since clients run calls in parallel only with them.
+        control: A tool that steers the others: it waits in no line and has no limits.
+    """
+
+    fn: Callable[..., Awaitable[Answer]]
+    title: str
+    execution: str
+    annotations: ToolAnnotations
+    control: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name on the wire."""
+        return self.fn.__name__
+
+    @cached_property
+    def _model(self) -> type[BaseModel]:
+        hints = typing.get_type_hints(self.fn, include_extras=True)
+        _, *parameters = inspect.signature(self.fn).parameters.values()
+        fields: dict[str, Any] = {
+            p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
+            for p in parameters
+        }
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    def schema(self, limits: LiveLimits | None) -> dict[str, Any]:
+        """Return the JSON schema of the arguments, with the caps that hold now."""
+        schema = self._model.model_json_schema()
+        schema.setdefault("properties", {})
+        if limits is None:
+            return schema
+        caps = {
+            "max_concurrent": limits.max_concurrency,
+            "timeout_seconds": limits.declared.max_timeout_seconds,
+        }
+        for name, cap in caps.items():
+            for option in schema["properties"].get(name, {}).get("anyOf", ()):
+                if option.get("type") in {"integer", "number"}:
+                    option["maximum"] = cap
+        return schema
+
+    def description(self, limits: LiveLimits | None) -> str:
+        """Return the docstring, and the lines that the declaration and the live limits give."""
+        text = inspect.getdoc(self.fn) or ""
+        if limits is None:
+            return f"{text}\n\nExecution: {self.execution}\nConcurrency: never waits in line"
+        declared = limits.declared
+        parallel = f"up to {limits.concurrency} in parallel"
+        if limits.max_concurrency > limits.concurrency and "max_concurrent" in self._fields:
+            parallel += f" ({limits.max_concurrency} on request)"
+        return (
+            f"{text}\n\nExecution: {self.execution}\n"
+            f"Concurrency: {parallel}, {declared.max_waiting} waiting\n"
+            f"Timeout: {declared.timeout_seconds:g} s by default, "
+            f"{declared.max_timeout_seconds:g} s at most"
+        )
+
+    def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as the function takes them.
+
+        Raises:
+            InvalidArgument: Some are unknown, missing or wrong; the message names them all.
+        """
+        try:
+            checked = self._model.model_validate(self._parsed(arguments))
+        except ValidationError as error:
+            problems = [self._problem(e) for e in error.errors(include_url=False)]
+            raise InvalidArgument(
+                f"{'; '.join(problems)}. Correct that and call {self.name} again.",
+                data={"problems": problems, "arguments": list(self._fields)},
+            ) from None
+        return {name: getattr(checked, name) for name in self._fields}
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(self._model.model_fields)
+
+    def _parsed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        # Some hosts send lists and objects as JSON inside of a string.
+        parsed = dict(arguments)
+        for name, value in arguments.items():
+            if isinstance(value, str) and name in self._fields and value[:1] in ("[", "{"):
+                annotation = self._model.model_fields[name].annotation
+                if str not in (annotation, *typing.get_args(annotation)):
+                    try:
+                        parsed[name] = json.loads(value)
+                    except ValueError:
+                        continue
+        return parsed
+
+    def _problem(self, error: Any) -> str:
+        name = ".".join(map(str, error["loc"])) or "arguments"
+        if error["type"] == "extra_forbidden":
+            return f"{name} is no argument of {self.name}, which takes {', '.join(self._fields)}"
+        if error["type"] == "missing":
+            return f"{name} is missing"
+        shown = repr(error["input"])
+        if len(shown) > _MAX_SHOWN:
+            shown = f"{shown[:_MAX_SHOWN]}…"
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{name}: {message[:1].lower()}{message[1:]}, got {shown}"

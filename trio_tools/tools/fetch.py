@@ -1,0 +1,75 @@
+"""`fetch_urls`: many URLs in one call."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from trio_tools.tools.batches import BatchRequest, run_batch_call
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+
+
+async def fetch_urls(
+    call: Call,
+    *,
+    urls: Annotated[list[str], Field(description="Absolute http or https URLs.")],
+    method: Annotated[Literal["GET", "HEAD"], Field(description="Request method.")] = "GET",
+    headers: Annotated[
+        dict[str, str] | None, Field(description="Request headers sent with each URL.")
+    ] = None,
+    body_as: Annotated[
+        Literal["text", "json", "markdown", "none"],
+        Field(description="What to make of each body; `markdown` is a page's main text."),
+    ] = "text",
+    max_bytes: Annotated[
+        int, Field(gt=0, description="Most bytes of each body; the rest is not read.")
+    ] = 20_000,
+    max_concurrent: Annotated[
+        int | None, Field(gt=0, description="URLs in flight at once.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Answer within this time, with all there is.")
+    ] = None,
+    item_timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Give up on a URL after this time.")
+    ] = None,
+    operation_id: Annotated[
+        str | None,
+        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
+    ] = None,
+) -> Answer:
+    """Fetch many URLs at once: status, headers, and the body as text, JSON or Markdown.
+
+    Answers in time with whatever finished; each URL that has no result is named with its reason.
+    """
+    common = {
+        "method": method,
+        "headers": headers or {},
+        "body_as": body_as,
+        "max_bytes": max_bytes,
+    }
+    return await run_batch_call(
+        call,
+        BatchRequest(
+            operation=call.state.operations.find("fetch"),
+            items=[{"url": url, **common} for url in urls],
+            items_argument="urls",
+            max_concurrent=max_concurrent,
+            timeout_seconds=timeout_seconds,
+            item_timeout_seconds=item_timeout_seconds,
+            operation_id=operation_id,
+        ),
+    )
+
+
+FETCH_URLS = Tool(
+    fn=fetch_urls,
+    title="Fetch URLs",
+    execution="async (I/O-bound)",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+    ),
+)

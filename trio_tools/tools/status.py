@@ -1,0 +1,118 @@
+"""`get_concurrency_status`: what goes on right now, read from the live objects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import trio
+from mcp.types import ToolAnnotations
+
+from trio_tools.state import ServerState
+from trio_tools.store import StoredOperation
+from trio_tools.tools.batches import counts_of
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+
+
+async def get_concurrency_status(call: Call) -> Answer:
+    """Show limits, what is in use and waiting, running operations, and advice on batch sizes.
+
+    Answers at once, whatever else goes on. Use it to tell a hung call from a slow one.
+    """
+    await trio.lowlevel.checkpoint()
+    state = call.state
+    now = trio.current_time()
+    calls = [
+        {
+            "request_id": running.request_id,
+            "client_id": running.client_id,
+            "tool": running.tool,
+            "age_seconds": round(now - running.started, 3),
+            "waits_for": None if running.admitted else "its turn",
+        }
+        for running in state.calls.values()
+    ]
+    operations = [_operation(kept, now) for kept in state.store.running()]
+    departed = sum(running.departed for running in state.calls.values())
+    limits = {name: _limit(state, name) for name in state.limits}
+    busy = sum(limit["in_use"] for limit in limits.values())
+    waiting = sum(line["waiting"] for line in _lines(state).values())
+    return Answer(
+        summary=(
+            f"{len(calls)} calls under way ({waiting} waiting for their turn), {busy} items in "
+            f"flight, {len(operations)} batch operations running."
+        ),
+        data={
+            "limits": limits,
+            "lines": _lines(state),
+            "calls": calls,
+            "operations": operations,
+            "hosts": {name: asdict(host) for name, host in state.services.fetcher.hosts().items()},
+            "rate_limits": {},
+            "blocked_loop": _blocked(state),
+            "work_for_departed_callers": departed,
+            "advice": _advice(state),
+        },
+    )
+
+
+def _limit(state: ServerState, name: str) -> dict[str, Any]:
+    snapshot = asdict(state.limits.snapshot()[name])
+    return {**snapshot, "per_call": state.limits_of(name).concurrency}
+
+
+def _lines(state: ServerState) -> dict[str, dict[str, Any]]:
+    return {name: asdict(line.statistics()) for name, line in state.admissions().items()}
+
+
+def _operation(kept: StoredOperation, now: float) -> dict[str, Any]:
+    counts = kept.batch.progress.value
+    left = None if kept.deadline is None or math.isinf(kept.deadline) else kept.deadline - now
+    return {
+        "operation_id": kept.operation_id,
+        "tool": kept.tool,
+        "age_seconds": round(now - kept.created, 3),
+        "deadline_left_seconds": None if left is None else round(left, 3),
+        "in_flight": counts.in_flight,
+        **counts_of(counts),
+    }
+
+
+def _blocked(state: ServerState) -> dict[str, Any]:
+    monitor = state.monitor
+    return {
+        "threshold_seconds": state.settings.blocked_step_seconds,
+        "count": monitor.count,
+        "worst": asdict(monitor.worst) if monitor.worst else None,
+        "latest": [asdict(step) for step in monitor.latest[-5:]],
+    }
+
+
+def _advice(state: ServerState) -> list[str]:
+    """Say how many items fit into a call, as far as that was seen."""
+    advice: list[str] = []
+    for name in state.limits:
+        seconds = state.pace_of(name).seconds
+        if not seconds:
+            continue
+        limits = state.limits_of(name)
+        budget = limits.declared.timeout_seconds
+        fitting = min(int(budget / seconds * limits.concurrency * 0.8), state.settings.max_items)
+        advice.append(
+            f"{name}: an item takes {seconds:.3g} s of late, so about {max(1, fitting)} fit into "
+            f"one call of {budget:g} s with {limits.concurrency} in parallel."
+        )
+    return advice
+
+
+GET_CONCURRENCY_STATUS = Tool(
+    fn=get_concurrency_status,
+    title="Concurrency status",
+    execution="sync, at once",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+    control=True,
+)
