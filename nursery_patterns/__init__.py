@@ -49,3 +49,4 @@ from nursery_patterns._requests import request_context as request_context
 from nursery_patterns._steps import BlockedStep as BlockedStep
 from nursery_patterns._steps import StepMonitor as StepMonitor
 from nursery_patterns._token_bucket import TokenBucket as TokenBucket
+from nursery_patterns._token_bucket import TokenBucketStatistics as TokenBucketStatistics
