@@ -24,38 +24,54 @@ _OUTCOMES_PER_TURN = 16
 class Handoff(Generic[ItemT, ValueT]):
     """The outcomes that wait for the consumer, and who waits for whom.
 
-    Invariant: each undelivered outcome has one worker parked in `give`, but for those that an
-    earlier stream left over.
+    Invariant: each undelivered outcome has one worker parked in `wait_until_taken`, but for those
+    that an earlier stream left over; no fresh item is started for as long as there are any.
     """
 
     def __init__(self, ledger: Ledger[ItemT, ValueT], *, ordered: bool) -> None:
         self._ledger = ledger
         self._ready = ledger.undelivered  # outlives this stream: what is not taken is not lost
-        # Indexes not yet taken, lowest first. Items start in that order, those given back before
-        # any fresh one, so that appending the fresh ones keeps it sorted.
+        self._left_over = set(self._ready)
+        # Indexes not yet taken, lowest first. Items are pulled in that order, those given back
+        # before any fresh one, so that appending the fresh ones keeps it sorted.
         self._open: deque[int] | None = None
         if ordered:
             given_back = (index for index, _ in ledger.source.given_back())
             self._open = deque(sorted((*self._ready, *given_back)))
+        self._closed = False
         self._taken = 0
         self._fresh_from = ledger.source.pulled
+        self._dispatcher = trio.lowlevel.ParkingLot()
         self._workers = trio.lowlevel.ParkingLot()
         self._consumers = trio.lowlevel.ParkingLot()
 
+    async def wait_for_fresh(self) -> None:
+        """Wait until a fresh item may be started: each stream would leave `limit` more behind."""
+        if self._left_over and not self._ledger.source.given_back():
+            await self._dispatcher.park()
+
     def expect(self, index: int) -> None:
-        """Note that an outcome of `index` will come."""
+        """Note that an outcome of `index` will come, as soon as it is pulled."""
         if self._open is not None and index >= self._fresh_from:
             self._open.append(index)
 
-    async def give(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        """Offer an outcome, and wait until the consumer took one. A cancel leaves it in place."""
+    def offer(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        """Lay an outcome down for the consumer. It stays until it is taken, whatever is cut."""
         self._ready[outcome.index] = outcome
         if self._consumers:
             self._consumers.unpark()
+
+    async def wait_until_taken(self) -> None:
+        """Wait until the consumer took as many outcomes as were there."""
         await self._workers.park()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Let consumers see that nothing more will be started."""
+        self._consumers.unpark_all()
+
+    def close(self) -> None:
+        """Refuse to give out anything more: the stream's block was left."""
+        self._closed = True
         self._consumers.unpark_all()
 
     async def take(self) -> Outcome[ItemT, ValueT] | None:
@@ -63,20 +79,36 @@ class Handoff(Generic[ItemT, ValueT]):
 
         It lets others run when it has to wait, and at every 16th outcome that it finds ready:
         a switch per outcome would cost more than all the rest of the hand-over.
+
+        Raises:
+            trio.ClosedResourceError: The stream's block was left, so nothing runs any more.
         """
         self._taken += 1
         if self._taken % _OUTCOMES_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        while (index := self._next_ready()) is None:
+        while self._closed or (index := self._next_ready()) is None:
+            if self._closed:
+                raise trio.ClosedResourceError(
+                    "the stream's block was left, and its items were cancelled: "
+                    "iterate inside `async with batch.stream() as outcomes:`"
+                )
             if self._drained():
-                self.close()  # for the other consumers, if there are any
+                self.end()  # for the other consumers, if there are any
                 await trio.lowlevel.checkpoint()
                 return None
             await self._consumers.park()
+        outcome = self._ready.pop(index)
+        if self._left_over:
+            self._left_over.discard(index)
+            if not self._left_over:
+                self._dispatcher.unpark()
         if self._open is not None:
             self._open.popleft()
-        self._workers.unpark()
-        return self._ready.pop(index)
+            if self._consumers and self._next_ready() is not None:
+                self._consumers.unpark()  # the one woken for that outcome found it not yet due
+        if len(self._workers) > len(self._ready):
+            self._workers.unpark()
+        return outcome
 
     def _next_ready(self) -> int | None:
         queue = self._ready if self._open is None else self._open

@@ -41,11 +41,14 @@ class _CountedLimiter:
     """A `trio.CapacityLimiter` that counts. It delegates, since trio's class is final.
 
     It says it is a CapacityLimiter, so that `isinstance` checks of trio's users hold.
+
+    Invariant: whoever got a place holds it now or has given it back, so `started` need not be
+    counted. And the number in use falls only at a release, so the peak is seen just before one.
     """
 
     def __init__(self, total_tokens: int) -> None:
         self._limiter = trio.CapacityLimiter(total_tokens)
-        self._started = 0
+        self._finished = 0
         self._peak = 0
 
     @property
@@ -75,24 +78,25 @@ class _CountedLimiter:
         return self._limiter.statistics()
 
     def acquire_nowait(self) -> None:
-        self.acquire_on_behalf_of_nowait(trio.lowlevel.current_task())
+        self._limiter.acquire_nowait()
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
         self._limiter.acquire_on_behalf_of_nowait(borrower)
-        self._count()
 
     async def acquire(self) -> None:
-        await self.acquire_on_behalf_of(trio.lowlevel.current_task())
+        await self._limiter.acquire()
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         await self._limiter.acquire_on_behalf_of(borrower)
-        self._count()
 
     def release(self) -> None:
-        self._limiter.release()
+        self.release_on_behalf_of(trio.lowlevel.current_task())
 
     def release_on_behalf_of(self, borrower: object) -> None:
+        in_use = self._limiter.borrowed_tokens
         self._limiter.release_on_behalf_of(borrower)
+        self._finished += 1
+        self._peak = max(self._peak, in_use)
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -112,14 +116,10 @@ class _CountedLimiter:
             capacity=int(now.total_tokens),
             in_use=now.borrowed_tokens,
             waiting=now.tasks_waiting,
-            started=self._started,
-            finished=self._started - now.borrowed_tokens,
-            peak=self._peak,
+            started=self._finished + now.borrowed_tokens,
+            finished=self._finished,
+            peak=max(self._peak, now.borrowed_tokens),
         )
-
-    def _count(self) -> None:
-        self._started += 1
-        self._peak = max(self._peak, self._limiter.borrowed_tokens)
 
 
 class Limits(Mapping[str, trio.CapacityLimiter]):

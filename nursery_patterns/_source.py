@@ -33,6 +33,7 @@ class Source(Generic[ItemT]):
         self._length = len(items) if isinstance(items, Sized) else None
         self._given_back: deque[tuple[int, ItemT]] = deque()
         self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
+        self._met_early: list[Exception] = []  # what the iterator raised while it was only named
         self._pulling = False  # still true after a pull that was cut or raised
         self._ended = False
         self.pulled = 0
@@ -67,12 +68,14 @@ class Source(Generic[ItemT]):
             item = self._ahead.popleft()
         else:
             assert self._iterator is not None
-            if self._pulling:
-                self._check_alive()
-            self._pulling = True
+            if self._met_early:
+                raise self._met_early.pop()
+            torn, self._pulling = self._pulling, True
             try:
                 item = next(self._iterator)
             except StopIteration:
+                if torn:
+                    raise self._out_of_reach(self._iterator) from None
                 self._ended = True
                 return None
             self._pulling = False
@@ -86,8 +89,8 @@ class Source(Generic[ItemT]):
         """
         if self._async_iterator is None or self._given_back or self._ended:
             return self.pull_nowait()
-        if self._pulling:
-            self._check_alive()
+        if self._pulling and _is_closed_generator(self._async_iterator):
+            raise self._out_of_reach(self._async_iterator)
         self._pulling = True
         try:
             item = await anext(self._async_iterator)
@@ -107,23 +110,35 @@ class Source(Generic[ItemT]):
         return tuple(self._given_back)
 
     def rest(self) -> Iterable[tuple[int, ItemT]]:
-        """Name the items never pulled, as far as that needs no waiting: those of a sized source."""
+        """Name the items never pulled, as far as that needs no waiting: those of a sized source.
+
+        It never raises: an error of the iterator belongs to the pull that would have met it.
+        """
         if self._length is None or self._ended or self._iterator is None:
             return ()
-        self._ahead.extend(islice(self._iterator, self._length - self.pulled - len(self._ahead)))
-        self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
+        if not self._pulling:
+            missing = self._length - self.pulled - len(self._ahead)
+            self._pulling = True
+            try:
+                self._ahead.extend(islice(self._iterator, missing))
+            except Exception as exc:  # noqa: BLE001 - kept, and raised by that pull
+                self._met_early.append(exc)
+            else:
+                self._pulling = False
+                self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
         return enumerate(self._ahead, start=self.pulled)
 
-    def _check_alive(self) -> None:
-        # A generator that was cut or raised in the middle of a pull is closed, and would report
-        # its early end as the end of the items: a batch that did not see them all would look
-        # complete.
-        iterator = self._iterator or self._async_iterator
-        if (inspect.isgenerator(iterator) and iterator.gi_frame is None) or (
-            inspect.isasyncgen(iterator) and iterator.ag_frame is None
-        ):
-            raise RuntimeError(
-                f"the generator {iterator.__qualname__} was cancelled or raised while it made its "
-                "next item, so it is closed and the rest of its items is out of reach: to resume "
-                "such a batch, pass an iterator object with its own __next__ or __anext__"
-            )
+    def _out_of_reach(self, iterator: object) -> RuntimeError:
+        # An iterator that ends right after a pull was cut or raised has not necessarily given all
+        # its items: a generator is closed by that. Taken for the end, it would make a batch that
+        # did not see every item look complete.
+        name = getattr(iterator, "__qualname__", type(iterator).__qualname__)
+        return RuntimeError(
+            f"the source {name} was cancelled or raised while it made its next item, and has ended "
+            "since, so that the rest of its items is out of reach: to resume such a batch, pass an "
+            "iterator object whose own __next__ or __anext__ can be called again"
+        )
+
+
+def _is_closed_generator(iterator: object) -> bool:
+    return inspect.isasyncgen(iterator) and iterator.ag_frame is None
