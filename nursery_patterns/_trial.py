@@ -1,0 +1,230 @@
+"""One run of a scenario on a virtual clock, cut at a chosen moment, and watched by an instrument.
+
+The instrument counts the steps of the scenario's tasks: a step is what a task does from one
+checkpoint to the next. Cancelling the scenario after its k-th step is cancelling it at its k-th
+checkpoint, and so k = 0, 1, 2, ... tries them all.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, final
+
+import outcome
+import trio
+import trio.testing
+
+# Seconds of real time without a single step after which a run counts as stuck. Real time, because
+# only threads, sockets and processes can still wake a run that waits for no deadline.
+_STUCK_AFTER = 5.0
+
+_CUT = "this checkpoint's turn to be cancelled"
+
+
+class _Stuck(BaseException):
+    """Thrown into tasks that would never end. Not an `Exception`, so that nobody collects it."""
+
+
+@final
+class Trial(trio.abc.Instrument):
+    """Run `scenario` once, and hold on to what a check wants to know afterwards.
+
+    Args:
+        scenario: What to run; and cut, after `cut_after` of its steps or at the instant
+            `deadline` of the virtual clock, which starts at 0.
+        settle: What to run once the scenario has ended: checks, which may wait.
+        max_steps: Steps that the scenario may take, and as many again after the cut.
+        seed: Decides in which order trio runs the tasks that are ready at once.
+
+    Attributes:
+        steps: Steps that the scenario's tasks took.
+        cut: Whether the scenario had not ended when its turn to be cancelled came.
+        where: The task that waited at the cut, and at which line.
+        instants: The instants at which anything happened.
+    """
+
+    def __init__(
+        self,
+        scenario: Callable[[], Awaitable[object]],
+        settle: Callable[[], Awaitable[object]],
+        *,
+        max_steps: int,
+        seed: int,
+        cut_after: int | None = None,
+        deadline: float = math.inf,
+    ) -> None:
+        self._scenario = scenario
+        self._settle = settle
+        self._max_steps = max_steps
+        self._seed = seed
+        self._cut_after = cut_after
+        self._scope = trio.CancelScope(deadline=deadline)
+        # Tasks of the scenario, and of what settles it, that have not ended.
+        self._nursery: trio.Nursery | None = None
+        self._tasks: set[trio.lowlevel.Task] = set()
+        self._over = False  # the scenario has ended; what follows is not counted
+        self._idle_since: float | None = None
+        self._stuck = ""
+        self._swallowed = ""
+        self.steps = 0
+        self.cut = False
+        self.where = "before its first step"
+        self.instants: set[float] = set()
+
+    def run(self) -> None:
+        """Run it.
+
+        Raises:
+            AssertionError: A task swallowed the cancel, or would never have ended, or is left.
+            BaseException: Whatever the scenario or `settle` raised.
+        """
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        try:
+            with _reproducible_scheduling(self._seed):
+                trio.run(self._main, clock=clock, instruments=[self])
+        finally:
+            if self._stuck:
+                raise AssertionError(self._stuck)
+
+    async def _main(self) -> None:
+        before = set(_all_tasks())
+        with self._scope:
+            if self._cut_after == 0:
+                self._cut()
+            await self._run_below(self._scenario)
+        self._over = True
+        self.cut = self.cut or self._scope.cancel_called
+        if self._swallowed and not self._scope.cancelled_caught:
+            raise AssertionError(self._swallowed)
+        await _check_nothing_is_left(before)
+        await self._run_below(self._settle)
+        await _check_nothing_is_left(before)
+
+    async def _run_below(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run a function in a nursery of its own, so that it is known by its parent."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(function)
+
+    def _cut(self) -> None:
+        self.cut = True
+        self._scope.cancel(reason=_CUT)
+
+    # ------------------------------------------------------------------ what trio tells
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        nursery = task.parent_nursery
+        if nursery is not None and (nursery is self._nursery or nursery.parent_task in self._tasks):
+            self._tasks.add(task)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._tasks.discard(task)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task not in self._tasks:
+            return
+        if self.steps > 2 * self._max_steps:
+            self._stuck = f"{describe(task)} did not end, though it was cancelled"
+            with suppress(RuntimeError):  # it may even wait for something while it is closed
+                task.coro.close()
+        elif self.cut and not self._swallowed and _is_told_of_cut(task):
+            self._swallowed = f"the cancel was swallowed: it was told to {describe(task)}"
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._idle_since = None
+        if task not in self._tasks:  # nor one that has just ended: it waits nowhere
+            return
+        self.steps += 1
+        if self._over:
+            return
+        self.instants.add(trio.current_time())
+        if self.steps == self._cut_after:
+            self.where = describe(task)
+            self._cut()
+        elif self.steps == self._max_steps:
+            self._stuck = f"the scenario did not end within {self._max_steps} checkpoints"
+            self._cut()
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - what trio passes
+        # With an autojump threshold of 0 trio comes by here again and again while nothing happens.
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > _STUCK_AFTER:
+            leaves = [task for task in self._tasks if not _has_children(task)]
+            waiting = "; ".join(sorted(map(describe, leaves)))
+            self._stuck = f"it waits for ever: {waiting}"
+            for task in leaves:
+                trio.lowlevel.reschedule(task, outcome.Error(_Stuck()))
+
+
+def describe(task: trio.lowlevel.Task) -> str:
+    """Name a task, and the innermost line outside of trio at which it waits."""
+    lines = [
+        (frame.f_code, line)
+        for frame, line in task.iter_await_frames()
+        if not frame.f_globals.get("__name__", "").startswith(("trio.", "outcome."))
+    ]
+    if not lines:
+        return f"task {task.name}"
+    code, line = lines[-1]
+    return f"task {task.name} at {code.co_filename}:{line} in {code.co_qualname}"
+
+
+def _all_tasks() -> Iterator[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    stack = [root] if root is not None else []
+    while stack:
+        task = stack.pop()
+        yield task
+        for nursery in task.child_nurseries:
+            stack.extend(nursery.child_tasks)
+
+
+def _has_children(task: trio.lowlevel.Task) -> bool:
+    return any(nursery.child_tasks for nursery in task.child_nurseries)
+
+
+async def _check_nothing_is_left(before: set[trio.lowlevel.Task]) -> None:
+    if set(_all_tasks()) - before:  # trio's own, such as those that close generators, soon end
+        await trio.testing.wait_all_tasks_blocked()
+    left = [describe(task) for task in set(_all_tasks()) - before]
+    if left:
+        raise AssertionError(f"left behind: {'; '.join(sorted(left))}")
+    threads = trio.testing.active_thread_count()
+    if threads:
+        raise AssertionError(f"left behind: {threads} threads that still run")
+
+
+# ---------------------------------------------------------------------- private parts of trio
+# Two things that a run has to know are private in trio. Both are asked for here and nowhere else,
+# in such a way that another trio makes a check weaker and no run wrong; a test of each tells.
+
+
+@contextmanager
+def _reproducible_scheduling(seed: int) -> Generator[None]:
+    """Make trio run ready tasks in an order that the seed decides, as it does under Hypothesis."""
+    module = sys.modules["trio._core._run"]
+    shuffle: Any = getattr(module, "_r", None)
+    sorts = getattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", None)
+    if shuffle is None or sorts is None:
+        yield
+        return
+    state = shuffle.getstate()
+    shuffle.seed(seed)
+    setattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", True)  # noqa: B010 - it is declared Final
+    try:
+        yield
+    finally:
+        shuffle.setstate(state)
+        setattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", sorts)  # noqa: B010
+
+
+def _is_told_of_cut(task: trio.lowlevel.Task) -> bool:
+    """Whether the task's next step begins with a `Cancelled` because of the cut."""
+    message: object = getattr(task, "_next_send", None)
+    error = message.error if isinstance(message, outcome.Error) else None
+    return isinstance(error, trio.Cancelled) and error.reason == _CUT
