@@ -234,7 +234,7 @@ _BLANK = object()
 
 def _json_value(line: str) -> Any:
     try:
-        return json.loads(line) if line.strip() else _BLANK
+        return json.loads(line.rstrip()) if line.strip() else _BLANK
     except json.JSONDecodeError as error:  # its own words would say "line 1" of every line
         raise ValueError(f"{error.msg} at column {error.colno}") from error
 

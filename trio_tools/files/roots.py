@@ -138,9 +138,8 @@ class FileRoots:
         """Find the root that `path` ends in. Says nothing about what lies outside, not even if."""
         try:
             ends = [(root / path).resolve() for root in self.roots]  # an absolute path stands alone
-        except (ValueError, RuntimeError, OSError) as error:
-            # a NUL, a lone surrogate, a circle of links, a name too long for the system
-            raise InvalidArgument(f"path {path!r} cannot be read as a path: {error}") from error
+        except (ValueError, RuntimeError) as error:  # a NUL, a lone surrogate; a circle of links
+            raise InvalidArgument(f"path {path!r} leads to no file: {error}") from error
         inside = [
             _Place(root, end.relative_to(root).parts)
             for end in ends
@@ -155,7 +154,8 @@ class FileRoots:
                 "or ask the operator to add its folder there.",
                 data={"file_roots": [str(root) for root in self.roots]},
             )
-        return next((it for it in inside if it.root.joinpath(*it.parts).exists()), inside[0])
+        # Path.exists() would raise for a name that is too long or a folder that is closed to us.
+        return next((it for it in inside if os.path.exists(it.root.joinpath(*it.parts))), inside[0])  # noqa: PTH110
 
     def _open(self, path: str, flags: int) -> int:
         place = self._locate(path)
@@ -187,6 +187,8 @@ def _refusal(path: str, error: OSError) -> ToolFailure:
         return NotFound(f"{path!r} does not exist: check the name, or list its folder first")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return Forbidden(f"the system denies reading {path!r}: the operator can allow it")
+    if error.errno == errno.ENAMETOOLONG:
+        return InvalidArgument("path is longer than the system allows: check it")
     if error.errno == errno.ELOOP:
         return Forbidden(f"{path!r} became a link while it was opened: call again")
     if error.errno == errno.ENXIO:  # a socket cannot be opened at all

@@ -1,0 +1,53 @@
+"""A real PostgreSQL for the tests that want one, started once from the binaries on the machine."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def _postgres_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres_folder() -> Iterator[Path]:
+    """The socket folder of a running PostgreSQL with the superuser `postgres`."""
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL binaries (initdb) on this machine")
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    # PostgreSQL refuses to run as root, so root borrows the account that its package made.
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    prefix = as_user if os.geteuid() == 0 else []
+    # Not under tmp_path: a socket's path is short, and the other account must reach it.
+    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    try:
+        if prefix:
+            shutil.chown(folder, "postgres", "postgres")
+
+        def run(*command: str | Path) -> None:
+            subprocess.run([*prefix, *command], check=True, capture_output=True, cwd=folder)
+
+        data = folder / "data"
+        run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=30"
+        control = [binaries / "pg_ctl", "-D", data, "-w"]
+        run(*control, "-l", folder / "log", "-o", options, "start")
+        try:
+            yield folder
+        finally:
+            run(*control, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_folder: Path) -> str:
+    return f"postgresql://postgres@/postgres?host={postgres_folder}"
