@@ -134,7 +134,7 @@ async def to_markdown(
     Raises:
         FetchError: `EXTRACTION_FAILED`.
     """
-    if not media.is_markup:
+    if not media.is_markup or "<" not in text:
         return text
     try:
         return await run_in_process(extract_markdown, text, url, limiter=limiter)

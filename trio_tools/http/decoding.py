@@ -106,6 +106,7 @@ _CODECS: dict[str, Callable[[], _Codec]] = {
     "br": _Brotli,
     "zstd": _Zstd,
 }
+KNOWN_ENCODINGS = frozenset(_CODECS)
 _OPTIONAL = {"br": "brotli", "zstd": "zstandard"}
 
 

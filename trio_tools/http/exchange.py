@@ -8,8 +8,9 @@ its body can be sent again, and not a byte of a reply had come.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import cast
 
 import trio
 
@@ -124,6 +125,11 @@ class Exchange:
             reusable = self._all_sent and connection.parser.reusable
             self._pool.checkin(connection, reusable=reusable)
 
+    @property
+    def _replayable(self) -> bool:
+        body = self._request.body
+        return self._request.method in _IDEMPOTENT and (body is None or isinstance(body, bytes))
+
     def _may_try_again(self, exc: FetchError) -> bool:
         connection = self._connection
         return (
@@ -131,8 +137,7 @@ class Exchange:
             and connection is not None
             and connection.used
             and not connection.parser.begun
-            and self._request.method in _IDEMPOTENT
-            and (self._request.body is None or isinstance(self._request.body, bytes))
+            and self._replayable
         )
 
     async def _attempt(self, *, fresh: bool) -> None:
@@ -142,6 +147,7 @@ class Exchange:
             pool_timeout=timeouts.pool,
             connect_timeout=timeouts.connect,
             fresh=fresh,
+            careful=not self._replayable,
         )
         parser = connection.parser
         self.reply = parser.expect(head_only=self._request.method == "HEAD")
@@ -171,11 +177,16 @@ class Exchange:
                 await self._write(connection, body)
         else:
             await self._write(connection, head)
-            async for piece in body():
-                if self._request.chunked and piece:
-                    await self._write(connection, b"%x\r\n%b\r\n" % (len(piece), piece))
-                elif piece:
-                    await self._write(connection, piece)
+            async with contextlib.AsyncExitStack() as stack:
+                pieces = body()
+                if isinstance(pieces, AsyncGenerator):
+                    generator = cast("AsyncGenerator[bytes, None]", pieces)
+                    await stack.enter_async_context(contextlib.aclosing(generator))
+                async for piece in pieces:
+                    if self._request.chunked and piece:
+                        await self._write(connection, b"%x\r\n%b\r\n" % (len(piece), piece))
+                    elif piece:
+                        await self._write(connection, piece)
             if self._request.chunked:
                 await self._write(connection, b"0\r\n\r\n")
 

@@ -162,37 +162,39 @@ class Fetcher:
         retries = self._config.throttle_retries
         while True:
             with trio.CancelScope(deadline=deadline):
-                answer, pause = await self._ask_in_turn(request, target, lines)
-                over = trio.current_time() + pause >= trio.current_effective_deadline()
-                if not pause or not retries or over:
+                answer, pause = await self._ask_in_turn(request, target, lines, deadline)
+                if pause is None or not retries:
+                    return answer
+                if trio.current_time() + pause >= trio.current_effective_deadline():
                     return answer
                 retries -= 1
                 continue
             raise _out_of_time(target.url)
 
     async def _ask_in_turn(
-        self, request: FetchRequest, target: Target, lines: bytes
-    ) -> tuple[_Answer, float]:
+        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
+    ) -> tuple[_Answer, float | None]:
         """Ask when the host may be asked; tell it off if it refuses or is slow.
 
         Returns:
-            The answer and the seconds that the host wants to be left alone, mostly 0.
+            The answer, and the seconds that the host wants to be left alone if it refused.
         """
         hosts, host = self._hosts, target.origin.host
         await hosts.enter(host)
-        started, deadline = trio.current_time(), trio.current_effective_deadline()
+        started = trio.current_time()
+        answer = None
         try:
             answer = await self._ask(request, target, lines)
             if answer.reply.status not in _THROTTLED:
                 hosts.answered_well(host)
-                return answer, 0.0
+                return answer, None
             wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))
             return answer, hosts.refused(host, started=started, retry_after=wanted)
         except FetchTimedOut:
             hosts.timed_out(host, started=started)
             raise
         finally:
-            if trio.current_time() >= deadline:  # whoever set it: the host was too slow for it
+            if answer is None and trio.current_time() >= deadline:
                 hosts.timed_out(host, started=started)
             hosts.leave(host)
 

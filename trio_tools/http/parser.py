@@ -193,7 +193,8 @@ class ReplyParser:
             return
         # Only here, where it is rare, is an exact count worth its time: the piece that ended the
         # head may have held other bytes too.
-        head = sum(len(name) + len(value) + 4 for name, value in self._reply.headers)
+        head = len(self._reply.reason)
+        head += sum(len(name) + len(value) + 4 for name, value in self._reply.headers)
         if self.state < State.BODY or head > self._max_head_bytes:
             raise _head_too_large(self._max_head_bytes)
         allowed = 2 * self._max_head_bytes + _FRAMING_PER_BODY_BYTE * self._reply.body_bytes
@@ -214,7 +215,7 @@ class ReplyParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, of the head or of a trailer."""
         if self.state is State.HEAD:  # otherwise a trailer, which nobody here has a use for
-            self._reply.headers.append((name, value))
+            self._reply.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The empty line after the fields."""

@@ -22,6 +22,10 @@ from trio_tools.http.connection import Connection
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.urls import Origin
 
+# A connection put aside less than this ago is not looked at before it is used again, if the
+# request can be sent twice: the look costs a system call, and under load nearly all are in vain.
+_TRUSTED_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
@@ -89,6 +93,7 @@ class Pool:
         pool_timeout: float | None = None,
         connect_timeout: float | None = None,
         fresh: bool = False,
+        careful: bool = True,
     ) -> Connection:
         """Return a connection to `origin` that nobody else has. May return without a checkpoint.
 
@@ -97,6 +102,8 @@ class Pool:
             pool_timeout: Most seconds to wait for a slot; None for no bound.
             connect_timeout: Most seconds to open a connection; None for no bound.
             fresh: Close what is idle and open a new one.
+            careful: Look whether an idle connection still lives even if it was used a moment ago;
+                for requests that cannot be sent twice.
 
         Raises:
             FetchError: What `Connector.connect` raises, or `CLIENT_CLOSED`.
@@ -118,7 +125,9 @@ class Pool:
             await self._take_slots(site, pool_timeout)
             if fresh:
                 self._drop_idle(site)
-            connection = self._take_idle(site) or await self._open(site, connect_timeout)
+            connection = self._take_idle(site, careful=careful)
+            if connection is None:
+                connection = await self._open(site, connect_timeout)
             self._busy.add(connection)
             return connection
         finally:
@@ -137,13 +146,13 @@ class Pool:
         self._give_slots(site)
         if reusable and not self._closed:
             connection.used = True
-            connection.idle_since = trio.current_time()
+            now = connection.idle_since = trio.current_time()
             site.idle.append(connection)
             self._idle[connection] = site
+            self._drop_expired(now)
         else:
             connection.close()
         self._leave(site)
-        self._drop_expired()
 
     def close(self) -> None:
         """Close every connection, also those in use: whoever waits on one gets an error."""
@@ -182,12 +191,14 @@ class Pool:
         self._slots.release()
         site.slots.release()
 
-    def _take_idle(self, site: _Site) -> Connection | None:
-        self._drop_expired()
+    def _take_idle(self, site: _Site, *, careful: bool) -> Connection | None:
+        now = trio.current_time()
+        self._drop_expired(now)
         while site.idle:
             connection = site.idle.pop()
             del self._idle[connection]
-            if not connection.is_stale():
+            trusted = not careful and now - connection.idle_since < _TRUSTED_SECONDS
+            if trusted or not connection.is_stale():
                 return connection
             connection.close()
         return None
@@ -223,8 +234,7 @@ class Pool:
         connection.close()
         self._forget_if_unused(site)
 
-    def _drop_expired(self) -> None:
-        if self._idle:
-            expired = trio.current_time() - self._limits.keepalive_seconds
-            while self._idle and next(iter(self._idle)).idle_since <= expired:
-                self._drop_oldest()
+    def _drop_expired(self, now: float) -> None:
+        expired = now - self._limits.keepalive_seconds
+        while self._idle and next(iter(self._idle)).idle_since <= expired:
+            self._drop_oldest()

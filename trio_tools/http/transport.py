@@ -20,7 +20,7 @@ from trio_tools.http.connect import (
     create_ssl_context,
     make_system_resolver,
 )
-from trio_tools.http.decoding import CappedDecoder, content_encodings
+from trio_tools.http.decoding import KNOWN_ENCODINGS, CappedDecoder, content_encodings
 from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.guard import Guard
@@ -135,38 +135,47 @@ class TrioTransport(httpx.AsyncBaseTransport):
 
 
 class _ReplyStream(httpx.AsyncByteStream):
-    """The body of one reply, read as it is asked for."""
+    """The body of one reply, read as it is asked for.
+
+    An iterator, not a generator: nothing of it is left to a garbage collector when the reader
+    stops early.
+    """
 
     def __init__(self, exchange: Exchange, request: httpx.Request, caps: Caps) -> None:
         self._exchange = exchange
         self._request = request
-        self._caps = caps
+        self._max_bytes = caps.body_bytes
+        self._max_decoded_bytes = caps.decoded_bytes
+        self._meter: CappedDecoder | None = None
+        # What httpx does not undo cannot expand.
+        encodings = content_encodings(exchange.reply.headers)
+        if caps.decoded_bytes is not None and encodings and KNOWN_ENCODINGS.issuperset(encodings):
+            self._meter = CappedDecoder(encodings, caps.decoded_bytes + 1)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange, limit = self._exchange, self._caps.body_bytes
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            meter = self._expansion_meter()
-            while piece := await exchange.read():
-                if limit is not None and exchange.reply.body_bytes > limit:
-                    raise _too_large("body", limit)
-                if meter is not None:
-                    meter.decode(piece)
-                    if meter.full:
-                        raise _too_large("decoded body", self._caps.decoded_bytes)
-                yield piece
+            piece = await self._exchange.read()
+            self._check(piece)
         except FetchError as exc:
             raise _as_httpx(exc, self._request) from exc
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
     async def aclose(self) -> None:
         """Give the connection back, closed if the body was not read to its end."""
         self._exchange.close()
 
-    def _expansion_meter(self) -> CappedDecoder | None:
-        limit = self._caps.decoded_bytes
-        encodings = content_encodings(self._exchange.reply.headers)
-        if limit is None or not encodings:
-            return None
-        return CappedDecoder(encodings, limit + 1)
+    def _check(self, piece: bytes) -> None:
+        if self._max_bytes is not None and self._exchange.reply.body_bytes > self._max_bytes:
+            raise _too_large("body", self._max_bytes)
+        if self._meter is not None:
+            self._meter.decode(piece)
+            if self._meter.full:
+                raise _too_large("decoded body", self._max_decoded_bytes)
 
 
 def _wire_request(request: httpx.Request) -> WireRequest:

@@ -18,8 +18,15 @@ import idna
 from trio_tools.http.failures import Code, FetchRefused, InvalidRequest
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_PORT = 65_535
 MAX_URL_LENGTH = 65_536
 
+# Nearly every URL looks like this, and then nothing about it needs a second thought. Whatever it
+# matches, the long way below takes apart in the same way.
+_USUAL_URL = re.compile(
+    r"(https?)://([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([1-9][0-9]{0,4}))?"
+    r"(/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*(?:\?[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]+)?)\Z"
+)
 _USUAL_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?\.?\Z")
 _USUAL_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*\Z")
 _WRONG_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
@@ -66,6 +73,12 @@ def parse_url(text: str, *, base: str | None = None) -> Target:
     Raises:
         InvalidRequest: It is not a URL that can be asked for; the message says why.
     """
+    usual = _USUAL_URL.match(text)
+    if usual is not None and len(text) <= MAX_URL_LENGTH:
+        scheme, host, digits, path = usual.groups()
+        port = int(digits) if digits else DEFAULT_PORTS[scheme]
+        if port <= MAX_PORT:
+            return _target(scheme, host, port, path)
     parts, port = _split(text, base)
     scheme = parts.scheme
     if scheme and scheme not in DEFAULT_PORTS:
@@ -79,12 +92,15 @@ def parse_url(text: str, *, base: str | None = None) -> Target:
     if "@" in parts.netloc:
         raise _invalid("(hidden)", "it carries credentials, which are never sent from a URL")
     host = _host(parts.hostname or "", text)
-    default = DEFAULT_PORTS[scheme]
-    port = default if port is None else port
+    port = DEFAULT_PORTS[scheme] if port is None else port
     if not port:
         raise _invalid(text, "it has no port that can be connected to")
-    shown = bracketed(host) if port == default else f"{bracketed(host)}:{port}"
     path = _escaped((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    return _target(scheme, host, port, path)
+
+
+def _target(scheme: str, host: str, port: int, path: str) -> Target:
+    shown = bracketed(host) if port == DEFAULT_PORTS[scheme] else f"{bracketed(host)}:{port}"
     return Target(
         url=f"{scheme}://{shown}{path}",
         origin=Origin(scheme, host, port),
