@@ -1,0 +1,26 @@
+"""How clients reach the server: standard input and output, Streamable HTTP, or in memory.
+
+stdio     serve_stdio: one client on standard input and output
+http      serve_http: many clients over Streamable HTTP
+memory    connect_in_process: a client without any wire
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_tools.transports.stdio import serve_stdio as serve_stdio
+
+if TYPE_CHECKING:
+    from trio_tools.transports.http import serve_http as serve_http
+
+__all__ = ["serve_http", "serve_stdio"]
+
+
+def __getattr__(name: str) -> Any:
+    # Serving stdio must not wait for the import of an HTTP server.
+    if name == "serve_http":
+        from trio_tools.transports.http import serve_http  # noqa: PLC0415
+
+        return serve_http
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,135 @@
+"""The process's standard input and output, taken out of everybody else's reach.
+
+While claimed, file descriptor 0 is the null device and 1 is standard error: a stray `print`, a C
+library or a child process reads nothing from the wire and writes nothing into it. The wire itself
+is on private descriptors that children do not inherit. Afterwards both are put back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final
+
+import trio
+
+CHUNK_BYTES: Final = 2**16
+
+# A process has one standard input and one standard output, whatever runs inside it: the only
+# state of this package that is as global as what it stands for.
+_claimed: Final = threading.Lock()
+
+
+@contextmanager
+def claim_stdio() -> Generator[tuple[int, int]]:
+    """Take descriptors 0 and 1; give private duplicates of them, for reading and for writing.
+
+    The duplicates are valid within the block. Wrap them with `open_wire`.
+
+    Raises:
+        RuntimeError: They are claimed already.
+        OSError: One of them is closed.
+    """
+    if not _claimed.acquire(blocking=False):
+        raise RuntimeError(
+            "standard input and output already serve another server in this process; "
+            "serve the second one over HTTP or in memory"
+        )
+    with ExitStack() as restore:
+        restore.callback(_claimed.release)
+        wire_in = restore.enter_context(_diverted(0, os.open(os.devnull, os.O_RDONLY)))
+        wire_out = restore.enter_context(_diverted(1, _open_stray_output()))
+        # What was printed meanwhile leaves Python's buffer while 1 is still diverted.
+        restore.callback(_flush_stray_output)
+        yield wire_in, wire_out
+
+
+def open_wire(fd: int) -> trio.abc.Stream:
+    """Open a stream over a duplicate of `fd`, interruptible whatever `fd` is.
+
+    Pipes and sockets are polled. Everything else goes through a thread that a cancel leaves
+    behind: files and the null device cannot be polled, and a terminal shares its blocking mode
+    with standard error, which must not lose log lines.
+    """
+    mode = os.fstat(fd).st_mode
+    if sys.platform != "win32" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return trio.lowlevel.FdStream(_private_duplicate(fd))
+    return _ThreadStream(fd)
+
+
+class _ThreadStream(trio.abc.Stream):
+    """Reads and writes a descriptor that cannot be polled, one thread at a time each way.
+
+    It never closes the descriptor: a thread that was left behind may still wait on it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # Of its own: the tools' threads must not keep a message from being read.
+        self._limiter = trio.CapacityLimiter(2)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await trio.to_thread.run_sync(
+            os.read,
+            self._fd,
+            max_bytes or CHUNK_BYTES,
+            abandon_on_cancel=True,
+            limiter=self._limiter,
+        )
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                written = await trio.to_thread.run_sync(
+                    os.write, self._fd, rest, abandon_on_cancel=True, limiter=self._limiter
+                )
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+            rest = rest[written:]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@contextmanager
+def _diverted(fd: int, target: int) -> Generator[int]:
+    """Point `fd` at `target`, which is closed; give what `fd` was; put that back."""
+    wire = _private_duplicate(fd)
+    try:
+        os.dup2(target, fd)
+        os.close(target)
+        try:
+            yield wire
+        finally:
+            os.dup2(wire, fd)
+    finally:
+        os.close(wire)
+
+
+def _private_duplicate(fd: int) -> int:
+    """Duplicate `fd` above the standard range, closed in child processes."""
+    if sys.platform == "win32":
+        return os.dup(fd)
+    import fcntl  # noqa: PLC0415 - POSIX only
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _open_stray_output() -> int:
+    try:
+        return os.dup(2)
+    except OSError:  # a process without standard error
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+def _flush_stray_output() -> None:
+    with suppress(AttributeError, ValueError, OSError):  # it may be None, closed or full
+        sys.stdout.flush()

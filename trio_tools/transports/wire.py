@@ -1,0 +1,178 @@
+"""The stdio wire without the I/O: bytes to lines, a line to a message or to the reply it is owed.
+
+The SDK drops what it cannot parse, and then whoever sent it waits for ever. Here every line ends
+as a message for the SDK, as a `Refusal` whose reply goes out, or as a refusal that is owed no
+reply (a broken notification or response) and is only logged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from mcp_types import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, from_json
+
+MAX_LINE_BYTES: Final = 64 * 2**20
+"""Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
+
+_REPLIES: Final = {"result", "error"}
+
+
+class LineFramer:
+    """Cuts a stream of bytes into lines, each byte looked at once.
+
+    Args:
+        max_line_bytes: Longest line, in bytes, without its end. The framer holds at most this
+            much plus one fed chunk.
+    """
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max = max_line_bytes
+        # The begun line. Empty while `_skipping`: the rest of a line that was too long.
+        self._begun = bytearray()
+        self._skipping = False
+
+    def feed(self, data: bytes) -> Iterator[bytes | None]:
+        """Yield the lines that `data` completes, in order; None stands for one that was too long.
+
+        Exhaust the iterator before feeding again.
+        """
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            if self._skipping:
+                self._skipping = False
+                continue
+            self._begun += end
+            yield self._take() if len(self._begun) <= self._max else self._drop()
+        if self._skipping:
+            return
+        self._begun += rest
+        if len(self._begun) > self._max:
+            self._skipping = True
+            yield self._drop()
+
+    def close(self) -> Iterator[bytes | None]:
+        """Yield the last line if the input ended without a newline after it."""
+        if self._begun:
+            yield self._take()
+
+    def _take(self) -> bytes:
+        line = bytes(self._begun)
+        self._begun.clear()
+        return line
+
+    def _drop(self) -> None:
+        self._begun = bytearray()  # a new one: clear() may keep the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a line was not taken.
+
+    Attributes:
+        code: JSON-RPC error code.
+        reason: One sentence, without any of the line's content.
+        request_id: Id of the request, if one could be read.
+        reply_owed: False for what JSON-RPC never answers: notifications and responses.
+    """
+
+    code: int
+    reason: str
+    request_id: RequestId | None = None
+    reply_owed: bool = True
+
+    def reply(self) -> JSONRPCError:
+        """Return the error message for the wire."""
+        error = ErrorData(code=self.code, message=self.reason)
+        return JSONRPCError(jsonrpc="2.0", id=self.request_id, error=error)
+
+
+TOO_LONG: Final = Refusal(
+    INVALID_REQUEST, f"The message is longer than {MAX_LINE_BYTES} bytes: send it in parts."
+)
+
+
+def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
+    """Read one line as a JSON-RPC message.
+
+    Args:
+        line: The line without its newline.
+
+    Returns:
+        The message; or why it is none; or None for a blank line, which is nothing at all.
+    """
+    if not line or line.isspace():
+        return None
+    try:
+        content: Any = from_json(line, allow_inf_nan=False)
+    except ValueError as error:
+        return Refusal(PARSE_ERROR, f"The line is not JSON in UTF-8: {error}.")
+    if not isinstance(content, dict):
+        kind = "a batch" if isinstance(content, list) else "not a JSON object"
+        return Refusal(INVALID_REQUEST, f"The line is {kind}: send one JSON-RPC object per line.")
+    fields = cast("dict[str, Any]", content)
+    if "method" in fields:
+        return _call(fields)
+    if _REPLIES & fields.keys():
+        return _reply(fields)
+    return Refusal(INVALID_REQUEST, "The object has no method: it is no JSON-RPC message.")
+
+
+def encode(message: JSONRPCMessage) -> bytes:
+    """Write one message as a line of UTF-8 with its newline.
+
+    Text that UTF-8 cannot hold (a lone surrogate, as from an odd file name) goes as a JSON escape.
+    """
+    try:
+        text = message.model_dump_json(by_alias=True, exclude_unset=True)
+    except PydanticSerializationError:
+        text = json.dumps(message.model_dump(mode="python", by_alias=True, exclude_unset=True))
+    return text.encode() + b"\n"
+
+
+def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refusal:
+    """Read what has a method: a request if it has an id, else a notification."""
+    expects_reply = "id" in fields
+    request_id = fields.get("id")
+    if expects_reply and (isinstance(request_id, bool) or not isinstance(request_id, int | str)):
+        return Refusal(INVALID_REQUEST, "The request's id must be a string or an integer.")
+
+    def refuse(code: int, reason: str) -> Refusal:
+        return Refusal(code, reason, request_id, reply_owed=expects_reply)
+
+    if fields.get("jsonrpc") != "2.0":
+        return refuse(INVALID_REQUEST, 'The message must carry "jsonrpc": "2.0".')
+    if not isinstance(fields["method"], str):
+        return refuse(INVALID_REQUEST, "The method must be a string.")
+    params = fields.get("params")
+    if params is not None and not isinstance(params, dict):
+        return refuse(INVALID_PARAMS, "The params must be a JSON object: MCP names its parameters.")
+    # Only what was sent is set: the SDK leaves out of its own messages what is unset.
+    known = {name: fields[name] for name in ("jsonrpc", "id", "method", "params") if name in fields}
+    return JSONRPCRequest(**known) if expects_reply else JSONRPCNotification(**known)
+
+
+def _reply(fields: dict[str, Any]) -> JSONRPCResponse | JSONRPCError | Refusal:
+    """Read the client's answer to a request of ours."""
+    try:
+        if "error" in fields:
+            return JSONRPCError.model_validate(fields)
+        return JSONRPCResponse.model_validate(fields)
+    except ValidationError:
+        reason = "The object is neither a valid JSON-RPC response nor a request."
+        return Refusal(INVALID_REQUEST, reason, reply_owed=False)
