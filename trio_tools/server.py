@@ -17,7 +17,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from mcp.types import Tool as ToolListing
 
-from nursery_patterns import RequestContext, request_context
+from nursery_patterns import RequestContext, current_request, request_context
 from trio_tools import __version__
 from trio_tools.errors import NotFound, ToolFailure
 from trio_tools.explain import explain
@@ -75,7 +75,7 @@ class ToolServer(MCPServer[ServerState]):
         added = {listing.name for listing in await super().list_tools()}
         if name in added and name not in self._tools_by_name:
             return await super().call_tool(name, arguments, context)
-        with request_context(client_id=_client_id(context)) as request:
+        with request_context(client_id=_client_id()) as request:
             try:
                 answer = await self._run(name, arguments, request, _progress_of(context))
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
@@ -178,9 +178,10 @@ async def _notice_departure(running: RunningCall) -> None:
         running.departed = not running.answered
 
 
-def _client_id(context: Context[ServerState, Any] | None) -> str:
-    del context
-    return "anonymous"
+def _client_id() -> str:
+    # The transport names its client in the request context of the connection.
+    connection = current_request()
+    return connection.client_id if connection else "anonymous"
 
 
 def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:

@@ -1,20 +1,30 @@
-"""A client and a server in one process, over a real connection of the SDK and no wire at all."""
+"""A client in the same process, without any wire: for `call` on the command line, tests, embedding."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from mcp.client import Client
-
-from trio_tools.server import ToolServer
+from mcp.server.mcpserver import MCPServer
 
 
 @asynccontextmanager
-async def connect_in_process(server: ToolServer) -> AsyncGenerator[Client]:
-    """Connect an MCP client to the server for the length of the block.
+async def connect_in_process(server: MCPServer[Any]) -> AsyncGenerator[Client]:
+    """Serve `server` in memory and connect an MCP client to it.
 
-    A call runs inside of the caller's own task, so a cancel of the caller is a cancel of the call.
+    Usage::
+
+        async with connect_in_process(create_server(settings)) as client:
+            answer = await client.call_tool("get_concurrency_status", {})
+
+    A call runs inside the caller's task: cancelling the one cancels the other. The server's
+    lifespan is that of the block. Catch errors inside the block: the SDK wraps what leaves it in
+    exception groups.
+
+    Args:
+        server: What to connect to, served to nobody else meanwhile.
     """
     async with Client(server) as client:
         yield client
