@@ -261,6 +261,8 @@ class Batch(Generic[ItemT, ValueT]):
         if self._bucket is not None:
             await self._bucket.acquire()
         await slot.take()
+        # A failing worker gave this place back a moment before its failure cancels the nursery.
+        await trio.lowlevel.checkpoint_if_cancelled()
         return entry
 
     async def _work(

@@ -62,7 +62,7 @@ class Ledger(Generic[ItemT, ValueT]):
     def begin(self, *, retain: bool) -> None:
         """Give back what an earlier run left unfinished, so that it comes first."""
         self._cut.update(self.running)
-        self.source.give_back((*self.waiting.items(), *self.running.items()))
+        self.source.resume((*self.waiting.items(), *self.running.items()))
         self.waiting.clear()
         self.running.clear()
         self.retain = retain

@@ -35,6 +35,7 @@ class Source(Generic[ItemT]):
         self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
         self._met_early: list[Exception] = []  # what the iterator raised while it was only named
         self._pulling = False  # still true after a pull that was cut or raised
+        self._torn = False  # an earlier run ended in the middle of a pull
         self._ended = False
         self.pulled = 0
 
@@ -69,16 +70,19 @@ class Source(Generic[ItemT]):
         else:
             assert self._iterator is not None
             if self._met_early:
+                self._pulling = True
                 raise self._met_early.pop()
-            torn, self._pulling = self._pulling, True
+            if self._pulling:
+                return None  # another worker's pull raised, and this run is about to end
+            self._pulling = True
             try:
                 item = next(self._iterator)
             except StopIteration:
-                if torn:
+                if self._torn:
                     raise self._out_of_reach(self._iterator) from None
                 self._ended = True
                 return None
-            self._pulling = False
+            self._pulling = self._torn = False
         self.pulled = index + 1
         return index, item
 
@@ -89,7 +93,7 @@ class Source(Generic[ItemT]):
         """
         if self._async_iterator is None or self._given_back or self._ended:
             return self.pull_nowait()
-        if self._pulling and _is_closed_generator(self._async_iterator):
+        if self._torn and _is_closed_generator(self._async_iterator):
             raise self._out_of_reach(self._async_iterator)
         self._pulling = True
         try:
@@ -97,12 +101,14 @@ class Source(Generic[ItemT]):
         except StopAsyncIteration:
             self._ended = True
             return None
-        self._pulling = False
+        self._pulling = self._torn = False
         self.pulled += 1
         return self.pulled - 1, item
 
-    def give_back(self, items: Iterable[tuple[int, ItemT]]) -> None:
-        """Put items that were pulled but did not end in front, in index order."""
+    def resume(self, items: Iterable[tuple[int, ItemT]]) -> None:
+        """Begin a run. Items that were pulled but did not end come first, in index order."""
+        self._torn |= self._pulling
+        self._pulling = False
         self._given_back = deque(sorted((*self._given_back, *items), key=lambda entry: entry[0]))
 
     def given_back(self) -> Iterable[tuple[int, ItemT]]:
@@ -116,7 +122,7 @@ class Source(Generic[ItemT]):
         """
         if self._length is None or self._ended or self._iterator is None:
             return ()
-        if not self._pulling:
+        if not (self._pulling or self._torn):
             missing = self._length - self.pulled - len(self._ahead)
             self._pulling = True
             try:
