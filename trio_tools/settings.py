@@ -106,6 +106,27 @@ class DatabaseSettings(Section):
     url: str = Field(description="SQLAlchemy URL, such as sqlite:////data/app.db.")
 
 
+class DatasetSettings(Section):
+    """One dataset that `process_large_dataset` may read by name: a path, or a table."""
+
+    path: str | None = Field(None, description="File or folder under the file roots.")
+    kind: Literal["json_lines", "csv", "folder"] | None = Field(
+        None, description="What the path is; by default told by its name."
+    )
+    database: str | None = Field(None, description="Name of a database, for a table in it.")
+    table: str | None = Field(None, description="Table or view, `schema.table` if need be.")
+    key: str | None = Field(
+        None, description="Column that orders the rows of the table, different in each."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_path_or_a_table(self) -> Self:
+        given = (self.database, self.table, self.key)
+        if (self.path is None) == (None in given) or (self.path is not None and any(given)):
+            raise ValueError("a dataset has either a path, or database, table and key")
+        return self
+
+
 class HttpSettings(Section):
     """How the Streamable HTTP transport is served."""
 
@@ -178,6 +199,9 @@ class Settings(BaseSettings):
         3_600.0, description="How long the outcomes of an operation stay readable."
     )
     max_operations: PositiveInt = Field(200, description="Operations kept at once.")
+    max_kept_bytes: PositiveInt = Field(
+        2**28, description="Bytes of items and results kept over all operations, about."
+    )
     shutdown_grace_seconds: float = Field(
         1.0, ge=0, description="Time that running calls get to answer when the server stops."
     )
@@ -192,6 +216,7 @@ class Settings(BaseSettings):
     fetch: FetchSettings = Field(default_factory=lambda: FetchSettings.model_validate({}))
     apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])
     databases: dict[str, DatabaseSettings] = Field(default_factory=dict[str, DatabaseSettings])
+    datasets: dict[str, DatasetSettings] = Field(default_factory=dict[str, DatasetSettings])
     http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
     limits: dict[str, ToolLimits] = Field(
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
