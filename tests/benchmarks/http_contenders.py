@@ -1,8 +1,9 @@
 """The contenders, each run in a process of its own and each doing the same: the text of N URLs.
 
-`python -m tests.benchmarks.http_contenders NAME URL REQUESTS IN_FLIGHT CA_FILE` prints the seconds of
-CPU time from the first request to the last; imports and set-up come before.
+`python -m tests.benchmarks.http_contenders NAME URL REQUESTS IN_FLIGHT CA_FILE` prints the seconds
+of CPU time from the first request to the last; imports and set-up come before.
 """
+# ruff: noqa: PLC0415 - each contender imports its own and nothing of the others
 
 from __future__ import annotations
 
@@ -81,9 +82,7 @@ def aiohttp_shared_session(job: Job) -> float:
 def stock_httpx(job: Job) -> float:
     import httpx
 
-    limits = httpx.Limits(
-        max_connections=job.in_flight, max_keepalive_connections=job.in_flight
-    )
+    limits = httpx.Limits(max_connections=job.in_flight, max_keepalive_connections=job.in_flight)
     return _httpx(job, lambda: httpx.AsyncClient(verify=job.tls, limits=limits, timeout=60))
 
 

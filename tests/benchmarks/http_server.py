@@ -30,7 +30,8 @@ NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; keepalive_requests 10000000; keepalive_timeout 600s; default_type application/json;
+  access_log off; default_type application/json;
+  keepalive_requests 10000000; keepalive_timeout 600s;
   client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
   uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
   server {{
@@ -65,9 +66,7 @@ def running_servers() -> Iterator[Servers]:
         nginx = shutil.which("nginx")
         if nginx is not None:
             config = folder / "nginx.conf"
-            config.write_text(
-                NGINX.format(folder=folder, plain=plain, tls=tls, body=BODY.decode())
-            )
+            config.write_text(NGINX.format(folder=folder, plain=plain, tls=tls, body=BODY.decode()))
             commands = [[nginx, "-p", name, "-e", str(folder / "error.log"), "-c", str(config)]]
         else:
             module = [sys.executable, "-m", "tests.benchmarks.http_server"]

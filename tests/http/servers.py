@@ -29,6 +29,7 @@ class Server:
     open: int = 0
     most_open: int = 0
     requests: list[bytes] = field(default_factory=list)
+    left: trio.Event = field(default_factory=trio.Event)
 
     @property
     def url(self) -> str:
@@ -65,6 +66,7 @@ async def serving(
             pass  # what the client did to its end is the business of the test
         finally:
             server.open -= 1
+            server.left.set()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, serve, listeners)
@@ -124,8 +126,9 @@ def reply(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def closed(server: Server) -> None:
-    """Wait until no connection is open, at most 5 s."""
+async def closed(server: Server, *, down_to: int = 0) -> None:
+    """Wait until at most `down_to` connections are open, 5 s at most."""
     with trio.fail_after(5):
-        while server.open:
-            await trio.sleep(0.001)
+        while server.open > down_to:
+            server.left = trio.Event()
+            await server.left.wait()

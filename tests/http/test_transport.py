@@ -1,6 +1,7 @@
 """`TrioTransport` behind `httpx.AsyncClient`, against small real servers."""
 
 import contextlib
+import datetime as dt
 import gzip
 import socket
 import ssl
@@ -348,28 +349,26 @@ async def test_limits_bind_and_waiting_is_first_come_first_served():
 async def test_many_origins_share_the_total_and_the_oldest_idle_connection_makes_room():
     async with serving(answering(OK), host="0.0.0.0") as server:
         async with a_client(limits=PoolLimits(max_connections=5)) as client:
-            for round in range(2):
+            for _ in range(2):
                 for number in range(1, 9):
                     url = f"http://127.0.0.{number}:{server.port}"
                     assert (await client.get(url)).text == "ok"
                     assert client.pool.idle_count <= 5
             assert client.pool.idle_count == len(client.pool._sites) == 5
-            with trio.fail_after(2):
-                while server.open > 5:
-                    await trio.sleep(0.001)
+            await closed(server, down_to=5)
         await closed(server)
 
 
 async def test_idle_connections_expire(autojump_clock):
-    async with serving(answering(OK)) as server:
-        async with a_client(limits=PoolLimits(keepalive_seconds=10), timeout=None) as client:
-            await client.get(server.url)
-            await trio.sleep(9.5)
-            await client.get(server.url)
-            assert server.accepted == 1
-            await trio.sleep(10)
-            await client.get(server.url)
-            assert server.accepted == 2
+    limits = PoolLimits(keepalive_seconds=10)
+    async with serving(answering(OK)) as server, a_client(limits=limits, timeout=None) as client:
+        await client.get(server.url)
+        await trio.sleep(9.5)
+        await client.get(server.url)
+        assert server.accepted == 1
+        await trio.sleep(10)
+        await client.get(server.url)
+        assert server.accepted == 2
 
 
 async def test_closing_the_client_fails_what_still_runs():
@@ -460,9 +459,7 @@ async def test_tls_verifies_the_name_of_the_url_and_keeps_connections(authority)
 
 
 async def test_tls_with_an_expired_certificate_or_unknown_authority_fails(authority):
-    import datetime
-
-    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     expired = server_context(authority, "127.0.0.1", not_after=yesterday)
     async with (
         serving(answering(OK), tls=expired) as server,

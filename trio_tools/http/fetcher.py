@@ -15,19 +15,18 @@ import trio
 
 from trio_tools.http.connect import Connector, Resolver, create_ssl_context, make_system_resolver
 from trio_tools.http.content import MediaType, decode_text, media_type, parse_json, to_markdown
-from trio_tools.http.decoding import CappedDecoder, content_encodings
 from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.headers import RequestHeaders, without_credentials, wrong_argument
 from trio_tools.http.hosts import HostLimits, HostState, parse_retry_after
 from trio_tools.http.pages import FetchConfig, FetchedPage, FetchRequest
-from trio_tools.http.parser import Header, Reply
+from trio_tools.http.parser import Reply
 from trio_tools.http.pool import Pool, PoolLimits
+from trio_tools.http.replies import header_fields, read_body
 from trio_tools.http.urls import Target, parse_url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _THROTTLED = frozenset({429, 503})
-_ENCODED_SLACK_BYTES = 65_536
 
 
 class _Answer(NamedTuple):
@@ -215,10 +214,10 @@ class Fetcher:
         try:
             await exchange.start()
             reply = exchange.reply
-            fields = _fields(reply.headers)
+            fields = header_fields(reply.headers)
             media = media_type(fields.get(b"content-type", b""))
             wanted = self._wanted_bytes(request, reply, media)
-            body, truncated = await _read_body(exchange, wanted)
+            body, truncated = await read_body(exchange, wanted)
         finally:
             exchange.close()
         return _Answer(reply, fields, media, body, truncated)
@@ -281,38 +280,6 @@ class Fetcher:
         with trio.CancelScope(deadline=started + self._check(request)):
             return await to_markdown(text, media, url)
         raise _out_of_time(url)
-
-
-async def _read_body(exchange: Exchange, max_bytes: int) -> tuple[bytes, bool]:
-    """Return at most `max_bytes` of the body, decoded, and whether there is more of it."""
-    reply = exchange.reply
-    encodings = content_encodings(reply.headers) if max_bytes else []
-    decoder = CappedDecoder(encodings, max_bytes + 1) if encodings else None
-    pieces: list[bytes] = []
-    length = 0
-    while length <= max_bytes:
-        if not max_bytes:
-            # Nothing is wanted: what has come with the head tells whether there is a body at all.
-            return b"", not exchange.finished or reply.body_bytes > 0
-        piece = await exchange.read()
-        if not piece:
-            break
-        if decoder is not None:
-            piece = decoder.decode(piece)
-            if reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES:
-                return b"".join(pieces), True
-        pieces.append(piece)
-        length += len(piece)
-    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return (body, False) if length <= max_bytes else (body[:max_bytes], True)
-
-
-def _fields(headers: list[Header]) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    for name, value in headers:
-        lower = name.lower()
-        fields[lower] = fields[lower] + b", " + value if lower in fields else value
-    return fields
 
 
 def _location(answer: _Answer) -> str | None:

@@ -1,0 +1,196 @@
+import json
+
+import pytest
+import trio
+
+from tests.http.servers import OK, answering, next_request, reply, serving
+from trio_tools.http.api import ApiClient, ApiConfig
+from trio_tools.http.api_paths import check_path
+from trio_tools.http.failures import Code, FetchError, FetchRefused
+from trio_tools.http.secrets import Secret
+
+SECRET = "s3cr3t-token-value"
+
+
+def api(server, **changes):
+    config = {
+        "name": "shop",
+        "base_url": server.url + "/base/",
+        "auth_env": "SHOP_TOKEN",
+        "auth_prefix": "Bearer ",
+        "allowed_methods": frozenset({"GET", "POST"}),
+        "allowed_path_prefixes": ("/v1",),
+        "rate_per_second": 1000.0,
+        "burst": 100,
+    }
+    return ApiClient(ApiConfig(**{**config, **changes}), environ={"SHOP_TOKEN": SECRET})
+
+
+async def echo(stream, server):
+    while request := await next_request(stream, server):
+        body = json.dumps({"seen": request.decode()}).encode()
+        headers = ("Content-Type: application/json", f"ETag: {SECRET}", "X-RateLimit-Limit: 60")
+        await stream.send_all(reply(body, *headers, "X-RateLimit-Remaining: 59"))
+
+
+async def test_a_call_carries_the_secret_and_the_answer_does_not():
+    async with serving(echo) as server, api(server) as client:
+        answer = await client.call("POST", "/v1/items", {"q": ["a b", "c"]}, json={"n": 1})
+        request = server.requests[0]
+        assert request.startswith(b"POST /base/v1/items?q=a+b&q=c HTTP/1.1\r\n")
+        assert f"Authorization: Bearer {SECRET}".encode() in request
+        assert request.endswith(b'{"n": 1}')
+        assert (answer.status, answer.limit, answer.remaining) == (200, 60, 59)
+        assert answer.retry_after_seconds is None
+        assert "[redacted]" in answer.body["seen"]
+        assert answer.headers["etag"] == "[redacted]"
+        for shown in (repr(answer), repr(client), repr(client._config)):
+            assert SECRET not in shown
+
+
+async def test_a_secret_at_the_cut_of_a_long_reply_is_not_half_shown():
+    raw = reply(b"x" * 10 + SECRET.encode())
+    async with serving(answering(raw)) as server, api(server, max_reply_bytes=20) as client:
+        answer = await client.call("GET", "/v1")
+        assert (answer.truncated, answer.body) == (True, "x" * 10 + "[redacted]")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "v1",
+        "//evil.org/v1",
+        "/v10",
+        "/v2/x",
+        "/v1/../v2",
+        "/v1/..",
+        "/v1/./x",
+        "/v1//x",
+        "/v1/%2e%2e/v2",
+        "/v1/%2E./v2",
+        "/v1/%252e%252e/v2",
+        "/v1/%25252e%25252e/v2",
+        "/v1/..;x/v2",
+        "/v1/..%3bx/v2",
+        "/v1/..%2fv2",
+        "/v1/%2e%2e%2fv2",
+        "/v1/%5c..%5cv2",
+        "/v1/\\..\\v2",
+        "/v1/x?admin=1",
+        "/v1/x%3fadmin",
+        "/v1/x#y",
+        "/v1/x\r\nHost: evil",
+        "/v1/%0d%0aHost: evil",
+        "/v1/\x00",
+        "/v1/\ud800",
+        "http://evil.org/v1",
+        "@evil.org/v1",
+    ],
+)
+async def test_a_path_cannot_escape_its_prefix(path):
+    async with serving(echo) as server, api(server) as client:
+        with pytest.raises(FetchRefused) as caught:
+            await client.call("GET", path)
+        assert caught.value.error_code == Code.BLOCKED_PATH
+        assert server.accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "escaped"),
+    [
+        ("/v1", "/v1"),
+        ("/v1/", "/v1/"),
+        ("/v1/a b", "/v1/a%20b"),
+        ("/v1/a%20b", "/v1/a%20b"),
+        ("/v1/ü", "/v1/%C3%BC"),
+        ("/v1/a..b/c.d", "/v1/a..b/c.d"),
+    ],
+)
+def test_an_honest_path_is_escaped_once(path, escaped):
+    assert check_path(path, ("/v1",), api="shop") == escaped
+
+
+async def test_methods_and_missing_secrets_are_refused_by_name():
+    async with serving(echo) as server, api(server) as client:
+        with pytest.raises(FetchRefused) as caught:
+            await client.call("DELETE", "/v1/x")
+        assert caught.value.error_code == Code.BLOCKED_METHOD
+        assert caught.value.message == (
+            "shop may not be called with DELETE; allowed are GET, POST."
+        )
+        with pytest.raises(FetchError) as caught:
+            await client.call("POST", "/v1/x", json={"n": float("nan")})
+        assert caught.value.error_code == Code.INVALID_REQUEST
+        async with api(server, auth_env="NO_SUCH_VARIABLE") as poor:
+            with pytest.raises(FetchRefused) as caught:
+                await poor.call("GET", "/v1/x")
+        assert caught.value.error_code == Code.MISSING_SECRET
+        assert "NO_SUCH_VARIABLE" in caught.value.message
+
+
+async def test_a_secret_that_is_no_header_value_is_not_shown_in_the_error():
+    async with serving(echo) as server:
+        config = ApiConfig(name="shop", base_url=server.url, auth_env="X")
+        async with ApiClient(config, environ={"X": "secret\r\nEvil: yes"}) as client:
+            with pytest.raises(FetchError) as caught:
+                await client.call("GET", "/v1")
+    assert "secret" not in str(caught.value)
+
+
+async def test_calls_keep_the_pace_and_tell_what_they_waited(autojump_clock):
+    pace = {"rate_per_second": 2, "burst": 1, "auth_env": None}
+    async with serving(answering(OK)) as server, api(server, **pace) as client:
+        waits = [(await client.call("GET", "/v1")).waited_seconds for _ in range(3)]
+    assert waits == [0, 0.5, 0.5]
+
+
+async def test_a_refused_call_is_repeated_after_the_pause_it_wants(autojump_clock):
+    busy = reply(b"", "Retry-After: 9", status="429 Slow Down")
+    down = reply(b"later", "Retry-After: 9", status="503 Down")
+    async with serving(answering(busy, OK)) as server, api(server) as client:
+        answer = await client.call("POST", "/v1", json=[])
+        assert (answer.status, answer.body, answer.waited_seconds) == (200, "ok", 9)
+    async with serving(answering(down)) as server, api(server) as client:
+        answer = await client.call("POST", "/v1", json=[])  # it may have been done: not repeated
+        assert (answer.status, answer.body, answer.retry_after_seconds) == (503, "later", 9)
+        assert len(server.requests) == 1
+    async with serving(answering(busy)) as server, api(server, timeout_seconds=5) as client:
+        answer = await client.call("GET", "/v1")
+        assert (answer.status, answer.retry_after_seconds, answer.waited_seconds) == (429, 9, 0)
+        with pytest.raises(FetchError) as caught:
+            await client.call("GET", "/v1")
+        assert caught.value.error_code == Code.HOST_COOLING_DOWN
+
+
+async def test_calls_in_flight_are_bounded(autojump_clock):
+    async def slow(stream, server):
+        while await next_request(stream, server):
+            await trio.sleep(1)
+            await stream.send_all(OK)
+
+    async with serving(slow) as server, api(server, max_concurrent=2) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(client.call, "GET", "/v1")
+        assert (server.most_open, trio.current_time()) == (2, 3)
+
+
+async def test_a_call_ends_in_time(autojump_clock):
+    async def silent(stream, server):
+        await next_request(stream, server)
+        await stream.receive_some()
+
+    async with serving(silent) as server, api(server, timeout_seconds=5) as client:
+        with pytest.raises(FetchError) as caught:
+            await client.call("GET", "/v1")
+        assert (caught.value.error_code, trio.current_time()) == (Code.TIMEOUT, 5)
+
+
+def test_a_secret_does_not_show_itself():
+    secret = Secret('Bearer a"b-long-one')
+    assert f"{secret} {secret!r}" == "<Secret> <Secret>"
+    assert secret.redact(b'x a"b-long-one y') == b"x [redacted] y"
+    assert secret.redact(rb"x a\"b-long-one y") == b"x [redacted] y"
+    assert secret.redact(b"x a", cut=True) == b"x [redacted]"
+    assert Secret("").redact(b"x", cut=True) == b"x"

@@ -1,0 +1,52 @@
+"""What the callers of an exchange want of a reply: its fields by name, its body up to a cap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trio_tools.http.decoding import CappedDecoder, content_encodings
+from trio_tools.http.exchange import Exchange
+from trio_tools.http.parser import Header
+
+# A body that grows by being encoded is broken or hostile; a cap's worth and this much is read.
+_ENCODED_SLACK_BYTES = 65_536
+
+
+async def read_body(exchange: Exchange, max_bytes: int) -> tuple[bytes, bool]:
+    """Return at most `max_bytes` of the body, decoded, and whether there is more of it.
+
+    Reading stops at the cap; close the exchange afterwards, which closes the connection if there
+    was more.
+
+    Raises:
+        FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
+    """
+    reply = exchange.reply
+    encodings = content_encodings(reply.headers) if max_bytes else []
+    decoder = CappedDecoder(encodings, max_bytes + 1) if encodings else None
+    pieces: list[bytes] = []
+    length = 0
+    while length <= max_bytes:
+        if not max_bytes:
+            # Nothing is wanted: what has come with the head tells whether there is a body at all.
+            return b"", not exchange.finished or reply.body_bytes > 0
+        piece = await exchange.read()
+        if not piece:
+            break
+        if decoder is not None:
+            piece = decoder.decode(piece)
+            if reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES:
+                return b"".join(pieces), True
+        pieces.append(piece)
+        length += len(piece)
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return (body, False) if length <= max_bytes else (body[:max_bytes], True)
+
+
+def header_fields(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """Return the fields by lower-case name, repeated ones joined by ", "."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        fields[lower] = fields[lower] + b", " + value if lower in fields else value
+    return fields
