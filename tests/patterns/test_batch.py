@@ -1,0 +1,601 @@
+"""A batch that is run: what it reports, how it resumes, how its limits change while it runs."""
+
+from contextlib import aclosing
+
+import pytest
+import trio
+
+from nursery_patterns import Batch, Counts, Outcome, Status, TokenBucket, run_batch
+from nursery_patterns.testing import InFlightGauge
+from tests.support.policies import AsyncItems, IteratorItems, SizedItems
+
+
+async def sleep_and_return(seconds):
+    await trio.sleep(seconds)
+    return seconds
+
+
+class Recorder:
+    """An item function that takes what `seconds` says and logs when each item starts and ends."""
+
+    def __init__(self, seconds=1):
+        self.seconds = seconds if callable(seconds) else lambda _: seconds
+        self.started = []
+        self.ended = []
+
+    def starts(self):
+        return [item for _, item in self.started]
+
+    def ends(self):
+        return [item for _, item in self.ended]
+
+    async def __call__(self, item):
+        self.started.append((trio.current_time(), item))
+        await trio.sleep(self.seconds(item))
+        self.ended.append((trio.current_time(), item))
+        return item
+
+
+def statuses(report):
+    return [o.status.value for o in report.outcomes]
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+
+async def test_a_finished_batch_reports_everything_in_input_order(autojump_clock):
+    report = await run_batch(sleep_and_return, [3, 1, 2])
+    assert report.outcomes == (
+        Outcome(0, 3, Status.SUCCEEDED, 3, elapsed=3.0),
+        Outcome(1, 1, Status.SUCCEEDED, 1, elapsed=1.0),
+        Outcome(2, 2, Status.SUCCEEDED, 2, elapsed=2.0),
+    )
+    assert report.counts == Counts(total=3, succeeded=3)
+    assert report.complete
+    assert report.elapsed == 3
+    assert report.values() == [3, 1, 2]
+    assert report.errors() == []
+    assert report.unfinished() == []
+    report.raise_errors()
+
+
+async def test_a_cancelled_batch_keeps_what_finished_and_names_the_rest(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 9, 2, 9, 9], limit=2)
+    with trio.move_on_after(3.5):
+        await batch.run()
+    report = batch.report()
+    assert statuses(report) == [
+        "succeeded",
+        "cancelled",
+        "succeeded",
+        "cancelled",
+        "not_started",
+    ]
+    assert report.counts == Counts(total=5, succeeded=2, cancelled=2, not_started=1)
+    assert not report.complete
+    assert report.elapsed == 3.5
+    assert report.values() == [1, 2]
+    assert report.unfinished() == [9, 9, 9]
+
+
+async def test_a_report_taken_while_the_batch_runs_adds_up(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 9, 2, 9, 9], limit=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(3.5)
+        report = batch.report()
+        assert report.counts == Counts(total=5, succeeded=2, not_started=3, in_flight=2)
+        assert statuses(report) == ["succeeded", "not_started"] * 2 + ["not_started"]
+        assert (report.elapsed, report.complete) == (3.5, False)
+
+
+async def test_a_report_before_the_first_run_names_all_of_a_sized_source():
+    batch = Batch(sleep_and_return, [1, 2])
+    assert statuses(batch.report()) == ["not_started", "not_started"]
+    assert batch.report().counts == Counts(total=2, not_started=2)
+    assert batch.report().elapsed == 0
+
+
+async def test_looking_at_a_report_takes_no_item_away():
+    items = SizedItems(5)
+    batch = Batch(sleep_and_return, items)
+    assert [o.item for o in batch.report().outcomes] == [0, 1, 2, 3, 4]
+    assert [o.item for o in batch.report().outcomes] == [0, 1, 2, 3, 4]
+    assert (await Batch(sleep_and_return, []).run()).complete
+
+
+async def test_a_report_leaves_a_source_of_unknown_length_alone(autojump_clock):
+    items = IteratorItems(100)
+    batch = Batch(sleep_and_return, items, limit=2)
+    with trio.move_on_after(0):
+        await batch.run()
+    before = items.pulled
+    assert batch.report().counts.total is None
+    assert not batch.report().complete
+    assert items.pulled == before <= 2
+
+
+async def test_the_total_is_known_once_the_source_is_exhausted(autojump_clock):
+    batch = Batch(sleep_and_return, AsyncItems(3))
+    assert batch.report().counts.total is None
+    assert (await batch.run()).counts == Counts(total=3, succeeded=3)
+
+
+async def test_raise_errors_groups_the_failures_and_notes_their_items(autojump_clock):
+    async def fn(i):
+        await trio.sleep(i)
+        if i % 2:
+            raise ValueError(i)
+
+    report = await run_batch(fn, range(4), item_timeout=2.5)
+    with pytest.RaisesGroup(ValueError, trio.TooSlowError) as caught:
+        report.raise_errors()
+    assert caught.value.message == "2 of 4 items failed"
+    assert [e.__notes__ for e in caught.value.exceptions] == [["item 1: 1"], ["item 3: 3"]]
+    with pytest.RaisesGroup(ValueError, trio.TooSlowError) as again:
+        report.raise_errors()
+    assert again.value.exceptions[0].__notes__ == ["item 1: 1"]
+
+
+async def test_repr_says_how_far_it_is(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 5, 5], limit=2, name="naps")
+    assert repr(batch) == "<Batch naps: 0/3 done, 0 in flight>"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(2)
+        assert repr(batch) == "<Batch naps: 1/3 done, 2 in flight>"
+        nursery.cancel_scope.cancel()
+    assert (
+        repr(Batch(sleep_and_return, iter([1])))
+        == "<Batch sleep_and_return: 0/? done, 0 in flight>"
+    )
+
+
+async def test_outcomes_counts_and_reports_are_frozen(autojump_clock):
+    report = await run_batch(sleep_and_return, [1])
+    for value, field in (
+        (report, "outcomes"),
+        (report.counts, "total"),
+        (report.outcomes[0], "value"),
+    ):
+        with pytest.raises(AttributeError, match="cannot assign to field"):
+            setattr(value, field, None)
+
+
+async def test_an_outcome_of_the_engine_equals_one_that_a_user_makes(autojump_clock):
+    report = await run_batch(sleep_and_return, [2])
+    made = Outcome(0, 2, Status.SUCCEEDED, 2, None, 2.0)
+    assert report.outcomes[0] == made
+    assert type(report.outcomes[0]) is Outcome
+    assert hash(report.outcomes[0]) == hash(made)
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+async def test_progress_can_be_waited_on_without_polling(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 2, 3, 4], limit=4)
+    times = []
+
+    async def watch():
+        for done in (1, 2, 4):
+            await batch.progress.wait_value(lambda counts, done=done: counts.done >= done)
+            times.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        nursery.start_soon(batch.run)
+    assert times == [1, 2, 4]
+    assert batch.progress.value == Counts(total=4, succeeded=4)
+
+
+async def test_progress_shows_a_cancel(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 9], limit=2)
+    progress = batch.progress
+    with trio.move_on_after(2):
+        await batch.run()
+    assert progress.value == Counts(total=2, succeeded=1, cancelled=1)
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+async def test_a_second_run_takes_what_was_in_flight_first_and_repeats_nothing(autojump_clock):
+    fn = Recorder(lambda i: 10 if i in {1, 2} else 1)
+    batch = Batch(fn, range(8), limit=3)
+    with trio.move_on_after(3.5):
+        await batch.run()
+    assert fn.starts() == [0, 1, 2, 3, 4, 5]
+    assert statuses(batch.report())[:6] == [
+        "succeeded",
+        "cancelled",
+        "cancelled",
+        "succeeded",
+        "succeeded",
+        "cancelled",
+    ]
+    fn.started.clear()
+    report = await batch.run()
+    assert fn.starts() == [1, 2, 5, 6, 7]
+    assert report.complete
+    assert report.values() == list(range(8))
+    assert sorted(fn.ends()) == list(range(8))
+    assert report.elapsed == 3.5 + 10
+
+
+async def test_items_given_back_count_as_cancelled_until_they_run_again(autojump_clock):
+    batch = Batch(sleep_and_return, [5, 5], limit=2)
+    with trio.move_on_after(1):
+        await batch.run()
+    batch.limiter.total_tokens = 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        assert batch.report().counts == Counts(total=2, cancelled=1, not_started=1, in_flight=1)
+    assert batch.report().complete
+
+
+async def test_running_a_complete_batch_again_does_nothing(autojump_clock):
+    fn = Recorder()
+    batch = Batch(fn, range(3))
+    first = await batch.run()
+    assert await batch.run() == first
+    assert fn.starts() == [0, 1, 2]
+
+
+async def test_a_failure_with_on_error_cancel_keeps_finished_outcomes_and_can_be_resumed(
+    autojump_clock,
+):
+    async def fn(i):
+        await trio.sleep(i)
+        if i == 2.5:
+            raise ValueError("two and a half")
+        return i
+
+    batch = Batch(fn, [1, 2.5, 3, 1], limit=3, on_error="cancel")
+    with pytest.RaisesGroup(ValueError):
+        await batch.run()
+    assert statuses(batch.report()) == ["succeeded", "failed", "cancelled", "succeeded"]
+    report = await batch.run()
+    assert statuses(report) == ["succeeded", "failed", "succeeded", "succeeded"]
+
+
+async def test_nothing_is_started_after_the_first_failure():
+    started = []
+
+    async def fn(i):
+        started.append(i)
+        await trio.lowlevel.checkpoint()
+        raise ValueError(i)
+
+    with pytest.RaisesGroup(ValueError):
+        await Batch(fn, range(10), limit=1, on_error="cancel").run()
+    assert started == [0]
+
+
+async def test_a_batch_runs_once_at_a_time(autojump_clock):
+    batch = Batch(sleep_and_return, [1, 1], name="naps")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(0.5)
+        with pytest.raises(RuntimeError) as caught:
+            await batch.run()
+        with pytest.raises(RuntimeError, match="is running already"):
+            async with batch.stream():
+                pass
+    assert str(caught.value) == (
+        "<Batch naps: 0/2 done, 2 in flight> is running already: wait for it, or make another Batch"
+    )
+    assert batch.report().complete
+
+
+# --- limits that change --------------------------------------------------------------------------
+
+
+async def test_a_raised_limit_takes_effect_at_that_instant(autojump_clock):
+    fn = Recorder(10)
+    batch = Batch(fn, range(6), limit=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(3)
+        batch.limiter.total_tokens = 4
+    assert fn.started == [(0, 0), (3, 1), (3, 2), (3, 3), (10, 4), (13, 5)]
+
+
+async def test_a_lowered_limit_lets_running_items_end_and_starts_fewer(autojump_clock):
+    gauge, fn = InFlightGauge(), Recorder(10)
+
+    async def gauged(i):
+        with gauge:
+            await fn(i)
+
+    batch = Batch(gauged, range(8), limit=4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(3)
+        batch.limiter.total_tokens = 2
+        assert gauge.now == 4
+    assert [time for time, _ in fn.started] == [0] * 4 + [10] * 2 + [20] * 2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_limit_of_zero_pauses_and_a_raise_resumes(autojump_clock, shared):
+    fn = Recorder(2)
+    limiter = trio.CapacityLimiter(2) if shared else None
+    batch = Batch(fn, range(4), limit=2, limiter=limiter)
+    assert batch.limiter is limiter or not shared
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        batch.limiter.total_tokens = 0
+        await trio.sleep(10)
+        assert batch.report().counts.done == 2
+        batch.limiter.total_tokens = 1
+    assert fn.started == [(0, 0), (0, 1), (11, 2), (13, 3)]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_paused_batch_whose_items_are_all_done_still_returns(autojump_clock, shared):
+    limiter = trio.CapacityLimiter(2) if shared else None
+    batch = Batch(Recorder(2), range(2), limit=2, limiter=limiter)
+    with trio.fail_after(2.5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batch.run)
+            await trio.sleep(1)
+            batch.limiter.total_tokens = 0
+    assert trio.current_time() == 2
+
+
+async def test_a_batch_may_start_paused(autojump_clock):
+    fn = Recorder()
+    batch = Batch(fn, range(2))
+    batch.limiter.total_tokens = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(5)
+        batch.limiter.total_tokens = 1
+    assert fn.started == [(5, 0), (6, 1)]
+
+
+# --- shared limiters -----------------------------------------------------------------------------
+
+
+async def test_two_batches_share_one_limiter_first_come_first_served(autojump_clock):
+    limiter, gauge, log = trio.CapacityLimiter(1), InFlightGauge(), []
+
+    def logging_as(name):
+        async def fn(i):
+            with gauge:
+                log.append((name, trio.current_time()))
+                await trio.sleep(1)
+
+        return fn
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Batch(logging_as("a"), range(4), limiter=limiter).run)
+        await trio.sleep(0.5)
+        nursery.start_soon(Batch(logging_as("b"), range(3), limiter=limiter).run)
+    assert log == [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("b", 4), ("a", 5), ("b", 6)]
+    assert gauge.peak == 1
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_who_uses_the_limiter_directly_waits_no_longer_than_one_item(autojump_clock):
+    limiter = trio.CapacityLimiter(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Batch(Recorder(1), range(10), limiter=limiter).run)
+        await trio.sleep(2.5)
+        async with limiter:
+            assert trio.current_time() in {3, 4}  # behind the item that is in line already
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_smaller_of_limit_and_limiter_is_the_bound(autojump_clock):
+    for limit, tokens, bound in ((2, 5, 2), (5, 2, 2), (3, 3, 3)):
+        gauge = InFlightGauge()
+
+        async def fn(i, gauge=gauge):
+            with gauge:
+                await trio.sleep(1)
+
+        limiter = trio.CapacityLimiter(tokens)
+        await run_batch(fn, range(12), limit=limit, limiter=limiter)
+        assert gauge.peak == bound
+
+
+# --- buckets -------------------------------------------------------------------------------------
+
+
+async def test_a_bucket_paces_the_starts(autojump_clock):
+    fn = Recorder(0)
+    await run_batch(fn, range(6), bucket=TokenBucket(rate=2, capacity=2))
+    assert [time for time, _ in fn.started] == [0, 0, 0.5, 1, 1.5, 2]
+
+
+async def test_no_slot_is_held_while_waiting_for_a_token(autojump_clock):
+    limiter = trio.CapacityLimiter(1)
+    bucket = TokenBucket(rate=0.1, capacity=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Batch(Recorder(0), range(3), limiter=limiter, bucket=bucket).run)
+        for _ in range(19):
+            await trio.sleep(1.01)
+            assert limiter.borrowed_tokens == 0
+            assert limiter.statistics().tasks_waiting == 0
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("items", [(), [], {}, iter([]), "", range(0)])
+async def test_an_empty_source_makes_an_empty_complete_report(items):
+    report = await run_batch(sleep_and_return, items)
+    assert report.outcomes == ()
+    assert report.counts == Counts(total=0)
+    assert report.complete
+
+
+class SaysThree(SizedItems):
+    def __len__(self):
+        return 3
+
+
+@pytest.mark.parametrize(("really", "taken"), [(0, 0), (2, 2), (3, 3), (5, 3)])
+@pytest.mark.parametrize("look_first", [False, True])
+async def test_a_source_that_lies_about_its_length_is_not_believed(
+    autojump_clock, really, taken, look_first
+):
+    batch = Batch(sleep_and_return, SaysThree(really), limit=2)
+    if look_first:
+        batch.report()
+    report = await batch.run()
+    assert report.values() == list(range(taken))
+    assert report.counts.total == taken
+    assert report.complete
+
+
+class Flaky:
+    """An iterator that raises once in the middle, and then goes on."""
+
+    def __init__(self, n, raises_at):
+        self.numbers = iter(range(n))
+        self.raises_at = raises_at
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.raises_at == 0:
+            self.raises_at = None
+            raise OSError("try again")
+        if self.raises_at is not None:
+            self.raises_at -= 1
+        return next(self.numbers)
+
+
+async def test_an_iterator_that_can_go_on_after_an_error_is_resumed(autojump_clock):
+    batch = Batch(sleep_and_return, Flaky(5, raises_at=2), limit=2)
+    with pytest.RaisesGroup(OSError):
+        await batch.run()
+    report = await batch.run()
+    assert report.values() == [0, 1, 2, 3, 4]
+    assert report.complete
+
+
+def two_and_an_error():
+    yield 0
+    yield 1
+    raise OSError("gone")
+
+
+class SizedTwoAndAnError:
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        return two_and_an_error()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (two_and_an_error, "two_and_an_error"),
+        (lambda: map(int, two_and_an_error()), "map"),
+        (SizedTwoAndAnError, "two_and_an_error"),
+    ],
+)
+@pytest.mark.parametrize("look_first", [False, True])
+async def test_a_source_that_ended_by_an_error_can_never_make_complete_lie(
+    autojump_clock, make, name, look_first
+):
+    batch = Batch(sleep_and_return, make(), limit=2)
+    if look_first:
+        batch.report()
+    with pytest.RaisesGroup(OSError):
+        await batch.run()
+    for _ in range(2):
+        assert not batch.report().complete
+        assert batch.report().counts.total in {None, 5}
+        with pytest.RaisesGroup(RuntimeError) as caught:
+            await batch.run()
+    assert str(caught.value.exceptions[0]) == (
+        f"the source {name} was cancelled or raised while it made its next item, and has ended "
+        "since, so that the rest of its items is out of reach: to resume such a batch, pass an "
+        "iterator object whose own __next__ or __anext__ can be called again"
+    )
+    report = batch.report()
+    assert report.values() in ([0, 1], [0])  # the failure may have cut an item in flight
+    assert not report.complete
+
+
+async def test_an_async_generator_cut_in_the_middle_of_a_pull_cannot_be_resumed(autojump_clock):
+    async def slow():
+        yield 0
+        await trio.sleep(10)
+        yield 1
+
+    async with aclosing(slow()) as items:
+        batch = Batch(sleep_and_return, items)
+        with trio.move_on_after(5):
+            await batch.run()
+        assert batch.report().counts == Counts(total=None, succeeded=1)
+        with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
+            await batch.run()
+        assert not batch.report().complete
+
+
+async def test_an_async_generator_that_waits_to_be_asked_is_resumed(autojump_clock):
+    async def numbers():
+        for i in range(6):
+            yield i
+
+    async with aclosing(numbers()) as items:
+        batch = Batch(Recorder(2), items, limit=2)
+        with trio.move_on_after(3):
+            await batch.run()
+        report = await batch.run()
+    assert report.values() == [0, 1, 2, 3, 4, 5]
+    assert report.complete
+
+
+async def test_a_channel_cut_while_it_waits_loses_nothing(autojump_clock):
+    send, receive = trio.open_memory_channel(0)
+
+    async def feed():
+        async with send:
+            for i in range(4):
+                await trio.sleep(2)
+                await send.send(i)
+
+    async with trio.open_nursery() as nursery, receive:
+        nursery.start_soon(feed)
+        batch = Batch(Recorder(0), receive)
+        for deadline in (1, 3, 5, 5.5):
+            with trio.move_on_at(deadline):
+                await batch.run()
+        report = await batch.run()
+    assert report.values() == [0, 1, 2, 3]
+    assert report.complete
+
+
+# --- run_batch -----------------------------------------------------------------------------------
+
+
+async def test_run_batch_returns_the_partial_report_when_time_is_up(autojump_clock):
+    report = await run_batch(sleep_and_return, [1, 9, 1, 9], limit=2, timeout=3)
+    assert trio.current_time() == 3
+    assert statuses(report) == ["succeeded", "cancelled", "succeeded", "cancelled"]
+    assert not report.complete
+
+
+async def test_run_batch_with_a_timeout_of_zero_starts_nothing_that_waits(autojump_clock):
+    fn = Recorder()
+    report = await run_batch(fn, [1, 2], timeout=0)
+    assert statuses(report) == ["not_started", "not_started"]
+    assert fn.started == []
+
+
+async def test_run_batch_is_cancelled_like_any_other_function(autojump_clock):
+    with trio.move_on_after(2) as scope:
+        await run_batch(trio.sleep, [100], timeout=50)
+    assert scope.cancelled_caught
+    assert trio.current_time() == 2
