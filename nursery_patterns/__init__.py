@@ -15,6 +15,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L3  _handoff                     where a stream's workers meet its consumer
     L4  _batch                       THE engine
     L5  _map                         run_batch, stream_batch: policies over the engine
+        _probe  _trial               what a scenario may not leave behind; one run of it
     L6  testing                      cancel a scenario at each of its checkpoints
 """
 

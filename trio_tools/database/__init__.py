@@ -1,4 +1,13 @@
-"""Named databases that can be read and nothing else, one bounded statement at a time."""
+"""Named databases that can be read and nothing else, one bounded statement at a time.
+
+Each module imports only from those above it:
+
+    statement           what was asked, checked before it runs
+    results             what is answered, and how a database is configured
+    engine              what all kinds of database have in common
+    sqlite  postgres    read-only, interruptible connections
+    databases           `Databases`: what `query_database` uses
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,12 @@
 """Files under the configured roots: opened safely, read in chunks, hashed, compressed, iterated.
 
 Everything here is a plain function for a trio worker thread (`run_in_thread`): it may block, it
-holds one chunk at a time, and it ends within one chunk of a cancel.
+holds one chunk at a time, and it ends within one chunk of a cancel. Each module imports only from
+those above it:
+
+    roots         what may be opened, and how
+    chunks        a file, piece by piece
+    hashing       digests of texts and files
+    compression   sizes and ratios, or a compressed copy
+    datasets      a dataset's items, from a position on
 """

@@ -1,4 +1,8 @@
 """ONNX models from a folder, run in worker processes.
 
 Empty on purpose: a worker imports this package for `worker` alone, and needs no event loop for it.
+Each module imports only from those above it:
+
+    worker   one model in a worker process
+    models   the models of the folder, by name
 """

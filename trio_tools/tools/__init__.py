@@ -1,7 +1,7 @@
 """The MCP tools, one file per family. Each imports only those above it.
 
-declaration   what a tool declares: arguments, execution, annotations
 call          what a tool gets to work with, and what it answers
+declaration   what a tool declares: arguments, execution, annotations
 batches       how a batch-like tool runs an operation over many items
 fetch         fetch_urls
 compute       compute_hash
