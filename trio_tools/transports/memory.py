@@ -1,4 +1,4 @@
-"""A client in the same process, without any wire: for `call` on the command line, tests, embedding."""
+"""A client in the same process, without any wire: for the command line, tests and embedding."""
 
 from __future__ import annotations
 

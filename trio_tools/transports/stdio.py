@@ -17,7 +17,7 @@ from mcp.server.mcpserver import MCPServer
 from nursery_patterns import request_context
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
-from trio_tools.transports.calls import RunningCalls
+from trio_tools.transports.calls import RunningCalls, middleware
 from trio_tools.transports.fds import claim_stdio, open_wire
 from trio_tools.transports.link import Link
 from trio_tools.transports.sdk import serve_protocol
@@ -95,7 +95,7 @@ async def serve_streams(
     calls = RunningCalls()
     with ExitStack() as context:
         context.enter_context(request_context(client_id="stdio"))
-        context.enter_context(calls.watch(server))
+        context.enter_context(middleware(server, calls))
         stop = (
             context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
             if handle_signals

@@ -1,0 +1,147 @@
+"""Connections: accepted up to a bound, served by Hypercorn's trio worker, all closable at once.
+
+Hypercorn's own `serve` enters the lifespan before it binds, swallows what the lifespan raises, and
+waits without end for a client that has stopped reading, since its sends are shielded. So the loop
+that accepts is ours; what speaks HTTP on a connection is Hypercorn's `TCPServer`, over a stream
+that gives up on a stalled client and that can be closed under whoever uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+
+CHUNK_BYTES: Final = 2**16
+
+STALL_SECONDS: Final = 30.0
+"""How long a client may take to read 64 KiB before it is hung up on."""
+
+HEADER_SECONDS: Final = 10
+"""How long a connection may be idle, or take to send the headers of a request."""
+
+_TURNED_AWAY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
+    b"connection: close\r\n\r\n"
+)
+
+_log = logging.getLogger("trio_tools")
+
+
+class Connections:
+    """The open connections of one server.
+
+    Args:
+        app: The ASGI application. It is never sent lifespan events.
+        max_connections: Most of them at once; one more is told 503 and closed.
+        max_header_bytes: Most bytes of the headers of a request.
+        tls: For HTTPS.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        max_connections: int,
+        max_header_bytes: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._app = ASGIWrapper(cast("ASGIFramework", app))
+        self._max = max_connections
+        self._tls = tls
+        self._config = Config()
+        self._config.h11_max_incomplete_size = max_header_bytes
+        self._config.keep_alive_timeout = HEADER_SECONDS
+        self._config.ssl_handshake_timeout = HEADER_SECONDS
+        self._config.errorlog = _log
+        self._config.include_server_header = False
+        self._context = WorkerContext(max_requests=None)
+        self._scope = trio.CancelScope()
+        self._open: set[_ClosableStream] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Accept and serve connections until `close`."""
+        with self._scope:
+            await trio.serve_listeners(self._serve_one, listeners)
+
+    def close(self) -> None:
+        """Stop accepting and close every connection, whatever its client does."""
+        self._scope.cancel()
+        for stream in self._open:
+            stream.close()
+
+    async def _serve_one(self, socket_stream: trio.SocketStream) -> None:
+        stream = _ClosableStream(socket_stream)
+        if len(self._open) >= self._max:
+            await self._turn_away(stream)
+            return
+        self._open.add(stream)
+        try:
+            await TCPServer(
+                self._app, self._config, self._context, ConnectionState({}), self._secured(stream)
+            ).run()
+        except Exception:  # noqa: BLE001 - one connection's failure is not the server's
+            _log.exception("a connection failed")
+        finally:
+            self._open.remove(stream)
+            stream.close()
+
+    def _secured(self, stream: _ClosableStream) -> Any:
+        if self._tls is None:
+            return stream
+        return trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+
+    async def _turn_away(self, stream: _ClosableStream) -> None:
+        if self._tls is None:
+            with trio.move_on_after(1), suppress(trio.BrokenResourceError):
+                await stream.send_all(_TURNED_AWAY)
+        stream.close()
+
+
+class _ClosableStream(trio.abc.HalfCloseableStream):
+    """A socket stream that can be closed from outside and does not wait for a stalled client.
+
+    Attributes:
+        socket: The socket, which Hypercorn asks for addresses.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+
+    def close(self) -> None:
+        """Close the socket now. Whoever reads or writes gets `trio.ClosedResourceError`."""
+        self.socket.close()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with memoryview(data) as view:
+            for start in range(0, len(view), CHUNK_BYTES):
+                with trio.move_on_after(STALL_SECONDS) as patience:
+                    await self._stream.send_all(view[start : start + CHUNK_BYTES])
+                if patience.cancelled_caught:
+                    self.close()
+                    raise trio.BrokenResourceError("the client has stopped reading")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()

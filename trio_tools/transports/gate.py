@@ -1,0 +1,184 @@
+"""The ASGI application in front of the SDK's: who may pass, how much, and whether we still accept.
+
+A request that passes carries its client's name in the request context, which both eras of the
+protocol hand on to the tools.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+import trio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nursery_patterns import request_context
+from trio_tools.transports.security import ANONYMOUS, Denied, Doorkeeper
+
+BODY_SECONDS: Final = 30.0
+"""How long a client may take to send the body of a request."""
+
+_log = logging.getLogger("trio_tools")
+
+
+class Gate:
+    """Guards an ASGI application, and answers for the server's health itself.
+
+    Args:
+        app: What is guarded.
+        doorkeeper: Decides about headers.
+        max_body_bytes: Most bytes of one request body.
+        overloaded: Whether new calls would be refused for lack of room.
+        metrics: The text of `/metrics` and its content type.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        doorkeeper: Doorkeeper,
+        *,
+        max_body_bytes: int,
+        overloaded: Callable[[], bool],
+        metrics: Callable[[], tuple[bytes, str]],
+    ) -> None:
+        self._app = app
+        self._doorkeeper = doorkeeper
+        self._max_body_bytes = max_body_bytes
+        self._overloaded = overloaded
+        self._metrics = metrics
+        # Set once the server stops: no request is taken from then on.
+        self.closing = False
+        # Exchanges that owe an answer. _settled wakes those who wait for none.
+        self._exchanges = 0
+        self._settled = trio.lowlevel.ParkingLot()
+
+    async def answered(self) -> None:
+        """Wait until no exchange owes an answer."""
+        while self._exchanges:
+            await self._settled.park()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI."""
+        if scope["type"] != "http":
+            await _close_websocket(receive, send)
+            return
+        try:
+            await self._serve(scope, receive, send)
+        except Denied as denied:
+            _log.info("refused a request: %s", denied.reason)
+            await _refuse(receive, send, denied)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path in {"/healthz", "/readyz"}:
+            # For whoever starts and watches the server: no secrets, no token, any Host.
+            await _respond(send, *self._health(path))
+            return
+        client = self._doorkeeper.admit(scope["headers"])
+        if path == "/metrics":
+            text, content_type = self._metrics()
+            await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+            return
+        if self.closing:
+            raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
+        body = await self._read_body(receive)
+        if body is not None:
+            await self._pass(scope, _replay(body, receive), send, client)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+        if client != ANONYMOUS:
+            # The SDK lets a session be used only by the user that opened it.
+            token = AccessToken(token=client, client_id=client, scopes=[])
+            scope = {**scope, "user": AuthenticatedUser(token)}
+        owed = _owes_an_answer(scope)
+        self._exchanges += owed
+        try:
+            with request_context(client_id=client):
+                await self._app(scope, receive, send)
+        finally:
+            self._exchanges -= owed
+            self._settled.unpark_all()
+
+    def _health(self, path: str) -> tuple[HTTPStatus, bytes]:
+        if path == "/healthz":
+            return HTTPStatus.OK, b"alive\n"
+        if self.closing:
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"stopping\n"
+        if self._overloaded():
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"overloaded\n"
+        return HTTPStatus.OK, b"ready\n"
+
+    async def _read_body(self, receive: Receive) -> bytes | None:
+        """Return the whole body, or None if the client left before its end."""
+        body = bytearray()
+        with trio.move_on_after(BODY_SECONDS):
+            while len(body) <= self._max_body_bytes:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    break
+            if len(body) > self._max_body_bytes:
+                raise Denied(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    f"The body is longer than {self._max_body_bytes} bytes.",
+                )
+            return bytes(body)
+        raise Denied(
+            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
+        )
+
+
+def _owes_an_answer(scope: Scope) -> bool:
+    """Whether the exchange ends by itself: a stream of notifications does not."""
+    headers = dict(scope["headers"])
+    return scope["method"] == "POST" and headers.get(b"mcp-method") != b"subscriptions/listen"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read, and then what comes after it."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+async def _refuse(receive: Receive, send: Send, denied: Denied) -> None:
+    async with trio.open_nursery() as nursery:
+        # Hypercorn queues a bounded part of the body and waits for it to be taken before it ends
+        # the exchange: a client that still sends would keep the connection for ever.
+        nursery.start_soon(_discard, receive)
+        await _respond(
+            send,
+            denied.status,
+            f"{denied.reason}\n".encode(),
+            {**denied.headers, "connection": "close"},
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive())["type"] == "http.request":
+        pass
+
+
+async def _respond(
+    send: Send, status: HTTPStatus, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    fields = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
+    fields |= headers or {}
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": int(status), "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _close_websocket(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close"})
