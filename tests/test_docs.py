@@ -1,0 +1,128 @@
+"""What the documentation says is so: examples run, code compiles, links lead somewhere."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from trio_tools.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+# What an example may need beyond the dependencies of the project.
+EXTRAS = {"aiohttp", "aiometer", "hypercorn", "numpy", "onnxruntime", "sqlalchemy", "stamina"}
+
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def without_code(text):
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+
+
+def anchors_of(text):
+    """Return the anchors that GitHub gives to the headings of a page."""
+    slugs = Counter()
+    for heading in re.findall(r"^#+ +(.+?)\s*$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slugs[re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")] += 1
+    repeated = {f"{slug}-{n}" for slug, times in slugs.items() for n in range(1, times)}
+    return repeated.union(slugs)
+
+
+@each(EXAMPLES)
+def test_an_example_runs_to_its_end_without_a_warning(path, tmp_path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for root in EXTRAS.intersection(name.partition(".")[0] for name in names):
+            if importlib.util.find_spec(root) is None:
+                pytest.skip(f"{path.name} shows something with {root}, which is not installed")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", path],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout, "an example prints what happens"
+
+
+@each(EXAMPLES)
+def test_an_example_opens_with_a_comment_that_says_what_it_shows(path):
+    assert re.match(r"# [A-Z]", path.read_text("utf-8"))
+
+
+@each(PAGES)
+def test_python_in_a_page_compiles(path):
+    for _, language, code in FENCE.findall(path.read_text("utf-8")):
+        if language in {"python", "py"}:
+            source = textwrap.dedent(code)
+            compile(source, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@each(PAGES)
+def test_every_fence_is_closed(path):
+    assert "```" not in FENCE.sub("", path.read_text("utf-8"))
+
+
+@each(PAGES)
+def test_a_relative_link_leads_to_a_file_and_a_heading(path):
+    assert {link: told for link in links_of(path) if (told := trouble_with(link, path))} == {}
+
+
+def links_of(path):
+    return LINK.findall(without_code(path.read_text("utf-8")))
+
+
+def trouble_with(link, path):
+    name, _, anchor = link.partition("#")
+    target = (path.parent / name).resolve() if name else path
+    if re.match(r"\w+:", link):
+        return None
+    if not target.is_relative_to(ROOT):
+        return "leads out of the project"
+    if not target.exists():
+        return "leads nowhere"
+    if anchor and anchor not in anchors_of(target.read_text("utf-8")):
+        return "leads to no heading"
+    return None
+
+
+@each(PAGES)
+def test_a_command_line_in_a_page_is_one_that_exists(path, capsys):
+    text = path.read_text("utf-8")
+    consoles = [code for _, language, code in FENCE.findall(text) if language in {"console", "sh"}]
+    for command in re.findall(r"trio-tools +(\w+)", "\n".join(consoles)):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0, capsys.readouterr().err
+
+
+@each(DECISIONS)
+def test_a_decision_has_a_number_a_title_and_the_four_parts(path):
+    text = path.read_text("utf-8")
+    number = int(re.fullmatch(r"(\d{4})-[a-z0-9-]+\.md", path.name)[1])
+    assert re.match(rf"# {number}\. \S", text)
+    parts = re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)
+    assert parts == ["Context", "Decision", "Consequences", "Refused"]
+
+
+def test_no_two_decisions_have_the_same_number():
+    numbers = [path.name[:4] for path in DECISIONS]
+    assert len(set(numbers)) == len(numbers)
