@@ -14,6 +14,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 
 from tests.benchmarks.http_contenders import CONTENDERS
@@ -54,7 +55,7 @@ def run(argv: Sequence[str] = ()) -> int:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks http")
-    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--in-flight", default="10,100,500")
     parser.add_argument("--plain-only", action="store_true")
@@ -66,17 +67,20 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 def _measure(
     servers: Servers, url: str, in_flight: list[int], options: argparse.Namespace
 ) -> Table:
-    table: Table = {}
-    for name in CONTENDERS:
-        if options.only in name:
-            table[name] = {}
-            for count in in_flight:
-                seconds = [
-                    _cpu_seconds(name, url, options.requests, count, servers.ca_file)
-                    for _ in range(options.repeats)
-                ]
-                table[name][count] = 1e6 * statistics.median(seconds) / options.requests
-    return table
+    names = [name for name in CONTENDERS if options.only in name]
+    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for _ in range(options.repeats):  # in turns, so that what disturbs one disturbs all
+        for count in in_flight:
+            for name in names:
+                taken = _cpu_seconds(name, url, options.requests, count, servers.ca_file)
+                seconds[name, count].append(taken)
+    return {
+        name: {
+            count: 1e6 * statistics.median(seconds[name, count]) / options.requests
+            for count in in_flight
+        }
+        for name in names
+    }
 
 
 def _cpu_seconds(name: str, url: str, requests: int, in_flight: int, ca_file: str) -> float:

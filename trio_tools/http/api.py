@@ -297,10 +297,11 @@ class ApiClient:
         exchange = Exchange(self._pool, request, Timeouts())
         try:
             await exchange.start()
-            body, truncated = await read_body(exchange, self._config.max_reply_bytes)
+            fields = header_fields(exchange.reply.headers)
+            body, truncated = await read_body(exchange, fields, self._config.max_reply_bytes)
         finally:
             exchange.close()
-        return exchange.reply, header_fields(exchange.reply.headers), body, truncated
+        return exchange.reply, fields, body, truncated
 
 
 def _json_bytes(value: Any) -> bytes:

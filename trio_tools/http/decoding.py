@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.parser import Header
 
 MAX_ENCODINGS = 3
 _MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # RFC 9659: no HTTP client needs to accept more
@@ -119,15 +118,10 @@ def accepted_encodings() -> str:
     )
 
 
-def content_encodings(headers: Sequence[Header]) -> list[str]:
-    """Return the content encodings that a reply declares, in the order they were applied."""
-    return [
-        name
-        for field, value in headers
-        if field.lower() == b"content-encoding"
-        for name in (part.strip() for part in value.decode("latin-1").lower().split(","))
-        if name and name != "identity"
-    ]
+def content_encodings(value: bytes) -> list[str]:
+    """Return what a Content-Encoding declares, in the order in which it was applied."""
+    names = (part.strip() for part in value.decode("latin-1").lower().split(","))
+    return [name for name in names if name and name != "identity"]
 
 
 class CappedDecoder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import trio
 
@@ -42,8 +42,7 @@ class Timeouts:
     pool: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(NamedTuple):
     """A request as bytes.
 
     Attributes:

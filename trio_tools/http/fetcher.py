@@ -7,7 +7,7 @@ cookies, decoders) costs as much as the rest of the request, and bulk fetching n
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -67,7 +67,7 @@ class Fetcher:
             max_cooldown_seconds=config.max_cooldown_seconds,
         )
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
-        self._usual_reply_headers = [name.encode("ascii") for name in config.reply_headers]
+        self._usual_reply_headers = _encoded_names(config.reply_headers)
         self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
@@ -217,7 +217,7 @@ class Fetcher:
             fields = header_fields(reply.headers)
             media = media_type(fields.get(b"content-type", b""))
             wanted = self._wanted_bytes(request, reply, media)
-            body, truncated = await read_body(exchange, wanted)
+            body, truncated = await read_body(exchange, fields, wanted)
         finally:
             exchange.close()
         return _Answer(reply, fields, media, body, truncated)
@@ -254,15 +254,15 @@ class Fetcher:
                 text = await self._markdown(text, media, target.url, started, request)
         names = self._usual_reply_headers
         if request.reply_headers is not None:
-            names = [name.lower().encode("latin-1", "replace") for name in request.reply_headers]
+            names = _encoded_names(request.reply_headers)
         return FetchedPage(
             url=request.url,
             final_url=target.url,
             status=status,
             headers={
-                name.decode("latin-1"): answer.fields[name].decode("latin-1")
-                for name in names
-                if name in answer.fields
+                name: answer.fields[field].decode("latin-1")
+                for name, field in names
+                if field in answer.fields
             },
             content_type=media.name,
             charset=charset,
@@ -280,6 +280,10 @@ class Fetcher:
         with trio.CancelScope(deadline=started + self._check(request)):
             return await to_markdown(text, media, url)
         raise _out_of_time(url)
+
+
+def _encoded_names(names: Sequence[str]) -> list[tuple[str, bytes]]:
+    return [(name.lower(), name.lower().encode("latin-1", "replace")) for name in names]
 
 
 def _location(answer: _Answer) -> str | None:

@@ -185,11 +185,14 @@ class HostLimits:
             host.strikes += 1
             host.limit = max(1.0, host.limit / 2)
 
+    def _is_warm(self, host: _Host) -> bool:
+        return host.cools_until == -math.inf or trio.current_time() >= host.cools_until
+
     def _let_go(self, name: str, host: _Host) -> None:
         host.users -= 1
         if host.users:
             return
-        if host.limit >= self._max_per_host and trio.current_time() >= host.cools_until:
+        if host.limit >= self._max_per_host and self._is_warm(host):
             del self._hosts[name]
         elif len(self._hosts) > _MAX_REMEMBERED:
             oldest = next((n for n, other in self._hosts.items() if not other.users), name)

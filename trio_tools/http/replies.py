@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trio_tools.http.decoding import CappedDecoder, content_encodings
 from trio_tools.http.exchange import Exchange
@@ -12,18 +12,27 @@ from trio_tools.http.parser import Header
 _ENCODED_SLACK_BYTES = 65_536
 
 
-async def read_body(exchange: Exchange, max_bytes: int) -> tuple[bytes, bool]:
+async def read_body(
+    exchange: Exchange, fields: Mapping[bytes, bytes], max_bytes: int
+) -> tuple[bytes, bool]:
     """Return at most `max_bytes` of the body, decoded, and whether there is more of it.
 
     Reading stops at the cap; close the exchange afterwards, which closes the connection if there
     was more.
 
+    Args:
+        exchange: Started, nothing of its body taken yet.
+        fields: Of its reply, by `header_fields`.
+        max_bytes: The cap; 0 reads nothing.
+
     Raises:
         FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
     """
     reply = exchange.reply
-    encodings = content_encodings(reply.headers) if max_bytes else []
-    decoder = CappedDecoder(encodings, max_bytes + 1) if encodings else None
+    decoder = None
+    if max_bytes and b"content-encoding" in fields:
+        encodings = content_encodings(fields[b"content-encoding"])
+        decoder = CappedDecoder(encodings, max_bytes + 1) if encodings else None
     pieces: list[bytes] = []
     length = 0
     while length <= max_bytes:

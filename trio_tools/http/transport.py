@@ -25,6 +25,7 @@ from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.guard import Guard
 from trio_tools.http.pool import Pool, PoolLimits
+from trio_tools.http.replies import header_fields
 from trio_tools.http.urls import DEFAULT_PORTS, Origin
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -148,7 +149,8 @@ class _ReplyStream(httpx.AsyncByteStream):
         self._max_decoded_bytes = caps.decoded_bytes
         self._meter: CappedDecoder | None = None
         # What httpx does not undo cannot expand.
-        encodings = content_encodings(exchange.reply.headers)
+        encoding = header_fields(exchange.reply.headers).get(b"content-encoding", b"")
+        encodings = content_encodings(encoding)
         if caps.decoded_bytes is not None and encodings and KNOWN_ENCODINGS.issuperset(encodings):
             self._meter = CappedDecoder(encodings, caps.decoded_bytes + 1)
 

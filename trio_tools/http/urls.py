@@ -8,7 +8,6 @@ the URL, ports that are no port.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -46,8 +45,7 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One resource at an origin."""
 
     url: str
