@@ -29,7 +29,6 @@ class Ledger(Generic[ItemT, ValueT]):
         self.outcomes: dict[int, Outcome[ItemT, ValueT]] = {}
         self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
         self.retain = True
-        self._handed_out = False  # some outcomes are with a consumer and nowhere else
         self._cut: set[int] = set()  # started once, and not since
         self._succeeded = 0
         self._failed = 0
@@ -66,7 +65,6 @@ class Ledger(Generic[ItemT, ValueT]):
         self.waiting.clear()
         self.running.clear()
         self.retain = retain
-        self._handed_out |= not retain
 
     def counts(self, *, active: bool) -> Counts:
         """Add up how the items stand. `active`: whether a run is under way. O(1)."""
@@ -87,8 +85,9 @@ class Ledger(Generic[ItemT, ValueT]):
     def report(self, *, active: bool, elapsed: float) -> Report[ItemT, ValueT]:
         """Write down all that is known, in input order. O(items known)."""
         by_index = {**self.outcomes, **self.undelivered}
-        rest = () if self._handed_out else self.source.rest()
-        for index, item in chain(self.source.given_back(), rest, self.waiting.items()):
+        for index, item in chain(
+            self.source.given_back(), self.source.rest(), self.waiting.items()
+        ):
             status = Status.CANCELLED if index in self._cut else Status.NOT_STARTED
             by_index[index] = Outcome(index, item, status)
         for index, item in self.running.items():

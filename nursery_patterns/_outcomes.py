@@ -110,8 +110,8 @@ class Report(Generic[ItemT, ValueT]):
     """All that is known of a batch at one moment.
 
     Attributes:
-        outcomes: One per known item, in input order. (A batch whose outcomes went to a stream
-            that did not retain them holds only those that never reached the consumer.)
+        outcomes: One per known item, in input order; but for those that went to the consumer of a
+            stream that did not retain them.
         counts: How many items stand how.
         elapsed: Seconds that the batch has been running, over all its runs.
     """

@@ -96,9 +96,7 @@ def _problems_of_batch(batch: AnyBatch, delivered: list[AnyOutcome]) -> Iterable
     tally = Counter(outcome.status for outcome in known.values())
     for status in Status:
         counted = getattr(counts, status)
-        # Items that were not reached are not named once outcomes went to a consumer.
-        unnamed = status is Status.NOT_STARTED and (delivered or counts.total is None)
-        if tally[status] > counted or (tally[status] < counted and not unnamed):
+        if tally[status] != counted:
             yield f"{batch!r} counts {counted} {status}, and has {tally[status]} such outcomes"
     if counts.total not in {None, sum(getattr(counts, status) for status in Status)}:
         yield f"{batch!r} has counts that do not add up to their total: {counts}"

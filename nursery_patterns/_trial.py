@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, final
 
@@ -91,7 +92,7 @@ class Trial(trio.abc.Instrument):
                 raise AssertionError(self._stuck)
 
     async def _main(self) -> None:
-        before = set(_all_tasks())
+        remains = _Remains()
         with self._scope:
             if self._cut_after == 0:
                 self._cut()
@@ -100,9 +101,9 @@ class Trial(trio.abc.Instrument):
         self.cut = self.cut or self._scope.cancel_called
         if self._swallowed and not self._scope.cancelled_caught:
             raise AssertionError(self._swallowed)
-        await _check_nothing_is_left(before)
+        await remains.check()
         await self._run_below(self._settle)
-        await _check_nothing_is_left(before)
+        await remains.check()
 
     async def _run_below(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run a function in a nursery of its own, so that it is known by its parent."""
@@ -126,6 +127,8 @@ class Trial(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if task not in self._tasks:
             return
+        if not self._over:
+            self.instants.add(trio.current_time())
         if self.steps > 2 * self._max_steps:
             self._stuck = f"{describe(task)} did not end, though it was cancelled"
             with suppress(RuntimeError):  # it may even wait for something while it is closed
@@ -140,7 +143,6 @@ class Trial(trio.abc.Instrument):
         self.steps += 1
         if self._over:
             return
-        self.instants.add(trio.current_time())
         if self.steps == self._cut_after:
             self.where = describe(task)
             self._cut()
@@ -174,29 +176,46 @@ def describe(task: trio.lowlevel.Task) -> str:
     return f"task {task.name} at {code.co_filename}:{line} in {code.co_qualname}"
 
 
-def _all_tasks() -> Iterator[trio.lowlevel.Task]:
+def _all_tasks() -> set[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
-    stack = [root] if root is not None else []
-    while stack:
-        task = stack.pop()
-        yield task
+    tasks: set[trio.lowlevel.Task] = set()
+    new = [root] if root is not None else []
+    while new:
+        task = new.pop()
+        tasks.add(task)
         for nursery in task.child_nurseries:
-            stack.extend(nursery.child_tasks)
+            new.extend(nursery.child_tasks)
+    return tasks
+
+
+def _busy_threads() -> set[tuple[threading.Thread, str]]:
+    # Idle threads are kept by trio for later use; a busy one is named after what it does.
+    return {
+        (thread, thread.name)
+        for thread in threading.enumerate()
+        if not thread.name.startswith("Trio thread ")
+    }
 
 
 def _has_children(task: trio.lowlevel.Task) -> bool:
     return any(nursery.child_tasks for nursery in task.child_nurseries)
 
 
-async def _check_nothing_is_left(before: set[trio.lowlevel.Task]) -> None:
-    if set(_all_tasks()) - before:  # trio's own, such as those that close generators, soon end
-        await trio.testing.wait_all_tasks_blocked()
-    left = [describe(task) for task in set(_all_tasks()) - before]
-    if left:
-        raise AssertionError(f"left behind: {'; '.join(sorted(left))}")
-    threads = trio.testing.active_thread_count()
-    if threads:
-        raise AssertionError(f"left behind: {threads} threads that still run")
+@final
+class _Remains:
+    """What is there before a run, to find out afterwards what was left behind."""
+
+    def __init__(self) -> None:
+        self._tasks = _all_tasks()
+        self._threads = _busy_threads()
+
+    async def check(self) -> None:
+        if _all_tasks() - self._tasks:
+            await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
+        tasks = [describe(task) for task in _all_tasks() - self._tasks]
+        threads = [f"thread {name}" for _, name in _busy_threads() - self._threads]
+        if tasks or threads:
+            raise AssertionError(f"left behind: {'; '.join(sorted(tasks + threads))}")
 
 
 # ---------------------------------------------------------------------- private parts of trio
