@@ -265,7 +265,7 @@ async def test_clean_up_of_items_is_waited_for_when_the_block_is_left(autojump_c
 
     async with stream_batch(fn, [1, 50, 60], limit=3) as outcomes:
         assert (await anext(outcomes)).item == 1
-    assert cleaned == [1, 50, 60]
+    assert sorted(cleaned) == [1, 50, 60]
     assert trio.current_time() == 4 + 3
 
 
@@ -274,7 +274,7 @@ async def test_outcomes_that_were_not_taken_come_first_in_the_next_stream(autoju
     async with batch.stream() as outcomes:
         assert (await anext(outcomes)).index == 0
         await trio.sleep(3)
-        assert [o.index for o in batch.report().outcomes] == [1, 2, 3, 4]
+        assert [o.index for o in batch.report().outcomes] == [1, 2, 3, 4, 5]
     assert batch.report().counts == Counts(total=6, succeeded=4, cancelled=1, not_started=1)
     async with batch.stream() as outcomes:
         assert [(o.index, trio.current_time()) async for o in outcomes] == [
