@@ -20,15 +20,16 @@ _log = logging.getLogger("trio_tools")
 def explain(error: Exception) -> ToolFailure:
     """Return the failure to report for `error`, which may be a group of several.
 
-    Of a group the first failure that a caller can act on is told, else its first member.
+    Of a group the first failure that a caller can act on is told; a defect beside it is logged.
     """
-    leaves = list(_leaves(error))
-    failures = [known for leaf in leaves if (known := _known(leaf)) is not None]
-    if failures:
-        return failures[0]
+    told = [_known(leaf) for leaf in _leaves(error)]
     request = current_request()
     reference = request.request_id if request else "none"
-    _log.error("unexpected error, reference %s", reference, exc_info=error)
+    if None in told:
+        _log.error("unexpected error, reference %s", reference, exc_info=error)
+    for failure in told:
+        if failure is not None:
+            return failure
     return ToolFailure(
         f"Something broke inside this server. Quote the reference {reference} to its operator.",
         remediation="Try again; if it breaks again, tell the operator the reference.",

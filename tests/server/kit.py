@@ -1,0 +1,99 @@
+"""Servers with tools made for a test, and clients of both protocol eras to call them."""
+
+from contextlib import asynccontextmanager
+
+import trio
+from mcp.client import Client
+from mcp.types import ToolAnnotations
+
+from nursery_patterns import request_context
+from trio_tools.operations.base import Operation
+from trio_tools.server import ToolServer
+from trio_tools.settings import Settings
+from trio_tools.state import ServerState
+from trio_tools.tools.batches import BatchRequest, run_batch_call
+from trio_tools.tools.call import Answer
+from trio_tools.tools.declaration import Tool
+from trio_tools.tools.status import GET_CONCURRENCY_STATUS
+
+ERAS = ["auto", "legacy"]
+
+
+def tool(fn, **options):
+    return Tool(
+        fn=fn, title=fn.__name__, execution="async", annotations=ToolAnnotations(), **options
+    )
+
+
+def server_of(*fns, **settings):
+    """Make a server with the status tool and one tool for each function."""
+    state = ServerState(Settings(**settings))
+    return ToolServer(state, (GET_CONCURRENCY_STATUS, *map(tool, fns)))
+
+
+def limits(name, **values):
+    """Return settings with limits for one tool."""
+    return {"limits": {name: values}}
+
+
+@asynccontextmanager
+async def connected(server, era="auto"):
+    async with Client(server, mode=era) as client:
+        # The first answer makes the client import its schema validator, off the virtual clock.
+        await client.call_tool("get_concurrency_status", {})
+        yield client
+
+
+async def envelope_of(client, name, arguments=None, **options):
+    result = await client.call_tool(name, arguments or {}, **options)
+    assert result.is_error is not result.structured_content["success"]
+    return result.structured_content
+
+
+async def status_of(client):
+    return (await envelope_of(client, "get_concurrency_status"))["data"]
+
+
+async def call_as(server, client_id, name, arguments=None):
+    """Call a tool as a transport does for the client of that name; return the envelope."""
+    with request_context(client_id=client_id):
+        result = await server.call_tool(name, arguments or {})
+    return result.structured_content
+
+
+async def nap(seconds: float) -> float:
+    """Wait that long; a negative time fails."""
+    await trio.sleep(abs(seconds))
+    if seconds < 0:
+        raise ZeroDivisionError("the text of a defect")
+    return seconds
+
+
+NAP = Operation(name="nap", fn=nap)
+
+
+async def nap_many(
+    call,
+    *,
+    items: list[float],
+    max_concurrent: int | None = None,
+    timeout_seconds: float | None = None,
+    item_timeout_seconds: float | None = None,
+    operation_id: str | None = None,
+) -> Answer:
+    """Wait many times."""
+    asked = BatchRequest(
+        operation=NAP,
+        items=items,
+        max_concurrent=max_concurrent,
+        timeout_seconds=timeout_seconds,
+        item_timeout_seconds=item_timeout_seconds,
+        operation_id=operation_id,
+    )
+    return await run_batch_call(call, asked)
+
+
+async def work(call, *, seconds: float = 0.0, text: str = "done") -> Answer:
+    """Wait, then say something."""
+    await trio.sleep(seconds)
+    return Answer(summary=text, data={"text": text})
