@@ -108,6 +108,11 @@ async def test_an_encoding_that_cannot_be_undone_is_named(encoding):
     assert exc.error_code == Code.INVALID_ENCODING
 
 
+async def test_a_reply_without_a_body_may_name_any_encoding():
+    page = await fetch(answering(reply(b"", "Content-Encoding: rot13")), method="HEAD")
+    assert (page.status, page.text) == (200, "")
+
+
 async def test_an_endless_body_is_cut_at_the_cap_and_not_drained():
     async def endless(stream, server):
         await next_request(stream, server)

@@ -60,11 +60,13 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("address", BLOCKED)
-def test_an_address_that_is_not_of_the_public_internet_is_refused(address):
+def test_an_address_that_is_not_of_the_public_internet_is_refused(address, caplog):
+    caplog.set_level("INFO")
     with pytest.raises(FetchRefused) as caught:
         Guard().check_address("e.org", address)
     assert caught.value.error_code == Code.BLOCKED_ADDRESS
-    assert address in caught.value.message
+    assert caught.value.message == "e.org leads to an address that is not of the public internet."
+    assert caplog.messages == [f"refused e.org, which resolved to {address}"]
     assert "`allow_hosts`" in caught.value.remediation
     assert "`allow_networks`" in caught.value.remediation
 

@@ -159,6 +159,22 @@ async def test_a_connection_the_peer_closed_while_idle_is_noticed_before_a_post(
         assert server.accepted == 2
 
 
+async def test_bytes_that_come_unasked_are_not_the_reply_to_the_next_request():
+    async def eager(stream, server):
+        await next_request(stream, server)
+        await stream.send_all(OK)
+        await trio.testing.wait_all_tasks_blocked()
+        if server.accepted == 1:
+            await stream.send_all(OK.replace(b"ok", b"no"))
+        await stream.receive_some()
+
+    async with serving(eager) as server, a_client() as client:
+        assert (await client.get(server.url)).text == "ok"
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await client.get(server.url)).text == "ok"
+        assert server.accepted == 2
+
+
 async def test_a_reply_that_comes_before_the_body_was_sent_is_read():
     async def refusing(stream, server):
         await stream.receive_some(100)

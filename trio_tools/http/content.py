@@ -68,9 +68,13 @@ class MediaType(NamedTuple):
         return not self.name or "html" in self.name or "xml" in self.name
 
 
-@functools.lru_cache(maxsize=256)
 def media_type(value: bytes) -> MediaType:
-    """Take a Content-Type apart."""
+    """Take a Content-Type apart; what is beyond 200 bytes is no part of an honest one."""
+    return _media_type(value[:200])
+
+
+@functools.lru_cache(maxsize=256)
+def _media_type(value: bytes) -> MediaType:
     name, _, parameters = value.decode("latin-1").partition(";")
     found = re.search(r"""charset\s*=\s*["']?\s*([^\s;"']+)""", parameters, re.IGNORECASE)
     return MediaType(name.strip().lower(), _known_charset(found[1]) if found else None)

@@ -120,6 +120,8 @@ def accepted_encodings() -> str:
 
 def content_encodings(value: bytes) -> list[str]:
     """Return what a Content-Encoding declares, in the order in which it was applied."""
+    if not value:
+        return []
     names = (part.strip() for part in value.decode("latin-1").lower().split(","))
     return [name for name in names if name and name != "identity"]
 

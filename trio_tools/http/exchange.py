@@ -59,6 +59,9 @@ class WireRequest(NamedTuple):
     body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
     chunked: bool = False
 
+    def __repr__(self) -> str:  # `head` may hold a secret
+        return f"<WireRequest {self.method} to {self.origin}>"
+
 
 class Exchange:
     """One request and its reply.
@@ -124,11 +127,6 @@ class Exchange:
             reusable = self._all_sent and connection.parser.reusable
             self._pool.checkin(connection, reusable=reusable)
 
-    @property
-    def _replayable(self) -> bool:
-        body = self._request.body
-        return self._request.method in _IDEMPOTENT and (body is None or isinstance(body, bytes))
-
     def _may_try_again(self, exc: FetchError) -> bool:
         connection = self._connection
         return (
@@ -136,7 +134,8 @@ class Exchange:
             and connection is not None
             and connection.used
             and not connection.parser.begun
-            and self._replayable
+            and self._request.method in _IDEMPOTENT
+            and (self._request.body is None or isinstance(self._request.body, bytes))
         )
 
     async def _attempt(self, *, fresh: bool) -> None:
@@ -146,7 +145,6 @@ class Exchange:
             pool_timeout=timeouts.pool,
             connect_timeout=timeouts.connect,
             fresh=fresh,
-            careful=not self._replayable,
         )
         parser = connection.parser
         self.reply = parser.expect(head_only=self._request.method == "HEAD")

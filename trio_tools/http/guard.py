@@ -8,6 +8,7 @@ judged by both.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import (
@@ -21,6 +22,8 @@ from ipaddress import (
 
 from trio_tools.http.failures import Code, FetchRefused, Phase
 from trio_tools.http.urls import Origin
+
+_log = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -106,8 +109,11 @@ class Guard:
             return
         for inner in _unwrapped(found):
             if not _is_global(inner) and not any(inner in net for net in self.allow_networks):
+                # The address goes to the operator alone: names of an intranet are not to be mapped
+                # by asking for them.
+                _log.info("refused %s, which resolved to %s", host, address)
                 raise FetchRefused(
-                    f"{host} leads to {address}, which is not an address of the public internet.",
+                    f"{host} leads to an address that is not of the public internet.",
                     code=Code.BLOCKED_ADDRESS,
                     remediation="If this host is meant to be reached, let the operator add it to "
                     "`allow_hosts` or its network to `allow_networks`.",

@@ -266,13 +266,13 @@ def _new_parser(protocol: ReplyParser) -> httptools.HttpResponseParser:
 
 def _lasts_until_the_end(headers: list[Header]) -> bool:
     """Whether a reply with a body has no other end than that of its connection (RFC 9112, 6.3)."""
-    has_length = False
+    has_length, encoding = False, b""
     for name, value in headers:
         lower = name.lower()
-        if lower == b"transfer-encoding":
-            return not value.lower().rstrip().endswith(b"chunked")
         has_length = has_length or lower == b"content-length"
-    return not has_length
+        if lower == b"transfer-encoding":
+            encoding = value.lower()  # of several, the last one was applied last
+    return not encoding.endswith(b"chunked") if encoding else not has_length
 
 
 def _violation(reason: str) -> FetchError:

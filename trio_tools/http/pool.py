@@ -22,10 +22,6 @@ from trio_tools.http.connection import Connection
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.urls import Origin
 
-# A connection put aside less than this ago is not looked at before it is used again, if the
-# request can be sent twice: the look costs a system call, and under load nearly all are in vain.
-_TRUSTED_SECONDS = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
@@ -34,7 +30,8 @@ class PoolLimits:
     Attributes:
         max_connections: Most sockets at any time, idle ones included.
         max_per_origin: Most connections of one origin in use at a time.
-        keepalive_seconds: How long an idle connection stays of use.
+        keepalive_seconds: How long an idle connection stays of use. There is no task that watches
+            them: those past it are closed when the pool is next used, or closed itself.
     """
 
     max_connections: int = 100
@@ -93,7 +90,6 @@ class Pool:
         pool_timeout: float | None = None,
         connect_timeout: float | None = None,
         fresh: bool = False,
-        careful: bool = True,
     ) -> Connection:
         """Return a connection to `origin` that nobody else has. May return without a checkpoint.
 
@@ -102,8 +98,6 @@ class Pool:
             pool_timeout: Most seconds to wait for a slot; None for no bound.
             connect_timeout: Most seconds to open a connection; None for no bound.
             fresh: Close what is idle and open a new one.
-            careful: Look whether an idle connection still lives even if it was used a moment ago;
-                for requests that cannot be sent twice.
 
         Raises:
             FetchError: What `Connector.connect` raises, or `CLIENT_CLOSED`.
@@ -125,7 +119,7 @@ class Pool:
             await self._take_slots(site, pool_timeout)
             if fresh:
                 self._drop_idle(site)
-            connection = self._take_idle(site, careful=careful)
+            connection = self._take_idle(site)
             if connection is None:
                 connection = await self._open(site, connect_timeout)
             self._busy.add(connection)
@@ -191,14 +185,12 @@ class Pool:
         self._slots.release()
         site.slots.release()
 
-    def _take_idle(self, site: _Site, *, careful: bool) -> Connection | None:
-        now = trio.current_time()
-        self._drop_expired(now)
+    def _take_idle(self, site: _Site) -> Connection | None:
+        self._drop_expired(trio.current_time())
         while site.idle:
             connection = site.idle.pop()
             del self._idle[connection]
-            trusted = not careful and now - connection.idle_since < _TRUSTED_SECONDS
-            if trusted or not connection.is_stale():
+            if not connection.is_stale():
                 return connection
             connection.close()
         return None

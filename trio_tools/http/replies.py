@@ -29,10 +29,8 @@ async def read_body(
         FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
     """
     reply = exchange.reply
-    decoder = None
-    if max_bytes and b"content-encoding" in fields:
-        encodings = content_encodings(fields[b"content-encoding"])
-        decoder = CappedDecoder(encodings, max_bytes + 1) if encodings else None
+    encodings = content_encodings(fields.get(b"content-encoding", b""))
+    decoder: CappedDecoder | None = None
     pieces: list[bytes] = []
     length = 0
     while length <= max_bytes:
@@ -42,7 +40,9 @@ async def read_body(
         piece = await exchange.read()
         if not piece:
             break
-        if decoder is not None:
+        if encodings:
+            # Made late: a reply without a body may name any encoding.
+            decoder = decoder or CappedDecoder(encodings, max_bytes + 1)
             piece = decoder.decode(piece)
             if reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES:
                 return b"".join(pieces), True
