@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import psycopg
     from sqlalchemy import Connection, CursorResult, Engine
+    from sqlalchemy.engine import ExceptionContext
 
     from trio_tools.database.results import Query, QueryResult
     from trio_tools.database.statement import Statement
@@ -40,6 +41,11 @@ _TIMEOUT_STATES = frozenset({"57014"})
 _TOO_LARGE_STATES = frozenset({"54000", "54001", "53200"})
 # syntax and names; data; feature; cardinality; invalid cursor or transaction command
 _REFUSED_CLASSES = frozenset({"42", "22", "0A", "21", "25", "2F", "34", "3D", "3F", "P0"})
+_REFUSED_STATES = frozenset({"08P01"})  # $1 without a value
+
+
+class _StaleConnection(UpstreamFailed):
+    """A connection that was kept has died since; nothing was run."""
 
 
 class PostgresDatabase(SqlDatabase):
@@ -63,8 +69,7 @@ class PostgresDatabase(SqlDatabase):
         engine = sqlalchemy.create_engine(
             url,
             max_overflow=-1,  # the limiter on threads is the bound
-            pool_pre_ping=True,  # a server that was restarted costs nobody an error
-            pool_reset_on_return=None,  # `_reset` does it
+            pool_reset_on_return=None,  # `_Running.watch` does it, where it can be hung up on
             connect_args={
                 "connect_timeout": self.config.connect_timeout_seconds,
                 "prepare_threshold": 0,  # the protocol that takes one statement only
@@ -72,7 +77,7 @@ class PostgresDatabase(SqlDatabase):
             },
         )
         event.listen(engine, "connect", _make_read_only)
-        event.listen(engine, "reset", _reset)
+        event.listen(engine, "handle_error", _close_cursor)
         return engine
 
     async def run(self, query: Query, limiter: trio.CapacityLimiter) -> QueryResult:
@@ -91,14 +96,27 @@ class PostgresDatabase(SqlDatabase):
 
     def _try(self, query: Query, running: _Running) -> QueryResult | ToolFailure:
         try:
+            with suppress(_StaleConnection):
+                return self.run_here(query, running.watch)
+            # SQLAlchemy has dropped all connections of that age, so this one is new.
             return self.run_here(query, running.watch)
         except ToolFailure as failure:
             return failure
 
     def _execute(self, connection: Connection, query: Query) -> CursorResult[Any]:
+        from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - see engine.py
+
         statement = query.statement
         milliseconds = max(1, round(query.timeout_seconds * 1000))
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        try:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        except DBAPIError as error:
+            trio.from_thread.check_cancelled()
+            if error.connection_invalidated:
+                raise _StaleConnection(
+                    f"database {self.config.name!r} closed the connection: call again"
+                ) from error
+            raise
         return connection.exec_driver_sql(
             statement.in_pyformat(),
             dict(query.parameters),
@@ -123,7 +141,7 @@ class PostgresDatabase(SqlDatabase):
             return InvalidArgument(
                 f"a parameter does not fit the database: {reason}", error_code="BAD_PARAMETERS"
             )
-        if state is not None and state[:2] in _REFUSED_CLASSES:
+        if state is not None and (state[:2] in _REFUSED_CLASSES or state in _REFUSED_STATES):
             return refused(statement, reason)
         return UpstreamFailed(f"database {self.config.name!r} failed: {reason}")
 
@@ -138,7 +156,14 @@ def _make_read_only(connection: psycopg.Connection, _: object) -> None:
     connection.read_only = True  # so that every transaction begins with BEGIN READ ONLY
 
 
-def _reset(connection: psycopg.Connection, *_: object) -> None:
+def _close_cursor(context: ExceptionContext) -> None:
+    # Of a lost connection SQLAlchemy leaves the cursor open, and psycopg warns when it is deleted.
+    cursor = getattr(context.execution_context, "cursor", None)
+    if context.is_disconnect and cursor is not None:
+        cursor.close()
+
+
+def _reset(connection: psycopg.Connection) -> None:
     """Leave nothing of a query behind; advisory locks are all that outlives a rollback."""
     connection.rollback()
     connection.autocommit = True
@@ -153,22 +178,32 @@ class _Running:
         self._lock = threading.Lock()
         # Under the lock: None, or a connection that runs this query and no other.
         self._connection: psycopg.Connection | None = None
+        # A double of the connection's socket, closed when the connection is given back.
         self._socket: socket.socket | None = None
 
     @contextmanager
     def watch(self, connection: Connection) -> Generator[None]:
-        """Show `connection` while it runs the query. Called by the query's thread."""
+        """Show `connection` while it runs the query, then clean it. Called by the query's thread.
+
+        A connection that cannot be cleaned is given up.
+        """
+        import psycopg  # noqa: PLC0415 - an extra
+
         driver = cast("psycopg.Connection", connection.connection.driver_connection)
-        with socket.socket(fileno=os.dup(driver.fileno())) as double:
+        with socket.socket(fileno=os.dup(driver.fileno())) as self._socket:
             with self._lock:
-                self._connection, self._socket = driver, double
+                self._connection = driver
             try:
                 # A cancel before this line found nothing to end, and one after it will.
                 trio.from_thread.check_cancelled()
                 yield
             finally:
-                with self._lock:  # waits for a cancel on its way, so it hits no later query
-                    self._connection = self._socket = None
+                with self._lock:  # waits for a cancel on its way, so it hits no later statement
+                    self._connection = None
+                try:
+                    _reset(driver)
+                except psycopg.Error:
+                    connection.invalidate()
 
     def cancel(self) -> None:
         """Ask the server to drop the statement, if one runs. Blocks on the network."""

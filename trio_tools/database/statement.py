@@ -52,6 +52,7 @@ class Statement:
     """One statement with named parameters, as far as words tell."""
 
     sql: str
+    """Without the semicolon, which some drivers take for the beginning of a second statement."""
     words: tuple[str, ...]
     """Key words and bare names in upper case, in order."""
     parameters: frozenset[str]
@@ -77,7 +78,7 @@ class Statement:
         if not _blank_comments(sql).strip(" \t\r\n\f\v;"):
             raise InvalidArgument("sql is empty: write one SELECT statement")
         statement = cls(
-            sql,
+            sql if end is None else sql[: end.start()],
             words=tuple(token["word"].upper() for token in tokens if token["word"]),
             parameters=frozenset(token["parameter"] for token in tokens if token["parameter"]),
         )

@@ -1,0 +1,303 @@
+import os
+import signal
+import threading
+from functools import partial
+
+import pytest
+import trio
+
+from trio_tools.database import DatabaseConfig, Databases
+from trio_tools.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
+
+STATEMENTS_RUNNING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trio-tools' "
+    "AND state <> 'idle' AND pid <> pg_backend_pid()"
+)
+
+
+@pytest.fixture(scope="module")
+def shop_url(postgres_folder):
+    import psycopg  # noqa: PLC0415 - an extra
+
+    with psycopg.connect(host=str(postgres_folder), user="postgres", autocommit=True) as owner:
+        owner.execute("CREATE DATABASE shop")
+    with psycopg.connect(host=str(postgres_folder), user="postgres", dbname="shop") as owner:
+        owner.execute(
+            "CREATE TABLE shop AS SELECT id, 'shop ' || id AS name "
+            "FROM generate_series(1, 100) AS id"
+        )
+        owner.execute("CREATE SEQUENCE numbers")
+        owner.execute(
+            "CREATE FUNCTION sneak() RETURNS int LANGUAGE plpgsql AS "
+            "$$ BEGIN DELETE FROM shop; RETURN 1; END $$"
+        )
+    return f"postgresql://postgres@/shop?host={postgres_folder}"
+
+
+@pytest.fixture
+async def databases(shop_url):
+    async with Databases([DatabaseConfig("shop", shop_url)]) as databases:
+        yield databases
+
+
+async def test_rows_come_as_json_has_them(databases):
+    result = await databases.query(
+        "shop",
+        "SELECT :n::int, '%', 5 % 3, 'a:b', 1.50::numeric, ARRAY[1, 2], '{\"a\": null}'::jsonb, "
+        "'\\x00ff'::bytea, DATE '2026-01-02', 'nan'::float8, $tag$ :no ; $tag$, E'\\':x', true",
+        {"n": 7},
+    )
+    assert result.rows == (
+        (7, "%", 2, "a:b", "1.50", [1, 2], {"a": None}, "AP8=", "2026-01-02", "nan", " :no ; ",
+         "':x", True),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 7, 99, 100, 101])
+async def test_pages_cover_all_rows_once(databases, size):
+    seen, position = [], 0
+    while position is not None:
+        page = await databases.query(
+            "shop", "SELECT id FROM shop ORDER BY id", max_rows=size, position=position
+        )
+        seen += [number for (number,) in page.rows]
+        position = page.next_position
+    assert seen == list(range(1, 101))
+
+
+async def test_only_the_rows_asked_for_are_made(databases):
+    sql = "SELECT repeat('x', 1000) FROM shop a, shop b, shop c, shop d, shop e"  # 10 TB
+    result = await databases.query("shop", sql, max_rows=3)
+    assert (result.row_count, result.truncated) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO shop VALUES (1000, 'x')",
+        "UPDATE shop SET name = 'x'",
+        "DELETE FROM shop",
+        "TRUNCATE shop",
+        "DROP TABLE shop",
+        "CREATE TABLE t (x int)",
+        "WITH gone AS (DELETE FROM shop RETURNING *) SELECT * FROM gone",
+        "WITH one AS (SELECT 1) INSERT INTO shop SELECT 1000, 'x' FROM one",
+        "SELECT * INTO copy FROM shop",
+        "SELECT * FROM shop FOR UPDATE",
+        "SELECT nextval('numbers')",
+        "SELECT sneak()",
+        "EXPLAIN ANALYZE DELETE FROM shop",
+        "COPY shop TO STDOUT",
+        "COPY shop TO '/tmp/shop'",
+        "COPY shop TO PROGRAM 'true'",
+        "DO $$ BEGIN DELETE FROM shop; END $$",
+        "CALL nothing()",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SET TRANSACTION READ WRITE",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "SET statement_timeout = 0",
+        "PREPARE x AS SELECT 1",
+        "LISTEN x",
+        "NOTIFY x",
+        "LOCK TABLE shop",
+        "VACUUM",
+    ],
+)
+async def test_whatever_does_more_than_read_is_forbidden(databases, sql):
+    with pytest.raises(Forbidden) as caught:
+        await databases.query("shop", sql)
+    assert caught.value.error_code == "READ_ONLY"
+    assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+
+
+async def test_nothing_of_one_query_is_left_to_the_next(databases):
+    databases.limiter.total_tokens = 1  # so that they share a connection
+    for sql in (
+        "SELECT set_config('statement_timeout', '1h', false)",
+        "SELECT set_config('default_transaction_read_only', 'off', false)",
+        "SELECT pg_advisory_lock(7)",
+    ):
+        await databases.query("shop", sql)
+    held = await databases.query("shop", "SELECT * FROM pg_locks WHERE locktype = 'advisory'")
+    assert held.rows == ()
+    timeout = await databases.query("shop", "SHOW statement_timeout", timeout_seconds=9)
+    assert timeout.rows == (("9s",),)
+    with pytest.raises(Forbidden):
+        await databases.query("shop", "SELECT sneak()")
+
+
+async def test_a_transaction_cannot_be_made_to_write(databases):
+    with pytest.raises((InvalidArgument, Forbidden)):
+        await databases.query(
+            "shop", "SELECT set_config('transaction_read_only', 'off', false), sneak()"
+        )
+    assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1; DELETE FROM shop",
+        "SELECT 1 AS a$$; DELETE FROM shop; -- $$",
+        "SELECT E'\\''; DELETE FROM shop; --'",
+        "SELECT '\\'; DELETE FROM shop; --'",
+        'SELECT 1 AS "a;"; DELETE FROM shop',
+        "SELECT 1 /* /* */ ; DELETE FROM shop; -- */",
+        "EXPLAIN SELECT 1; DELETE FROM shop",
+        "SHOW statement_timeout; DELETE FROM shop",
+    ],
+)
+async def test_a_second_statement_is_never_run(databases, sql):
+    with pytest.raises(InvalidArgument):
+        await databases.query("shop", sql)
+    assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT * FROM nowhere", 'relation "nowhere" does not exist'),
+        ("SELECT 1 / 0", "division by zero"),
+        ("SELECT 'open", "unterminated quoted string"),
+        ("SELECT 'x'::int", "invalid input syntax for type integer"),
+        ("SELECT $1", "requires 1"),
+    ],
+)
+async def test_sql_that_is_wrong_is_answered_in_the_words_of_the_database(databases, sql, words):
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", sql)
+    assert caught.value.error_code == "BAD_SQL"
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "\ud800", "\0"], ids=repr)
+async def test_a_value_that_postgres_lacks_is_refused(databases, value):
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", "SELECT :x", {"x": value})
+    assert caught.value.error_code == "BAD_PARAMETERS"
+
+
+async def test_a_value_is_never_sql(databases):
+    attack = "'; DROP TABLE shop; --"
+    assert (await databases.query("shop", "SELECT :x", {"x": attack})).rows == ((attack,),)
+
+
+SLOW = [
+    "SELECT pg_sleep(60)",
+    "SELECT count(*) FROM shop a, shop b, shop c, shop d, shop e",
+    "EXPLAIN ANALYZE SELECT pg_sleep(60)",
+]
+
+
+@pytest.mark.parametrize("sql", SLOW)
+async def test_a_cancel_reaches_the_server_and_the_connection_is_used_again(databases, sql):
+    databases.limiter.total_tokens = 2
+    await databases.query("shop", "SELECT 1")
+    for _ in range(5):
+        with trio.move_on_after(0.05) as scope:
+            await databases.query("shop", sql)
+        assert scope.cancelled_caught
+        assert databases.limiter.borrowed_tokens == 0
+        running = await databases.query("shop", STATEMENTS_RUNNING)
+        assert running.rows == ((0,),)
+    opened = await databases.query(
+        "shop", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trio-tools'"
+    )
+    assert opened.rows == ((1,),)
+
+
+async def test_a_cancel_at_any_moment_ends_the_query(databases):
+    await databases.query("shop", "SELECT 1")
+    for step in range(40):
+        with trio.move_on_after(step * 0.0002):
+            await databases.query("shop", "SELECT pg_sleep(60)")
+    assert (await databases.query("shop", STATEMENTS_RUNNING)).rows == ((0,),)
+
+
+async def test_a_late_statement_is_a_time_out_and_no_longer_runs(databases):
+    with pytest.raises(TimedOut):
+        await databases.query("shop", "SELECT pg_sleep(60)", timeout_seconds=0.2)
+    assert (await databases.query("shop", STATEMENTS_RUNNING)).rows == ((0,),)
+
+
+async def test_a_cancel_among_many_hits_only_its_own(databases):
+    finished = []
+
+    async def ask(number):
+        with trio.move_on_after(0.05 if number % 2 else 60):
+            await databases.query("shop", "SELECT pg_sleep(:s)", {"s": 60 if number % 2 else 0.2})
+            finished.append(number)
+
+    before = threading.active_count()
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(ask, number)
+    assert sorted(finished) == [0, 2, 4]
+    assert threading.active_count() - before <= 10
+
+
+async def test_a_server_that_does_not_answer_is_hung_up_on(databases):
+    databases.limiter.total_tokens = 1
+    (pid,) = (await databases.query("shop", "SELECT pg_backend_pid()")).rows[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with trio.move_on_after(0.1) as scope:
+            await databases.query("shop", "SELECT pg_sleep(60)")
+        assert scope.cancelled_caught
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (await databases.query("shop", "SELECT 1")).rows == ((1,),)
+
+
+async def test_a_connection_that_died_is_replaced(databases):
+    databases.limiter.total_tokens = 1
+    (pid,) = (await databases.query("shop", "SELECT pg_backend_pid()")).rows[0]
+    os.kill(pid, signal.SIGTERM)
+    assert (await databases.query("shop", "SELECT pg_backend_pid()")).rows != ((pid,),)
+
+
+async def test_a_server_that_dies_during_a_query_is_not_the_callers_fault(databases):
+    databases.limiter.total_tokens = 2
+
+    async def ask():
+        with pytest.raises(UpstreamFailed):
+            await databases.query("shop", "SELECT pg_sleep(60)")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        rows = ()
+        while not rows:
+            sql = STATEMENTS_RUNNING.replace("count(*)", "pid") + " AND wait_event = 'PgSleep'"
+            rows = (await databases.query("shop", sql)).rows
+        os.kill(rows[0][0], signal.SIGTERM)
+
+
+async def test_a_server_that_is_not_there_is_not_the_callers_fault(tmp_path):
+    pytest.importorskip("psycopg")
+    config = DatabaseConfig("d", f"postgresql://me:secret@/x?host={tmp_path}")
+    async with Databases([config]) as databases:
+        with pytest.raises(UpstreamFailed) as caught:
+            await databases.query("d", "SELECT 1")
+    assert "secret" not in caught.value.message
+
+
+async def test_without_the_extra_the_error_says_what_to_install(databases, monkeypatch):
+    monkeypatch.setattr("trio_tools.database.postgres.find_spec", lambda name: None)
+    with pytest.raises(UpstreamFailed) as caught:
+        await databases.query("shop", "SELECT 1")
+    assert "pip install trio-tools[postgres]" in caught.value.remediation
+
+
+async def test_queries_in_parallel_share_nothing(databases):
+    async def ask(number, answers):
+        result = await databases.query("shop", "SELECT :n::int", {"n": number})
+        answers.append(result.rows[0][0])
+
+    answers = []
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(partial(ask, number, answers))
+    assert sorted(answers) == list(range(50))

@@ -1,0 +1,360 @@
+import logging
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+import trio
+
+from trio_tools.database import DatabaseConfig, Databases
+from trio_tools.errors import Forbidden, InvalidArgument, NotFound, TimedOut, UpstreamFailed
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+ENDLESS_SORT = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n ORDER BY -x"
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "odd name?#%20.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT, photo BLOB)")
+        rows = [(number, f"shop {number}", None) for number in range(1, 101)]
+        connection.executemany("INSERT INTO shop VALUES (?, ?, ?)", rows)
+        connection.execute("CREATE TABLE large (id INTEGER PRIMARY KEY, content BLOB)")
+        connection.execute("INSERT INTO large VALUES (1, zeroblob(5000000))")
+        connection.execute("CREATE VIRTUAL TABLE notes USING fts5(body)")
+        connection.execute("INSERT INTO notes VALUES ('a cat'), ('a dog')")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+async def databases(path):
+    async with Databases([DatabaseConfig("shop", f"sqlite:///{path}")]) as databases:
+        yield databases
+
+
+async def test_rows_come_with_columns_and_timing(databases):
+    result = await databases.query(
+        "shop", "SELECT id, name FROM shop WHERE id > :least ORDER BY id;", {"least": 98}
+    )
+    assert result.columns == ("id", "name")
+    assert result.rows == ((99, "shop 99"), (100, "shop 100"))
+    assert (result.row_count, result.truncated, result.next_position) == (2, False, None)
+    assert min(result.timing.wait_seconds, result.timing.execute_seconds) >= 0
+
+
+async def test_values_are_what_json_has(databases):
+    result = await databases.query(
+        "shop", "SELECT 1, 1.5, 'x', NULL, x'00ff', 9e999 AS big, 2 AS big"
+    )
+    assert result.rows == ((1, 1.5, "x", None, "AP8=", "inf", 2),)
+    assert result.columns[-2:] == ("big", "big")
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 99, 100, 101])
+async def test_pages_cover_all_rows_once(databases, size):
+    seen, position = [], 0
+    while position is not None:
+        page = await databases.query(
+            "shop", "SELECT id FROM shop ORDER BY id", max_rows=size, position=position
+        )
+        seen += [number for (number,) in page.rows]
+        assert page.truncated is (page.next_position is not None)
+        position = page.next_position
+    assert seen == list(range(1, 101))
+
+
+async def test_a_position_past_the_end_has_no_rows(databases):
+    page = await databases.query("shop", "SELECT id FROM shop", position=1000)
+    assert (page.rows, page.next_position) == ((), None)
+
+
+async def test_bytes_are_bounded_and_paging_goes_on_behind_them(databases):
+    sql = "SELECT id, hex(zeroblob(200)) FROM shop ORDER BY id"
+    first = await databases.query("shop", sql, max_bytes=1000)
+    assert (first.row_count, first.truncated, first.next_position) == (2, True, 2)
+    second = await databases.query("shop", sql, max_bytes=1000, position=2)
+    assert [row[0] for row in second.rows] == [3, 4]
+
+
+async def test_a_row_that_alone_is_too_large_says_so(databases):
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", "SELECT hex(zeroblob(600))", max_bytes=1000)
+    assert caught.value.error_code == "TOO_LARGE"
+    assert "row 1 alone" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO shop VALUES (1000, 'x', NULL)",
+        "UPDATE shop SET name = 'x'",
+        "DELETE FROM shop",
+        "WITH x AS (SELECT 1) DELETE FROM shop",
+        "REPLACE INTO shop VALUES (1, 'x', NULL)",
+        "DROP TABLE shop",
+        "CREATE TABLE t (x)",
+        "CREATE TEMP TABLE t (x)",
+        "CREATE VIRTUAL TABLE v USING fts5(x)",
+        "ALTER TABLE shop RENAME TO s",
+        "ATTACH '/tmp/other.db' AS other",
+        "DETACH main",
+        "VACUUM",
+        "VACUUM INTO '/tmp/copy.db'",
+        "REINDEX",
+        "ANALYZE",
+        "BEGIN",
+        "COMMIT",
+        "SAVEPOINT x",
+        "PRAGMA user_version = 3",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA temp_store_directory = '/tmp'",
+        "PRAGMA database_list",
+        "SELECT * FROM pragma_database_list",
+        "EXPLAIN DELETE FROM shop",
+        "UPDATE sqlite_master SET sql = ''",
+        "INSERT INTO notes VALUES ('x')",
+        "INSERT INTO notes(notes) VALUES ('optimize')",
+        "SELECT load_extension('x')",
+        "SELECT LOAD_EXTENSION('x')",
+        "SELECT fts3_tokenizer('simple')",
+        "SELECT 'a' REGEXP '(a+)+$'",
+    ],
+)
+async def test_whatever_does_more_than_read_is_forbidden(databases, path, sql):
+    before = path.read_bytes()
+    with pytest.raises((Forbidden, InvalidArgument)) as caught:
+        await databases.query("shop", sql)
+    if "fts3" not in sql:  # which is not compiled in everywhere
+        assert caught.value.error_code == "READ_ONLY"
+    assert path.read_bytes() == before
+    assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PRAGMA table_info(shop)",
+        "SELECT name FROM pragma_table_info('shop')",
+        "SELECT name FROM sqlite_master",
+        "SELECT body FROM notes WHERE notes MATCH 'cat'",
+        "SELECT value FROM json_each('[1, 2]')",
+        "VALUES (1), (2)",
+        "EXPLAIN QUERY PLAN SELECT * FROM shop",
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 5) SELECT x FROM n",
+        "SELECT length(content) FROM large",
+        "SELECT id FROM large",
+        "SELECT row_number() OVER (ORDER BY name), upper(name) FROM shop",
+    ],
+)
+async def test_whatever_only_reads_is_allowed(databases, sql):
+    assert (await databases.query("shop", sql)).row_count > 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT hex(zeroblob(1e9))",
+        "SELECT zeroblob(1000001)",
+        "SELECT content FROM large",
+        "SELECT randomblob(1e9)",
+        "SELECT replace(hex(zeroblob(400000)), '0', 'xxxx')",
+        "SELECT group_concat(hex(zeroblob(50000))) FROM shop",
+    ],
+)
+async def test_a_value_that_is_too_large_is_refused_before_it_is_made(databases, sql):
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", sql)
+    assert caught.value.error_code == "TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("sql", "code", "words"),
+    [
+        ("SELECT 1; SELECT 2", "SEVERAL_STATEMENTS", "one by one"),
+        ("SELECT 1; DROP TABLE shop", "SEVERAL_STATEMENTS", "one by one"),
+        ("SELECT ';' -- ;\n; /* ; */ DELETE FROM shop", "SEVERAL_STATEMENTS", "one by one"),
+        ("", "INVALID_ARGUMENT", "sql is empty"),
+        (" ; -- nothing\n", "INVALID_ARGUMENT", "sql is empty"),
+        ("SELEC 1", "BAD_SQL", 'near "SELEC": syntax error'),
+        ("SELECT * FROM nowhere", "BAD_SQL", "no such table: nowhere"),
+        ("SELECT nope FROM shop", "BAD_SQL", "no such column: nope"),
+        ("SELECT 'open", "BAD_SQL", "unrecognized token"),
+        ("SELECT ?", "BAD_SQL", "no name"),
+        ("SELECT 1\0", "INVALID_ARGUMENT", "NUL"),
+        ("SELECT '\ud800'", "INVALID_ARGUMENT", "surrogate"),
+        ("SELECT " + "(" * 1000 + "1" + ")" * 1000, "BAD_SQL", ""),
+        ("SELECT 1 -- " + "x" * 100_000, "TOO_LARGE", "at most 100,000"),
+    ],
+)
+async def test_sql_that_is_wrong_is_answered_with_what_is_wrong(databases, sql, code, words):
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", sql)
+    assert caught.value.error_code == code
+    assert words in caught.value.message
+
+
+async def test_one_statement_may_end_in_semicolons_and_comments(databases):
+    sql = "SELECT ';', ':no', \"name\" FROM shop; ; /* end */ -- x"
+    result = await databases.query("shop", sql)
+    assert result.row_count == 100
+
+
+async def test_parameters_must_match_by_name(databases):
+    sql = "SELECT :a, ':b', '::c' -- :d"
+    with pytest.raises(InvalidArgument) as caught:
+        await databases.query("shop", sql, {"b": 1})
+    assert caught.value.data == {"missing": ["a"], "unknown": ["b"]}
+    assert (await databases.query("shop", sql, {"a": True})).rows == ((1, ":b", "::c"),)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, 2**70, "\ud800"], ids=repr)
+async def test_a_value_that_sqlite_lacks_is_refused(databases, value):
+    with pytest.raises(InvalidArgument):
+        await databases.query("shop", "SELECT :x", {"x": value})
+
+
+async def test_a_value_is_never_sql(databases):
+    attack = "'; DROP TABLE shop; --"
+    assert (await databases.query("shop", "SELECT :x", {"x": attack})).rows == ((attack,),)
+
+
+@pytest.mark.parametrize("bound", [{"max_rows": 0}, {"max_bytes": 0}, {"position": -1}])
+async def test_bounds_must_make_sense(databases, bound):
+    with pytest.raises(InvalidArgument, match=f"{next(iter(bound))} must be at least"):
+        await databases.query("shop", "SELECT 1", **bound)
+
+
+async def test_an_unknown_name_is_answered_with_the_known_ones(databases):
+    with pytest.raises(NotFound) as caught:
+        await databases.query("shops", "SELECT 1")
+    assert caught.value.data == {"databases": ["shop"]}
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, ENDLESS_SORT, ENDLESS.replace("count(*)", "x")])
+async def test_a_statement_that_never_ends_is_stopped_in_time(databases, sql):
+    with pytest.raises(TimedOut) as caught:
+        await databases.query("shop", sql, timeout_seconds=0.2, position=10**12)
+    assert caught.value.data == {"timeout_seconds": 0.2}
+    assert databases.limiter.borrowed_tokens == 0  # its thread has ended, too
+
+
+async def test_a_cancel_ends_the_statement_and_the_connection_is_used_again(path):
+    limiter = trio.CapacityLimiter(1)
+    async with Databases([DatabaseConfig("d", f"sqlite:///{path}")], limiter=limiter) as databases:
+        await databases.query("d", "SELECT 1")
+        (engine,) = [database._engine for database in databases._databases.values()]
+        for _ in range(20):
+            with trio.move_on_after(0.01) as scope:
+                await databases.query("d", ENDLESS)
+            assert scope.cancelled_caught
+            assert (await databases.query("d", "SELECT 1")).rows == ((1,),)
+        assert (engine.pool.checkedin(), engine.pool.checkedout()) == (1, 0)
+
+
+async def test_a_cancelled_query_leaves_the_others_alone(databases):
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(
+                partial(databases.query, "shop", ENDLESS + " LIMIT 1", timeout_seconds=60)
+            )
+        with trio.move_on_after(0.05):
+            await databases.query("shop", ENDLESS)
+        assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+        assert databases.limiter.borrowed_tokens == 2
+        nursery.cancel_scope.cancel()
+    assert databases.limiter.borrowed_tokens == 0
+
+
+async def test_waiting_for_a_thread_counts_as_time(databases):
+    databases.limiter.total_tokens = 1
+    async with databases.limiter:
+        with pytest.raises(TimedOut):
+            await databases.query("shop", "SELECT 1", timeout_seconds=0.05)
+
+
+async def test_many_queries_at_once_stay_within_the_limiter(databases):
+    results = []
+
+    async def ask(number):
+        results.append((await databases.query("shop", "SELECT :n", {"n": number})).rows[0][0])
+
+    before = threading.active_count()
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(ask, number)
+    assert sorted(results) == list(range(200))
+    assert threading.active_count() - before <= databases.limiter.total_tokens
+
+
+async def test_a_lock_is_waited_for_and_then_named(path):
+    config = DatabaseConfig("d", f"sqlite:///{path}", busy_seconds=0.1)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    async with Databases([config]) as databases:
+        with pytest.raises(UpstreamFailed) as caught:
+            await databases.query("d", "SELECT * FROM shop")
+        assert caught.value.error_code == "DATABASE_LOCKED"
+        with trio.move_on_after(0.05) as scope:
+            await databases.query("d", "SELECT * FROM shop")
+        assert scope.cancelled_caught
+        writer.execute("ROLLBACK")
+        assert (await databases.query("d", "SELECT * FROM shop")).row_count == 100
+    writer.close()
+
+
+@pytest.mark.parametrize("content", [None, b"not a database, but long enough to be read" * 100])
+async def test_a_file_that_is_no_database_is_not_the_callers_fault(tmp_path, content):
+    path = tmp_path / "broken.db"
+    if content:
+        path.write_bytes(content)
+    async with Databases([DatabaseConfig("d", f"sqlite:///{path}")]) as databases:
+        with pytest.raises(UpstreamFailed):
+            await databases.query("d", "SELECT 1 FROM sqlite_master")
+    assert path.exists() is (content is not None)  # nothing was made
+
+
+async def test_a_cancelled_statement_is_no_event_for_the_log(databases, caplog):
+    caplog.set_level(logging.WARNING)
+    with trio.move_on_after(0.05):
+        await databases.query("shop", ENDLESS)
+    assert caplog.records == []
+
+
+def test_configurations_that_cannot_work_fail_at_once():
+    with pytest.raises(ValueError, match=re.escape("'a' is configured twice")):
+        Databases([DatabaseConfig("a", "sqlite:////x"), DatabaseConfig("a", "sqlite:////y")])
+    for url in ("sqlite://", "sqlite:///:memory:", "mysql://host/x", "/x.db"):
+        with pytest.raises(ValueError, match="database 'a'"):
+            Databases([DatabaseConfig("a", url)])
+
+
+def test_a_password_is_never_shown():
+    config = DatabaseConfig("a", "postgresql://me:secret@host/db")
+    assert "secret" not in repr(config)
+
+
+def test_sqlalchemy_is_not_imported_before_the_first_query():
+    code = "import sys, trio_tools.database; assert 'sqlalchemy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_the_loop_goes_on_while_statements_run(databases):
+    longest = 0.0
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(partial(databases.query, "shop", ENDLESS, timeout_seconds=60))
+        for _ in range(50):
+            before = time.perf_counter()
+            await trio.sleep(0.002)
+            longest = max(longest, time.perf_counter() - before)
+        nursery.cancel_scope.cancel()
+    assert longest < 1  # five threads at work, none of which holds the interpreter
