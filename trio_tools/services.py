@@ -1,22 +1,34 @@
-"""What lives as long as the server: the HTTP client, the files, and all that holds a door open.
+"""What lives as long as the server: HTTP, files, databases and models, each a door to the outside.
 
 Services are made with the server and opened when it starts serving; several connections that are
-served at once share them, and the last one that ends closes them.
+served at once share them, and the last one that ends closes them. Those that few callers need are
+imported and made with their first use.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import trio
 
+from trio_tools.errors import NotFound
 from trio_tools.files.roots import FileRoots
 from trio_tools.http.fetcher import Fetcher
 from trio_tools.http.pages import FetchConfig
-from trio_tools.settings import Settings
+from trio_tools.settings import ApiSettings, Settings
+
+if TYPE_CHECKING:
+    from trio_tools.database.databases import Databases
+    from trio_tools.http.api import ApiClient
+    from trio_tools.inference.models import Models
 
 _CLOSING_SECONDS = 1.0
+# The bound on queries and inference is held by whoever calls, in the limits of the server, which
+# can be resized. The services' own limiters only keep their threads apart from other threads.
+_NEVER_BINDING = 1_000
 
 
 class Services:
@@ -28,9 +40,14 @@ class Services:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         fetch = settings.fetch.model_dump()
-        self.fetcher = Fetcher(FetchConfig(**fetch, timeout_seconds=_longest_fetch(settings)))
+        self.fetcher = Fetcher(
+            FetchConfig(**fetch, timeout_seconds=_longest(settings, "fetch_urls"))
+        )
         self.files = FileRoots(settings.file_roots, max_file_bytes=settings.max_file_bytes)
+        self._databases: Databases | None = None
+        self._apis: dict[str, ApiClient] = {}
         self._open = AsyncExitStack()
         # How many are being served. The services are open while it is above 0.
         self._users = 0
@@ -46,9 +63,87 @@ class Services:
         finally:
             self._users -= 1
             if self._users == 0:
+                self._databases = None
+                self._apis.clear()
                 with trio.move_on_after(_CLOSING_SECONDS, shield=True):
                     await self._open.aclose()
 
+    @property
+    def databases(self) -> Databases:
+        """The databases of the settings. Nothing is connected to before the first query."""
+        from trio_tools.database.databases import Databases  # noqa: PLC0415 - see above
+        from trio_tools.database.results import DatabaseConfig  # noqa: PLC0415
 
-def _longest_fetch(settings: Settings) -> float:
-    return settings.limits_of("fetch_urls").max_timeout_seconds
+        if self._databases is None:
+            configured = self._settings.databases.items()
+            self._databases = Databases(
+                [DatabaseConfig(name, database.url) for name, database in configured],
+                limiter=trio.CapacityLimiter(_NEVER_BINDING),
+            )
+            self._open.push_async_callback(self._databases.aclose)
+        return self._databases
+
+    @cached_property
+    def models(self) -> Models:
+        """The models of the settings.
+
+        Raises:
+            NotFound: The settings name no folder of models.
+        """
+        from trio_tools.inference.models import Models  # noqa: PLC0415 - see above
+
+        folder = self._settings.models_folder
+        if folder is None:
+            raise NotFound(
+                "this server has no models: let the operator set models_folder to a folder of "
+                "ONNX files",
+                error_code="NO_MODELS",
+            )
+        return Models(folder, limiter=trio.CapacityLimiter(_NEVER_BINDING))
+
+    @property
+    def apis(self) -> Mapping[str, ApiClient]:
+        """The APIs that were called so far, by name."""
+        return self._apis
+
+    async def api(self, name: str) -> ApiClient:
+        """Return the client of an API, opened with its first call.
+
+        Raises:
+            NotFound: The settings name no such API; the message lists those there are.
+        """
+        if name not in self._apis:
+            if name not in self._settings.apis:
+                known = ", ".join(self._settings.apis) or "none is configured"
+                raise NotFound(
+                    f"no API is named {name!r}; there are: {known}",
+                    error_code="UNKNOWN_API",
+                    data={"apis": list(self._settings.apis)},
+                )
+            client = _client(name, self._settings.apis[name], self._settings)
+            self._apis[name] = await self._open.enter_async_context(client)
+        return self._apis[name]
+
+
+def _client(name: str, api: ApiSettings, settings: Settings) -> ApiClient:
+    from trio_tools.http.api import ApiClient, ApiConfig  # noqa: PLC0415 - see above
+
+    return ApiClient(
+        ApiConfig(
+            name=name,
+            base_url=api.base_url,
+            auth_env=api.auth_env,
+            auth_header=api.auth_header,
+            auth_prefix=f"{api.auth_scheme} " if api.auth_scheme else "",
+            rate_per_second=api.rate_per_second,
+            burst=api.burst,
+            max_concurrent=api.max_concurrent,
+            allowed_methods=api.allowed_methods,
+            allowed_path_prefixes=api.allowed_path_prefixes,
+            timeout_seconds=_longest(settings, "call_external_api"),
+        )
+    )
+
+
+def _longest(settings: Settings, tool: str) -> float:
+    return settings.limits_of(tool).max_timeout_seconds

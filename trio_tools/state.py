@@ -5,6 +5,8 @@ Limits, descriptions, caps and status all read the same objects, so they cannot 
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
 from trio_tools.store import MemoryStore, OperationStore
 
+_CALLS_REMEMBERED = 200
+
 
 @dataclass(eq=False)
 class RunningCall:
@@ -34,6 +38,24 @@ class RunningCall:
     answered: bool = False
     departed: bool = False
     """The caller left or cancelled, and what it started is still unwinding."""
+    waits_for: str | None = None
+    """What its tool said it waits for, once admitted."""
+
+
+@dataclass(eq=False)
+class Durations:
+    """How long the latest calls of one tool took, in seconds."""
+
+    latest: deque[float] = field(default_factory=lambda: deque[float](maxlen=_CALLS_REMEMBERED))
+
+    def add(self, seconds: float) -> None:
+        """Take one more call into account."""
+        self.latest.append(seconds)
+
+    def percentile(self, share: float) -> float:
+        """Return what that share of the calls did not exceed (nearest rank)."""
+        ranked = sorted(self.latest)
+        return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 @dataclass(eq=False)
@@ -59,8 +81,10 @@ class ServerState:
         services: The doors to the outside.
         operations: What `batch_process` can run.
         store: Operations that outlive their calls.
-        cursors: Makes and checks page marks.
+        cursors: Makes and checks page marks of operations.
+        dataset_cursors: The same of datasets.
         calls: Calls under way, by request id.
+        durations: How long calls took of late, by tool.
         monitor: Who blocked the event loop.
     """
 
@@ -69,13 +93,17 @@ class ServerState:
         self.limits = Limits()
         self.services = Services(settings)
         self.operations = Operations(
-            (*builtin_operations(self.services), *operations, *installed_operations())
+            (*builtin_operations(self.services, settings), *operations, *installed_operations())
         )
         self.store: OperationStore = MemoryStore(
-            ttl=settings.operation_ttl_seconds, capacity=settings.max_operations
+            ttl=settings.operation_ttl_seconds,
+            capacity=settings.max_operations,
+            max_bytes=settings.max_kept_bytes,
         )
         self.cursors = Cursors("trio-tools operations")
+        self.dataset_cursors = Cursors("trio-tools datasets")
         self.calls: dict[str, RunningCall] = {}
+        self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
         self._tool_limits: dict[str, ToolLimits] = {}
         self._admissions: dict[str, Admission] = {}
@@ -154,7 +182,7 @@ class LiveLimits:
         cap = self.declared.max_timeout_seconds
         if asked is None:
             return self.declared.timeout_seconds
-        if asked > cap:
+        if not asked <= cap:  # NaN is none of them
             raise InvalidArgument(
                 f"timeout_seconds must be at most {cap:g}, got {asked:g}: lower it, or split the "
                 "work over several calls",

@@ -16,6 +16,7 @@ import trio
 
 from nursery_patterns import Batch
 from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.operations.work import Result, Work
 
 
 @dataclass(eq=False)
@@ -27,18 +28,21 @@ class StoredOperation:
         owner: The client that may see it.
         tool: The tool that was called.
         request: What was asked, to tell a resumed call from another one.
-        batch: The work, with everything that finished.
-        describe: How an item of it is named in reports.
+        work: What is done to which items.
+        batch: The doing of it, with everything that finished.
+        request_id: The call that works on it, or did last.
+        deadline: When that call will answer, or did at the latest; None before the first.
     """
 
     operation_id: str
     owner: str
     tool: str
     request: Any
-    batch: Batch[Any, Any]
-    describe: Any
+    work: Work
+    batch: Batch[Any, Result]
     created: float = field(default_factory=trio.current_time)
     last_used: float = field(default_factory=trio.current_time)
+    request_id: str | None = None
     deadline: float | None = None
     _scope: trio.CancelScope | None = None
 
@@ -62,7 +66,6 @@ class StoredOperation:
             )
         try:
             with trio.CancelScope() as self._scope:
-                self.deadline = trio.current_effective_deadline()
                 yield
         finally:
             self._scope = None
@@ -87,25 +90,38 @@ class OperationStore(Protocol):
         """Keep a new operation, or return the one of that id if it is the same request."""
         ...
 
+    def reserve(self, size: int) -> None:
+        """Count `size` bytes more for a running operation, or raise `InvalidArgument`."""
+        ...
+
     def running(self) -> list[StoredOperation]:
         """Return the operations that calls are at work on, oldest first."""
         ...
 
 
 class MemoryStore:
-    """Operations in memory, until they are old or too many.
+    """Operations in memory, until they are old, too many or too large.
 
     An operation is dropped when nobody has used it for `ttl` seconds. When there are more than
-    `capacity`, those unused for longest go first; running ones never do.
+    `capacity`, or all together take more than `max_bytes`, those unused for longest go first;
+    running ones never do.
     """
 
-    def __init__(self, *, ttl: float, capacity: int) -> None:
+    def __init__(self, *, ttl: float, capacity: int, max_bytes: int) -> None:
         self._ttl = ttl
         self._capacity = capacity
+        self._max_bytes = max_bytes
+        # Invariant: `_bytes` is the sum of `work.size` over all that is kept.
         self._kept: dict[tuple[str, str], StoredOperation] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all kept operations take, about."""
+        return self._bytes
 
     def find(self, operation_id: str, owner: str) -> StoredOperation:
         """Return an operation.
@@ -114,28 +130,32 @@ class MemoryStore:
             NotFound: This owner has none of that id, or not any more.
         """
         self._drop_old()
-        found = self._kept.get((owner, operation_id))
-        if found is None:
+        key = (owner, operation_id)
+        if key not in self._kept:
             raise NotFound(
                 f"there is no operation {operation_id!r}: it never was, or was last used more "
-                f"than {self._ttl:g} s ago. Call the batch tool again to start anew.",
-                error_code="UNKNOWN_OPERATION",
+                f"than {self._ttl:g} s ago, or made room for others. Call the batch tool again to "
+                "start anew.",
+                error_code="UNKNOWN_OPERATION_ID",
             )
-        found.last_used = trio.current_time()
-        return found
+        return self._use(key)
 
     def open(self, operation: StoredOperation) -> StoredOperation:
         """Keep the operation, or return what is kept under its id.
 
         Raises:
-            InvalidArgument: The id belongs to a call with other arguments.
+            InvalidArgument: The id belongs to a call with other arguments, or the items take more
+                than there is room for.
             ServerOverloaded: As many operations are running as can be kept.
         """
         self._drop_old()
         key = (operation.owner, operation.operation_id)
         kept = self._kept.get(key)
         if kept is None:
-            self._make_room()
+            while len(self._kept) >= self._capacity:
+                if not self._drop_idle():
+                    raise _too_many(self._capacity)
+            self.reserve(operation.work.size)
             self._kept[key] = operation
             return operation
         if (kept.tool, kept.request) != (operation.tool, operation.request):
@@ -144,32 +164,58 @@ class MemoryStore:
                 "arguments: repeat those to go on with it, or choose another id",
                 error_code="OPERATION_MISMATCH",
             )
-        return kept
+        return self._use(key)
+
+    def reserve(self, size: int) -> None:
+        """Count `size` bytes more for an operation; idle ones make room if need be.
+
+        Raises:
+            InvalidArgument: There is no room.
+        """
+        while self._bytes + size > self._max_bytes:
+            if not self._drop_idle():
+                raise InvalidArgument(
+                    f"the results of running operations take all {self._max_bytes:,} bytes that "
+                    "this server keeps: ask for less of each item (max_bytes, max_rows), or for "
+                    "fewer items",
+                    error_code="RESULTS_TOO_LARGE",
+                    data={"max_kept_bytes": self._max_bytes},
+                )
+        self._bytes += size
 
     def running(self) -> list[StoredOperation]:
         """Return the operations at work, oldest first."""
         return [kept for kept in self._kept.values() if kept.running]
 
+    def _use(self, key: tuple[str, str]) -> StoredOperation:
+        kept = self._kept[key]
+        kept.last_used = trio.current_time()
+        return kept
+
     def _drop_old(self) -> None:
         oldest = trio.current_time() - self._ttl
         for key, kept in list(self._kept.items()):
             if not kept.running and kept.last_used < oldest:
-                del self._kept[key]
+                self._drop(key)
 
-    def _make_room(self) -> None:
+    def _drop_idle(self) -> bool:
+        """Drop the operation that was unused for longest. False if all are running."""
         idle = [(kept.last_used, key) for key, kept in self._kept.items() if not kept.running]
-        while len(self._kept) >= self._capacity:
-            if not idle:
-                raise ServerOverloaded(
-                    f"{self._capacity} operations are running, as many as this server keeps: "
-                    "wait for one to end",
-                    data={"retry_after_seconds": 1.0},
-                )
-            oldest = min(idle)
-            idle.remove(oldest)
-            del self._kept[oldest[1]]
+        if idle:
+            self._drop(min(idle)[1])
+        return bool(idle)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._bytes -= self._kept.pop(key).work.size
 
 
 def new_operation_id() -> str:
     """Return an id that nobody can guess (128 bits)."""
     return "op_" + secrets.token_urlsafe(16)
+
+
+def _too_many(capacity: int) -> ServerOverloaded:
+    return ServerOverloaded(
+        f"{capacity} operations are running, as many as this server keeps: wait for one to end",
+        data={"retry_after_seconds": 1.0},
+    )

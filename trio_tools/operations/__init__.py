@@ -1,6 +1,10 @@
 """Operations: functions of one item that tools run over many. Each imports only those above it.
 
 base       `Operation` and what it declares
+work       an operation over the items of one batch
 registry   the operations of one server, by name
-builtin    fetch, hash, ...
+web        fetch, call_api
+content    hash, compress
+data       query, infer
+builtin    the six of them
 """

@@ -8,14 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nursery_patterns import run_in_process, run_in_thread
 from trio_tools.errors import InvalidArgument
 
 Execution = Literal["async", "thread", "process"]
 
-_MAX_NAMED = 20
+_SHOWN_CHARS = 80
+
+
+class Item(BaseModel):
+    """Base of item types: an unknown field is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,20 @@ class Operation:
         """Return the JSON schema of one item."""
         return self._items.json_schema()
 
+    def check_item(self, item: Any) -> Any:
+        """Return an item as `fn` takes it.
+
+        Raises:
+            ValueError: It does not match the schema; the message says where.
+        """
+        try:
+            return self._items.validate_python(item)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            reason = f"{place} {first['msg'].removeprefix('Value error, ')}".strip()
+        raise ValueError(reason)
+
     def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
         """Return the items as `fn` takes them. `name` is the argument they came in.
 
@@ -84,19 +104,16 @@ class Operation:
         wrong: list[dict[str, Any]] = []
         for index, item in enumerate(items):
             try:
-                checked.append(self._items.validate_python(item))
-            except ValidationError as error:
-                first = error.errors(include_url=False, include_context=False)[0]
-                place = ".".join(map(str, first["loc"]))
-                reason = f"{place} {first['msg'].removeprefix('Value error, ')}".strip()
-                wrong.append({"index": index, "item": item, "reason": reason})
+                checked.append(self.check_item(item))
+            except ValueError as error:
+                wrong.append({"index": index, "item": _shown(item), "reason": str(error)})
         if wrong:
             told = "; ".join(f"{name}[{w['index']}]: {w['reason']}" for w in wrong[:3])
             raise InvalidArgument(
                 f"{len(wrong)} of {len(items)} {name} do not fit operation {self.name!r}: {told}. "
                 "Correct them and call again; nothing was run.",
                 error_code="INVALID_ITEMS",
-                data={"invalid_items": wrong[:_MAX_NAMED], "item_schema": self.item_schema()},
+                data={"invalid_items": wrong, "item_schema": self.item_schema()},
             )
         return checked
 
@@ -117,6 +134,11 @@ class Operation:
         if self.runs == "process":
             return await run_in_process(self.fn, item)
         return await self.fn(item)
+
+
+def _shown(item: Any) -> str:
+    told = repr(item)
+    return told if len(told) <= _SHOWN_CHARS else f"{told[:_SHOWN_CHARS]}…"
 
 
 def _unwrapped(fn: Any) -> Any:

@@ -7,23 +7,19 @@ the same `operation_id` does only what is missing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-import trio
-
-from nursery_patterns import Batch, Counts, Outcome, Report, Status, TimeBudget, time_budget
+from nursery_patterns import Batch, Counts, Report, current_request, time_budget
 from trio_tools.errors import InvalidArgument
-from trio_tools.explain import explain_outcome
 from trio_tools.operations.base import Operation
+from trio_tools.operations.work import Result, Work
 from trio_tools.store import StoredOperation, new_operation_id
 from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.pages import Digest, Pages
+from trio_tools.tools.progress import run_with_progress
 
-# Progress goes out at most this often; what happens in between is coalesced.
-_PROGRESS_INTERVAL_SECONDS = 0.05
-# How long the last progress message may hold up the answer if the client does not read.
-_LAST_PROGRESS_SECONDS = 0.05
+_TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
 _MAX_TEXT_LINES = 30
 
 
@@ -35,6 +31,7 @@ class BatchRequest:
         operation: What is done to each item.
         items: As the caller gave them.
         items_argument: The argument they came in, for messages.
+        checked: Whether they were checked and are as the operation takes them.
         max_concurrent: Items in flight; None for the default.
         timeout_seconds: Budget of the call; None for the default.
         item_timeout_seconds: Time of one item; None for no bound of its own.
@@ -44,6 +41,7 @@ class BatchRequest:
     operation: Operation
     items: list[Any]
     items_argument: str = "items"
+    checked: bool = False
     max_concurrent: int | None = None
     timeout_seconds: float | None = None
     item_timeout_seconds: float | None = None
@@ -53,6 +51,8 @@ class BatchRequest:
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     """Run the operation over the items, and answer with all that finished within the budget.
 
+    The budget is counted from when the call arrived, waiting in line included.
+
     Raises:
         InvalidArgument: An argument is out of its bounds, or the operation id is taken.
     """
@@ -60,13 +60,16 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     limits = call.state.limits_of(request.operation.limit_name)
     concurrency = limits.concurrency_for(request.max_concurrent)
     seconds = call.limits.seconds_for(request.timeout_seconds)
-    kept = call.state.store.open(_stored(call, request, concurrency))
+    kept = _open(call, request, concurrency)
     kept.batch.limit = concurrency  # also when it is an earlier batch that goes on
-    with kept.at_work(), time_budget(seconds) as budget:
-        await _run_with_progress(call, kept)
+    waited = call.waited
+    with kept.at_work(), time_budget(max(0.0, seconds - waited)) as budget:
+        kept.deadline = budget.scope.deadline
+        await run_with_progress(call, kept)
     report = kept.batch.report()
     call.state.pace_of(request.operation.limit_name).add(report)
-    return _answer(call, kept, report, budget, concurrency)
+    timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
+    return _answer(call, kept, report, timing, concurrency)
 
 
 def _check_size(call: Call, request: BatchRequest) -> None:
@@ -79,82 +82,92 @@ def _check_size(call: Call, request: BatchRequest) -> None:
         )
 
 
-def _stored(call: Call, request: BatchRequest, concurrency: int) -> StoredOperation:
-    operation = request.operation
-    limits = call.state.limits_of(operation.limit_name)
-    return StoredOperation(
-        operation_id=request.operation_id or new_operation_id(),
-        owner=call.client_id,
-        tool=call.tool,
-        request=(operation.name, request.items),
-        batch=Batch(
-            operation.run,
-            operation.check_items(request.items, name=request.items_argument),
-            limit=concurrency,
-            limiter=limits.limiter,
-            item_timeout=request.item_timeout_seconds,
-            name=operation.name,
-        ),
-        describe=operation.label_of,
+def _open(call: Call, request: BatchRequest, concurrency: int) -> StoredOperation:
+    """Make the operation, or find the earlier one of that id."""
+    operation, state = request.operation, call.state
+    items = request.items
+    if not request.checked:
+        items = operation.check_items(items, name=request.items_argument)
+    work = Work(
+        operation,
+        request.items,
+        page_bytes=state.settings.max_output_chars,
+        reserve=state.store.reserve,
     )
+    batch = Batch(
+        work.run,
+        items,
+        limit=concurrency,
+        limiter=state.limits_of(operation.limit_name).limiter,
+        item_timeout=request.item_timeout_seconds,
+        name=operation.name,
+    )
+    kept = state.store.open(
+        StoredOperation(
+            operation_id=request.operation_id or new_operation_id(),
+            owner=call.client_id,
+            tool=call.tool,
+            request=(operation.name, request.items),
+            work=work,
+            batch=batch,
+        )
+    )
+    context = current_request()
+    if not kept.running:
+        kept.request_id = context.request_id if context else None
+    return kept
 
 
-async def _run_with_progress(call: Call, kept: StoredOperation) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_report_progress, call, kept)
-        await kept.batch.run()
-        nursery.cancel_scope.cancel(reason="the batch is done")
-    with trio.move_on_after(_LAST_PROGRESS_SECONDS):
-        await _send_progress(call, kept, kept.batch.progress.value)
+@dataclass(frozen=True)
+class Timing:
+    """How the time of a call was used, in seconds since it arrived."""
 
+    elapsed: float
+    seconds: float
+    expired: bool
 
-async def _report_progress(call: Call, kept: StoredOperation) -> None:
-    """Tell the caller how it goes; a client that does not read stalls this task and no other."""
-    async for counts in kept.batch.progress.eventual_values():  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
-        await _send_progress(call, kept, counts)
-        await trio.sleep(_PROGRESS_INTERVAL_SECONDS)
+    @property
+    def tight(self) -> bool:
+        """Whether more than 80 % of the time was used."""
+        return self.elapsed > _TIGHT * self.seconds
 
-
-async def _send_progress(call: Call, kept: StoredOperation, counts: Counts) -> None:
-    failed = counts.failed + counts.timed_out
-    trouble = f", {failed} failed" if failed else ""
-    message = f"{kept.operation_id}: {counts.done} of {counts.total} done{trouble}"
-    await call.report_progress(counts.done, counts.total, message)
+    def as_data(self) -> dict[str, float]:
+        """Return the timing as every answer shows it."""
+        return {
+            "elapsed_seconds": round(self.elapsed, 6),
+            "timeout_seconds": round(self.seconds, 6),
+            "headroom_seconds": round(max(0.0, self.seconds - self.elapsed), 6),
+        }
 
 
 def _answer(
     call: Call,
     kept: StoredOperation,
-    report: Report[Any, Any],
-    budget: TimeBudget,
+    report: Report[Any, Result],
+    timing: Timing,
     concurrency: int,
 ) -> Answer:
     counts = report.counts
-    results, left_out = _fitting(call, report)
-    errors = [_error_of(kept, o) for o in report.outcomes if o.status is not Status.SUCCEEDED]
-    summary = _summary(kept, report, budget)
+    pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
+    digest = pages.digest(report)
+    summary = _summary(kept, report, timing)
     data = {
         "summary": summary,
         "counts": {**counts_of(counts), "concurrency_limit": concurrency},
         "complete": report.complete,
-        "results": results,
-        "errors": errors or None,
-        "timing": {
-            "elapsed_seconds": round(budget.elapsed, 6),
-            "timeout_seconds": budget.seconds,
-            "headroom_seconds": round(budget.headroom, 6),
-        },
+        "results": digest.results,
+        "errors": digest.errors or None,
+        "timing": timing.as_data(),
         "operation_id": kept.operation_id,
     }
     pagination = None
-    if left_out:
-        cursor = call.state.cursors.encode({"id": kept.operation_id, "index": left_out[0].index})
-        pagination = {"cursor": cursor, "remaining": len(left_out), "total": counts.total}
+    if digest.cursor:
+        pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": counts.total}
     return Answer(
         summary=summary,
         data=data,
-        text=_text(errors),
-        warnings=_warnings(kept, report, budget, len(left_out)),
+        text=_text(digest.errors),
+        warnings=_warnings(kept, report, timing, digest),
         pagination=pagination,
     )
 
@@ -171,40 +184,20 @@ def counts_of(counts: Counts) -> dict[str, Any]:
     }
 
 
-def _fitting(call: Call, report: Report[Any, Any]) -> tuple[list[Any], list[Outcome[Any, Any]]]:
-    """Split the results into those within the output budget, at least one, and the rest."""
-    room = call.state.settings.max_output_chars
-    done = [o for o in report.outcomes if o.status is Status.SUCCEEDED]
-    for position, outcome in enumerate(done):
-        room -= len(json.dumps(outcome.value, default=str, ensure_ascii=False))
-        if room < 0 and position > 0:
-            return [o.value for o in done[:position]], done[position:]
-    return [o.value for o in done], []
-
-
-def _error_of(kept: StoredOperation, outcome: Outcome[Any, Any]) -> dict[str, Any]:
-    failure = explain_outcome(outcome)
-    return {
-        "item": kept.describe(outcome.item),
-        "reason": failure.message,
-        "error_code": failure.error_code,
-    }
-
-
-def _summary(kept: StoredOperation, report: Report[Any, Any], budget: TimeBudget) -> str:
+def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing) -> str:
     counts = report.counts
     parts = [f"{counts.succeeded} of {counts.total} succeeded"]
     names = ("failed", "timed_out", "cancelled", "not_started")
     parts += [f"{n} {name.replace('_', ' ')}" for name in names if (n := getattr(counts, name))]
-    told = f"{kept.batch.name}: {', '.join(parts)}, in {budget.elapsed:.3g} s"
+    told = f"{kept.batch.name}: {', '.join(parts)}, in {timing.elapsed:.3g} s"
     if report.complete:
         return f"{told}."
-    why = f"the {budget.seconds:g} s were up" if budget.expired else "it was stopped"
+    why = f"the {timing.seconds:g} s were up" if timing.expired else "it was stopped"
     return f"{told} ({why})."
 
 
 def _warnings(
-    kept: StoredOperation, report: Report[Any, Any], budget: TimeBudget, left_out: int
+    kept: StoredOperation, report: Report[Any, Result], timing: Timing, digest: Digest
 ) -> list[str]:
     counts = report.counts
     warnings: list[str] = []
@@ -219,15 +212,15 @@ def _warnings(
             f"{missing} items are not done. To go on with just those, repeat the call with "
             f'operation_id="{kept.operation_id}".'
         )
-    elif budget.tight:
+    elif timing.tight:
         warnings.append(
-            f"{budget.elapsed:.3g} of {budget.seconds:g} s were used, so a larger call may not "
+            f"{timing.elapsed:.3g} of {timing.seconds:g} s were used, so a larger call may not "
             "finish: allow more time or fewer items."
         )
-    if left_out:
+    if digest.cursor:
         warnings.append(
-            f"{left_out} results did not fit into this answer and are kept: read them with "
-            f'get_operation(operation_id="{kept.operation_id}", cursor=meta.pagination.cursor).'
+            f"{digest.left_out} outcomes did not fit into this answer and are kept: read them with "
+            f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
         )
     return warnings
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from nursery_patterns import current_request
 from trio_tools.state import LiveLimits, ServerState
 
 ReportProgress = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -35,14 +36,35 @@ class Call:
         """The limits of this tool."""
         return self.state.limits_of(self.tool)
 
+    @property
+    def waited(self) -> float:
+        """Seconds since the call arrived; time in the waiting line counts for its budget."""
+        request = current_request()
+        return request.elapsed if request else 0.0
+
     def time_limit(self, seconds: float | None) -> AbstractContextManager[trio.CancelScope]:
-        """Bound a block by what the caller asked for, within the cap.
+        """Bound a block by what the caller asked for, within the cap, since the call arrived.
 
         Raises:
             InvalidArgument: More than the cap was asked for.
             trio.TooSlowError: Leaving the block, if it was cut.
         """
-        return trio.fail_after(self.limits.seconds_for(seconds))
+        return trio.fail_after(max(0.0, self.limits.seconds_for(seconds) - self.waited))
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None]:
+        """Hold a place in the limit of this tool, as each item of a batch does."""
+        self.waits_for("a slot")
+        async with self.limits.limiter:
+            self.waits_for(None)
+            yield
+
+    def waits_for(self, what: str | None) -> None:
+        """Say in the status what this call waits for."""
+        request = current_request()
+        running = self.state.calls.get(request.request_id) if request else None
+        if running is not None:
+            running.waits_for = what
 
 
 @dataclass(frozen=True)

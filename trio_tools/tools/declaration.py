@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -114,12 +115,12 @@ class Tool:
         parsed = dict(arguments)
         for name, value in arguments.items():
             if isinstance(value, str) and name in self._fields and value[:1] in ("[", "{"):
-                annotation = self._model.model_fields[name].annotation
-                if str not in (annotation, *typing.get_args(annotation)):
-                    try:
-                        parsed[name] = json.loads(value)
-                    except ValueError:
-                        continue
+                if str in _alternatives(self._model.model_fields[name].annotation):
+                    continue
+                try:
+                    parsed[name] = json.loads(value)
+                except ValueError:
+                    continue
         return parsed
 
     def _problem(self, error: Any) -> str:
@@ -133,3 +134,8 @@ class Tool:
             shown = f"{shown[:_MAX_SHOWN]}…"
         message = error["msg"].removeprefix("Value error, ")
         return f"{name}: {message[:1].lower()}{message[1:]}, got {shown}"
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)

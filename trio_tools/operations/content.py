@@ -1,0 +1,106 @@
+"""`hash` and `compress`: one text or one file each, in a thread."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from trio_tools.files.hashing import hash_file, hash_text
+from trio_tools.files.roots import FileRoots
+from trio_tools.operations.base import Item, Operation
+from trio_tools.services import Services
+
+_SHOWN_CHARS = 40
+
+
+class ContentItem(Item):
+    """A text or a file, exactly one of them."""
+
+    text: str | None = None
+    path: str | None = Field(None, description="A file under the allowed roots.")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.text is None) == (self.path is None):
+            raise ValueError("give either text or path")
+        return self
+
+
+class HashItem(ContentItem):
+    """A text or a file, and how to hash it."""
+
+    algorithm: str = "sha256"
+
+
+class CompressItem(ContentItem):
+    """A text or a file, and how to compress it."""
+
+    algorithm: str = "zstd"
+    level: int | None = None
+    max_output_bytes: int = Field(
+        0, ge=0, le=1_000_000, description="Return the result too if it is no larger."
+    )
+
+
+def content_operations(services: Services) -> list[Operation]:
+    """Return `hash` and `compress`."""
+    return [
+        Operation(
+            name="hash",
+            fn=functools.partial(_hash, services.files),
+            description="Hash a text or a file under the allowed roots.",
+            item_type=HashItem,
+            runs="thread",
+            label=_content_of,
+            limit_name="compute_hash",
+        ),
+        Operation(
+            name="compress",
+            fn=functools.partial(_compress, services.files),
+            description="Compress a text or a file under the allowed roots, and tell the sizes.",
+            item_type=CompressItem,
+            runs="thread",
+            label=_content_of,
+            limit_name="compress_data",
+        ),
+    ]
+
+
+def _content_of(item: ContentItem) -> str:
+    if item.path is not None:
+        return item.path
+    assert item.text is not None
+    more = len(item.text) > _SHOWN_CHARS
+    return f"text {item.text[:_SHOWN_CHARS]!r}{'…' if more else ''}"
+
+
+def _hash(files: FileRoots, item: HashItem) -> dict[str, Any]:
+    if item.text is not None:
+        return asdict(hash_text(item.text, algorithm=item.algorithm))
+    assert item.path is not None
+    return {"path": item.path, **asdict(hash_file(files, item.path, algorithm=item.algorithm))}
+
+
+def _compress(files: FileRoots, item: CompressItem) -> dict[str, Any]:
+    from trio_tools.files.compression import compress_file, compress_text  # noqa: PLC0415 - costs
+
+    if item.text is not None:
+        found = compress_text(
+            item.text,
+            algorithm=item.algorithm,
+            level=item.level,
+            max_output_bytes=item.max_output_bytes,
+        )
+        return asdict(found)
+    assert item.path is not None
+    found = compress_file(
+        files,
+        item.path,
+        algorithm=item.algorithm,
+        level=item.level,
+        max_output_bytes=item.max_output_bytes,
+    )
+    return {"path": item.path, **asdict(found)}

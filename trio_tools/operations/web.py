@@ -1,0 +1,133 @@
+"""`fetch` and `call_api`: one request each."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from trio_tools.errors import ToolFailure
+from trio_tools.http.fetcher import Fetcher
+from trio_tools.http.pages import FetchRequest
+from trio_tools.http.urls import parse_url
+from trio_tools.operations.base import Item, Operation
+from trio_tools.services import Services
+from trio_tools.settings import Settings
+
+# Taking JSON apart holds the event loop, for some 35 ms with that many bytes.
+_MAX_JSON_BYTES = 1_000_000
+
+
+class FetchItem(Item):
+    """One URL and what is wanted of it. A plain string is a URL with the defaults."""
+
+    url: str = Field(description="Absolute http or https URL.")
+    method: Literal["GET", "HEAD"] = "GET"
+    headers: dict[str, str] = Field(default_factory=dict[str, str])
+    body_as: Literal["text", "json", "markdown", "none"] = "text"
+    max_bytes: int = Field(20_000, gt=0, description="Most bytes of body; the rest is not read.")
+
+    @model_validator(mode="after")
+    def _is_a_web_address(self) -> Self:
+        try:
+            parse_url(self.url)
+        except ToolFailure as failure:
+            raise ValueError(failure.message) from None
+        return self
+
+
+class CallApiItem(Item):
+    """One call of a configured API."""
+
+    api: str = Field(description="Name of the API.")
+    path: str = Field(description='Path below its base URL, such as "/v1/items".')
+    method: str = "GET"
+    query: dict[str, str | list[str]] = Field(default_factory=dict[str, str | list[str]])
+    body: Any = Field(None, description="Sent as JSON.")
+
+
+def web_operations(services: Services, settings: Settings) -> list[Operation]:
+    """Return `fetch` and `call_api`."""
+    within = functools.partial(_check_max_bytes, settings.fetch.max_body_bytes)
+    return [
+        Operation(
+            name="fetch",
+            fn=functools.partial(_fetch, services.fetcher),
+            description="Fetch a URL: status, headers, length, and the body as text or JSON.",
+            item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
+            label=_url_of,
+            limit_name="fetch_urls",
+        ),
+        Operation(
+            name="call_api",
+            fn=functools.partial(_call_api, services),
+            description="Call a configured HTTP API: status, headers and body.",
+            item_type=CallApiItem,
+            label=_call_of,
+            limit_name="call_external_api",
+        ),
+    ]
+
+
+def _plain_url(item: Any) -> Any:
+    return {"url": item} if isinstance(item, str) else item
+
+
+def _check_max_bytes(most: int, item: FetchItem) -> FetchItem:
+    if item.body_as == "json":
+        most = min(most, _MAX_JSON_BYTES)
+    if item.max_bytes > most:
+        raise ValueError(f"max_bytes is at most {most} for {item.body_as}, got {item.max_bytes}")
+    return item
+
+
+def _url_of(item: FetchItem) -> str:
+    return item.url
+
+
+def _call_of(item: CallApiItem) -> str:
+    return f"{item.api} {item.method} {item.path}"
+
+
+async def _fetch(fetcher: Fetcher, item: FetchItem) -> dict[str, Any]:
+    page = await fetcher.fetch(
+        FetchRequest(
+            url=item.url,
+            method=item.method,
+            headers=item.headers,
+            body_as=item.body_as,
+            max_bytes=item.max_bytes,
+        )
+    )
+    result: dict[str, Any] = {
+        "url": page.url,
+        "status": page.status,
+        "content_type": page.content_type,
+        "headers": page.headers,
+        "length": page.length,
+        "truncated": page.truncated,
+        "elapsed_seconds": round(page.elapsed, 6),
+    }
+    if page.final_url != page.url:
+        result["final_url"] = page.final_url
+    if page.json is not None:
+        result["json"] = page.json
+    if page.text is not None:
+        result["text"] = page.text
+    return result
+
+
+async def _call_api(services: Services, item: CallApiItem) -> dict[str, Any]:
+    api = await services.api(item.api)
+    reply = await api.call(item.method, item.path, item.query, item.body)
+    return {
+        "api": item.api,
+        "path": item.path,
+        "status": reply.status,
+        "headers": reply.headers,
+        "body": reply.body,
+        "truncated": reply.truncated,
+        "waited_seconds": round(reply.waited_seconds, 6),
+        "retry_after_seconds": reply.retry_after_seconds,
+    }

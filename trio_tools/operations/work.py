@@ -1,0 +1,131 @@
+"""`Work`: an operation over the items of one batch, and what each result takes.
+
+A failure is explained, and a result measured, in the step in which its item ends. So the answer
+for a thousand items is put together without a long step, and an unexpected error is logged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from trio_tools.errors import InvalidArgument, ToolFailure
+from trio_tools.explain import explain
+from trio_tools.operations.base import Operation
+
+# What an outcome takes beside its result: the outcome itself, its item, its place in the books.
+_BYTES_PER_OUTCOME = 500
+
+# The operation whose item the current task works on.
+_inside: ContextVar[str | None] = ContextVar("_inside", default=None)
+
+
+class Result(NamedTuple):
+    """What an operation returned for one item: a value, or its JSON text if that is large."""
+
+    value: Any
+    size: int
+    """Bytes as JSON, so at least as many as characters."""
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadItem:
+    """Stands where a dataset should have an item and has none; running it fails."""
+
+    label: str
+    reason: str
+
+    def fail(self) -> NoReturn:
+        """Raise what running it comes to."""
+        raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
+
+
+class Work:
+    """An operation over the items of one batch: `Batch(work.run, items)`.
+
+    Args:
+        operation: What is done to each item.
+        items: As the caller gave them, JSON values; only their size is of interest.
+        page_bytes: A result of more bytes is kept as its JSON text.
+        reserve: Called with the bytes of each result; raises if there is no room for them.
+
+    Attributes:
+        operation: What is done to each item.
+        last: The item that ended last, or None.
+        size: Bytes that items and results take, about.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        items: Sequence[Any],
+        *,
+        page_bytes: int,
+        reserve: Callable[[int], None],
+    ) -> None:
+        self.operation = operation
+        self.last: Any = None
+        self.size = _BYTES_PER_OUTCOME * len(items) + len(to_json(items))
+        self._page_bytes = page_bytes
+        self._reserve = reserve
+
+    async def run(self, item: Any) -> Result:
+        """Run the operation on one item.
+
+        Raises:
+            ToolFailure: It failed, or there is no room for its result.
+        """
+        _inside.set(self.operation.name)  # stays set: the context is that of a worker
+        try:
+            if isinstance(item, BadItem):
+                item.fail()
+            value = await self.operation.run(item)
+            return self._kept(value)
+        except ToolFailure:
+            raise
+        except Exception as error:  # noqa: BLE001 - explained here, raised below
+            failure = explain(error)
+        finally:
+            self.last = item
+        # Raised from here so that it does not hold the error, and with it every frame, for long.
+        raise failure
+
+    def label_of(self, item: Any) -> Any:
+        """Return how an item is named in reports, as a JSON value."""
+        return item.label if isinstance(item, BadItem) else self.operation.label_of(item)
+
+    def _kept(self, value: Any) -> Result:
+        try:
+            text = to_json(value)
+        except (PydanticSerializationError, ValueError) as error:
+            raise ToolFailure(
+                f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
+                "author must return text, numbers, lists and objects.",
+                error_code="NOT_JSON",
+            ) from None
+        self._reserve(len(text))
+        self.size += len(text)
+        if len(text) > self._page_bytes:
+            return Result(None, len(text), text.decode())
+        return Result(value, len(text))
+
+
+def refuse_inside_item(tool: str) -> None:
+    """Refuse to call a tool while an item of a batch is worked on: it could wait for itself.
+
+    Raises:
+        InvalidArgument: The current task, or one that started it, works on an item.
+    """
+    operation = _inside.get()
+    if operation is not None:
+        raise InvalidArgument(
+            f"operation {operation!r} called the tool {tool} from inside of a batch, which could "
+            "wait for itself for ever: let the operation call the function that it needs, and "
+            "give all items to one batch",
+            error_code="NESTED_BATCH",
+        )
