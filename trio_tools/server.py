@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -17,11 +17,12 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from mcp.types import Tool as ToolListing
 
-from nursery_patterns import RequestContext, current_request, request_context
+from nursery_patterns import Admission, RequestContext, current_request, request_context
 from trio_tools import __version__
-from trio_tools.errors import NotFound, ToolFailure
+from trio_tools.errors import NotFound, ServerOverloaded, ToolFailure
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
+from trio_tools.operations.work import refuse_inside_item
 from trio_tools.responses import ENVELOPE_SCHEMA, error_response, success_response
 from trio_tools.settings import Settings
 from trio_tools.state import RunningCall, ServerState
@@ -62,7 +63,10 @@ class ToolServer(MCPServer[ServerState]):
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""
-        ours = [self._listing(tool) for tool in self._tools_by_name.values()]
+        ours: list[ToolListing] = []
+        for tool in self._tools_by_name.values():
+            await trio.lowlevel.checkpoint()  # a first schema takes milliseconds: one per step
+            ours.append(self._listing(tool))
         return ours + await super().list_tools()
 
     async def call_tool(
@@ -103,9 +107,11 @@ class ToolServer(MCPServer[ServerState]):
         call = Call(self.state, tool.name, request.client_id, report_progress)
         if tool.control:
             return await tool.fn(call, **checked)
+        refuse_inside_item(tool.name)
+        seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
-        async with self._tracked(running), line.slot(key=request.client_id):
+        async with self._tracked(running), _turn(line, request.client_id, seconds):
             running.admitted = True
             return await tool.fn(call, **checked)
 
@@ -121,6 +127,8 @@ class ToolServer(MCPServer[ServerState]):
                 nursery.cancel_scope.cancel(reason="the call is answered")
         finally:
             del self.state.calls[running.request_id]
+            if running.answered:
+                self.state.durations[running.tool].add(trio.current_time() - running.started)
 
     def _listing(self, tool: Tool) -> ToolListing:
         limits = None if tool.control else self.state.limits_of(tool.name)
@@ -169,6 +177,21 @@ def _logging_left_alone() -> Generator[None]:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+@asynccontextmanager
+async def _turn(line: Admission, client_id: str, seconds: float) -> AsyncGenerator[None]:
+    """Hold a slot of the line, which has to be had within the time of the call."""
+    async with AsyncExitStack() as held:
+        with trio.move_on_after(seconds) as patience:
+            await held.enter_async_context(line.slot(key=client_id))
+        if patience.cancelled_caught:
+            raise ServerOverloaded(
+                f"This call did not get its turn within {seconds:g} s: call again later, or allow "
+                "more with timeout_seconds.",
+                data={"retry_after_seconds": round(line.statistics().mean_hold or 1.0, 3)},
+            )
+        yield
 
 
 async def _notice_departure(running: RunningCall) -> None:
