@@ -1,0 +1,128 @@
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from trio_tools.transports.shutdown import (
+    CLOSE_SECONDS,
+    Stop,
+    answer_running,
+    run_until_stopped,
+)
+
+
+async def nothing():
+    await trio.lowlevel.checkpoint()
+
+
+async def test_the_first_reason_counts_and_wakes_everyone(autojump_clock):
+    told = []
+    stop = Stop(lambda: told.append("asked"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop.wait)
+        nursery.start_soon(stop.wait)
+        assert not stop.asked
+        stop("one")
+        stop("two")
+    assert (stop.asked, stop.reason, told) == (True, "one", ["asked"])
+
+
+async def test_a_cancel_from_outside_gives_the_engine_the_same_time_as_a_signal(autojump_clock):
+    events = []
+
+    async def engine():
+        try:
+            await trio.sleep_forever()
+        finally:
+            events.append(("engine ends", trio.current_time()))
+
+    async def wind_down():
+        await trio.sleep(1)
+        events.append(("wound down", trio.current_time()))
+
+    start = trio.current_time()
+    with trio.move_on_at(start + 5):
+        await run_until_stopped(engine, Stop(), wind_down, grace_seconds=1)
+    assert events == [
+        ("wound down", start + 6),
+        ("engine ends", start + 6 + CLOSE_SECONDS),
+    ]
+
+
+async def test_a_failing_sibling_leads_through_the_same_path_and_its_error_comes_out(
+    autojump_clock,
+):
+    finished = trio.Event()
+    wound_down = []
+
+    async def wind_down():
+        wound_down.append(trio.current_time())
+        finished.set()
+        await trio.lowlevel.checkpoint()
+
+    async def fail():
+        await trio.sleep(2)
+        raise RuntimeError("the sibling")
+
+    start = trio.current_time()
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="the sibling")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            await run_until_stopped(finished.wait, Stop(), wind_down, grace_seconds=1)
+    assert wound_down == [start + 2]
+    assert trio.current_time() == start + 2
+
+
+async def test_an_engine_that_fails_is_wound_down_and_its_error_comes_out(autojump_clock):
+    wound_down = []
+
+    async def engine():
+        await trio.sleep(1)
+        raise OSError("broken")
+
+    async def wind_down():
+        wound_down.append(True)
+        await trio.lowlevel.checkpoint()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="broken")):
+        await run_until_stopped(engine, Stop(), wind_down, grace_seconds=1)
+    assert wound_down == [True]
+
+
+async def test_an_engine_that_ends_stops_the_rest(autojump_clock):
+    stop = Stop()
+    await run_until_stopped(nothing, stop, nothing, grace_seconds=1)
+    assert stop.reason == "the transport ended"
+
+
+@contextmanager
+def lasts(seconds):
+    start = trio.current_time()
+    yield
+    assert trio.current_time() - start == pytest.approx(seconds, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("needs", "told"),
+    [
+        (0.25, []),
+        (0.75, ["drain"]),
+        (1 + CLOSE_SECONDS / 4, ["drain", "cancel"]),
+    ],
+)
+async def test_running_calls_are_told_more_and_more_firmly(needs, told, autojump_clock):
+    heard = []
+    answered_at = trio.current_time() + needs
+    with lasts(needs):
+        await answer_running(
+            lambda: trio.sleep_until(answered_at),
+            lambda: heard.append("drain"),
+            lambda: heard.append("cancel"),
+            grace_seconds=1,
+        )
+    assert heard == told
+
+
+async def test_what_never_answers_is_not_waited_for(autojump_clock):
+    with lasts(1 + CLOSE_SECONDS / 2):
+        await answer_running(trio.sleep_forever, lambda: None, lambda: None, grace_seconds=1)
