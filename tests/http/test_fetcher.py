@@ -108,6 +108,18 @@ async def test_an_encoding_that_cannot_be_undone_is_named(encoding):
     assert exc.error_code == Code.INVALID_ENCODING
 
 
+async def test_a_body_that_stays_small_decoded_but_is_endless_encoded_is_cut():
+    async def endless(stream, server):
+        await next_request(stream, server)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+        await stream.send_all(gzip.compress(b"")[:10])
+        while True:
+            await stream.send_all(b"\0\0\0\xff\xff" * 10_000)  # stored blocks of no bytes
+
+    page = await fetch(endless, max_bytes=1000)
+    assert (page.text, page.truncated) == ("", True)
+
+
 async def test_a_reply_without_a_body_may_name_any_encoding():
     page = await fetch(answering(reply(b"", "Content-Encoding: rot13")), method="HEAD")
     assert (page.status, page.text) == (200, "")

@@ -60,6 +60,19 @@ async def test_a_refusal_halves_the_limit_once_and_pauses_the_host(autojump_cloc
     assert hosts.snapshot() == {}
 
 
+async def test_a_good_answer_to_an_earlier_request_does_not_end_the_pause(autojump_clock):
+    hosts = make()
+    await hosts.enter("a")
+    await hosts.enter("a")
+    hosts.refused("a", started=0.0, retry_after=30.0)
+    hosts.answered_well("a")
+    hosts.leave("a")
+    hosts.leave("a")
+    await hosts.enter("a")
+    assert trio.current_time() == 30
+    hosts.leave("a")
+
+
 async def test_pauses_without_retry_after_grow_and_are_bounded(autojump_clock):
     hosts = make(max_cooldown_seconds=10)
     pauses = []

@@ -147,6 +147,7 @@ class Exchange:
             fresh=fresh,
         )
         parser = connection.parser
+        self._all_sent = False
         self.reply = parser.expect(head_only=self._request.method == "HEAD")
         try:
             await self._send(connection)

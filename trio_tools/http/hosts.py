@@ -84,7 +84,7 @@ class HostLimits:
         if host is None:
             host = self._hosts[name] = _Host(self._max_per_host)
         host.users += 1
-        if host.door is None and host.in_flight < int(host.limit) and not host.strikes:
+        if host.door is None and host.in_flight < int(host.limit) and self._is_warm(host):
             host.in_flight += 1
             return
         entered = False

@@ -29,27 +29,24 @@ async def read_body(
         FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
     """
     reply = exchange.reply
+    if not max_bytes:
+        # What has come with the head tells whether there is a body at all.
+        return b"", not exchange.finished or reply.body_bytes > 0
     encodings = content_encodings(fields.get(b"content-encoding", b""))
     decoder: CappedDecoder | None = None
     pieces: list[bytes] = []
-    length = 0
-    while length <= max_bytes:
-        if not max_bytes:
-            # Nothing is wanted: what has come with the head tells whether there is a body at all.
-            return b"", not exchange.finished or reply.body_bytes > 0
-        piece = await exchange.read()
-        if not piece:
-            break
+    length, full = 0, False
+    while not full and (piece := await exchange.read()):
         if encodings:
             # Made late: a reply without a body may name any encoding.
             decoder = decoder or CappedDecoder(encodings, max_bytes + 1)
             piece = decoder.decode(piece)
-            if reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES:
-                return b"".join(pieces), True
+            full = decoder.full or reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES
         pieces.append(piece)
         length += len(piece)
+        full = full or length > max_bytes
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return (body, False) if length <= max_bytes else (body[:max_bytes], True)
+    return body[:max_bytes], full
 
 
 def header_fields(headers: Sequence[Header]) -> dict[bytes, bytes]:
