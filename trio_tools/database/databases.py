@@ -100,6 +100,8 @@ class Databases:
         ):
             if value < least:
                 raise InvalidArgument(f"{argument} must be at least {least}, got {value}")
+        if not timeout_seconds > 0:  # so that NaN is refused, too
+            raise InvalidArgument(f"timeout_seconds must be above 0, got {timeout_seconds}")
         query = Query(
             Statement.parse(sql, parameters or {}),
             parameters or {},

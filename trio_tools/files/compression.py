@@ -32,7 +32,6 @@ _CHUNK_BYTES = 2**13  # the slowest levels take some 25 ms for it
 _UNFOLD_BYTES = 2**18
 _WINDOW_BYTES = 2**23  # level 9 of lzma would take 64 MiB and ten times that to search it
 _DECODER_MEMORY_BYTES = 2**27
-_ZSTD_QUICK_LEVEL = 12
 
 
 class _Encoder(Protocol):
@@ -232,23 +231,6 @@ class _ZlibDecoder:
         return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
 
 
-class _ZstdEncoder:
-    """zstd that ends a block with each chunk, where collecting a whole one would take 130 ms."""
-
-    def __init__(self, level: int) -> None:
-        self._encoder = zstd.ZstdCompressor(level)
-
-    def compress(self, data: bytes | memoryview, /) -> bytes:
-        return self._encoder.compress(data, zstd.ZstdCompressor.FLUSH_BLOCK)
-
-    def flush(self) -> bytes:
-        return self._encoder.flush()
-
-
-def _zstd_encoder(level: int) -> _Encoder:
-    return _ZstdEncoder(level) if level > _ZSTD_QUICK_LEVEL else zstd.ZstdCompressor(level)
-
-
 def _zlib_encoder(level: int) -> _Encoder:
     return zlib.compressobj(level)
 
@@ -273,8 +255,8 @@ _ALGORITHMS = {
         _lzma_encoder,
         lambda: lzma.LZMADecompressor(memlimit=_DECODER_MEMORY_BYTES),
     ),
-    # Levels above 19 take windows of up to 128 MiB.
-    "zstd": _Algorithm(range(1, 20), 3, _zstd_encoder, zstd.ZstdDecompressor),
+    # Above level 12 a single block takes over 100 ms, in which no cancel is seen.
+    "zstd": _Algorithm(range(1, 13), 3, zstd.ZstdCompressor, zstd.ZstdDecompressor),
 }
 ALGORITHMS = tuple(_ALGORITHMS)
 
