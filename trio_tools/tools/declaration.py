@@ -56,7 +56,8 @@ class Tool:
             p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
             for p in parameters
         }
-        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        config = ConfigDict(extra="forbid", allow_inf_nan=False)
+        return create_model(self.name, __config__=config, **fields)
 
     def schema(self, limits: LiveLimits | None) -> dict[str, Any]:
         """Return the JSON schema of the arguments, with the caps that hold now."""
