@@ -1,0 +1,31 @@
+"""Run one benchmark by name, or all: python -m tests.benchmarks [NAME [OPTIONS]]."""
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
+    "http": "the HTTP engine beside its peers: CPU per request",
+    "offload": "threads, processes and the small primitives",
+}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        return max(_run(name, []) for name in BENCHMARKS)
+    name, *options = arguments
+    if name not in BENCHMARKS:
+        print("usage: python -m tests.benchmarks [NAME [OPTIONS]], with one of the names")
+        for known, what in BENCHMARKS.items():
+            print(f"  {known:8} {what}")
+        return 0 if name in {"-h", "--help"} else 2
+    return _run(name, options)
+
+
+def _run(name: str, options: list[str]) -> int:
+    # Imported late, since each needs peers of its own.
+    return importlib.import_module(f"tests.benchmarks.{name}").run(options) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""The ways to run many items a few at a time. One process measures one: NAME ITEMS LIMIT.
+
+The item is an async function with one checkpoint.
+"""
+
+import asyncio  # noqa: TID251 - one of the contenders
+import functools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiometer
+import trio
+
+from nursery_patterns import run_batch, stream_batch
+from tests.benchmarks._runner import measure, print_cost
+
+
+async def item_on_trio(i: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return i
+
+
+async def item_on_asyncio(i: int) -> int:
+    await asyncio.sleep(0)
+    return i
+
+
+# --- asyncio: a semaphore, a task per item, gather, per-item outcomes and statistics ----------
+
+
+@dataclass
+class TaskResult:
+    index: int
+    item: int
+    success: bool
+    value: int | None = None
+    error: Exception | None = None
+    duration: float = 0.0
+
+
+class SemaphoreAndGather:
+    def __init__(self, limit: int) -> None:
+        self.semaphore = asyncio.Semaphore(limit)
+        self.started = self.succeeded = self.failed = self.active = self.peak = 0
+
+    async def run_one(self, index: int, item: int) -> TaskResult:
+        async with self.semaphore:
+            self.started += 1
+            self.active += 1
+            self.peak = max(self.peak, self.active)
+            started = time.perf_counter()
+            try:
+                value = await item_on_asyncio(item)
+            except Exception as exc:  # noqa: BLE001 - a failure is an outcome, as it is for us
+                self.failed += 1
+                seconds = time.perf_counter() - started
+                return TaskResult(index, item, success=False, error=exc, duration=seconds)
+            else:
+                self.succeeded += 1
+                seconds = time.perf_counter() - started
+                return TaskResult(index, item, success=True, value=value, duration=seconds)
+            finally:
+                self.active -= 1
+
+    async def run(self, items: range) -> list[TaskResult]:
+        return await asyncio.gather(*(self.run_one(i, item) for i, item in enumerate(items)))
+
+
+def asyncio_semaphore_and_gather(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = await SemaphoreAndGather(limit).run(range(items))
+        assert sum(result.value for result in results) == sum(range(items))
+
+    asyncio.run(main())
+
+
+# --- trio ----------------------------------------------------------------------------------------
+
+
+def aiometer_run_all(items: int, limit: int) -> None:
+    async def main() -> None:
+        calls = [functools.partial(item_on_trio, i) for i in range(items)]
+        results = await aiometer.run_all(calls, max_at_once=limit)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def aiometer_amap(items: int, limit: int) -> None:
+    async def main() -> None:
+        total = 0
+        async with aiometer.amap(item_on_trio, list(range(items)), max_at_once=limit) as results:
+            async for value in results:
+                total += value
+        assert total == sum(range(items))
+
+    trio.run(main)
+
+
+def bare_worker_loop(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = [0] * items
+        source = iter(range(items))
+
+        async def work() -> None:
+            for i in source:
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limit):
+                nursery.start_soon(work)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def task_per_item(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = [0] * items
+        limiter = trio.CapacityLimiter(limit)
+
+        async def run_one(i: int) -> None:
+            async with limiter:
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for i in range(items):
+                nursery.start_soon(run_one, i)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_run_batch(items: int, limit: int) -> None:
+    async def main() -> None:
+        report = await run_batch(item_on_trio, range(items), limit=limit)
+        assert report.complete
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_stream_batch(items: int, limit: int, *, ordered: bool = False) -> None:
+    async def main() -> None:
+        total = 0
+        async with stream_batch(
+            item_on_trio, range(items), limit=limit, ordered=ordered
+        ) as outcomes:
+            async for outcome in outcomes:
+                total += outcome.value
+        assert total == sum(range(items))
+
+    trio.run(main)
+
+
+ours_stream_batch_ordered = functools.partial(ours_stream_batch, ordered=True)
+
+CONTENDERS: dict[str, Callable[[int, int], None]] = {
+    "bare trio worker loop, no outcomes": bare_worker_loop,
+    "run_batch": ours_run_batch,
+    "stream_batch": ours_stream_batch,
+    "stream_batch, ordered": ours_stream_batch_ordered,
+    "asyncio semaphore + gather": asyncio_semaphore_and_gather,
+    "trio, a task per item and a limiter": task_per_item,
+    "aiometer.run_all on trio": aiometer_run_all,
+    "aiometer.amap on trio": aiometer_amap,
+}
+
+
+if __name__ == "__main__":
+    name, items, limit = sys.argv[1:]
+    print_cost(measure(lambda: CONTENDERS[name](int(items), int(limit))))
