@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -63,7 +64,6 @@ class Connections:
         self._config.ssl_handshake_timeout = HEADER_SECONDS
         self._config.errorlog = _log
         self._config.include_server_header = False
-        self._context = WorkerContext(max_requests=None)
         self._scope = trio.CancelScope()
         self._open: set[_ClosableStream] = set()
 
@@ -82,14 +82,17 @@ class Connections:
             stream.close()
 
     async def _serve_one(self, socket_stream: trio.SocketStream) -> None:
-        stream = _ClosableStream(socket_stream)
+        # Of its own: Hypercorn would keep a connection that its client has closed until it has been
+        # idle for HEADER_SECONDS, unless the worker ends. So its worker ends.
+        context = WorkerContext(max_requests=None)
+        stream = _ClosableStream(socket_stream, ended=context.terminated.set)
         if len(self._open) >= self._max:
             await self._turn_away(stream)
             return
         self._open.add(stream)
         try:
             await TCPServer(
-                self._app, self._config, self._context, ConnectionState({}), self._secured(stream)
+                self._app, self._config, context, ConnectionState({}), self._secured(stream)
             ).run()
         except Exception:  # noqa: BLE001 - one connection's failure is not the server's
             _log.exception("a connection failed")
@@ -112,12 +115,17 @@ class Connections:
 class _ClosableStream(trio.abc.HalfCloseableStream):
     """A socket stream that can be closed from outside and does not wait for a stalled client.
 
+    Args:
+        stream: The socket stream.
+        ended: Called when the client has closed its side.
+
     Attributes:
         socket: The socket, which Hypercorn asks for addresses.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, ended: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
+        self._ended = ended
         self.socket = stream.socket
 
     def close(self) -> None:
@@ -137,7 +145,13 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            data = b""  # a crash of the client ends what it sends, too
+        if not data:
+            await self._ended()
+        return data
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()

@@ -1,0 +1,352 @@
+"""Streamable HTTP in this process, over real sockets."""
+
+import logging
+import socket
+
+import pytest
+import trio
+from mcp.client import Client
+
+from nursery_patterns import current_request
+from tests.transports.lines import call, make_server
+from tests.transports.requests import (
+    PING,
+    Reader,
+    connect,
+    exchange,
+    get,
+    http_server,
+    modern,
+    modern_call,
+    open_session,
+    post,
+)
+from trio_tools.transports import connections as connections_module
+from trio_tools.transports import gate as gate_module
+
+SECRET, OTHER = "s" * 32, "o" * 32
+
+
+@pytest.fixture(autouse=True)
+async def _in_time():
+    with trio.fail_after(30):
+        yield
+
+
+# The client leaves async generators of its HTTP library to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_the_official_client_is_served_in_both_eras(mode):
+    async with http_server() as address, Client(address.url, mode=mode) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == {"nap", "talk", "echo"}
+        assert (await client.call_tool("echo", {"text": "ü"})).content[0].text == "ü"
+
+
+async def test_several_servers_live_in_one_process_and_one_can_stop():
+    async with http_server() as first:
+        async with http_server() as second:
+            assert first.port != second.port
+        assert (await exchange(first, get("/healthz"))).status == 200
+        with pytest.raises(OSError, match="connect"):
+            await connect(second)
+
+
+async def test_a_taken_port_is_an_error_and_starts_nothing():
+    entered = []
+    server = make_server()
+    async with http_server() as address:
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+            async with http_server(server, port=address.port):
+                entered.append(True)
+    assert entered == []
+    assert len(server.middleware) == len(make_server().middleware)
+
+
+async def test_other_addresses_need_tokens():
+    with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
+        async with http_server(host="0.0.0.0"):
+            pass
+
+
+async def test_health_needs_neither_token_nor_host():
+    async with http_server(tokens={"alice": SECRET}) as address:
+        for path, text in (("/healthz", b"alive\n"), ("/readyz", b"ready\n")):
+            answer = await exchange(address, get(path, host="probe.example"))
+            assert (answer.status, answer.body) == (200, text)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/metrics"])
+async def test_host_origin_and_token_guard_every_other_path(path):
+    token = {"authorization": f"Bearer {SECRET}"}
+    async with http_server(tokens={"alice": SECRET}) as address:
+        raw = get(path, host="evil.example", **token)
+        assert (await exchange(address, raw)).status == 421
+        raw = get(path, origin="http://evil.example", **token)
+        assert (await exchange(address, raw)).status == 403
+        assert (await exchange(address, get(path, authorization="Bearer no"))).status == 401
+        answer = await exchange(address, get(path))
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert (await exchange(address, get(path, **token))).status in {200, 400, 406}
+
+
+async def test_the_tokens_name_reaches_the_tools_in_both_eras():
+    server = make_server()
+
+    @server.tool()
+    async def who() -> str:
+        """Say who asks, from a child task."""
+        names = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: names_from_child(names))
+        return names[0]
+
+    async def names_from_child(names):
+        await trio.lowlevel.checkpoint()
+        names.append(current_request().client_id)
+
+    async with http_server(server, tokens={"alice": SECRET, "bob": OTHER}) as address:
+        for name, secret in (("alice", SECRET), ("bob", OTHER)):
+            token = {"authorization": f"Bearer {secret}"}
+            answer = await exchange(address, modern_call(1, "who", headers=token))
+            assert answer.json()["result"]["structuredContent"] == {"result": name}
+            session = await open_session(address, **token)
+            answer = await exchange(address, post(call(1, "who"), **session))
+            assert answer.json()["result"]["structuredContent"] == {"result": name}
+
+
+async def test_a_session_belongs_to_the_client_that_opened_it():
+    async with http_server(tokens={"alice": SECRET, "bob": OTHER}) as address:
+        session = await open_session(address, authorization=f"Bearer {SECRET}")
+        stolen = {**session, "authorization": f"Bearer {OTHER}"}
+        assert (await exchange(address, post(PING, **stolen))).status == 404
+        assert (await exchange(address, post(PING, **session))).status == 200
+
+
+async def test_sessions_have_a_cap():
+    async with http_server(max_sessions=2) as address:
+        for _ in range(2):
+            await open_session(address)
+        with pytest.raises(KeyError):
+            await open_session(address)
+
+
+async def test_bodies_and_headers_have_bounds():
+    async with http_server(max_body_bytes=10_000, max_header_bytes=4_000) as address:
+        assert (await exchange(address, post(b"x" * 20_000))).status == 413
+        assert (await exchange(address, get("/mcp", big="x" * 5_000))).status == 431
+        assert (await exchange(address, get("/mcp", big="x" * 200_000))).status == 431
+        assert (await exchange(address, modern(PING))).status == 404  # 2026 has no ping
+
+
+async def test_a_client_that_sends_on_after_its_refusal_is_hung_up_on():
+    async with http_server(max_body_bytes=10_000) as address, await connect(address) as stream:
+        await stream.send_all(post(b"", **{"content-length": "100000000"}))
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"x" * 65536)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{bad", b"\xff\xfe", b"[" * 100_000, b"[]", b"{}", b'{"jsonrpc":"2.0","id":1}', b""],
+)
+async def test_a_body_that_is_no_message_is_refused_in_both_eras(body):
+    async with http_server() as address:
+        for headers in ({}, {"mcp-protocol-version": "2026-07-28"}):
+            answer = await exchange(address, post(body, **headers))
+            assert answer.status == 400
+        assert (await exchange(address, get("/readyz"))).status == 200
+
+
+async def test_pipelined_requests_are_answered_in_order():
+    async with http_server() as address, await connect(address) as stream:
+        calls = [modern_call(number, "echo", text=str(number)) for number in range(20)]
+        await stream.send_all(b"".join(calls))
+        reader = Reader(stream)
+        ids = [(await reader.read()).json()["id"] for _ in range(20)]
+    assert ids == list(range(20))
+
+
+async def test_half_a_request_holds_nothing_up(monkeypatch):
+    async with http_server() as address:
+        async with await connect(address) as half:
+            await half.send_all(post(PING)[:-5])
+            assert (await exchange(address, modern_call(1, "echo", text="x"))).status == 200
+        assert (await exchange(address, get("/readyz"))).status == 200
+
+
+async def test_a_body_that_drips_is_given_up(monkeypatch):
+    monkeypatch.setattr(gate_module, "BODY_SECONDS", 0.1)
+    async with http_server() as address:
+        assert (await exchange(address, post(PING)[:-5])).status == 408
+
+
+async def test_headers_that_drip_are_given_up(monkeypatch):
+    monkeypatch.setattr(connections_module, "HEADER_SECONDS", 0.3)
+    async with http_server() as address, await connect(address) as stream:
+        with pytest.raises((trio.BrokenResourceError, AssertionError)):
+            for byte in get("/mcp", padding="x" * 1000):
+                await stream.send_all(bytes([byte]))
+                with trio.move_on_after(0.02):
+                    assert await stream.receive_some(1)
+
+
+async def test_one_connection_over_the_bound_is_told_so():
+    async with http_server(max_connections=2) as address:
+        async with await connect(address) as one, await connect(address) as two:
+            for stream in (one, two):
+                await stream.send_all(get("/healthz"))
+                assert (await Reader(stream).read()).status == 200
+            async with await connect(address) as three:
+                answer = await Reader(three).read()
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        # Whoever leaves makes room at once.
+        await trio.sleep(0.1)
+        assert (await exchange(address, get("/healthz"))).status == 200
+
+
+async def test_a_client_has_its_share_of_calls_in_both_eras():
+    async with (
+        http_server(max_calls_per_client=2) as address,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(2):
+            nursery.start_soon(exchange, address, modern_call(number, "nap", seconds=2))
+        await trio.sleep(0.5)
+        session = await open_session(address)
+        for raw in (modern_call(3, "echo", text="x"), post(call(3, "echo", text="x"), **session)):
+            result = (await exchange(address, raw)).json()["result"]
+            assert result["isError"]
+            assert result["structuredContent"]["data"]["error_code"] == "OVERLOADED"
+            assert result["structuredContent"]["data"]["retry_after_seconds"] == 1
+        # What is no call is not counted.
+        assert (await exchange(address, post(PING, **session))).json()["result"] == {}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_has_its_share_of_calls_over_time():
+    async with http_server(calls_per_second_per_client=2) as address:
+        errors = [
+            (await exchange(address, modern_call(n, "echo", text=""))).json()["result"]["isError"]
+            for n in range(3)
+        ]
+    assert errors == [False, False, True]
+
+
+async def test_a_client_that_leaves_cancels_its_call():
+    server, ended = make_server(), trio.Event()
+
+    @server.tool()
+    async def hang() -> str:
+        """Wait for the cancel."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with http_server(server) as address:
+        async with await connect(address) as stream:
+            await stream.send_all(modern_call(1, "hang"))
+            await trio.sleep(0.2)
+            assert not ended.is_set()
+        with trio.fail_after(2):
+            await ended.wait()
+
+
+async def test_a_stop_lets_calls_answer_and_refuses_new_ones(caplog):
+    answers = {}
+
+    async def keep(name, raw):
+        answers[name] = await exchange(address, raw)
+
+    async with trio.open_nursery() as nursery, http_server(grace_seconds=1) as address:
+        session = await open_session(address)
+        nursery.start_soon(keep, "short", modern_call(1, "nap", seconds=0.7))
+        nursery.start_soon(keep, "long", modern_call(2, "nap", seconds=50))
+        nursery.start_soon(keep, "old", post(call(3, "nap", seconds=50), **session))
+        await trio.sleep(0.3)
+        started = trio.current_time()
+        nursery.start_soon(after, 0.2, keep, "late", modern_call(4, "echo", text=""))
+        nursery.start_soon(after, 0.2, keep, "ready", get("/readyz"))
+        nursery.start_soon(after, 0.2, keep, "alive", get("/healthz"))
+    assert trio.current_time() - started < 1 + 1
+    assert answers["short"].json()["result"]["content"][0]["text"] == "slept 0.7"
+    for name in ("long", "old"):
+        assert answers[name].json()["error"]["code"] == -32000
+    assert answers["late"].status == 503
+    assert (answers["ready"].status, answers["ready"].body) == (503, b"stopping\n")
+    assert answers["alive"].status == 200
+
+
+async def after(seconds, fn, *args):
+    await trio.sleep(seconds)
+    await fn(*args)
+
+
+async def test_a_client_that_never_reads_does_not_keep_the_server():
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(raw))
+    async with stream:
+        async with http_server(grace_seconds=0.2) as address:
+            await stream.socket.connect((address.host, address.port))
+            await stream.send_all(modern_call(1, "talk", token="t", messages=100_000))
+            await trio.sleep(0.3)
+            assert (await exchange(address, get("/readyz"))).status == 200
+            started = trio.current_time()
+        assert trio.current_time() - started < 0.2 + 1
+
+
+async def test_a_client_that_stopped_reading_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(connections_module, "STALL_SECONDS", 0.3)
+    server, ended = make_server(), trio.Event()
+    talk = server.tool("talk2")
+
+    @talk
+    async def talk2(text: str) -> str:
+        """Answer with much."""
+        try:
+            return text * 10_000_000
+        finally:
+            ended.set()
+
+    async with http_server(server) as address, await connect(address) as stream:
+        await stream.send_all(modern_call(1, "talk2", text="x"))
+        await ended.wait()
+        await trio.sleep(1)
+        with pytest.raises((trio.BrokenResourceError, EOFError)):
+            while True:
+                if not await stream.receive_some():
+                    raise EOFError
+
+
+async def test_metrics_count_calls_and_no_client_can_grow_them():
+    async with http_server() as address:
+        await exchange(address, modern_call(1, "echo", text="x"))
+        for number in range(20):
+            await exchange(address, modern_call(2, f"invented-{number}"))
+        answer = await exchange(address, get("/metrics"))
+    text = answer.body.decode()
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'trio_tools_calls_total{outcome="succeeded",tool="echo"} 1.0' in text
+    assert 'trio_tools_calls_total{outcome="failed",tool="other"} 20.0' in text
+    assert "invented" not in text
+    assert "trio_tools_connections 1.0" in text
+
+
+async def test_what_is_refused_is_logged_without_secrets_and_nothing_else_configured(caplog):
+    caplog.set_level(logging.INFO, "trio_tools")
+    before = logging.getLogger().handlers[:]
+    async with http_server(tokens={"alice": SECRET}) as address:
+        await exchange(address, get("/mcp", authorization=f"Bearer {OTHER}"))
+    assert "bearer token is needed" in caplog.text
+    assert OTHER not in caplog.text
+    assert logging.getLogger().handlers == before
+
+
+async def test_a_websocket_is_refused():
+    upgrade = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
+    async with http_server() as address:
+        raw = get("/mcp", **upgrade, **{"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="})
+        assert (await exchange(address, raw)).status == 403

@@ -1,0 +1,48 @@
+import sys
+
+import pytest
+import trio
+
+from tests.transports.lines import make_server
+from trio_tools import transports as package
+from trio_tools.transports.http import serve_http
+from trio_tools.transports.memory import connect_in_process
+
+
+async def test_a_client_in_the_same_process_calls_without_any_wire(autojump_clock):
+    async with connect_in_process(make_server()) as client:
+        result = await client.call_tool("nap", {"seconds": 3})
+    assert result.content[0].text == "slept 3"
+
+
+async def test_a_cancel_of_the_caller_cancels_the_call(autojump_clock):
+    server, ended = make_server(), trio.Event()
+
+    @server.tool()
+    async def hang() -> str:
+        """Wait for the cancel."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with connect_in_process(server) as client:
+        with trio.move_on_after(1) as scope:
+            await client.call_tool("hang", {})
+        assert scope.cancelled_caught
+        assert ended.is_set()
+
+
+async def test_importing_the_stdio_transport_imports_no_http_server():
+    code = (
+        "import sys, trio_tools.transports.stdio\n"
+        "print([m for m in ('hypercorn', 'prometheus_client') if m in sys.modules])"
+    )
+    result = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+    assert result.stdout.strip() == b"[]"
+
+
+def test_serve_http_is_found_in_the_package_when_asked_for():
+    assert package.serve_http is serve_http
+    with pytest.raises(AttributeError, match="has no attribute 'serve_ftp'"):
+        _ = package.serve_ftp
