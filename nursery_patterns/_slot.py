@@ -64,7 +64,8 @@ class Slot:
 
     def release(self) -> None:
         """Give back whatever is held."""
-        self.release_shared()
+        if self._has_shared:
+            self.release_shared()
         if self._has_room:
             self._has_room = False
             self._room.release_on_behalf_of(self)

@@ -1,0 +1,108 @@
+"""Named limiters: made on demand, resized while in use, looked at while in use."""
+
+import pytest
+import trio
+import trio.testing
+
+from nursery_patterns import Limits, LimitSnapshot, run_batch
+
+
+async def hold(limiter, seconds):
+    async with limiter:
+        await trio.sleep(seconds)
+
+
+async def test_a_limit_bounds_its_holders_and_counts_them(autojump_clock):
+    limits = Limits({"fetch": 2})
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(hold, limits["fetch"], 10)
+        await trio.sleep(5)
+        assert limits.snapshot() == {"fetch": LimitSnapshot(2, 2, 3, 2, 0, 2)}
+        await trio.sleep(10)
+        assert limits.snapshot() == {"fetch": LimitSnapshot(2, 2, 1, 4, 2, 2)}
+    assert limits.snapshot() == {"fetch": LimitSnapshot(2, 0, 0, 5, 5, 2)}
+
+
+async def test_a_snapshot_adds_up_even_in_the_instant_of_a_resize(autojump_clock):
+    limits = Limits({"a": 1})
+    limits.resize("a", 0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(hold, limits["a"], 1)
+        await trio.testing.wait_all_tasks_blocked()
+        limits.resize("a", 5)  # granted, and none of them has run yet
+        assert limits.snapshot()["a"] == LimitSnapshot(5, 5, 0, 5, 0, 5)
+
+
+async def test_a_lowered_limit_lets_holders_finish(autojump_clock):
+    limits = Limits({"a": 3})
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(hold, limits["a"], 2)
+        await trio.sleep(1)
+        limits.resize("a", 1)
+        assert limits.snapshot()["a"] == LimitSnapshot(1, 3, 0, 3, 0, 3)
+        async with limits["a"]:
+            assert trio.current_time() == 2
+
+
+async def test_a_name_is_made_when_it_is_first_asked_for():
+    limits = Limits({"a": 1}, default=7)
+    assert list(limits) == ["a"]
+    assert "b" not in limits
+    assert limits["b"].total_tokens == 7
+    assert limits["b"] is limits["b"]
+    assert (list(limits), len(limits)) == (["a", "b"], 2)
+
+
+async def test_without_a_default_an_unknown_name_is_an_error():
+    limits = Limits({"a": 1, "b": 2}, default=None)
+    with pytest.raises(KeyError) as caught:
+        limits["c"]
+    assert caught.value.args == ("no limit is named 'c'; there are: a, b",)
+    assert limits.get("c") is None
+
+
+async def test_a_limit_is_a_capacity_limiter_to_everybody(autojump_clock):
+    limits = Limits(default=1)
+    limiter = limits["a"]
+    assert isinstance(limiter, trio.CapacityLimiter)
+    assert repr(limiter).startswith("<trio.CapacityLimiter at ")
+    assert await trio.to_thread.run_sync(sum, [1, 2], limiter=limiter) == 3
+    limiter.acquire_nowait()
+    assert (limiter.borrowed_tokens, limiter.available_tokens) == (1, 0)
+    with pytest.raises(trio.WouldBlock):
+        limiter.acquire_on_behalf_of_nowait("me")
+    limiter.release()
+    assert limits.snapshot() == {"a": LimitSnapshot(1, 0, 0, 2, 2, 1)}
+    assert (await run_batch(trio.sleep, [1, 2], limiter=limiter)).complete
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Limits({"a": 0}),
+            (
+                "ValueError: the capacity of 'a' must be at least 1, got 0: "
+                'write Limits({"fetch": 10}, default=10)'
+            ),
+        ),
+        (
+            lambda: Limits(default=2.5),
+            (
+                "TypeError: default must be a whole number, got 2.5: "
+                'write Limits({"fetch": 10}, default=10)'
+            ),
+        ),
+        (
+            lambda: Limits().resize("a", -1),
+            'ValueError: capacity must be at least 0, got -1: write limits.resize("fetch", 10)',
+        ),
+    ],
+)
+def test_wrong_capacities_are_refused_with_the_right_call(make, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    assert f"{type(caught.value).__name__}: {caught.value}" == message
