@@ -52,8 +52,8 @@ class _Teller:
         return counts.done > self._told
 
     async def _tell(self, counts: Counts) -> None:
-        self._told = counts.done
         await self._call.report_progress(counts.done, counts.total, self._line(counts))
+        self._told = counts.done  # only now: cut before it left, it is still to be told
 
     def _line(self, counts: Counts) -> str:
         failed = counts.failed + counts.timed_out
