@@ -42,16 +42,16 @@ WRONG = {
     "a lambda": (
         lambda: Batch(lambda url: fetch(url), []),  # noqa: PLW0108 - the lambda is the case
         (
-            "TypeError: expected an async function, got a lambda, of which nobody can tell whether it "
-            "is async: write Batch(fn, items, limit=10) with `async def fn(item): ...`, or use "
+            "TypeError: expected an async function, got a lambda, of which nobody can tell whether "
+            "it is async: write Batch(fn, items, limit=10) with `async def fn(item): ...`, or use "
             "functools.partial(async_function, ...)"
         ),
     ),
     "no function at all": (
         lambda: Batch(None, []),
         (
-            "TypeError: expected an async function, got None: write Batch(fn, items, limit=10) with "
-            "`async def fn(item): ...`"
+            "TypeError: expected an async function, got None: write Batch(fn, items, limit=10) "
+            "with `async def fn(item): ...`"
         ),
     ),
     "items that cannot be iterated": (

@@ -1,0 +1,89 @@
+"""What the library exports, and nothing else."""
+
+import inspect
+import types
+
+import pytest
+
+import nursery_patterns
+import nursery_patterns.testing
+
+# The contract of DESIGN.md, section 3, and the values its calls return.
+PUBLIC = {
+    "Admission",
+    "AdmissionStatistics",
+    "Batch",
+    "BlockedStep",
+    "Counts",
+    "LimitSnapshot",
+    "Limits",
+    "Outcome",
+    "OutcomeStream",
+    "Overloaded",
+    "Report",
+    "RequestContext",
+    "RequestLogFilter",
+    "Status",
+    "StepMonitor",
+    "TimeBudget",
+    "TokenBucket",
+    "TokenBucketStatistics",
+    "WorkerCrashed",
+    "current_default_process_limiter",
+    "current_default_thread_limiter",
+    "current_request",
+    "request_context",
+    "run_batch",
+    "run_in_process",
+    "run_in_thread",
+    "stream_batch",
+    "time_budget",
+}
+TESTING = {"InFlightGauge", "Probe", "cancel_at_every_checkpoint", "expire_at_every_instant"}
+
+
+def public_names(module):
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+
+def test_the_library_exports_exactly_its_contract():
+    assert public_names(nursery_patterns) == PUBLIC
+
+
+def test_the_test_kit_exports_exactly_its_contract():
+    ours = {
+        name
+        for name in public_names(nursery_patterns.testing)
+        if getattr(getattr(nursery_patterns.testing, name), "__module__", "").startswith(
+            "nursery_patterns"
+        )
+    }
+    assert ours - {"Trial"} == TESTING
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC | TESTING))
+def test_every_public_name_has_a_docstring_that_starts_with_a_sentence(name):
+    module = nursery_patterns if name in PUBLIC else nursery_patterns.testing
+    doc = inspect.getdoc(getattr(module, name))
+    assert doc
+    assert doc.split("\n\n")[0].rstrip().endswith((".", ":", "::"))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC | TESTING))
+def test_every_public_method_has_a_docstring(name):
+    module = nursery_patterns if name in PUBLIC else nursery_patterns.testing
+    kind = getattr(module, name)
+    if not inspect.isclass(kind) or issubclass(kind, tuple):
+        return
+    own = {
+        attribute: value
+        for attribute, value in vars(kind).items()
+        if not attribute.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property))
+    }
+    inherited = {attribute for base in kind.__mro__[1:] for attribute in vars(base)}
+    assert [a for a, value in own.items() if not inspect.getdoc(value) and a not in inherited] == []

@@ -1,0 +1,99 @@
+"""What a type checker makes of the public names. Checked by pyright, never run.
+
+A line that must be an error carries an ignore; pyright in strict mode complains about an ignore
+that is not needed, so a case that starts to pass is noticed.
+"""
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import assert_type
+
+import trio
+
+from nursery_patterns import (
+    Batch,
+    Counts,
+    Limits,
+    Outcome,
+    Report,
+    RequestContext,
+    TimeBudget,
+    TokenBucket,
+    current_request,
+    run_batch,
+    stream_batch,
+    time_budget,
+)
+from nursery_patterns.testing import Probe, cancel_at_every_checkpoint
+
+
+async def length(text: str) -> int:
+    await trio.lowlevel.checkpoint()
+    return len(text)
+
+
+async def scaled(factor: float, text: str) -> float:
+    return factor * await length(text)
+
+
+def plain(text: str) -> int:
+    return len(text)
+
+
+async def texts() -> AsyncIterator[str]:
+    await trio.lowlevel.checkpoint()
+    yield "a"
+
+
+async def values_keep_their_types() -> None:
+    batch = Batch(length, ["a"], limit=2)
+    assert_type(batch, Batch[str, int])
+    report = await batch.run()
+    assert_type(report, Report[str, int])
+    assert_type(report.values(), list[int])
+    assert_type(report.outcomes, tuple[Outcome[str, int], ...])
+    assert_type(report.outcomes[0].item, str)
+    assert_type(report.outcomes[0].value, int | None)
+    assert_type(report.errors(), list[Exception])
+    assert_type(report.unfinished(), list[str])
+    assert_type(report.counts, Counts)
+    assert_type(report.counts.total, int | None)
+    assert_type(batch.progress.value, Counts)
+
+
+async def calls_keep_their_types() -> None:
+    assert_type(await run_batch(length, ["a"], timeout=3), Report[str, int])
+    assert_type(await run_batch(length, texts()), Report[str, int])
+    assert_type(await run_batch(partial(scaled, 2.0), ["a"]), Report[str, float])
+    async with stream_batch(length, texts(), ordered=True) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome, Outcome[str, int])
+    with time_budget(3) as budget:
+        assert_type(budget, TimeBudget)
+    assert_type(Limits(default=2)["a"], trio.CapacityLimiter)
+    assert_type(current_request(), RequestContext | None)
+    assert_type(await TokenBucket(1, 1).acquire(), float)
+
+
+async def wrong_calls_are_errors() -> None:
+    Batch(plain, ["a"])  # pyright: ignore[reportArgumentType]
+    Batch(length, [1])  # pyright: ignore[reportArgumentType]
+    Batch(length("a"), ["a"])  # pyright: ignore[reportArgumentType]
+    Batch(length, ["a"], on_error="ignore")  # pyright: ignore[reportArgumentType]
+    Batch(length, ["a"], 5)  # pyright: ignore[reportCallIssue]
+    await run_batch(length, ["a"], limit="5")  # pyright: ignore[reportArgumentType]
+    await run_batch(length, ["a"], max_at_once=5)  # pyright: ignore[reportCallIssue]
+    report = await run_batch(length, ["a"])
+    report.counts = Counts()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def scenario(probe: Probe) -> None:
+    assert_type(probe.watch(Batch(length, ["a"])), Batch[str, int])
+    assert_type(probe.watch(trio.CapacityLimiter(1)), trio.CapacityLimiter)
+    await trio.lowlevel.checkpoint()
+
+
+def the_kit_takes_a_scenario() -> None:
+    assert_type(cancel_at_every_checkpoint(scenario), int)
+    cancel_at_every_checkpoint(length)  # pyright: ignore[reportArgumentType]
