@@ -287,7 +287,9 @@ class Batch(Generic[ItemT, ValueT]):
                 turns += 1
                 if turns % _ITEMS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
-                entry = self._source.pull_nowait() if self._immediate and slot.keep() else None
+                if not self._immediate or self._source.exhausted or not slot.keep():
+                    break
+                entry = self._source.pull_nowait()
                 if entry is None:
                     break
                 index, item = entry

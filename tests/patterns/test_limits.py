@@ -106,3 +106,9 @@ def test_wrong_capacities_are_refused_with_the_right_call(make, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
     assert f"{type(caught.value).__name__}: {caught.value}" == message
+
+
+async def test_a_batch_takes_a_place_once_per_item(autojump_clock):
+    limits = Limits({"a": 2})
+    await run_batch(trio.sleep, [1] * 7, limiter=limits["a"])
+    assert limits.snapshot() == {"a": LimitSnapshot(2, 0, 0, 7, 7, 2)}
