@@ -29,6 +29,7 @@ _CLOSING_SECONDS = 1.0
 # The bound on queries and inference is held by whoever calls, in the limits of the server, which
 # can be resized. The services' own limiters only keep their threads apart from other threads.
 _NEVER_BINDING = 1_000
+_MAX_REPLY_BYTES = 1_000_000
 
 
 class Services:
@@ -141,6 +142,7 @@ def _client(name: str, api: ApiSettings, settings: Settings) -> ApiClient:
             allowed_methods=api.allowed_methods,
             allowed_path_prefixes=api.allowed_path_prefixes,
             timeout_seconds=_longest(settings, "call_external_api"),
+            max_reply_bytes=min(_MAX_REPLY_BYTES, settings.max_output_chars),
         )
     )
 

@@ -82,6 +82,7 @@ class ServerState:
         operations: What `batch_process` can run.
         store: Operations that outlive their calls.
         cursors: Makes and checks page marks of operations.
+        query_cursors: The same of query results.
         dataset_cursors: The same of datasets.
         calls: Calls under way, by request id.
         durations: How long calls took of late, by tool.
@@ -101,6 +102,7 @@ class ServerState:
             max_bytes=settings.max_kept_bytes,
         )
         self.cursors = Cursors("trio-tools operations")
+        self.query_cursors = Cursors("trio-tools queries")
         self.dataset_cursors = Cursors("trio-tools datasets")
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)

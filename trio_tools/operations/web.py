@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -14,6 +14,9 @@ from trio_tools.http.urls import parse_url
 from trio_tools.operations.base import Item, Operation
 from trio_tools.services import Services
 from trio_tools.settings import Settings
+
+if TYPE_CHECKING:
+    from trio_tools.http.api import ApiReply
 
 # Taking JSON apart holds the event loop, for some 35 ms with that many bytes.
 _MAX_JSON_BYTES = 1_000_000
@@ -121,13 +124,19 @@ async def _fetch(fetcher: Fetcher, item: FetchItem) -> dict[str, Any]:
 async def _call_api(services: Services, item: CallApiItem) -> dict[str, Any]:
     api = await services.api(item.api)
     reply = await api.call(item.method, item.path, item.query, item.body)
+    return reply_data(item.api, item.path, reply)
+
+
+def reply_data(api: str, path: str, reply: ApiReply) -> dict[str, Any]:
+    """Return the reply of an API as JSON values."""
     return {
-        "api": item.api,
-        "path": item.path,
+        "api": api,
+        "path": path,
         "status": reply.status,
         "headers": reply.headers,
         "body": reply.body,
         "truncated": reply.truncated,
         "waited_seconds": round(reply.waited_seconds, 6),
         "retry_after_seconds": reply.retry_after_seconds,
+        "elapsed_seconds": round(reply.elapsed, 6),
     }

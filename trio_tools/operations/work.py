@@ -70,7 +70,7 @@ class Work:
     ) -> None:
         self.operation = operation
         self.last: Any = None
-        self.size = _BYTES_PER_OUTCOME * len(items) + len(to_json(items))
+        self.size = _BYTES_PER_OUTCOME * len(items) + len(to_json(items, fallback=repr))
         self._page_bytes = page_bytes
         self._reserve = reserve
 

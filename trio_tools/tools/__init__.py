@@ -2,9 +2,17 @@
 
 call          what a tool gets to work with, and what it answers
 declaration   what a tool declares: arguments, execution, annotations
+pages         what of an operation fits into one answer
+progress      how a batch tells its caller how it goes
 batches       how a batch-like tool runs an operation over many items
 fetch         fetch_urls
-compute       compute_hash
+api           call_external_api
+database      query_database
+compute       compute_hash, compress_data
+inference     run_inference
+batch         batch_process, get_operation, cancel_operation
+datasets      process_large_dataset
 status        get_concurrency_status
+patterns      the smallest example of each pattern
 catalog       the tuple of all tools, by toolset
 """

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from trio_tools.tools.compute import COMPUTE_HASH
+from trio_tools.tools.api import CALL_EXTERNAL_API
+from trio_tools.tools.batch import BATCH_PROCESS, CANCEL_OPERATION, GET_OPERATION
+from trio_tools.tools.compute import COMPRESS_DATA, COMPUTE_HASH
+from trio_tools.tools.database import QUERY_DATABASE
+from trio_tools.tools.datasets import PROCESS_LARGE_DATASET
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.fetch import FETCH_URLS
+from trio_tools.tools.inference import RUN_INFERENCE
+from trio_tools.tools.patterns import PATTERNS
 from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 
 # The first one is harmless when called with nothing: some clients probe it.
-DEFAULT: tuple[Tool, ...] = (GET_CONCURRENCY_STATUS, FETCH_URLS, COMPUTE_HASH)
+DEFAULT: tuple[Tool, ...] = (
+    GET_CONCURRENCY_STATUS,
+    FETCH_URLS,
+    CALL_EXTERNAL_API,
+    QUERY_DATABASE,
+    COMPUTE_HASH,
+    COMPRESS_DATA,
+    RUN_INFERENCE,
+    BATCH_PROCESS,
+    PROCESS_LARGE_DATASET,
+    GET_OPERATION,
+    CANCEL_OPERATION,
+)
 
-TOOLSETS: dict[str, tuple[Tool, ...]] = {"default": DEFAULT, "patterns": DEFAULT}
+TOOLSETS: dict[str, tuple[Tool, ...]] = {"default": DEFAULT, "patterns": (*DEFAULT, *PATTERNS)}

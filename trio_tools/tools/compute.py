@@ -1,9 +1,10 @@
-"""`compute_hash`: work for the processor, in threads, so that the event loop stays free."""
+"""`compute_hash` and `compress_data`: work for the processor, in threads, off the event loop."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
@@ -37,24 +38,109 @@ async def compute_hash(
     )
 
 
+async def compress_data(
+    call: Call,
+    *,
+    text: Annotated[str | None, Field(description="Text to compress, as UTF-8.")] = None,
+    path: Annotated[str | None, Field(description="File to compress, under the roots.")] = None,
+    content_base64: Annotated[
+        str | None, Field(description="Compressed text to undo instead, in base64.")
+    ] = None,
+    algorithm: Annotated[
+        Literal["zlib", "gzip", "lzma", "zstd"], Field(description="How to compress.")
+    ] = "zstd",
+    level: Annotated[int | None, Field(description="From fast to small; not for undoing.")] = None,
+    max_output_bytes: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Return the result too if it is no larger.")
+    ] = 0,
+    timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for this call.")] = None,
+) -> Answer:
+    """Compress a text or a file and tell its sizes; with content_base64, undo it.
+
+    Give exactly one of text, path and content_base64.
+    """
+    from trio_tools.files.compression import compress_file, compress_text  # noqa: PLC0415 - costs
+
+    options: dict[str, Any] = {
+        "algorithm": algorithm,
+        "level": level,
+        "max_output_bytes": max_output_bytes,
+    }
+    files, limiter = call.state.services.files, call.limits.limiter
+    with call.time_limit(timeout_seconds):
+        match text, path, content_base64:
+            case str(), None, None:
+                job = partial(compress_text, text, **options)
+            case None, str(), None:
+                job = partial(compress_file, files, path, **options)
+            case None, None, str():
+                return await _decompressed(call, content_base64, algorithm)
+            case _:
+                raise _one_of("compress_data", "text", "path", "content_base64")
+        found = await run_in_thread(job, limiter=limiter)
+    data = asdict(found) if path is None else {"path": path, **asdict(found)}
+    share = "" if found.ratio is None else f" ({found.ratio:.1%} of it)"
+    return Answer(
+        summary=(
+            f"{found.algorithm} level {found.level}: {found.original_bytes} bytes became "
+            f"{found.compressed_bytes}{share}."
+        ),
+        data=data,
+        warnings=[
+            f"The result has more than max_output_bytes ({max_output_bytes}) and is not shown."
+        ]
+        if found.content_left_out
+        else [],
+    )
+
+
+async def _decompressed(call: Call, content: str, algorithm: str) -> Answer:
+    from trio_tools.files.compression import decompress_text  # noqa: PLC0415 - costs
+
+    undo = partial(
+        decompress_text,
+        content,
+        algorithm=algorithm,
+        max_output_bytes=call.state.settings.max_output_chars,
+    )
+    text = await run_in_thread(undo, limiter=call.limits.limiter)
+    return Answer(
+        summary=f"{algorithm}: the text has {len(text)} characters.",
+        data={"algorithm": algorithm, "text": text},
+    )
+
+
 async def _digest(call: Call, text: str | None, path: str | None, algorithm: str) -> Digest:
-    limiter = call.limits.limiter
-    if text is not None and path is None:
-        return await run_in_thread(lambda: hash_text(text, algorithm=algorithm), limiter=limiter)
-    if path is not None and text is None:
-        files = call.state.services.files
-        return await run_in_thread(
-            lambda: hash_file(files, path, algorithm=algorithm), limiter=limiter
-        )
-    raise InvalidArgument(
-        "give exactly one of text and path: compute_hash(text='…') or compute_hash(path='…')",
-        data={"arguments": ["text", "path"]},
+    files = call.state.services.files
+    match text, path:
+        case str(), None:
+            job = partial(hash_text, text, algorithm=algorithm)
+        case None, str():
+            job = partial(hash_file, files, path, algorithm=algorithm)
+        case _:
+            raise _one_of("compute_hash", "text", "path")
+    return await run_in_thread(job, limiter=call.limits.limiter)
+
+
+def _one_of(tool: str, *arguments: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"give exactly one of {', '.join(arguments)}, as in {tool}({arguments[0]}='…')",
+        data={"arguments": list(arguments)},
     )
 
 
 COMPUTE_HASH = Tool(
     fn=compute_hash,
     title="Compute a hash",
+    execution="sync, run in a thread (CPU-bound)",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+)
+
+COMPRESS_DATA = Tool(
+    fn=compress_data,
+    title="Compress data",
     execution="sync, run in a thread (CPU-bound)",
     annotations=ToolAnnotations(
         read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False

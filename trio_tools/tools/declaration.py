@@ -6,6 +6,7 @@ tool's arguments, and its docstring is the description. Nothing is written twice
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import types
@@ -35,6 +36,7 @@ class Tool:
         execution: How it runs, as its description says.
         annotations: Hints; true ones, since clients run calls in parallel only with them.
         control: A tool that steers the others: it waits in no line and has no limits.
+        by_operation: How many items run at once is up to the operation that the caller names.
     """
 
     fn: Callable[..., Awaitable[Answer]]
@@ -42,6 +44,7 @@ class Tool:
     execution: str
     annotations: ToolAnnotations
     control: bool = False
+    by_operation: bool = False
 
     @property
     def name(self) -> str:
@@ -59,16 +62,18 @@ class Tool:
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
         return create_model(self.name, __config__=config, **fields)
 
+    @cached_property
+    def _schema(self) -> dict[str, Any]:
+        return {"properties": {}, **self._model.model_json_schema()}
+
     def schema(self, limits: LiveLimits | None) -> dict[str, Any]:
         """Return the JSON schema of the arguments, with the caps that hold now."""
-        schema = self._model.model_json_schema()
-        schema.setdefault("properties", {})
+        schema = copy.deepcopy(self._schema)
         if limits is None:
             return schema
-        caps = {
-            "max_concurrent": limits.max_concurrency,
-            "timeout_seconds": limits.declared.max_timeout_seconds,
-        }
+        caps = {"timeout_seconds": limits.declared.max_timeout_seconds}
+        if not self.by_operation:
+            caps["max_concurrent"] = limits.max_concurrency
         for name, cap in caps.items():
             for option in schema["properties"].get(name, {}).get("anyOf", ()):
                 if option.get("type") in {"integer", "number"}:
@@ -84,6 +89,8 @@ class Tool:
         parallel = f"up to {limits.concurrency} in parallel"
         if limits.max_concurrency > limits.concurrency and "max_concurrent" in self._fields:
             parallel += f" ({limits.max_concurrency} on request)"
+        if self.by_operation:
+            parallel = "as the operation declares"
         return (
             f"{text}\n\nExecution: {self.execution}\n"
             f"Concurrency: {parallel}, {declared.max_waiting} waiting\n"

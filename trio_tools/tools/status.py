@@ -9,11 +9,14 @@ from typing import Any
 import trio
 from mcp.types import ToolAnnotations
 
-from trio_tools.state import ServerState
+from trio_tools.state import RunningCall, ServerState
 from trio_tools.store import StoredOperation
 from trio_tools.tools.batches import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
+
+# The share of a budget that advice plans with.
+_SAFETY = 0.8
 
 
 async def get_concurrency_status(call: Call) -> Answer:
@@ -24,21 +27,15 @@ async def get_concurrency_status(call: Call) -> Answer:
     await trio.lowlevel.checkpoint()
     state = call.state
     now = trio.current_time()
+    operations = {kept.request_id: kept for kept in state.store.running()}
     calls = [
-        {
-            "request_id": running.request_id,
-            "client_id": running.client_id,
-            "tool": running.tool,
-            "age_seconds": round(now - running.started, 3),
-            "waits_for": None if running.admitted else "its turn",
-        }
-        for running in state.calls.values()
+        _call(running, operations.get(running.request_id), now) for running in state.calls.values()
     ]
-    operations = [_operation(kept, now) for kept in state.store.running()]
     departed = sum(running.departed for running in state.calls.values())
     limits = {name: _limit(state, name) for name in state.limits}
+    lines = _lines(state)
     busy = sum(limit["in_use"] for limit in limits.values())
-    waiting = sum(line["waiting"] for line in _lines(state).values())
+    waiting = sum(line["waiting"] for line in lines.values())
     return Answer(
         summary=(
             f"{len(calls)} calls under way ({waiting} waiting for their turn), {busy} items in "
@@ -46,16 +43,37 @@ async def get_concurrency_status(call: Call) -> Answer:
         ),
         data={
             "limits": limits,
-            "lines": _lines(state),
+            "lines": lines,
             "calls": calls,
-            "operations": operations,
+            "operations": [_operation(kept, now) for kept in operations.values()],
             "hosts": {name: asdict(host) for name, host in state.services.fetcher.hosts().items()},
-            "rate_limits": {},
+            "rate_limits": {
+                name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
+            },
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed,
+            "durations": _durations(state),
             "advice": _advice(state),
         },
     )
+
+
+def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dict[str, Any]:
+    if not running.admitted:
+        waits_for = "its turn"
+    elif kept is not None:
+        in_flight = kept.batch.progress.value.in_flight
+        waits_for = f"its {in_flight} items in flight" if in_flight else "a slot"
+    else:
+        waits_for = running.waits_for
+    return {
+        "request_id": running.request_id,
+        "client_id": running.client_id,
+        "tool": running.tool,
+        "age_seconds": round(now - running.started, 3),
+        "waits_for": waits_for,
+        "departed": running.departed,
+    }
 
 
 def _limit(state: ServerState, name: str) -> dict[str, Any]:
@@ -90,19 +108,31 @@ def _blocked(state: ServerState) -> dict[str, Any]:
     }
 
 
+def _durations(state: ServerState) -> dict[str, Any]:
+    """Tell how long the latest calls of each tool took."""
+    return {
+        tool: {
+            "calls": len(durations.latest),
+            "p50_seconds": round(durations.percentile(0.5), 3),
+            "p95_seconds": round(durations.percentile(0.95), 3),
+        }
+        for tool, durations in state.durations.items()
+    }
+
+
 def _advice(state: ServerState) -> list[str]:
     """Say how many items fit into a call, as far as that was seen."""
     advice: list[str] = []
+    budget = state.settings.limits_of("batch_process").timeout_seconds
     for name in state.limits:
         seconds = state.pace_of(name).seconds
         if not seconds:
             continue
-        limits = state.limits_of(name)
-        budget = limits.declared.timeout_seconds
-        fitting = min(int(budget / seconds * limits.concurrency * 0.8), state.settings.max_items)
+        parallel = state.limits_of(name).concurrency
+        fitting = min(int(budget / seconds * parallel * _SAFETY), state.settings.max_items)
         advice.append(
             f"{name}: an item takes {seconds:.3g} s of late, so about {max(1, fitting)} fit into "
-            f"one call of {budget:g} s with {limits.concurrency} in parallel."
+            f"one call of {budget:g} s with {parallel} in parallel."
         )
     return advice
 

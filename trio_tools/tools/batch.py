@@ -1,0 +1,143 @@
+"""`batch_process`, and `get_operation` and `cancel_operation` for what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import trio
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from trio_tools.tools.batches import BatchRequest, counts_of, run_batch_call
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+from trio_tools.tools.pages import Page, Pages, Part
+
+
+async def batch_process(
+    call: Call,
+    *,
+    operation: Annotated[str, Field(description="Name of a registered operation.")],
+    items: Annotated[list[Any], Field(description="What the operation takes, for each item.")],
+    max_concurrent: Annotated[
+        int | None, Field(gt=0, description="Items in flight at once, within the operation's cap.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Answer within this time, with all there is.")
+    ] = None,
+    item_timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Give up on an item after this time.")
+    ] = None,
+    operation_id: Annotated[
+        str | None,
+        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
+    ] = None,
+) -> Answer:
+    """Run an operation over many items: fetch, call_api, hash, compress, query, infer and others.
+
+    Answers in time with whatever finished; each item that has no result is named with its reason.
+    An unknown operation or a wrong item is answered with the names or the schema there are.
+    """
+    return await run_batch_call(
+        call,
+        BatchRequest(
+            operation=call.state.operations.find(operation),
+            items=items,
+            max_concurrent=max_concurrent,
+            timeout_seconds=timeout_seconds,
+            item_timeout_seconds=item_timeout_seconds,
+            operation_id=operation_id,
+        ),
+    )
+
+
+async def get_operation(
+    call: Call,
+    *,
+    operation_id: Annotated[str, Field(description="From an answer or a progress message.")],
+    cursor: Annotated[
+        str | None, Field(description="Where to go on; leave out for the beginning.")
+    ] = None,
+    page_size: Annotated[int, Field(gt=0, le=1_000, description="Most outcomes of a page.")] = 100,
+) -> Answer:
+    """Read what an operation has finished so far, in input order, a page at a time.
+
+    Works while it runs, and also after its call was cancelled or ran out of time.
+    """
+    await trio.lowlevel.checkpoint()
+    kept = call.state.store.find(operation_id, call.client_id)
+    pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
+    counts = kept.batch.progress.value
+    data: dict[str, Any] = {
+        "operation_id": operation_id,
+        "tool": kept.tool,
+        "operation": kept.batch.name,
+        "running": kept.running,
+        "complete": counts.complete,
+        "counts": counts_of(counts),
+    }
+    state = "running" if kept.running else "complete" if counts.complete else "not complete"
+    summary = f"{kept.batch.name} is {state}: {counts.done} of {counts.total} done"
+    match pages.read(cursor, page_size):
+        case Page(outcomes, following):
+            data["outcomes"] = outcomes
+            summary = f"{summary}; {len(outcomes)} outcomes on this page."
+        case Part(index, offset, text, total, following):
+            data |= {"index": index, "offset": offset, "json_part": text, "json_chars": total}
+            summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
+    pagination = {"cursor": following, "page_size": page_size, "total": counts.total}
+    return Answer(
+        summary=summary,
+        data=data,
+        text=f'To go on: cursor="{following}".' if following else "",
+        pagination=pagination,
+    )
+
+
+async def cancel_operation(
+    call: Call,
+    *,
+    operation_id: Annotated[str, Field(description="From a progress message or the status.")],
+) -> Answer:
+    """Stop a running operation. Its call returns what it has; what is missing can be done later."""
+    await trio.lowlevel.checkpoint()
+    kept = call.state.store.find(operation_id, call.client_id)
+    stopped = kept.stop()
+    counts = kept.batch.progress.value
+    return Answer(
+        summary=(
+            f"{operation_id} was stopped with {counts.done} of {counts.total} done."
+            if stopped
+            else f"{operation_id} was not running; {counts.done} of {counts.total} are done."
+        ),
+        data={"operation_id": operation_id, "stopped": stopped, "counts": counts_of(counts)},
+    )
+
+
+BATCH_PROCESS = Tool(
+    fn=batch_process,
+    title="Process a batch",
+    execution="as the operation declares: async, in threads or in worker processes",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
+    ),
+    by_operation=True,
+)
+GET_OPERATION = Tool(
+    fn=get_operation,
+    title="Read an operation",
+    execution="async, at once",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+    control=True,
+)
+CANCEL_OPERATION = Tool(
+    fn=cancel_operation,
+    title="Stop an operation",
+    execution="async, at once",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+    control=True,
+)

@@ -1,0 +1,93 @@
+"""`query_database`: one statement that reads, stopped in the database when its time is up."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from mcp.types import ToolAnnotations
+from pydantic import Field
+from pydantic_core import to_json
+
+from trio_tools.errors import InvalidArgument
+from trio_tools.operations.data import query_data
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+
+_COLUMNS_TOLD = 20
+
+
+async def query_database(
+    call: Call,
+    *,
+    database: Annotated[str, Field(description="Name of a configured database.")],
+    sql: Annotated[str, Field(description="One statement that reads; :name marks a parameter.")],
+    parameters: Annotated[
+        dict[str, Any] | None, Field(description="A value for each :name in sql.")
+    ] = None,
+    max_rows: Annotated[int, Field(gt=0, le=10_000, description="Most rows of one page.")] = 100,
+    cursor: Annotated[
+        str | None, Field(description="From meta.pagination, with the same sql, for more rows.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Stop the statement after this time.")
+    ] = None,
+) -> Answer:
+    """Run one read-only SQL statement and return its rows, a page at a time.
+
+    Use ORDER BY if you read several pages.
+    """
+    asked = _fingerprint(database, sql, parameters)
+    position = _position(call, cursor, asked)
+    with call.time_limit(timeout_seconds):
+        async with call.slot():
+            result = await call.state.services.databases.query(
+                database,
+                sql,
+                parameters,
+                max_rows=max_rows,
+                max_bytes=call.state.settings.max_output_chars,
+                timeout_seconds=call.limits.seconds_for(timeout_seconds),
+                position=position,
+            )
+    pagination = None
+    warnings: list[str] = []
+    if result.next_position is not None:
+        mark = {"asked": asked, "position": result.next_position}
+        following = call.state.query_cursors.encode(mark)
+        pagination = {"cursor": following, "page_size": max_rows, "total": None}
+        warnings.append(f'There are more rows: repeat the call with cursor="{following}".')
+    columns = ", ".join(result.columns[:_COLUMNS_TOLD])
+    return Answer(
+        summary=f"{result.row_count} rows from {database!r}, with the columns {columns}.",
+        data=query_data(result),
+        warnings=warnings,
+        pagination=pagination,
+    )
+
+
+def _fingerprint(*asked: Any) -> str:
+    return hashlib.sha256(to_json(asked)).hexdigest()[:16]
+
+
+def _position(call: Call, cursor: str | None, asked: str) -> int:
+    if cursor is None:
+        return 0
+    mark = call.state.query_cursors.decode(cursor)
+    if mark["asked"] != asked:
+        raise InvalidArgument(
+            "cursor belongs to another statement: repeat database, sql and parameters as they were "
+            "when it was given out, or leave it out",
+            error_code="INVALID_CURSOR",
+        )
+    return mark["position"]
+
+
+QUERY_DATABASE = Tool(
+    fn=query_database,
+    title="Query a database",
+    execution="async over threads; a cancel stops the statement in the database",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+)

@@ -1,0 +1,223 @@
+"""`process_large_dataset`: an operation over a dataset, a chunk in each call.
+
+Between calls nothing is held open: the cursor says where the next chunk begins. What is wrong with
+a record is that item's failure and stops nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple
+
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from nursery_patterns import Counts, run_in_thread
+from trio_tools.errors import InvalidArgument
+from trio_tools.files.roots import FileRoots
+from trio_tools.operations.base import Operation
+from trio_tools.operations.work import BadItem
+from trio_tools.settings import DatasetSettings
+from trio_tools.tools.batches import BatchRequest, counts_of, run_batch_call
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+
+
+class Record(NamedTuple):
+    """One record of a dataset: a JSON value, or the reason why there is none."""
+
+    label: str
+    value: Any
+    error: str | None = None
+
+
+class Chunk(NamedTuple):
+    """Records in the order of the dataset, and where the next chunk begins; None at the end."""
+
+    records: list[Record]
+    following: Any
+
+
+async def process_large_dataset(
+    call: Call,
+    *,
+    dataset: Annotated[
+        str, Field(description="Configured name, or path of a .jsonl, .csv, .tsv or folder.")
+    ],
+    operation: Annotated[str, Field(description="Name of a registered operation.")],
+    chunk_size: Annotated[int, Field(gt=0, description="Records of this call.")] = 50,
+    cursor: Annotated[
+        str | None, Field(description="Where the chunk begins; leave out for the first one.")
+    ] = None,
+    fields: Annotated[
+        dict[str, str] | None,
+        Field(
+            description="Build each item from the record: item field to record key, such as "
+            '{"url": "homepage"}. By default the record is the item.'
+        ),
+    ] = None,
+    options: Annotated[
+        dict[str, Any] | None,
+        Field(description='Further fields of each item, such as {"algorithm": "md5"}.'),
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, Field(gt=0, description="Items in flight at once, within the operation's cap.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Answer within this time, with all there is.")
+    ] = None,
+    item_timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Give up on an item after this time.")
+    ] = None,
+    operation_id: Annotated[
+        str | None,
+        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
+    ] = None,
+) -> Answer:
+    """Run an operation over a dataset, chunk by chunk: each call does one and says how to go on.
+
+    Files of a folder come as {"path": …}, rows of a table and lines of a CSV as objects. A bad
+    record is named among the errors; the others are done.
+    """
+    found = call.state.operations.find(operation)
+    most = call.state.settings.max_items
+    if chunk_size > most:
+        raise InvalidArgument(
+            f"chunk_size must be at most {most}, got {chunk_size}: lower it",
+            data={"argument": "chunk_size", "maximum": most},
+        )
+    with call.time_limit(timeout_seconds):
+        chunk = await _read(call, dataset, _position(call, dataset, cursor), chunk_size)
+    if not chunk.records:
+        return Answer(summary=f"{dataset!r} has no records from there on.", data=_NOTHING)
+    items = [_item(found, record, fields, options or {}) for record in chunk.records]
+    answer = await run_batch_call(
+        call,
+        BatchRequest(
+            operation=found,
+            items=items,
+            items_argument="chunk_size",
+            checked=True,
+            max_concurrent=max_concurrent,
+            timeout_seconds=timeout_seconds,
+            item_timeout_seconds=item_timeout_seconds,
+            operation_id=operation_id,
+        ),
+    )
+    return _with_next_chunk(call, answer, dataset, chunk)
+
+
+_NOTHING: dict[str, Any] = {
+    "counts": counts_of(Counts(total=0)),
+    "complete": True,
+    "results": [],
+    "errors": None,
+    "operation_id": None,
+    "next_cursor": None,
+}
+
+
+async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
+    configured = call.state.settings.datasets
+    known = configured.get(dataset) or DatasetSettings.model_validate({"path": dataset})
+    if known.path is None:
+        return await _read_table(call, known, position, size)
+    return await run_in_thread(_read_path, call.state.services.files, known, position, size)
+
+
+def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, size: int) -> Chunk:
+    from trio_tools.files.datasets import Dataset, DatasetKind  # noqa: PLC0415 - few need it
+
+    assert known.path is not None
+    kind = None if known.kind is None else DatasetKind(known.kind)
+    if kind is None and roots.is_folder(known.path):
+        kind = DatasetKind.FOLDER
+    chunk = Dataset(roots, known.path, kind).read_chunk(position, size)
+    if kind is DatasetKind.FOLDER:
+        records = [Record(item.value, {"path": item.value}) for item in chunk.items]
+    else:
+        records = [Record(f"line {item.number}", item.value, item.error) for item in chunk.items]
+    return Chunk(records, chunk.next_position)
+
+
+async def _read_table(call: Call, known: DatasetSettings, after: Any, size: int) -> Chunk:
+    """Read rows in the order of the key, from after the last one: no row is skipped or repeated."""
+    assert known.database is not None
+    assert known.table is not None
+    assert known.key is not None
+    table = ".".join(map(_quoted, known.table.split(".")))
+    key = _quoted(known.key)
+    where = "" if after is None else f"WHERE {key} > :after"
+    result = await call.state.services.databases.query(
+        known.database,
+        f"SELECT * FROM {table} {where} ORDER BY {key}",  # noqa: S608 - names from the settings, quoted
+        {} if after is None else {"after": after},
+        max_rows=size,
+        timeout_seconds=call.limits.declared.max_timeout_seconds,
+    )
+    rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+    records = [Record(f"{known.key} {row[known.key]}", row) for row in rows]
+    return Chunk(records, rows[-1][known.key] if result.truncated else None)
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _item(
+    operation: Operation, record: Record, fields: dict[str, str] | None, options: dict[str, Any]
+) -> Any:
+    """Return the item that a record makes, or what stands for it and fails."""
+    if record.error is not None:
+        return BadItem(record.label, record.error)
+    value = record.value
+    try:
+        if fields is not None:
+            value = {name: value[key] for name, key in fields.items()}
+        return operation.check_item({**value, **options} if options else value)
+    except (KeyError, TypeError) as error:
+        reason = f"the record has no fields, or lacks {error}: see its keys, and `fields`"
+    except ValueError as error:
+        reason = str(error)
+    return BadItem(record.label, f"{record.label}: {reason}")
+
+
+def _position(call: Call, dataset: str, cursor: str | None) -> Any:
+    if cursor is None:
+        return None
+    mark = call.state.dataset_cursors.decode(cursor)
+    if mark["dataset"] != dataset:
+        raise InvalidArgument(
+            f"cursor belongs to another dataset than {dataset!r}: name that one, or leave cursor "
+            "out to start from the beginning",
+            error_code="INVALID_CURSOR",
+        )
+    return mark["at"]
+
+
+def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> Answer:
+    """Add where the next chunk begins; what is left of this one stays with its operation."""
+    following = None
+    text = "This was the last chunk."
+    if chunk.following is not None:
+        mark = {"dataset": dataset, "at": chunk.following}
+        following = call.state.dataset_cursors.encode(mark)
+        text = f'For the next chunk repeat the call with cursor="{following}".'
+    return replace(
+        answer,
+        data={**answer.data, "next_cursor": following},
+        text="\n".join(filter(None, (text, answer.text))),
+        pagination={"cursor": following, "page_size": len(chunk.records), "total": None},
+    )
+
+
+PROCESS_LARGE_DATASET = Tool(
+    fn=process_large_dataset,
+    title="Process a dataset",
+    execution="as the operation declares: async, in threads or in worker processes",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
+    ),
+    by_operation=True,
+)

@@ -1,0 +1,67 @@
+"""`run_inference`: a model in a worker process, which a cancel kills."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from mcp.types import ToolAnnotations
+from pydantic import Field
+from pydantic_core import to_json
+
+from trio_tools.errors import InvalidArgument
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import Tool
+
+
+async def run_inference(
+    call: Call,
+    *,
+    model: Annotated[
+        str | None, Field(description="Name of a model; leave out to list the models.")
+    ] = None,
+    inputs: Annotated[
+        dict[str, Any] | None,
+        Field(description="Numbers, texts or nested lists by input name; none to describe it."),
+    ] = None,
+    timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for this call.")] = None,
+) -> Answer:
+    """Run an ONNX model. Without inputs, tell what it takes; without model, list what there is."""
+    with call.time_limit(timeout_seconds):
+        async with call.slot():
+            models = call.state.services.models
+            if model is None:
+                found = [asdict(info) for info in await models.catalogue()]
+                return Answer(summary=f"{len(found)} models.", data={"models": found})
+            if inputs is None:
+                signature = await models.describe(model)
+                takes = "; ".join(map(str, signature.inputs))
+                return Answer(
+                    summary=f"{model} takes {takes}.", data={"model": model, **asdict(signature)}
+                )
+            outputs = await models.run(model, inputs)
+    _check_size(outputs, call.state.settings.max_output_chars)
+    return Answer(
+        summary=f"{model} gave {', '.join(outputs)}.", data={"model": model, "outputs": outputs}
+    )
+
+
+def _check_size(outputs: dict[str, Any], most: int) -> None:
+    size = len(to_json(outputs))
+    if size > most:
+        raise InvalidArgument(
+            f"the outputs take {size:,} characters, at most {most:,} fit into an answer: send a "
+            "smaller batch, or use batch_process with the operation infer, which pages results",
+            error_code="TOO_LARGE",
+            data={"max_output_chars": most},
+        )
+
+
+RUN_INFERENCE = Tool(
+    fn=run_inference,
+    title="Run a model",
+    execution="in a worker process (CPU-bound), which a cancel kills",
+    annotations=ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+)
