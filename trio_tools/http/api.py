@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import trio
 
-from nursery_patterns import TokenBucket
+from nursery_patterns import TokenBucket, TokenBucketStatistics
 from trio_tools.http.api_paths import check_path
 from trio_tools.http.connect import Connector, Resolver, create_ssl_context, make_system_resolver
 from trio_tools.http.content import decode_text, media_type, parse_json
@@ -165,6 +165,10 @@ class ApiClient:
         """Close every connection, at once."""
         if self._pool is not None:
             self._pool.close()
+
+    def rate_limit(self) -> TokenBucketStatistics:
+        """Return the state of the token bucket: calls left at once, and how many wait."""
+        return self._bucket.statistics()
 
     async def call(
         self,
