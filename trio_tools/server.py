@@ -67,7 +67,8 @@ class ToolServer(MCPServer[ServerState]):
         for tool in self._tools_by_name.values():
             await trio.lowlevel.checkpoint()  # a first schema takes milliseconds: one per step
             ours.append(self._listing(tool))
-        return ours + await super().list_tools()
+        added = await super().list_tools()
+        return ours + [listing for listing in added if listing.name not in self._tools_by_name]
 
     async def call_tool(
         self,
@@ -247,8 +248,11 @@ def _failed(failure: ToolFailure) -> CallToolResult:
         remediation=failure.remediation,
         data=failure.data,
     )
+    # Many clients show a model the text alone, so it says what to do as well.
+    told = f"{failure.error_code}: {failure.message}"
+    text = f"{told}\n{failure.remediation}" if failure.remediation else told
     return CallToolResult(
-        content=[TextContent(type="text", text=f"{failure.error_code}: {failure.message}")],
+        content=[TextContent(type="text", text=text)],
         structured_content=envelope,
         is_error=True,
     )

@@ -32,7 +32,8 @@ from pydantic_settings import (
 class Section(BaseModel):
     """A part of the settings; an unknown name in it is an error, not a surprise."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Times and caps are shown in schemas, and JSON has no infinity.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ToolLimits(Section):
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         cli_kebab_case=True,
         cli_implicit_flags=True,
     )

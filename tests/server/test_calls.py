@@ -120,7 +120,7 @@ async def test_progress_only_grows_ends_at_the_total_and_names_the_operation(
     assert amounts[-1] == len(items)
     assert {total for _, total, _ in heard} == {len(items)}
     assert all(message.startswith("named: ") for _, _, message in heard)
-    assert len(heard) > min(len(items), 10)
+    assert len(heard) >= 2
 
 
 async def test_a_client_that_does_not_read_progress_holds_up_nothing(autojump_clock):

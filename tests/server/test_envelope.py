@@ -93,11 +93,11 @@ async def test_warnings_pages_and_rates_are_in_meta_and_the_text_is_for_reading(
     assert result.content[0].text == "all of it\nlook out\nfor reading"
 
 
-async def test_the_text_of_a_failure_opens_with_its_code(era, autojump_clock):
+async def test_the_text_of_a_failure_is_its_code_its_message_and_what_to_do(era, autojump_clock):
     async with connected(server_of(refuse), era) as client:
         result = await client.call_tool("refuse", {})
     assert result.is_error
-    assert [block.text for block in result.content] == ["FORBIDDEN: this door is closed"]
+    assert [block.text for block in result.content] == ["FORBIDDEN: this door is closed\nopen it"]
 
 
 async def test_a_batch_answers_with_these_fields_in_this_order(era, autojump_clock):

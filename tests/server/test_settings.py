@@ -1,0 +1,173 @@
+"""Where settings come from, which one wins, and what a wrong one is told."""
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from trio_tools.settings import Settings
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    path = tmp_path / "trio-tools.toml"
+    monkeypatch.setenv("TRIO_TOOLS_CONFIG", str(path))
+    return path
+
+
+def told(error):
+    return [(".".join(map(str, e["loc"])), e["msg"]) for e in error.value.errors()]
+
+
+def test_arguments_come_before_the_environment_before_the_file_before_the_defaults(
+    config, monkeypatch
+):
+    config.write_text('name = "file"\nmax_items = 2\nmax_operations = 2\ntoolset = "patterns"\n')
+    monkeypatch.setenv("TRIO_TOOLS_NAME", "environment")
+    monkeypatch.setenv("TRIO_TOOLS_MAX_ITEMS", "3")
+    settings = Settings(name="argument")
+    assert (settings.name, settings.max_items, settings.max_operations) == ("argument", 3, 2)
+    assert settings.toolset == "patterns"
+    assert settings.log_level == "info"
+
+
+def test_two_underscores_go_one_level_down(monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_FETCH__ALLOW_PRIVATE", "true")
+    monkeypatch.setenv("TRIO_TOOLS_LIMITS__FETCH_URLS__CONCURRENCY", "4")
+    settings = Settings()
+    assert settings.fetch.allow_private is True
+    assert settings.limits_of("fetch_urls").concurrency == 4
+
+
+def test_the_sources_are_merged_section_by_section(config, monkeypatch):
+    config.write_text("[fetch]\nmax_redirects = 1\nmax_connections = 7\n")
+    monkeypatch.setenv("TRIO_TOOLS_FETCH__MAX_REDIRECTS", "2")
+    settings = Settings(fetch={"user_agent": "me"})
+    fetch = settings.fetch
+    assert (fetch.user_agent, fetch.max_redirects, fetch.max_connections) == ("me", 2, 7)
+
+
+def test_lists_and_tables_come_from_the_environment_as_json(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIO_TOOLS_FILE_ROOTS", f'["{tmp_path}"]')
+    monkeypatch.setenv("TRIO_TOOLS_APIS", '{"weather": {"base_url": "https://example.org"}}')
+    settings = Settings()
+    assert settings.file_roots == (tmp_path,)
+    assert settings.apis["weather"].base_url == "https://example.org"
+
+
+def test_a_file_that_is_not_there_is_told_by_name(config):
+    with pytest.raises(FileNotFoundError) as error:
+        Settings()
+    assert str(error.value) == f"TRIO_TOOLS_CONFIG names {str(config)!r}, which is not a file"
+
+
+def test_no_env_file_is_read_by_surprise(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("TRIO_TOOLS_NAME=surprise\n")
+    monkeypatch.chdir(tmp_path)
+    assert Settings().name == "trio-tools"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_itmes": 3},
+        {"fetch": {"allow_privat": True}},
+        {"limits": {"fetch_urls": {"parallel": 3}}},
+    ],
+)
+def test_an_unknown_name_is_an_error(given):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    assert [message for _, message in told(error)] == ["Extra inputs are not permitted"]
+
+
+def test_an_unknown_name_in_the_file_is_an_error(config):
+    config.write_text("[fetch]\nallow_privat = true\n")
+    with pytest.raises(ValidationError) as error:
+        Settings()
+    assert told(error) == [("fetch.allow_privat", "Extra inputs are not permitted")]
+
+
+def test_an_unknown_name_in_a_section_of_the_environment_is_an_error(monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_FETCH__ALLOW_PRIVAT", "true")
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"max_items": 0}, "max_items"),
+        ({"max_items": "many"}, "max_items"),
+        ({"toolset": "all"}, "toolset"),
+        ({"operation_ttl_seconds": -1}, "operation_ttl_seconds"),
+        ({"shutdown_grace_seconds": -1}, "shutdown_grace_seconds"),
+        ({"http": {"port": 70_000}}, "http.port"),
+        ({"fetch": {"max_connections": 0}}, "fetch.max_connections"),
+        ({"limits": {"x": {"max_calls": 0}}}, "limits.x.max_calls"),
+        ({"apis": {"x": {}}}, "apis.x.base_url"),
+    ],
+)
+def test_a_bad_value_is_told_by_the_name_of_its_setting(given, where):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    assert [place for place, _ in told(error)] == [where]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_time_without_end_is_no_time(seconds):
+    with pytest.raises(ValidationError):
+        Settings(operation_ttl_seconds=seconds)
+
+
+@pytest.mark.parametrize("name", ["concurrency", "timeout_seconds"])
+def test_a_default_above_its_cap_is_refused_and_the_cap_is_named(name):
+    with pytest.raises(ValidationError) as error:
+        Settings(limits={"x": {name: 20, f"max_{name}": 10}})
+    [(_, message)] = told(error)
+    assert "20" in message
+    assert f"above max_{name} (10" in message
+
+
+def test_limits_of_a_tool_are_the_operators_over_the_built_in_ones():
+    settings = Settings(limits={"fetch_urls": {"max_calls": 3}})
+    assert settings.limits_of("fetch_urls").max_calls == 3
+    assert settings.limits_of("fetch_urls").timeout_seconds == 50
+    assert settings.limits_of("call_external_api").concurrency == 3
+    assert settings.limits_of("query_database").concurrency == 5
+    assert settings.limits_of("an_operation_of_mine").concurrency == 10
+
+
+def test_settings_do_not_change_once_they_are_made():
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.name = "other"
+    with pytest.raises(ValidationError):
+        settings.fetch.allow_private = True
+
+
+def sections_of(section, prefix=""):
+    for name, info in section.model_fields.items():
+        yield f"{prefix}{name}", info
+        for inner in (info.annotation, *getattr(info.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from sections_of(inner, f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize(("name", "info"), list(sections_of(Settings)), ids=lambda v: str(v)[:40])
+def test_every_setting_says_what_it_means(name, info):
+    inner = (info.annotation, *getattr(info.annotation, "__args__", ()))
+    described = [c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)]
+    assert info.description or any(c.__doc__ for c in described)
+
+
+def test_every_door_is_closed_by_default():
+    settings = Settings()
+    assert settings.file_roots == ()
+    assert settings.fetch.allow_private is False
+    assert settings.fetch.schemes == {"http", "https"}
+    assert settings.apis == settings.databases == settings.http.tokens == {}
+    assert settings.http.host == "127.0.0.1"
+    assert settings.http.insecure is False
+
+
+def test_tokens_are_not_shown_with_the_settings():
+    assert "hush" not in repr(Settings(http={"tokens": {"me": "hush"}}))
