@@ -287,9 +287,7 @@ class Batch(Generic[ItemT, ValueT]):
                 turns += 1
                 if turns % _ITEMS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
-                if not self._immediate or self._source.exhausted or not slot.keep():
-                    break
-                entry = self._source.pull_nowait()
+                entry = self._entry_at_once(slot)
                 if entry is None:
                     break
                 index, item = entry
@@ -298,6 +296,12 @@ class Batch(Generic[ItemT, ValueT]):
                     handoff.expect(index)
         if self._source.exhausted:
             self._waiting_for_room.cancel(reason="no items are left to make room for")
+
+    def _entry_at_once(self, slot: Slot) -> tuple[int, ItemT] | None:
+        """Take another item, unless anything would have to be waited for."""
+        if self._immediate and not self._source.exhausted and slot.keep():
+            return self._source.pull_nowait()
+        return None
 
     def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
         if self._on_error == "cancel" and outcome.status is Status.FAILED:
