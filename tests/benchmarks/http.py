@@ -38,16 +38,17 @@ def run(argv: Sequence[str] = ()) -> int:
     """Measure, print, and return 0 if every target was reached, else 1."""
     options = _options(argv)
     in_flight = [int(text) for text in options.in_flight.split(",")]
+    tables: dict[str, Table] = {}
     with running_servers() as servers:
-        tables = {"plain": _measure(servers, servers.plain_url, in_flight, options)}
-        if not options.plain_only:
-            tables["TLS"] = _measure(servers, servers.tls_url, in_flight, options)
+        urls = {"plain": servers.plain_url, "TLS": servers.tls_url}
+        for title in ("plain",) if options.plain_only else ("plain", "TLS"):
+            tables[title] = _measure(servers, urls[title], in_flight, options)
+            if not options.json:
+                _print(f"{title}, {servers.kind}", tables[title])
     verdicts = _verdicts(tables["plain"])
     if options.json:
         print(json.dumps({"server": servers.kind, "tables": tables, "targets": verdicts}))
     else:
-        for title, table in tables.items():
-            _print(f"{title}, {servers.kind}", table)
         for verdict in verdicts:
             print(verdict)
     return 0 if all(verdict["reached"] for verdict in verdicts) else 1
@@ -125,7 +126,8 @@ def _print(title: str, table: Table) -> None:
     print(f"{'':34}" + "".join(f"{count:>9}" for count in counts) + "   ours / theirs")
     for name, row in table.items():
         ratios = (f"{table[OURS][c] / row[c]:.2f}" for c in counts) if OURS in table else ()
-        print(f"{name:34}" + "".join(f"{row[c]:9.0f}" for c in counts) + "   " + " ".join(ratios))
+        cells = "".join(f"{row[c]:9.0f}" for c in counts)
+        print(f"{name:34}{cells}   {' '.join(ratios)}", flush=True)
 
 
 if __name__ == "__main__":
