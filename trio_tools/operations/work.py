@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import TypeAdapter
 
 from trio_tools.errors import InvalidArgument, ToolFailure
 from trio_tools.explain import explain
@@ -22,6 +22,22 @@ _BYTES_PER_OUTCOME = 500
 
 # The operation whose item the current task works on.
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
+
+
+_anything: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
+    """Return a value as JSON, as the answer will have it.
+
+    Args:
+        value: JSON values, and what pydantic knows how to make JSON of.
+        fallback: Called with anything else; what it returns is taken instead.
+
+    Raises:
+        ValueError: It cannot be expressed.
+    """
+    return _anything.dump_json(value, fallback=fallback)
 
 
 class Result(NamedTuple):
@@ -70,7 +86,7 @@ class Work:
     ) -> None:
         self.operation = operation
         self.last: Any = None
-        self.size = _BYTES_PER_OUTCOME * len(items) + len(to_json(items, fallback=repr))
+        self.size = _BYTES_PER_OUTCOME * len(items) + len(json_bytes(items, fallback=repr))
         self._page_bytes = page_bytes
         self._reserve = reserve
 
@@ -86,13 +102,12 @@ class Work:
                 item.fail()
             value = await self.operation.run(item)
             return self._kept(value)
-        except ToolFailure:
-            raise
         except Exception as error:  # noqa: BLE001 - explained here, raised below
             failure = explain(error)
         finally:
             self.last = item
-        # Raised from here so that it does not hold the error, and with it every frame, for long.
+        # Kept for an hour perhaps, so without the frames that it came through and their objects.
+        failure.__cause__ = failure.__context__ = failure.__traceback__ = None
         raise failure
 
     def label_of(self, item: Any) -> Any:
@@ -101,8 +116,8 @@ class Work:
 
     def _kept(self, value: Any) -> Result:
         try:
-            text = to_json(value)
-        except (PydanticSerializationError, ValueError) as error:
+            text = json_bytes(value)
+        except ValueError as error:
             raise ToolFailure(
                 f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
                 "author must return text, numbers, lists and objects.",

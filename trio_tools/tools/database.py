@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
-from pydantic_core import to_json
 
 from trio_tools.errors import InvalidArgument
 from trio_tools.operations.data import query_data
+from trio_tools.operations.work import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -67,7 +67,7 @@ async def query_database(
 
 
 def _fingerprint(*asked: Any) -> str:
-    return hashlib.sha256(to_json(asked)).hexdigest()[:16]
+    return hashlib.sha256(json_bytes(asked)).hexdigest()[:16]
 
 
 def _position(call: Call, cursor: str | None, asked: str) -> int:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
-from pydantic_core import to_json
 
 from trio_tools.errors import InvalidArgument
+from trio_tools.operations.work import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -47,7 +47,7 @@ async def run_inference(
 
 
 def _check_size(outputs: dict[str, Any], most: int) -> None:
-    size = len(to_json(outputs))
+    size = len(json_bytes(outputs))
     if size > most:
         raise InvalidArgument(
             f"the outputs take {size:,} characters, at most {most:,} fit into an answer: send a "

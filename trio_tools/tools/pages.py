@@ -11,13 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_json
-
 from nursery_patterns import Outcome, Report, Status
 from trio_tools.cursors import Cursors
 from trio_tools.errors import InvalidArgument
 from trio_tools.explain import explain_outcome
-from trio_tools.operations.work import Result
+from trio_tools.operations.work import Result, json_bytes
 from trio_tools.store import StoredOperation
 
 _MAX_LABEL_CHARS = 200
@@ -175,14 +173,14 @@ class Pages:
 
 def short_text(value: Any, limit: int = _MAX_LABEL_CHARS) -> str:
     """Return a text or JSON value as a text of at most `limit` characters."""
-    text = value if isinstance(value, str) else to_json(value).decode()
+    text = value if isinstance(value, str) else json_bytes(value).decode()
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _short(label: Any) -> Any:
     if isinstance(label, int | float | None):
         return label
-    text = label if isinstance(label, str) else to_json(label).decode()
+    text = label if isinstance(label, str) else json_bytes(label).decode()
     return label if len(text) <= _MAX_LABEL_CHARS else short_text(text)
 
 
