@@ -32,7 +32,8 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0: done. 1: the tool answered with a failure. 2: the command or a setting is wrong.
+    0: done. 1: the tool answered with a failure. 2: the command or a setting is wrong. 130:
+    interrupted before there was anything to answer.
     """
     options, rest = _parser().parse_known_args(argv)
     if rest and options.command != "call":
@@ -41,12 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         quiet = options.command != "serve" and options.log_level is None
         configure_logging(settings.log_format, "error" if quiet else settings.log_level)
-        return trio.run(partial(_COMMANDS[options.command], options, settings, rest))
+        return _run(partial(_COMMANDS[options.command], options, settings, rest))
     except (ValidationError, FileNotFoundError, ValueError) as error:
         print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+
+
+def _run(command: Callable[[], Awaitable[int]]) -> int:
+    try:
+        status = trio.run(command)
+    except* KeyboardInterrupt:  # out of a nursery it comes in a group
+        status = _INTERRUPTED
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,21 +174,22 @@ async def _call(options: argparse.Namespace, settings: Settings, rest: list[str]
     from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
 
     server = create_server(settings)
+    schemas = {listing.name: listing.input_schema for listing in await server.list_tools()}
+    arguments = _tool_arguments(rest, schemas.get(options.tool, {}).get("properties", {}))
     console = Console(stderr=True)
+    status = _INTERRUPTED
     async with connect_in_process(server) as client, trio.open_nursery() as nursery:
-        listing = {tool.name: tool for tool in (await client.list_tools()).tools}
-        schema = listing[options.tool].input_schema if options.tool in listing else {}
-        arguments = _tool_arguments(rest, schema.get("properties", {}))
         nursery.start_soon(_stop_on_interrupt, server.drain, console, nursery.cancel_scope)
         with progress_bar(console, options.tool) as bar:
             result = await client.call_tool(options.tool, arguments, progress_callback=bar.update)
-        nursery.cancel_scope.cancel()
-    text = getattr(result.content[0], "text", "") if result.content else ""
-    if options.json:
-        print(json.dumps(result.structured_content, ensure_ascii=False))  # noqa: T201
-    else:
-        show_answer(Console(), text, result.structured_content)
-    return 1 if result.is_error else 0
+        if options.json:
+            print(json.dumps(result.structured_content, ensure_ascii=False))  # noqa: T201
+        else:
+            text = getattr(result.content[0], "text", "") if result.content else ""
+            show_answer(Console(), text, result.structured_content)
+        status = 1 if result.is_error else 0
+        nursery.cancel_scope.cancel(reason="the call is answered")
+    return status
 
 
 async def _stop_on_interrupt(

@@ -1,0 +1,282 @@
+"""The command line, in process and as people start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.server.kit import server_of
+from trio_tools import __version__
+from trio_tools.cli import main
+from trio_tools.settings import Settings
+from trio_tools.tools.call import Answer
+
+SITE = """
+import sys, trio
+
+async def answer(stream):
+    async with stream:
+        async for request in stream:
+            if b"/hang" in request:
+                print("hanging", flush=True)
+                await trio.sleep_forever()
+            await stream.send_all(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+
+async def main():
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    print(listener.socket.getsockname()[1], flush=True)
+    await trio.serve_listeners(answer, [listener])
+
+trio.run(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_process_is_changed(monkeypatch):
+    # `main` is the top of a process of its own, so it may set both. Here it is a guest.
+    monkeypatch.setattr("trio_tools.cli.configure_logging", lambda *_: None)
+    monkeypatch.setenv("TRIO_TOOLS_CONFIG", "")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(capsys, *words):
+    """Run a command; return its exit status and what it printed."""
+    try:
+        status = main(words)
+    except SystemExit as exit_:
+        status = exit_.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def called(capsys, *words):
+    status, out, _ = run(capsys, "call", *words, "--json")
+    return status, json.loads(out)
+
+
+def rows_of(table):
+    lines = [[cell.strip() for cell in line.split("│")] for line in table.splitlines()]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_the_console_script_is_this_function():
+    [script] = entry_points(group="console_scripts", name="trio-tools")
+    assert script.load() is main
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert run(capsys, "--version") == (0, f"trio-tools {__version__}\n", "")
+
+
+def test_tools_are_listed_with_their_limits(capsys):
+    status, out, _ = run(capsys, "tools")
+    assert status == 0
+    for words in ("fetch_urls", "compute_hash", "Execution: async (I/O-bound)", "20 waiting"):
+        assert words in out
+
+
+def test_tools_are_listed_for_machines_with_schemas(capsys):
+    status, out, _ = run(capsys, "tools", "--json")
+    tools = {tool["name"]: tool for tool in json.loads(out)}
+    assert status == 0
+    assert tools["fetch_urls"]["inputSchema"]["required"] == ["urls"]
+    assert tools["fetch_urls"]["outputSchema"]["title"] == "response-v2"
+
+
+def test_every_setting_is_listed_with_its_meaning(capsys):
+    status, out, _ = run(capsys, "settings", "--set", "max_items=77")
+    assert status == 0
+    for name in Settings.model_fields:
+        assert name in out
+    assert rows_of(out)["max_items"] == ["77", Settings.model_fields["max_items"].description]
+
+
+def test_settings_shows_that_there_are_tokens_but_never_one(capsys):
+    _, out, err = run(capsys, "settings", "--set", 'http.tokens={"me": "hush"}')
+    assert "hush" not in out + err
+    assert "(secret)" in out
+
+
+def test_a_call_prints_the_envelope_for_machines(capsys):
+    status, envelope = called(capsys, "compute_hash", "--text", "abc")
+    assert status == 0
+    assert envelope["success"] is True
+    assert envelope["data"]["hexdigest"].startswith("ba7816bf")
+
+
+def test_a_call_prints_an_answer_for_people(capsys):
+    status, out, _ = run(capsys, "call", "compute_hash", "--text", "abc")
+    assert status == 0
+    assert out.startswith("sha256 of the text (3 bytes): ba7816bf")
+
+
+def test_a_text_stays_a_text_even_if_it_looks_like_a_number(capsys):
+    assert called(capsys, "compute_hash", "--text", "12")[1]["data"]["size_bytes"] == 2
+
+
+def test_a_name_may_be_written_with_dashes_and_its_value_after_an_equals_sign(capsys):
+    _, envelope = called(capsys, "compute_hash", "--text=a=b", "--timeout-seconds=5")
+    assert envelope["data"]["size_bytes"] == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--urls", "ftp://a", "--urls", "ftp://b"),
+        ("--urls", '["ftp://a", "ftp://b"]'),
+        ("--urls=ftp://a", "--urls=ftp://b"),
+    ],
+)
+def test_a_list_is_given_by_repetition_or_as_json(capsys, words):
+    status, envelope = called(capsys, "fetch_urls", *words)
+    assert status == 1
+    assert envelope["error"].startswith("2 of 2 urls do not fit")
+
+
+def test_a_failure_of_the_tool_is_exit_status_1_and_says_what_to_do(capsys):
+    status, out, _ = run(capsys, "call", "compute_hash", "--path", "/etc/passwd")
+    assert status == 1
+    assert "OUTSIDE_FILE_ROOTS" in out
+    assert "file_roots" in out
+
+
+def test_an_unknown_tool_is_an_answer_with_the_names_there_are(capsys):
+    status, envelope = called(capsys, "fetch_everything")
+    assert status == 1
+    assert "fetch_urls" in envelope["error"]
+
+
+def test_a_file_root_opens_a_folder(capsys, tmp_path):
+    (tmp_path / "file.txt").write_text("abc")
+    words = ("compute_hash", "--file-root", str(tmp_path), "--path", "file.txt")
+    assert called(capsys, *words)[1]["data"]["size_bytes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "required: COMMAND"),
+        (("dance",), "invalid choice: 'dance'"),
+        (("tools", "--colour"), "unknown arguments: --colour"),
+        (("call",), "required: tool"),
+        (("call", "compute_hash", "abc"), "write --abc before it"),
+        (("call", "compute_hash", "--text"), "--text needs a value"),
+        (("tools", "--set", "max_items"), "--set takes NAME=VALUE, got 'max_items'"),
+        (("tools", "--set", "max_items=0"), "setting max_items: "),
+        (("tools", "--set", "fetch.ports.x=1"), "setting fetch.ports"),
+        (("tools", "--set", "max_itmes=3"), "setting max_itmes: "),
+        (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file"),
+        (("tools", "--file-root", "/no/such/folder"), "/no/such/folder"),
+    ],
+)
+def test_a_wrong_command_is_exit_status_2_and_one_sentence(capsys, words, told):
+    status, out, err = run(capsys, *words)
+    assert status == 2
+    assert told in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_file_of_settings_is_read_and_arguments_win_over_it(capsys, tmp_path):
+    config = tmp_path / "settings.toml"
+    config.write_text("max_items = 2\nmax_operations = 3\n")
+    words = ("--config", str(config), "--set", "max_items=1")
+    _, out, _ = run(capsys, "settings", *words)
+    assert rows_of(out)["max_items"][0] == "1"
+    assert rows_of(out)["max_operations"][0] == "3"
+
+
+# ------------------------------------------------------------------------- as people start it
+
+
+@pytest.fixture
+def started():
+    """Start processes that end with the test."""
+    processes = []
+
+    def start(*words, **options):
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, *words], **pipes | options)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def hanging_call(started):
+    """Start a call over two pages, and return it when one is done and the other one hangs."""
+    site = started("-c", SITE)
+    port = int(site.stdout.readline())
+    urls = [f"--urls=http://127.0.0.1:{port}/{page}" for page in ("fine", "hang")]
+    doors = ["--set=fetch.allow_private=true", "--set=fetch.ports=null"]
+    words = ["call", "fetch_urls", *urls, "--max-concurrent=1", *doors, "--json"]
+    call = started("-m", "trio_tools", *words, stderr=subprocess.PIPE)
+    assert site.stdout.readline() == "hanging\n"
+    return call
+
+
+def test_the_first_interrupt_gives_what_is_done_and_names_the_rest(hanging_call):
+    hanging_call.send_signal(signal.SIGINT)
+    out, err = hanging_call.communicate(timeout=20)
+    data = json.loads(out)["data"]
+    assert hanging_call.returncode == 0
+    assert data["complete"] is False
+    assert [result["text"] for result in data["results"]] == ["ok"]
+    assert [error["error_code"] for error in data["errors"]] == ["CANCELLED"]
+    assert "Ctrl-C again to give up" in err
+    assert "Traceback" not in err
+
+
+def test_the_second_interrupt_ends_a_call_that_has_nothing_to_give(capsys, monkeypatch):
+    async def stuck(call) -> Answer:
+        """Hang, and be interrupted twice."""
+        for _ in range(2):
+            await wait_all_tasks_blocked()
+            os.kill(os.getpid(), signal.SIGINT)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("trio_tools.server.create_server", lambda _: server_of(stuck))
+    status, out, err = run(capsys, "call", "stuck", "--json")
+    assert (status, out) == (130, "")
+    assert err.count("Ctrl-C again to give up") == 1
+
+
+def test_an_interrupted_demonstration_ends_without_a_traceback(started):
+    demo = started("-u", "-m", "trio_tools", "demo", stderr=subprocess.PIPE)
+    while "hang for ever" not in demo.stdout.readline():
+        assert demo.poll() is None
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=20)
+    assert demo.returncode == 130
+    assert "Traceback" not in out + err
+
+
+def test_the_demonstration_runs_to_its_end(started, tmp_path):
+    demo = started("-W", "error", "-m", "trio_tools", "demo", stderr=subprocess.PIPE, cwd=tmp_path)
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode == 0, err
+    assert "Traceback" not in out + err
+    for words in (
+        "115 of 120 succeeded, 1 failed, 4 cancelled",
+        "the same call again, with its operation_id",
+        "4 requests for what was missing",
+        "4 of 6 hashed, 2 failed",
+        "max_concurrent must be at most 50, got 5000",
+        "Your turn",
+    ):
+        assert words in out
+
+
+def test_python_m_trio_tools_is_the_command_line(started):
+    process = started("-m", "trio_tools", "--version")
+    assert process.communicate(timeout=20)[0] == f"trio-tools {__version__}\n"
