@@ -1,8 +1,20 @@
 """How clients reach the server: standard input and output, Streamable HTTP, or in memory.
 
-stdio     serve_stdio: one client on standard input and output
-http      serve_http: many clients over Streamable HTTP
-memory    connect_in_process: a client without any wire
+Each module imports only from those above it:
+
+    shutdown      the one way down, whatever asks for it
+    calls         every request that is being handled, in whatever era
+    sdk           what we take from the SDK without its blessing
+    fds           standard input and output, out of everybody else's reach
+    wire          bytes to lines to messages                              no I/O
+    link          between two byte streams and the SDK
+    stdio         serve_stdio: one client on standard input and output
+    security      which address, which Host, which Origin, which token
+    gate          who may pass, and how much
+    connections   accepted up to a bound, closable at once
+    metrics       what /metrics says
+    http          serve_http: many clients over Streamable HTTP
+    memory        connect_in_process: a client without any wire
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ protocol hand on to the tools.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from typing import Final
 
@@ -70,7 +71,8 @@ class Gate:
             await self._serve(scope, receive, send)
         except Denied as denied:
             _log.info("refused a request: %s", denied.reason)
-            await _refuse(receive, send, denied)
+            with self._owing():
+                await _refuse(receive, send, denied)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -94,13 +96,17 @@ class Gate:
             # The SDK lets a session be used only by the user that opened it.
             token = AccessToken(token=client, client_id=client, scopes=[])
             scope = {**scope, "user": AuthenticatedUser(token)}
-        owed = _owes_an_answer(scope)
-        self._exchanges += owed
+        owing = self._owing() if _owes_an_answer(scope) else nullcontext()
+        with owing, request_context(client_id=client):
+            await self._app(scope, receive, send)
+
+    @contextmanager
+    def _owing(self) -> Generator[None]:
+        self._exchanges += 1
         try:
-            with request_context(client_id=client):
-                await self._app(scope, receive, send)
+            yield
         finally:
-            self._exchanges -= owed
+            self._exchanges -= 1
             self._settled.unpark_all()
 
     def _health(self, path: str) -> tuple[HTTPStatus, bytes]:
