@@ -56,7 +56,7 @@ def run(argv: Sequence[str] = ()) -> int:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks http")
-    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--in-flight", default="10,100,500")
     parser.add_argument("--plain-only", action="store_true")

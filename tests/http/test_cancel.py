@@ -95,7 +95,7 @@ def test_a_cancel_anywhere_in_a_request_through_httpx(tls, host):
             await closed(server)
             assert not transport._pool._sites
 
-    assert cancelled_everywhere(scenario) > 5
+    assert cancelled_everywhere(scenario) >= 4
 
 
 def test_a_cancel_anywhere_in_a_fetch():
@@ -119,7 +119,7 @@ def test_a_cancel_anywhere_in_a_fetch():
                 assert (await fetcher.fetch(FetchRequest(server.url))).status
             await closed(server)
 
-    assert cancelled_everywhere(scenario) > 5
+    assert cancelled_everywhere(scenario) >= 4
 
 
 def test_a_cancel_anywhere_in_the_waiting_line_delays_nobody():

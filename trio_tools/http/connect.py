@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from trio_tools.http.connection import Connection, PlainWire, TlsWire, Wire
+from trio_tools.http.connection import Connection, PlainWire, TlsWire
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.guard import Guard
 from trio_tools.http.parser import ReplyParser
@@ -96,11 +96,8 @@ class Connector:
             stream, sock = await _first_to_answer(addresses, origin)
             undo.callback(sock.close)
             undo.callback(stream.socket.close)
-            wire: Wire
-            if origin.scheme == "https":
-                wire = TlsWire(await self._shake_hands(stream, origin))
-            else:
-                wire = PlainWire(stream, sock)
+            plain = PlainWire(stream, sock)
+            wire = await self._shake_hands(plain, origin) if origin.scheme == "https" else plain
             undo.pop_all()
         return Connection(origin, wire, sock, ReplyParser(self._max_head_bytes))
 
@@ -122,20 +119,13 @@ class Connector:
             self._guard.check_address(host, address[0])
         return addresses
 
-    async def _shake_hands(
-        self, stream: trio.SocketStream, origin: Origin
-    ) -> trio.SSLStream[trio.SocketStream]:
-        tls = trio.SSLStream(
-            stream,
-            self._ssl_context(),
-            server_hostname=origin.host.rstrip("."),
-            https_compatible=True,
-        )
+    async def _shake_hands(self, plain: PlainWire, origin: Origin) -> TlsWire:
+        wire = TlsWire(plain, self._ssl_context(), origin.host.rstrip("."))
         try:
-            await tls.do_handshake()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise _tls_failed(origin, exc.__cause__ or exc) from exc
-        return tls
+            await wire.shake_hands()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise _tls_failed(origin, exc) from exc
+        return wire
 
 
 def create_ssl_context() -> ssl.SSLContext:

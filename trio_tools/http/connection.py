@@ -29,7 +29,7 @@ class Wire(Protocol):
         ...
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them, b"" for the end. Always a checkpoint."""
+        """Wait for bytes and return them, b"" for the end. A checkpoint unless they were here."""
         ...
 
     def close(self) -> None:
@@ -72,28 +72,78 @@ class PlainWire(Wire):
 
 
 class TlsWire(Wire):
-    """TLS over TCP, after the handshake. Takes over `stream`.
+    """TLS over a plain wire. One task uses it at a time, sending and then receiving.
+
+    That is what makes it short: `trio.SSLStream` serves a sender and a receiver at once, with three
+    locks and a checkpoint per step, for half as much CPU again per request.
 
     It is closed without a farewell (`close_notify`), as HTTP clients do: every reply that counts
-    has told its own length, and a body that ends with its connection is marked as such.
+    has told its own length. For the same reason an end without a farewell is an end: a reply that
+    was cut short shows that itself.
     """
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_incoming", "_outgoing", "_plain", "_tls")
 
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        self._stream = stream
+    def __init__(self, plain: PlainWire, context: ssl.SSLContext, server_hostname: str) -> None:
+        self._plain = plain
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=server_hostname
+        )
+
+    async def shake_hands(self) -> None:
+        """Do the handshake, in which the certificate and its name are verified.
+
+        Raises:
+            ssl.SSLError: It failed.
+            OSError: The connection broke.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError:
+                await self._flush()  # the alert that tells the peer why
+                raise
+            else:
+                await self._flush()
+                return
 
     async def send(self, data: bytes) -> None:
-        """Encrypt and send all of `data`."""
-        await self._stream.send_all(data)
+        """Encrypt and send all of `data`, without a checkpoint if the kernel has room for it."""
+        self._tls.write(data)
+        await self._flush()
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them decrypted, b"" for the end."""
-        return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        if not self._tls.pending() and not self._incoming.pending:
+            await self._fill()  # asked first, as there is nearly never anything, and asking raises
+        while True:
+            try:
+                return self._tls.read(_RECEIVE_BYTES)
+            except ssl.SSLWantReadError:  # a part of a record, or one that is not for us
+                await self._flush()
+                await self._fill()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
 
     def close(self) -> None:
         """Close at once."""
-        self._stream.transport_stream.socket.close()
+        self._plain.close()
+
+    async def _fill(self) -> None:
+        data = await self._plain.receive()
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._plain.send(self._outgoing.read())
 
 
 class Connection:
