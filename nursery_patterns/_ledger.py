@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Generic, TypeVar
 
-from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._outcomes import Counts, Outcome, Report, Status, make_outcome
 from nursery_patterns._source import Source
 
 ItemT = TypeVar("ItemT")
@@ -89,10 +89,10 @@ class Ledger(Generic[ItemT, ValueT]):
             self.source.given_back(), self.source.rest(), self.waiting.items()
         ):
             status = Status.CANCELLED if index in self._cut else Status.NOT_STARTED
-            by_index[index] = Outcome(index, item, status)
+            by_index[index] = make_outcome(index, item, status, None, None, 0.0)
         for index, item in self.running.items():
             status = Status.NOT_STARTED if active else Status.CANCELLED
-            by_index[index] = Outcome(index, item, status)
+            by_index[index] = make_outcome(index, item, status, None, None, 0.0)
         return Report(
             outcomes=tuple(by_index[index] for index in sorted(by_index)),
             counts=self.counts(active=active),
