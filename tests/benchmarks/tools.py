@@ -51,8 +51,8 @@ async def measure_overhead() -> None:
     print(f"batch_process of {_ITEMS} no-ops {whole * 1e3:8.2f} ms")
     print(f"the same of one item         {one * 1e3:8.2f} ms")
     print(f"the engine alone             {alone * 1e3:8.2f} ms")
-    print(f"added per item               {(whole - one - alone) / _ITEMS * 1e6:8.2f} µs (30)")
-    print(f"the same, call included      {(whole - alone) / _ITEMS * 1e6:8.2f} µs")
+    print(f"added per item               {(whole - one - alone) / _ITEMS * 1e6:8.2f} us (30)")
+    print(f"the same, call included      {(whole - alone) / _ITEMS * 1e6:8.2f} us")
 
 
 async def _cpu(fn) -> float:

@@ -1,0 +1,103 @@
+"""Kept operations: for how long, how many, how large."""
+
+import pytest
+import trio
+
+from nursery_patterns import Batch
+from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.operations.base import Operation
+from trio_tools.operations.work import Work
+from trio_tools.store import MemoryStore, StoredOperation
+
+
+async def double(text: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return text * 2
+
+
+def make(store, name, items=("a",), owner="anna"):
+    work = Work(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=store.reserve)
+    return StoredOperation(name, owner, "tool", list(items), work, Batch(work.run, items))
+
+
+def store_of(*, ttl=100.0, capacity=3, max_bytes=10**6):
+    return MemoryStore(ttl=ttl, capacity=capacity, max_bytes=max_bytes)
+
+
+async def test_an_operation_is_dropped_when_unused_for_its_time(autojump_clock):
+    store = store_of(ttl=10)
+    kept = store.open(make(store, "one"))
+    await trio.sleep(9)
+    assert store.find("one", "anna") is kept
+    await trio.sleep(10)
+    assert store.find("one", "anna") is kept
+    await trio.sleep(10.1)
+    with pytest.raises(NotFound):
+        store.find("one", "anna")
+    assert store.kept_bytes == 0
+
+
+async def test_a_running_operation_never_grows_old(autojump_clock):
+    store = store_of(ttl=10)
+    kept = store.open(make(store, "one"))
+    with kept.at_work():
+        await trio.sleep(1_000)
+        assert store.find("one", "anna") is kept
+
+
+async def test_the_one_unused_for_longest_makes_room(autojump_clock):
+    store = store_of(capacity=2)
+    for name in ("one", "two"):
+        store.open(make(store, name))
+        await trio.sleep(1)
+    store.find("one", "anna")
+    store.open(make(store, "three"))
+    assert len(store) == 2
+    store.find("one", "anna")
+    with pytest.raises(NotFound):
+        store.find("two", "anna")
+
+
+async def test_with_only_running_ones_there_is_no_room(autojump_clock):
+    store = store_of(capacity=1)
+    with (
+        store.open(make(store, "one")).at_work(),
+        pytest.raises(ServerOverloaded, match="wait for one to end"),
+    ):
+        store.open(make(store, "two"))
+
+
+async def test_results_push_out_idle_operations_by_their_size(autojump_clock):
+    store = store_of(capacity=100, max_bytes=10_000)
+    for name in ("one", "two"):
+        kept = store.open(make(store, name, ["x" * 800] * 2))
+        await kept.batch.run()
+        assert store.kept_bytes <= 10_000
+        await trio.sleep(1)
+    big = store.open(make(store, "big", ["x" * 1_500]))
+    with big.at_work():
+        await big.batch.run()
+    assert big.batch.report().complete
+    assert store.kept_bytes <= 10_000
+    with pytest.raises(NotFound):
+        store.find("one", "anna")
+
+
+async def test_a_result_without_room_fails_its_item_alone():
+    store = store_of(max_bytes=6_000)
+    big = store.open(make(store, "big", ["a", "x" * 2_000, "b"]))
+    with big.at_work():
+        report = await big.batch.run()
+    assert [o.status for o in report.outcomes] == ["succeeded", "failed", "succeeded"]
+    error = report.outcomes[1].error
+    assert isinstance(error, InvalidArgument)
+    assert error.error_code == "RESULTS_TOO_LARGE"
+    assert store.kept_bytes <= 6_000
+
+
+async def test_items_without_room_are_refused_at_once():
+    store = store_of(max_bytes=1_000)
+    with pytest.raises(InvalidArgument, match="all 1,000 bytes"):
+        store.open(make(store, "big", ["x" * 2_000]))
+    assert len(store) == 0
+    assert store.kept_bytes == 0
