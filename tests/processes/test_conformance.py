@@ -58,7 +58,8 @@ async def test_every_scenario_without_fixtures_passes(node, version):
     async with http_process(http__calls_per_second_per_client=10_000) as server:
         summary = await run_suite(node, server.address.url, version)
         server.kill()
-        await server.ended()
+        # The SDK logs a traceback for a prompt that does not exist; the suite asks for several.
+        await server.ended(quiet=False)
     passed = {line[2:].partition(":")[0] for line in summary.splitlines() if line.startswith("✓")}
     assert set(SCENARIOS[version]) - passed == set()
     assert version < "2026" or STATELESS in summary
