@@ -172,9 +172,7 @@ async def test_an_item_timeout_ends_that_item_alone(autojump_clock):
     assert data["timing"]["elapsed_seconds"] == 3.0
 
 
-async def test_a_defect_is_logged_once_and_its_text_kept_back(
-    autojump_clock, caplog
-):
+async def test_a_defect_is_logged_once_and_its_text_kept_back(autojump_clock, caplog):
     server, _ = nap_server()
     async with calling(server) as call:
         answer = await call("batch_process", operation="nap", items=[-1])

@@ -1,0 +1,149 @@
+"""`process_large_dataset`: every record once, in order, chunk by chunk, whatever is in the file."""
+
+import json
+import math
+import sqlite3
+
+import pytest
+import trio
+
+from tests.tools.kit import calling, server_with, total
+
+
+async def double(n: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return 2 * n
+
+
+async def shout(text: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return text.upper()
+
+
+async def _all(call, **arguments):
+    """Process the whole dataset; return the answers' data."""
+    cursor, chunks = None, []
+    while True:
+        answer = await call("process_large_dataset", **arguments, cursor=cursor)
+        chunks.append(answer["data"])
+        cursor = answer["meta"]["pagination"]["cursor"]
+        assert cursor == answer["data"]["next_cursor"]
+        if cursor is None:
+            return chunks
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+async def test_each_line_is_an_item_once_and_bad_lines_are_named(tmp_path, size, era):
+    lines = ["1", "2", "nonsense", "3", '"x"', "", "4"]
+    (tmp_path / "numbers.jsonl").write_text("\n".join(lines))
+    async with calling(server_with(double, file_roots=(tmp_path,)), era) as call:
+        chunks = await _all(call, dataset="numbers.jsonl", operation="double", chunk_size=size)
+    assert [result for chunk in chunks for result in chunk["results"]] == [2, 4, 6, 8]
+    errors = [error for chunk in chunks for error in chunk["errors"] or []]
+    assert [error["item"] for error in errors] == ["line 3", "line 5"]
+    assert {error["error_code"] for error in errors} == {"INVALID_ITEM"}
+    assert sum(total(chunk["counts"]) for chunk in chunks) == 6
+    assert all(chunk["complete"] for chunk in chunks)
+
+
+async def test_a_csv_gives_objects_of_which_fields_can_be_taken(tmp_path):
+    (tmp_path / "people.csv").write_text("name,note\nanna,first\nberta,\n")
+    asked = {"dataset": "people.csv", "operation": "hash", "options": {"algorithm": "md5"}}
+    async with calling(server_with(file_roots=(tmp_path,))) as call:
+        (chunk,) = await _all(call, **asked, fields={"text": "name"})
+        (wrong,) = await _all(call, **asked, fields={"text": "nothing"})
+    assert [result["algorithm"] for result in chunk["results"]] == ["md5", "md5"]
+    assert [error["item"] for error in wrong["errors"]] == ["line 2", "line 3"]
+    assert "'nothing'" in wrong["errors"][0]["reason"]
+
+
+async def test_a_folder_gives_the_paths_of_its_files(tmp_path):
+    for name in "cab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    async with calling(server_with(file_roots=(tmp_path,))) as call:
+        chunks = await _all(call, dataset=str(tmp_path), operation="compress", chunk_size=2)
+    paths = [result["path"] for chunk in chunks for result in chunk["results"]]
+    assert paths == [str(tmp_path / f"{name}.txt") for name in "abc"]
+
+
+async def test_a_table_gives_its_rows_in_the_order_of_its_key(tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute('CREATE TABLE "odd ""name" (id INTEGER, word TEXT)')
+        rows = [(n, f"w{n}") for n in (5, 1, 9, 3, 7)]
+        database.executemany('INSERT INTO "odd ""name" VALUES (?, ?)', rows)
+    database.close()
+    settings = {
+        "databases": {"shop": {"url": f"sqlite:///{tmp_path}/shop.db"}},
+        "datasets": {"words": {"database": "shop", "table": 'odd "name', "key": "id"}},
+    }
+    async with calling(server_with(**settings)) as call:
+        asked = {"dataset": "words", "operation": "hash", "fields": {"text": "word"}}
+        chunks = await _all(call, **asked, chunk_size=2)
+        plain = (await call("batch_process", operation="hash", items=[{"text": "w3"}]))["data"]
+    assert [len(chunk["results"]) for chunk in chunks] == [2, 2, 1]
+    assert chunks[0]["results"][1] == plain["results"][0]
+
+
+async def test_a_configured_name_stands_for_a_path(tmp_path):
+    (tmp_path / "data").write_text("1\n2\n")
+    settings = {"datasets": {"numbers": {"path": "data", "kind": "json_lines"}}}
+    async with calling(server_with(double, file_roots=(tmp_path,), **settings)) as call:
+        (chunk,) = await _all(call, dataset="numbers", operation="double")
+    assert chunk["results"] == [2, 4]
+
+
+async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
+    hanging = [2]
+
+    async def nap(n: int) -> int:
+        await trio.sleep(math.inf if n in hanging else 0.001)
+        return n
+
+    (tmp_path / "naps.jsonl").write_text("1\n2\n3\n")
+    asked = {"dataset": "naps.jsonl", "operation": "nap", "operation_id": "mine"}
+    async with calling(server_with(nap, file_roots=(tmp_path,))) as call:
+        cut = await call("process_large_dataset", **asked, timeout_seconds=0.5)
+        assert cut["data"]["results"] == [1, 3]
+        hanging.clear()
+        whole = await call("process_large_dataset", **asked)
+    assert whole["data"]["results"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"dataset": "../secret.jsonl"}, "OUTSIDE_FILE_ROOTS"),
+        ({"dataset": "none.jsonl"}, "NOT_FOUND"),
+        ({"dataset": "good.unknown"}, "UNKNOWN_DATASET_KIND"),
+        ({"operation": "none"}, "UNKNOWN_OPERATION"),
+        ({"chunk_size": 1_001}, "INVALID_ARGUMENT"),
+        ({"cursor": "nonsense"}, "INVALID_CURSOR"),
+    ],
+)
+async def test_what_cannot_be_processed_is_refused_with_a_code(tmp_path, arguments, code):
+    for name in ("good.jsonl", "good.unknown"):
+        (tmp_path / name).write_text(json.dumps("a"))
+    async with calling(server_with(shout, file_roots=(tmp_path,))) as call:
+        asked = {"dataset": "good.jsonl", "operation": "shout", **arguments}
+        answer = await call("process_large_dataset", **asked)
+    assert answer["data"]["error_code"] == code
+
+
+async def test_a_cursor_of_another_dataset_is_refused(tmp_path):
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).write_text('"a"\n"b"\n')
+    async with calling(server_with(shout, file_roots=(tmp_path,))) as call:
+        asked = {"operation": "shout", "chunk_size": 1}
+        first = await call("process_large_dataset", dataset="one.jsonl", **asked)
+        cursor = first["data"]["next_cursor"]
+        answer = await call("process_large_dataset", dataset="two.jsonl", cursor=cursor, **asked)
+    assert answer["data"]["error_code"] == "INVALID_CURSOR"
+
+
+async def test_an_empty_dataset_is_complete(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    async with calling(server_with(shout, file_roots=(tmp_path,))) as call:
+        answer = await call("process_large_dataset", dataset="empty.jsonl", operation="shout")
+    assert answer["data"]["complete"]
+    assert answer["data"]["counts"]["total"] == 0
+    assert answer["meta"]["pagination"] is None

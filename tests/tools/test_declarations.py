@@ -1,0 +1,145 @@
+"""Description, caps and status come from one declaration and the live limits."""
+
+import re
+
+import pytest
+import trio
+
+from tests.server.kit import connected, status_of
+from tests.tools.kit import Trace, calling, nap_server, server_with
+from trio_tools.operations.base import Operation
+from trio_tools.server import create_server
+from trio_tools.settings import Settings
+
+DEFAULT = [
+    "get_concurrency_status",
+    "fetch_urls",
+    "call_external_api",
+    "query_database",
+    "compute_hash",
+    "compress_data",
+    "run_inference",
+    "batch_process",
+    "process_large_dataset",
+    "get_operation",
+    "cancel_operation",
+]
+PATTERNS = [
+    "rate_limited_operation",
+    "parallel_fetch",
+    "process_batch_streaming",
+    "process_with_timeout",
+    "query_with_timeout",
+    "cancellable_operation",
+    "main_operation",
+]
+READING = {*DEFAULT, *PATTERNS} - {
+    "call_external_api",
+    "batch_process",
+    "process_large_dataset",
+    "cancel_operation",
+}
+
+
+@pytest.mark.parametrize(
+    ("toolset", "names"), [("default", DEFAULT), ("patterns", DEFAULT + PATTERNS)]
+)
+async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names):
+    async with connected(server_with(toolset=toolset), era) as client:
+        tools = (await client.list_tools()).tools
+    assert [tool.name for tool in tools] == names
+    for tool in tools:
+        assert re.search(r"\n\nExecution: .+\nConcurrency: .+", tool.description), tool.name
+        assert tool.annotations.read_only_hint is (tool.name in READING), tool.name
+        assert tool.output_schema["title"] == "response-v2"
+        undescribed = [
+            n for n, p in tool.input_schema["properties"].items() if not p.get("description")
+        ]
+        assert undescribed == [], tool.name
+
+
+async def test_a_changed_limit_shows_in_description_cap_and_status(era):
+    server = server_with()
+    async with connected(server, era) as client:
+        for capacity in (50, 7):
+            server.state.limits.resize("fetch_urls", capacity)
+            (listed,) = [t for t in (await server.list_tools()) if t.name == "fetch_urls"]
+            assert f"up to {min(10, capacity)} in parallel" in listed.description
+            (cap, _) = listed.input_schema["properties"]["max_concurrent"]["anyOf"]
+            assert cap["maximum"] == capacity
+            asked = {"urls": ["http://a/"], "max_concurrent": capacity + 1}
+            answer = await client.call_tool("fetch_urls", asked)
+            assert answer.structured_content["data"]["maximum"] == capacity
+            status = await status_of(client)
+            assert status["limits"]["fetch_urls"]["capacity"] == capacity
+
+
+async def test_the_status_tells_what_each_call_waits_for(autojump_clock):
+    limits = {
+        "nap": {"concurrency": 2, "max_concurrency": 2},
+        "batch_process": {"max_calls": 2},
+    }
+    server, _ = nap_server(limits=limits)
+    async with calling(server) as call, trio.open_nursery() as nursery:
+        for name in ("first", "second", "third"):
+            asked = {"operation": "nap", "items": [10, 10], "operation_id": name}
+            nursery.start_soon(lambda asked=asked: call("batch_process", **asked))
+            await trio.sleep(1)
+        status = (await call("get_concurrency_status"))["data"]
+        assert [each["waits_for"] for each in status["calls"]] == [
+            "its 2 items in flight",
+            "a slot",
+            "its turn",
+        ]
+        assert status["limits"]["nap"]["in_use"] == 2
+        assert status["limits"]["nap"]["waiting"] == 1
+        assert status["lines"]["batch_process"]["waiting"] == 1
+        first, second = status["operations"]
+        assert first["deadline_left_seconds"] == 47.0
+        assert (first["in_flight"], second["in_flight"]) == (2, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_status_advises_from_what_it_saw(autojump_clock):
+    server, _ = nap_server()
+    async with calling(server) as call:
+        await call("batch_process", operation="nap", items=[2.0] * 20)
+        status = (await call("get_concurrency_status"))["data"]
+    (advice,) = status["advice"]
+    assert "about 200 fit into one call of 50 s with 10 in parallel" in advice
+    assert status["durations"]["batch_process"] == {
+        "calls": 1,
+        "p50_seconds": 4.0,
+        "p95_seconds": 4.0,
+    }
+
+
+async def test_waiting_in_line_counts_for_the_time_of_a_call(autojump_clock):
+    server, _ = nap_server(limits={"batch_process": {"max_calls": 1}})
+    answers = {}
+    async with calling(server) as call:
+        started = trio.current_time()
+
+        async def run(name, timeout):
+            asked = {"operation": "nap", "items": [8.0], "timeout_seconds": timeout}
+            answer = await call("batch_process", **asked)
+            answers[name] = (trio.current_time() - started, answer)
+
+        async with trio.open_nursery() as nursery:
+            for name, timeout in (("first", 50), ("second", 10), ("third", 5)):
+                nursery.start_soon(run, name, timeout)
+                await trio.testing.wait_all_tasks_blocked()
+    assert [answers[name][0] for name in ("first", "second", "third")] == [8, 10, 5]
+    second, third = answers["second"][1], answers["third"][1]
+    assert second["data"]["counts"]["cancelled"] == 1
+    assert second["data"]["timing"]["elapsed_seconds"] == 10.0
+    assert third["data"]["error_type"] == "overloaded"
+    assert "retry_after_seconds" in third["data"]
+
+
+async def test_operations_of_an_application_are_registered_or_refused():
+    trace = Trace()
+    with pytest.raises(ValueError, match="two operations are named 'hash'"):
+        create_server(Settings(), operations=[Operation(name="hash", fn=trace.nap)])
+    with pytest.raises(TypeError, match="is no operation"):
+        create_server(Settings(), operations=[len])

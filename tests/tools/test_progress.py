@@ -1,0 +1,84 @@
+"""Progress: in order, seldom, for people, and never at the expense of the batch."""
+
+import re
+
+import pytest
+import trio
+
+from tests.server.kit import connected
+from tests.tools.kit import nap_server
+from trio_tools.tools.call import Call
+
+
+async def _told(server, era, items, seconds=200, **options):
+    """Call nap over the items; return the messages with their times, and the answer or None."""
+    told = []
+
+    async def tell(progress, total, message):
+        told.append((trio.current_time(), progress, total, message))
+
+    answer = None
+    async with connected(server, era) as client:
+        with trio.move_on_after(seconds):
+            arguments = {"operation": "nap", "items": items, **options}
+            answer = await client.call_tool("batch_process", arguments, progress_callback=tell)
+        cut = trio.current_time()
+        await trio.sleep(100)
+    return told, answer, cut
+
+
+async def test_messages_rise_from_nothing_to_the_whole(autojump_clock, era):
+    server, _ = nap_server()
+    told, answer, _ = await _told(server, era, [1, 2, 3, -1, 4])
+    done = [progress for _, progress, _, _ in told]
+    assert done == sorted(set(done))
+    assert done[-1] == 5
+    assert {total for _, _, total, _ in told} == {5}
+    operation_id = answer.structured_content["data"]["operation_id"]
+    assert told[0][3].startswith(f"{operation_id}: ")
+    assert told[-1][3] == f"{operation_id}: 5 of 5 done, 1 failed, last: 4.0"
+
+
+async def test_at_most_twenty_messages_fall_into_any_second(autojump_clock, era):
+    server, _ = nap_server()
+    items = [n / 100 for n in range(1, 301)]
+    told, answer, _ = await _told(server, era, items, max_concurrent=50)
+    times = [at for at, *_ in told]
+    assert max(sum(start <= at < start + 1 for at in times) for start in times) <= 20
+    assert len(times) > 20
+    assert answer.structured_content["data"]["complete"]
+
+
+async def test_nothing_is_told_after_a_cancel(autojump_clock, era):
+    server, _ = nap_server()
+    told, answer, cut = await _told(server, era, [1, 2, 3, 4, 5] * 4, seconds=4.5)
+    assert answer is None
+    assert told
+    assert max(at for at, *_ in told) <= cut
+
+
+async def test_the_id_of_a_cancelled_call_is_in_its_first_message(autojump_clock):
+    server, _ = nap_server()
+    told, _, _ = await _told(server, "auto", [1, 90], seconds=4.5)
+    (operation_id,) = re.findall(r"^(op_\S+): 0 of 2 done$", told[0][3])
+    async with connected(server) as client:
+        read = await client.call_tool("get_operation", {"operation_id": operation_id})
+    assert read.structured_content["data"]["outcomes"][0]["result"] == 1
+
+
+@pytest.mark.parametrize("reads", [0, 3])
+async def test_a_client_that_does_not_read_holds_up_nothing(autojump_clock, monkeypatch, reads):
+    told = []
+
+    async def stuck(*message):
+        told.append(message)
+        if len(told) > reads:
+            await trio.sleep_forever()
+
+    server, _ = nap_server()
+    tool = server._tools_by_name["batch_process"]
+    call = Call(server.state, "batch_process", "anna", stuck)
+    answer = await tool.fn(call, operation="nap", items=[1.0] * 50)
+    assert answer.data["complete"]
+    assert trio.current_time() == 5.05
+    assert len(told) == reads + 2  # the one that is stuck, and the last one, which is given up

@@ -1,0 +1,225 @@
+"""The tools that do one thing: what they answer, and the bad input they refuse."""
+
+import base64
+import hashlib
+import os
+import sqlite3
+import zlib
+
+import pytest
+
+from tests.http.servers import next_request, serving
+from tests.server.kit import connected, status_of
+from tests.tools.kit import calling, server_with, total
+from trio_tools.settings import ApiSettings
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)")
+        database.executemany("INSERT INTO items VALUES (?, ?)", [(n, f"n{n}") for n in range(10)])
+    database.close()
+    return {"databases": {"shop": {"url": f"sqlite:///{tmp_path}/shop.db"}}}
+
+
+async def test_a_query_is_paged_by_its_cursor(shop, era):
+    asked = {
+        "database": "shop",
+        "sql": "SELECT id FROM items WHERE id >= :least ORDER BY id",
+        "parameters": {"least": 2},
+        "max_rows": 3,
+    }
+    rows, cursor = [], None
+    async with calling(server_with(**shop), era) as call:
+        while True:
+            answer = await call("query_database", **asked, cursor=cursor)
+            rows += answer["data"]["rows"]
+            assert {"wait_seconds", "execute_seconds", "fetch_seconds"} == set(
+                answer["data"]["timing"]
+            )
+            if answer["meta"]["pagination"] is None:
+                break
+            cursor = answer["meta"]["pagination"]["cursor"]
+        other = await call("query_database", **{**asked, "sql": "SELECT 1"}, cursor=cursor)
+    assert rows == [[n] for n in range(2, 10)]
+    assert other["data"]["error_code"] in {"INVALID_CURSOR", "BAD_PARAMETERS"}
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "code"),
+    [
+        ("DELETE FROM items", "forbidden", "READ_ONLY"),
+        ("DROP TABLE items", "forbidden", "READ_ONLY"),
+        ("SELECT 1; DELETE FROM items", "validation", "SEVERAL_STATEMENTS"),
+        ("SELECT hex(zeroblob(1e9))", "validation", "TOO_LARGE"),
+        ("SELECT nothing FROM items", "validation", "BAD_SQL"),
+        ("", "validation", "INVALID_ARGUMENT"),
+        (ENDLESS, "timeout", "TIMEOUT"),
+    ],
+)
+async def test_a_bad_statement_is_an_error_and_the_server_goes_on(shop, era, sql, kind, code):
+    async with connected(server_with(**shop), era) as client:
+        asked = {"database": "shop", "sql": sql, "timeout_seconds": 1.0}
+        answer = await client.call_tool("query_database", asked)
+        data = answer.structured_content["data"]
+        assert answer.is_error
+        assert (data["error_type"], data["error_code"]) == (kind, code)
+        good = {"database": "shop", "sql": "SELECT count(*) FROM items"}
+        answer = await client.call_tool("query_database", good)
+        assert answer.structured_content["data"]["rows"] == [[10]]
+        status = await status_of(client)
+    assert status["limits"]["query_database"]["in_use"] == 0
+    assert status["work_for_departed_callers"] == 0
+
+
+async def test_queries_can_be_a_batch(shop):
+    items = [
+        {"database": "shop", "sql": "SELECT name FROM items WHERE id = :n", "parameters": {"n": n}}
+        for n in range(5)
+    ]
+    items += [
+        {"database": "shop", "sql": "DELETE FROM items"},
+        {"database": "x", "sql": "SELECT 1"},
+    ]
+    async with calling(server_with(**shop)) as call:
+        data = (await call("batch_process", operation="query", items=items))["data"]
+    assert [result["rows"] for result in data["results"]] == [[[f"n{n}"]] for n in range(5)]
+    codes = [error["error_code"] for error in data["errors"]]
+    assert codes == ["READ_ONLY", "UNKNOWN_DATABASE"]
+    assert total(data["counts"]) == 7
+
+
+async def test_a_text_is_compressed_and_comes_back(era):
+    text = "some words " * 500
+    async with calling(server_with(), era) as call:
+        for algorithm in ("zlib", "gzip", "lzma", "zstd"):
+            packed = await call(
+                "compress_data", text=text, algorithm=algorithm, max_output_bytes=10_000
+            )
+            data = packed["data"]
+            assert data["original_bytes"] == len(text)
+            assert data["compressed_bytes"] < 500
+            back = await call(
+                "compress_data", content_base64=data["content_base64"], algorithm=algorithm
+            )
+            assert back["data"]["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (base64.b64encode(zlib.compress(b"\xff\xfe")).decode(), "NOT_TEXT"),
+        (base64.b64encode(b"none of it").decode(), "NOT_COMPRESSED"),
+        (base64.b64encode(zlib.compress(b"a" * 10**7)).decode(), "TOO_LARGE"),
+        ("no base64!", "NOT_BASE64"),
+    ],
+)
+async def test_what_is_no_compressed_text_is_refused(content, code):
+    async with calling(server_with()) as call:
+        answer = await call("compress_data", content_base64=content, algorithm="zlib")
+    assert answer["data"]["error_type"] == "validation"
+    assert answer["data"]["error_code"] == code
+
+
+@pytest.mark.parametrize("tool", ["compute_hash", "compress_data"])
+@pytest.mark.parametrize("arguments", [{}, {"text": "a", "path": "b"}])
+async def test_not_exactly_one_source_is_refused(tool, arguments):
+    async with calling(server_with()) as call:
+        answer = await call(tool, **arguments)
+    assert answer["data"]["arguments"][:2] == ["text", "path"]
+
+
+async def test_a_file_is_hashed_and_one_outside_of_the_roots_is_not(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "file").write_bytes(b"content")
+    (tmp_path / "outside").write_bytes(b"secret")
+    async with calling(server_with(file_roots=(tmp_path / "inside",))) as call:
+        good = await call("compute_hash", path="file")
+        bad = await call("compute_hash", path="../outside")
+    assert good["data"]["hexdigest"] == hashlib.sha256(b"content").hexdigest()
+    assert bad["data"]["error_type"] == "forbidden"
+
+
+async def test_a_model_file_that_is_none_is_an_error(tmp_path, era):
+    pytest.importorskip("onnxruntime", reason="the extra `inference` is not installed")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    async with calling(server_with(models_folder=tmp_path), era) as call:
+        answer = await call("run_inference", model="bad", inputs={})
+        unknown = await call("run_inference", model="none", inputs={})
+        listed = await call("run_inference")
+    assert answer["data"]["error_code"] == "NOT_A_MODEL"
+    assert answer["data"]["error_type"] == "validation"
+    assert unknown["data"]["models"] == ["bad"]
+    assert [model["name"] for model in listed["data"]["models"]] == ["bad"]
+
+
+async def test_a_model_runs_alone_and_as_a_batch(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `inference` is not installed")
+    helper = pytest.importorskip("onnx", reason="onnx makes the model").helper
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "g",
+        [value("x", 1, [2])],
+        [value("y", 1, [2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "twice.onnx").write_bytes(model.SerializeToString())
+    async with calling(server_with(models_folder=tmp_path)) as call:
+        alone = await call("run_inference", model="twice", inputs={"x": [1, 2]})
+        items = [{"model": "twice", "inputs": {"x": [n, n]}} for n in range(3)]
+        batch = await call("batch_process", operation="infer", items=items)
+        told = await call("run_inference", model="twice")
+    assert alone["data"]["outputs"] == {"y": [2.0, 4.0]}
+    assert batch["data"]["results"] == [{"y": [2.0 * n] * 2} for n in range(3)]
+    assert told["data"]["inputs"][0]["name"] == "x"
+
+
+async def _api(stream, server):
+    while await next_request(stream, server):
+        secret = server.requests[-1].lower().split(b"authorization: bearer ")[1].split(b"\r\n")[0]
+        body = b'{"said": "' + secret + b'"}'
+        await stream.send_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"RateLimit-Limit: 60\r\nRateLimit-Remaining: 59\r\n\r\n%b" % (len(body), body)
+        )
+
+
+async def test_an_api_is_called_with_a_secret_that_nobody_sees(monkeypatch, era, caplog):
+    monkeypatch.setitem(os.environ, "SHOP_KEY", "hush-hush-123")
+    async with serving(_api) as site:
+        apis = {"shop": ApiSettings(base_url=f"{site.url}/v1", auth_env="SHOP_KEY")}
+        async with calling(server_with(apis=apis), era) as call:
+            answer = await call("call_external_api", api="shop", path="/items")
+            items = [{"api": "shop", "path": f"/{n}"} for n in range(2)]
+            batch = await call("batch_process", operation="call_api", items=items)
+            refused = await call("call_external_api", api="shop", path="/x", method="DELETE")
+            status = await call("get_concurrency_status")
+    assert b"Bearer hush-hush-123" in site.requests[0]
+    assert site.requests[0].startswith(b"GET /v1/items ")
+    limit = answer["meta"]["rate_limit"]
+    assert (limit["limit"], limit["remaining"], limit["retry_after_seconds"]) == (60, 59, None)
+    assert limit["waited_seconds"] >= 0
+    assert refused["data"]["error_type"] == "forbidden"
+    assert status["data"]["rate_limits"]["shop"]["capacity"] == 5
+    assert batch["data"]["complete"]
+    for seen in (answer, batch, refused, status, caplog.text):
+        assert "hush-hush-123" not in str(seen)
+
+
+async def test_an_unknown_api_is_answered_with_the_names():
+    async with calling(server_with()) as call:
+        answer = await call("call_external_api", api="none", path="/")
+    assert answer["data"]["error_code"] == "UNKNOWN_API"
+
+
+@pytest.mark.parametrize(
+    "item", [{"url": "http://a/", "max_bytes": 5_000_001}, {"url": "ftp://a/"}, {"url": 3}]
+)
+async def test_an_item_that_could_never_be_fetched_is_refused_before_any_is(item):
+    async with calling(server_with()) as call:
+        answer = await call("batch_process", operation="fetch", items=["http://b/", item])
+    assert answer["data"]["error_code"] == "INVALID_ITEMS"
