@@ -13,10 +13,11 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _offload  _steps             threads and processes; who blocks the loop
     L2  _ledger  _admission          the books of a batch; a bounded line before a limiter
     L3  _handoff                     where a stream's workers meet its consumer
-    L4  _batch                       THE engine
-    L5  _map                         run_batch, stream_batch: policies over the engine
+    L4  _engine                      THE engine: a dispatcher and its workers
+    L5  _batch                       its public face, and the state that outlives each run
+    L6  _map                         run_batch, stream_batch: policies over the batch
         _probe  _trial               what a scenario may not leave behind; one run of it
-    L6  testing                      cancel a scenario at each of its checkpoints
+    L7  testing                      cancel a scenario at each of its checkpoints
 """
 
 from nursery_patterns._admission import Admission as Admission

@@ -1,11 +1,4 @@
-"""The engine: one nursery, a bounded number of workers, and books that outlive every cancel.
-
-Two kinds of task make a batch. The *dispatcher* waits until there is room for an item, takes it
-from the source and starts a worker for it. A *worker* runs items. While room and items are there
-to take at once, it goes on with the next item itself, since keeping a task is much cheaper than
-making one. So tasks exist only for items in flight, whatever the number of items; and because the
-dispatcher stands in the limiter's line, a limit that is raised takes effect at that instant.
-"""
+"""`Batch`: the engine's public face, and the state that outlives each of its runs."""
 
 from __future__ import annotations
 
@@ -17,8 +10,7 @@ from collections.abc import (
     Generator,
     Iterable,
 )
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from contextvars import ContextVar
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Generic, Literal, Self, TypeVar
 
 import trio
@@ -32,10 +24,10 @@ from nursery_patterns._arguments import (
     check_items,
     check_seconds,
 )
+from nursery_patterns._engine import Engine, held_limiters
 from nursery_patterns._handoff import Handoff
 from nursery_patterns._ledger import Ledger
-from nursery_patterns._outcomes import Counts, Outcome, Report, Status, make_outcome
-from nursery_patterns._slot import Slot
+from nursery_patterns._outcomes import Counts, Outcome, Report
 from nursery_patterns._source import Source
 from nursery_patterns._token_bucket import TokenBucket
 
@@ -43,13 +35,6 @@ ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
 _CALL = "Batch({fn}, items, limit=10)"
-
-# An item function that never waits would let one worker run on without end: after this many items
-# in a row a worker lets the others, and a pending cancel, have their turn.
-_ITEMS_PER_TURN = 16
-
-# The limiters of the items that the current task runs inside of, outermost first.
-_holding: ContextVar[tuple[trio.CapacityLimiter, ...]] = ContextVar("_holding", default=())
 
 
 class Batch(Generic[ItemT, ValueT]):
@@ -112,20 +97,21 @@ class Batch(Generic[ItemT, ValueT]):
             check_seconds("item_timeout", item_timeout, call="Batch(fn, items, item_timeout=30)")
         check_choice("on_error", on_error, ("collect", "cancel"))
 
-        self._fn = fn
-        self._room = trio.CapacityLimiter(limit)  # places in this batch
-        self._shared = limiter
-        self.limiter = limiter or self._room
-        self._item_timeout = item_timeout
-        self._bucket = bucket
-        self._on_error = on_error
         self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
-
-        self._source = Source(items)
-        self._ledger: Ledger[ItemT, ValueT] = Ledger(self._source)
-        # Whether a worker may take its next item itself: nothing to wait for but room.
-        self._immediate = self._source.immediate and bucket is None
-        self._waiting_for_room = trio.CancelScope()
+        self._room = trio.CapacityLimiter(limit)  # places in this batch
+        self.limiter = limiter or self._room
+        # What outlives every run. Whatever is cancelled, these books are not inside of it.
+        self._ledger: Ledger[ItemT, ValueT] = Ledger(Source(items))
+        self._engine = Engine(
+            fn,
+            self._ledger,
+            room=self._room,
+            shared=limiter,
+            item_timeout=item_timeout,
+            bucket=bucket,
+            fail_fast=on_error == "cancel",
+            name=self.name,
+        )
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0
@@ -134,8 +120,6 @@ class Batch(Generic[ItemT, ValueT]):
         counts = self._ledger.counts(active=self._active)
         total = "?" if counts.total is None else counts.total
         return f"<Batch {self.name}: {counts.done}/{total} done, {counts.in_flight} in flight>"
-
-    # ------------------------------------------------------------------ what users call
 
     async def run(self) -> Report[ItemT, ValueT]:
         """Run all items that have not ended, and report.
@@ -153,7 +137,7 @@ class Batch(Generic[ItemT, ValueT]):
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await self._dispatch(nursery, None)
+                await self._engine.dispatch(nursery, None)
         return self.report()
 
     @asynccontextmanager
@@ -187,7 +171,9 @@ class Batch(Generic[ItemT, ValueT]):
             closing(Handoff(self._ledger, ordered=ordered)) as handoff,
         ):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                nursery.start_soon(self._dispatch, nursery, handoff, name=f"{self.name} dispatcher")
+                nursery.start_soon(
+                    self._engine.dispatch, nursery, handoff, name=f"{self.name} dispatcher"
+                )
                 yield OutcomeStream(self, handoff)
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
@@ -216,126 +202,16 @@ class Batch(Generic[ItemT, ValueT]):
         """
         if self._progress is None:
             self._progress = AsyncValue(self._ledger.counts(active=self._active))
+            self._engine.on_ended = self._publish
         self._publish()
         return self._progress
-
-    # ------------------------------------------------------------------ dispatcher and workers
-
-    async def _dispatch(
-        self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None
-    ) -> None:
-        """Start each item as soon as there is room for it, until the source is exhausted."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._source.exhausted:
-            if handoff is not None:
-                await handoff.wait_for_fresh()
-            with ExitStack() as giving_up:
-                slot = giving_up.enter_context(Slot(self._room, self._shared))
-                entry = await self._next_entry(slot, handoff)
-                if entry is None:
-                    break
-                giving_up.pop_all()  # the slot is the worker's from here on
-            self._ledger.started(*entry)
-            nursery.start_soon(self._work, slot, *entry, handoff, name=self.name)
-        if handoff is not None:
-            handoff.end()
-
-    async def _next_entry(
-        self, slot: Slot, handoff: Handoff[ItemT, ValueT] | None
-    ) -> tuple[int, ItemT] | None:
-        """Wait for room, then for the item and its token, and last for the shared place."""
-        with trio.CancelScope() as self._waiting_for_room:
-            await slot.take_room()
-        if self._source.exhausted:
-            return None
-        if self._immediate:
-            entry = self._source.pull_nowait()
-        else:
-            slot.release()  # nothing is held while the source or the bucket makes us wait
-            entry = await self._source.pull()
-        if entry is None:
-            return None
-        self._ledger.pulled(*entry)
-        if handoff is not None:
-            handoff.expect(entry[0])
-        if self._bucket is not None:
-            await self._bucket.acquire()
-        await slot.take()
-        # A failing worker gave this place back a moment before its failure cancels the nursery.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return entry
-
-    async def _work(
-        self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
-    ) -> None:
-        """Run an item, and then others for as long as room and items are there at once."""
-        _holding.set((*_holding.get(), self.limiter))
-        turns = 0
-        with slot:
-            while True:
-                outcome = await self._attempt(index, item)
-                self._ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
-                if self._progress is not None:
-                    self._publish()
-                if handoff is not None:
-                    handoff.offer(outcome)
-                if outcome.error is not None:
-                    self._pass_on(outcome)
-                if handoff is not None:
-                    slot.release_shared()  # others may have it while the consumer takes its time
-                    await handoff.wait_until_taken()
-                turns += 1
-                if turns % _ITEMS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-                entry = self._entry_at_once(slot)
-                if entry is None:
-                    break
-                index, item = entry
-                self._ledger.started(index, item)
-                if handoff is not None:
-                    handoff.expect(index)
-        if self._source.exhausted:
-            self._waiting_for_room.cancel(reason="no items are left to make room for")
-
-    def _entry_at_once(self, slot: Slot) -> tuple[int, ItemT] | None:
-        """Take another item, unless anything would have to be waited for."""
-        if self._immediate and not self._source.exhausted and slot.keep():
-            return self._source.pull_nowait()
-        return None
-
-    def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        if self._on_error == "cancel" and outcome.status is Status.FAILED:
-            assert outcome.error is not None
-            raise outcome.error
-
-    async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
-        """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
-        started = trio.current_time()
-        status, value, error = Status.SUCCEEDED, None, None
-        try:
-            if self._item_timeout is None:
-                value = await self._fn(item)
-            else:
-                with trio.move_on_after(self._item_timeout) as scope:
-                    value = await self._fn(item)
-                if scope.cancelled_caught:
-                    status = Status.TIMED_OUT
-                    error = trio.TooSlowError(f"not done within {self._item_timeout:g} s")
-        except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
-            # Returned from here, so that no local keeps the error: its traceback has this frame,
-            # and the two would keep each other, and the item, alive until a garbage collection.
-            elapsed = trio.current_time() - started
-            return make_outcome(index, item, Status.FAILED, None, exc, elapsed)
-        return make_outcome(index, item, status, value, error, trio.current_time() - started)
-
-    # ------------------------------------------------------------------ the state of the run
 
     @contextmanager
     def _running(self, *, retain: bool) -> Generator[None]:
         """Claim the batch for one run; what the last one left unfinished comes first."""
         if self._active:
             raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
-        if any(held is self.limiter for held in _holding.get()):
+        if any(held is self.limiter for held in held_limiters()):
             raise RuntimeError(
                 f"{self!r} was started inside an item that holds the same limiter, and could wait "
                 "for that item for ever: give the inner batch a limiter of its own"

@@ -1,0 +1,182 @@
+"""The engine: one nursery, a bounded number of workers, and books that outlive every cancel.
+
+Two kinds of task make a batch. The *dispatcher* waits until there is room for an item, takes it
+from the source and starts a worker for it. A *worker* runs items. While room and items are there
+to take at once, it goes on with the next item itself, since keeping a task is much cheaper than
+making one. So tasks exist only for items in flight, whatever the number of items; and because the
+dispatcher stands in the limiter's line, a limit that is raised takes effect at that instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Generic, TypeVar
+
+import trio
+
+from nursery_patterns._handoff import Handoff
+from nursery_patterns._ledger import Ledger
+from nursery_patterns._outcomes import Outcome, Status, make_outcome
+from nursery_patterns._slot import Slot
+from nursery_patterns._token_bucket import TokenBucket
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+# Until Python 3.12 it costs a Python call to look up a member of an enum.
+_SUCCEEDED, _FAILED = Status.SUCCEEDED, Status.FAILED
+
+# An item function that never waits would let one worker run on without end: after this many items
+# in a row a worker lets the others, and a pending cancel, have their turn.
+_ITEMS_PER_TURN = 16
+
+# The limiters of the items that the current task runs inside of, outermost first.
+_held: ContextVar[tuple[trio.CapacityLimiter, ...]] = ContextVar("_held", default=())
+
+
+def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
+    """Return the limiters of the items that the current task runs inside of, outermost first."""
+    return _held.get()
+
+
+class Engine(Generic[ItemT, ValueT]):
+    """Starts items as soon as there is room for them, and writes down what becomes of each.
+
+    It has no state of its own but the wait for room: what lasts is in the ledger.
+
+    Attributes:
+        on_ended: Called after each item that ended, if anybody wants to know.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[ItemT], Awaitable[ValueT]],
+        ledger: Ledger[ItemT, ValueT],
+        *,
+        room: trio.CapacityLimiter,
+        shared: trio.CapacityLimiter | None,
+        item_timeout: float | None,
+        bucket: TokenBucket | None,
+        fail_fast: bool,
+        name: str,
+    ) -> None:
+        self.fn = fn
+        self.ledger = ledger
+        self.room = room
+        self.shared = shared
+        self.limiter = shared or room
+        self.item_timeout = item_timeout
+        self.bucket = bucket
+        self.fail_fast = fail_fast
+        self.name = name
+        self.on_ended: Callable[[], None] | None = None
+        # Whether a worker may take its next item itself: nothing to wait for but room.
+        self.immediate = ledger.source.immediate and bucket is None
+        self._waiting_for_room = trio.CancelScope()
+
+    async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
+        """Start each item as soon as there is room for it, until the source is exhausted."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.ledger.source.exhausted:
+            if handoff is not None:
+                await handoff.wait_for_fresh()
+            with ExitStack() as giving_up:
+                slot = giving_up.enter_context(Slot(self.room, self.shared))
+                entry = await self._next_entry(slot, handoff)
+                if entry is None:
+                    break
+                giving_up.pop_all()  # the slot is the worker's from here on
+            self.ledger.started(*entry)
+            nursery.start_soon(self._work, slot, *entry, handoff, name=self.name)
+        if handoff is not None:
+            handoff.end()
+
+    async def _next_entry(
+        self, slot: Slot, handoff: Handoff[ItemT, ValueT] | None
+    ) -> tuple[int, ItemT] | None:
+        """Wait for room, then for the item and its token, and last for the shared place."""
+        with trio.CancelScope() as self._waiting_for_room:
+            await slot.take_room()
+        if self.ledger.source.exhausted:
+            return None
+        if self.immediate:
+            entry = self.ledger.source.pull_nowait()
+        else:
+            slot.release()  # nothing is held while the source or the bucket makes us wait
+            entry = await self.ledger.source.pull()
+        if entry is None:
+            return None
+        self.ledger.pulled(*entry)
+        if handoff is not None:
+            handoff.expect(entry[0])
+        if self.bucket is not None:
+            await self.bucket.acquire()
+        await slot.take()
+        # A failing worker gave this place back a moment before its failure cancels the nursery.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return entry
+
+    async def _work(
+        self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
+    ) -> None:
+        """Run an item, and then others for as long as room and items are there at once."""
+        _held.set((*_held.get(), self.limiter))
+        turns = 0
+        with slot:
+            while True:
+                outcome = await self._attempt(index, item)
+                self.ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
+                if self.on_ended is not None:
+                    self.on_ended()
+                if handoff is not None:
+                    handoff.offer(outcome)
+                if outcome.error is not None:
+                    self._pass_on(outcome)
+                if handoff is not None:
+                    slot.release_shared()  # others may have it while the consumer takes its time
+                    await handoff.wait_until_taken()
+                turns += 1
+                if turns % _ITEMS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+                entry = self._entry_at_once(slot)
+                if entry is None:
+                    break
+                index, item = entry
+                self.ledger.started(index, item)
+                if handoff is not None:
+                    handoff.expect(index)
+        if self.ledger.source.exhausted:
+            self._waiting_for_room.cancel(reason="no items are left to make room for")
+
+    def _entry_at_once(self, slot: Slot) -> tuple[int, ItemT] | None:
+        """Take another item, unless anything would have to be waited for."""
+        if self.immediate and not self.ledger.source.exhausted and slot.keep():
+            return self.ledger.source.pull_nowait()
+        return None
+
+    def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        if self.fail_fast and outcome.status is _FAILED:
+            assert outcome.error is not None
+            raise outcome.error
+
+    async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
+        """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
+        started = trio.current_time()
+        status, value, error = _SUCCEEDED, None, None
+        try:
+            if self.item_timeout is None:
+                value = await self.fn(item)
+            else:
+                with trio.move_on_after(self.item_timeout) as scope:
+                    value = await self.fn(item)
+                if scope.cancelled_caught:
+                    status = Status.TIMED_OUT
+                    error = trio.TooSlowError(f"not done within {self.item_timeout:g} s")
+        except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
+            # Returned from here, so that no local keeps the error: its traceback has this frame,
+            # and the two would keep each other, and the item, alive until a garbage collection.
+            elapsed = trio.current_time() - started
+            return make_outcome(index, item, _FAILED, None, exc, elapsed)
+        return make_outcome(index, item, status, value, error, trio.current_time() - started)
