@@ -64,8 +64,8 @@ def test_an_example_runs_to_its_end_without_a_warning(path, tmp_path):
 
 
 @each(EXAMPLES)
-def test_an_example_opens_with_a_comment_that_says_what_it_shows(path):
-    assert re.match(r"# [A-Z]", path.read_text("utf-8"))
+def test_an_example_opens_with_a_line_that_says_what_it_shows(path):
+    assert re.match(r'(# |""")[A-Z]', path.read_text("utf-8"))
 
 
 @each(PAGES)
