@@ -109,6 +109,18 @@ async def test_a_cursor_that_is_none_is_refused(how):
     assert answer["data"]["error_type"] == "validation"
 
 
+async def test_a_part_of_an_operation_whose_id_was_used_anew_is_refused(autojump_clock):
+    server = server_with(echo, max_output_chars=BUDGET, operation_ttl_seconds=10)
+    asked = {"operation": "echo", "operation_id": "mine"}
+    async with calling(server) as call:
+        done = await call("batch_process", **asked, items=["x" * 1_000])
+        cursor = done["data"]["results"][0]["cursor"]
+        await trio.sleep(11)
+        await call("batch_process", **asked, items=["small"])
+        answer = await call("get_operation", operation_id="mine", cursor=cursor)
+    assert answer["data"]["error_code"] == "INVALID_CURSOR"
+
+
 async def test_an_operation_that_expired_is_not_found(autojump_clock):
     server, _ = nap_server(operation_ttl_seconds=100)
     async with calling(server) as call:

@@ -147,9 +147,11 @@ class Pages:
         return beginning, _START_CHARS * 2 + _FRAME_CHARS
 
     def _part(self, index: int, offset: int) -> Part:
-        result = self._kept.batch.report().outcomes[index].value
-        assert result is not None
-        text = result.text or ""
+        outcomes = self._kept.batch.report().outcomes
+        result = outcomes[index].value if index < len(outcomes) else None
+        text = result.text if result else None
+        if text is None:  # the id was used anew since
+            raise self._wrong_cursor()
         # Quotes and backslashes double when the text is sent as JSON.
         end = offset + self._max_chars // 2
         following = self._cursor(index=index, offset=end) if end < len(text) else None
@@ -160,12 +162,15 @@ class Pages:
             return {"results": 0, "errors": 0}
         position = self._cursors.decode(cursor)
         if position["id"] != self._kept.operation_id:
-            raise InvalidArgument(
-                f"cursor belongs to another operation than {self._kept.operation_id!r}: give the "
-                "operation_id that it came with, or no cursor to start from the beginning",
-                error_code="INVALID_CURSOR",
-            )
+            raise self._wrong_cursor()
         return position
+
+    def _wrong_cursor(self) -> InvalidArgument:
+        return InvalidArgument(
+            f"cursor belongs to another operation than {self._kept.operation_id!r}: give the "
+            "operation_id that it came with, or no cursor to start from the beginning",
+            error_code="INVALID_CURSOR",
+        )
 
     def _cursor(self, **position: int | None) -> str:
         return self._cursors.encode({"id": self._kept.operation_id, **position})
