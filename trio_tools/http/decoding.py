@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from trio_tools.http.failures import Code, FetchError
 
 MAX_ENCODINGS = 3
-_MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024  # RFC 9659: no HTTP client needs to accept more
+_MAX_ZSTD_WINDOW_LOG = 23  # 8 MiB; RFC 9659: no HTTP client needs to accept more
 
 
 class _Codec(Protocol):
@@ -68,33 +68,17 @@ class _Brotli:
         return self._process(data, output_buffer_limit=room)[:room]
 
 
-class _Full(Exception):  # noqa: N818 - not an error: it stops the codec in its tracks
-    pass
-
-
 class _Zstd:
     def __init__(self) -> None:
-        zstandard: Any = importlib.import_module("zstandard")
-        self.errors: type[Exception] = zstandard.ZstdError
-        self._output = bytearray()
-        self._room = 0
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW_BYTES)
-        self._writer = decompressor.stream_writer(self, closefd=False)
-
-    def write(self, data: bytes) -> int:  # called by `_writer`, a block at a time
-        self._output += data
-        if len(self._output) >= self._room:
-            raise _Full
-        return len(data)
+        zstd: Any = importlib.import_module("backports.zstd")
+        self.errors: type[Exception] = zstd.ZstdError
+        window = {zstd.DecompressionParameter.window_log_max: _MAX_ZSTD_WINDOW_LOG}
+        self._decompressor = zstd.ZstdDecompressor(options=window)
 
     def decode(self, data: bytes, room: int) -> bytes:
-        self._room = room
-        try:
-            self._writer.write(data)
-        except _Full:
-            del self._output[room:]
-        output = bytes(self._output)
-        self._output.clear()
+        if self._decompressor.eof:
+            return b""  # what follows the frame is none of it
+        output: bytes = self._decompressor.decompress(data, max_length=room)
         return output
 
 
@@ -106,7 +90,7 @@ _CODECS: dict[str, Callable[[], _Codec]] = {
     "zstd": _Zstd,
 }
 KNOWN_ENCODINGS = frozenset(_CODECS)
-_OPTIONAL = {"br": "brotli", "zstd": "zstandard"}
+_OPTIONAL = {"br": "brotli", "zstd": "backports.zstd"}
 
 
 def accepted_encodings() -> str:
