@@ -1,10 +1,12 @@
-"""What the tools add to the engine, and whether they ever hold the event loop.
+"""What the tools add to the engine, whether they hold the event loop, and whether they are on time.
 
-`python -m tests.benchmarks.tools` prints both tables. Times are CPU time of this process.
+`python -m tests.benchmarks.tools` prints all three. Times are CPU time of this process.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import statistics
 import tempfile
 import time
@@ -14,7 +16,7 @@ import trio
 from mcp.client import Client
 
 from nursery_patterns import StepMonitor, run_batch
-from tests.http.servers import answering, serving
+from tests.http.servers import OK, Server, answering, next_request, serving
 from trio_tools.server import create_server
 from trio_tools.settings import FetchSettings, Settings
 
@@ -55,6 +57,11 @@ async def measure_overhead() -> None:
     print(f"the same, call included      {(whole - alone) / _ITEMS * 1e6:8.2f} us")
 
 
+def _reply(kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 async def _cpu(fn) -> float:
     samples = []
     for _ in range(_ROUNDS):
@@ -70,15 +77,22 @@ async def measure_steps() -> None:
         folder = Path(name)
         with (folder / "large").open("wb") as file:
             file.truncate(2**30)
-        page = b"<html><p>" + b"some words \xc3\xa9 in a row. " * 200_000
-        reply = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%b"
+        page = (b"<html><p>" + b"some words \xc3\xa9 in a row. " * 250_000)[:5_000_000]
+        records = [{"id": n, "name": f"name {n}", "tags": ["a", "b"]} for n in range(17_000)]
+        fact = json.dumps(records).encode()
+        assert len(page) == 5_000_000
+        assert 850_000 < len(fact) < 1_000_000
         fetch = FetchSettings(allow_private=True, ports=None)
         server = create_server(
             Settings(file_roots=(folder,), fetch=fetch, max_kept_bytes=2**30), operations=[noop]
         )
-        handler = answering(reply % (len(page[:5_000_000]), page[:5_000_000]))
-        async with serving(handler) as site, Client(server) as client:
+        async with (
+            serving(answering(_reply("text/html", page))) as site,
+            serving(answering(_reply("application/json", fact))) as api,
+            Client(server) as client,
+        ):
             await client.call_tool("get_concurrency_status", {})  # the client loads its validator
+            as_json = {"body_as": "json", "max_bytes": 1_000_000}
             url = {"urls": [site.url], "max_bytes": 5_000_000}
             for label, tool, arguments in (
                 ("list_tools", None, {}),
@@ -86,6 +100,7 @@ async def measure_steps() -> None:
                 ("compress 50 MB", "compress_data", {"text": "some words " * 4_500_000}),
                 ("fetch a 5 MB page", "fetch_urls", url),
                 ("the same as Markdown", "fetch_urls", {**url, "body_as": "markdown"}),
+                ("1 MB of JSON", "fetch_urls", {**url, **as_json, "urls": [api.url]}),
                 ("1,000 items", "batch_process", {"operation": "noop", "items": list(range(1000))}),
                 ("1,000 bad URLs", "fetch_urls", {"urls": ["http://127.0.0.1:1/"] * 1000}),
             ):
@@ -102,6 +117,36 @@ async def measure_steps() -> None:
                 print(f"{label:24} {time.perf_counter() - started:6.2f} s, longest step {told}")
 
 
+async def measure_deadline() -> None:
+    """Fetch 200 URLs of which some hang, with three seconds for all of them."""
+    fetch = FetchSettings(allow_private=True, ports=None, max_connections_per_host=100)
+    async with serving(_dawdle) as site, Client(create_server(Settings(fetch=fetch))) as client:
+        await client.call_tool("get_concurrency_status", {})
+        urls = [f"{site.url}/{number}" for number in range(200)]
+        started = time.perf_counter()
+        asked = {"urls": urls, "timeout_seconds": 3, "max_concurrent": 50}
+        answer = await client.call_tool("fetch_urls", asked)
+        took = time.perf_counter() - started
+    assert not answer.structured_content["data"]["complete"]
+    print(f"200 URLs, 3 s for them   {took:6.3f} s (3.05)")
+
+
+async def _dawdle(stream: trio.abc.Stream, server: Server) -> None:
+    while request := await next_request(stream, server):
+        if request.split(b" ")[1].endswith(b"3"):
+            await trio.sleep_forever()
+        await stream.send_all(OK)
+
+
+def run(options: list[str]) -> int:
+    """Measure all of it."""
+    del options
+    gc.collect()
+    gc.freeze()  # what the imports made would be walked again by each full collection
+    for measure in (measure_overhead, measure_steps, measure_deadline):
+        trio.run(measure)
+    return 0
+
+
 if __name__ == "__main__":
-    trio.run(measure_overhead)
-    trio.run(measure_steps)
+    run([])
