@@ -7,6 +7,9 @@ BENCHMARKS = {
     "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
     "http": "the HTTP engine beside its peers: CPU per request",
     "offload": "threads, processes and the small primitives",
+    "tools": "what the tools add to the engine, and the longest steps at the caps",
+    "startup": "the server's start beside the import of the SDK and trio",
+    "calls": "a tool call beside a bare server's, and how fast a busy one answers",
 }
 
 
