@@ -3,13 +3,15 @@
 python -m tests.benchmarks.startup [--rounds N] [--json]
 
 Each start is a process of its own; the kinds of start take turns, so that whatever else goes on
-in the machine is shared out between them. CPU time, from the first instruction of the interpreter.
+in the machine is shared out between them, and a ratio is the median of those of each round. CPU
+time, from the first instruction of the interpreter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -46,7 +48,10 @@ def run(argv: Sequence[str] = ()) -> int:
                 measured[name].append(seconds)
     medians = {name: statistics.median(seconds) for name, seconds in measured.items()}
     _, bare, _, *ours = STARTS
-    ratios = {name: medians[name] / medians[bare] for name in STARTS}
+    ratios = {
+        name: statistics.median(map(operator.truediv, seconds, measured[bare]))
+        for name, seconds in measured.items()
+    }
     if options.json:
         print(json.dumps({"cpu_seconds": medians, "ratios": ratios, "most": _MOST}))
     else:
