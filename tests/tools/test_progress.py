@@ -82,3 +82,18 @@ async def test_a_client_that_does_not_read_holds_up_nothing(autojump_clock, monk
     assert answer.data["complete"]
     assert trio.current_time() == 5.05
     assert len(told) == reads + 2  # the one that is stuck, and the last one, which is given up
+
+
+async def test_a_way_to_the_caller_that_is_broken_ends_the_telling_only(autojump_clock):
+    told = []
+
+    async def broken(*message):
+        told.append(message)
+        raise trio.BrokenResourceError
+
+    server, _ = nap_server()
+    tool = server._tools_by_name["batch_process"]
+    call = Call(server.state, "batch_process", "anna", broken)
+    answer = await tool.fn(call, operation="nap", items=[1.0] * 50)
+    assert answer.data["complete"]
+    assert len(told) == 1

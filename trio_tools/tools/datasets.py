@@ -203,7 +203,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
     if chunk.following is not None:
         mark = {"dataset": dataset, "at": chunk.following}
         following = call.state.dataset_cursors.encode(mark)
-        text = f'For the next chunk repeat the call with cursor="{following}".'
+        text = f'For the next chunk repeat the call with cursor="{following}", no operation_id.'
     return replace(
         answer,
         data={**answer.data, "next_cursor": following},

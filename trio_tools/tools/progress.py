@@ -6,12 +6,17 @@ does not read holds up the task that tells it, and nothing else.
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import trio
 
 from nursery_patterns import Counts
 from trio_tools.store import StoredOperation
 from trio_tools.tools.call import Call
 from trio_tools.tools.pages import short_text
+
+_log = logging.getLogger("trio_tools")
 
 # At most 19 messages in any second, which leaves one for the last that does not wait its turn.
 _INTERVAL_SECONDS = 0.055
@@ -52,8 +57,13 @@ class _Teller:
         return counts.done > self._told
 
     async def _tell(self, counts: Counts) -> None:
-        await self._call.report_progress(counts.done, counts.total, self._line(counts))
-        self._told = counts.done  # only now: cut before it left, it is still to be told
+        try:
+            await self._call.report_progress(counts.done, counts.total, self._line(counts))
+        except Exception as error:  # noqa: BLE001 - the way to the caller is no part of the work
+            _log.debug("progress of %s cannot be told: %r", self._kept.operation_id, error)
+            self._told = sys.maxsize
+        else:
+            self._told = counts.done  # only now: cut before it left, it is still to be told
 
     def _line(self, counts: Counts) -> str:
         failed = counts.failed + counts.timed_out
