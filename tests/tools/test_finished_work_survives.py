@@ -143,9 +143,10 @@ async def test_a_cancel_ends_threads_and_worker_processes_with_the_call():
     async with connected(server) as client:
         for operation in ("spin", "wait"):
             started = trio.current_time()
-            with trio.move_on_after(2):
+            with trio.move_on_after(2) as scope:
                 asked = {"operation": operation, "items": [1, 2]}
                 await client.call_tool("batch_process", asked)
+            assert scope.cancelled_caught
             assert trio.current_time() - started < 4  # 2.05 on an idle machine
             status = await status_of(client)
             assert status["work_for_departed_callers"] == 0
