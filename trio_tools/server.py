@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import server as sdk_server
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from mcp.types import Tool as ToolListing
 
@@ -170,14 +171,20 @@ async def _lifespan(server: MCPServer[ServerState]) -> AsyncGenerator[ServerStat
 
 @contextmanager
 def _logging_left_alone() -> Generator[None]:
-    # The SDK's constructor calls logging.basicConfig, which does nothing where the root logger
-    # has a handler. Logging belongs to the host: the command line configures its own.
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)
+    # The SDK's constructor configures the root logger, and loads a console library for it. Logging
+    # belongs to the host, and the command line configures its own. The SDK has no option against
+    # it, so the function is out of the way for as long as the constructor runs.
+    names = sdk_server.__dict__
+    configure_logging = names["configure_logging"]
+    names["configure_logging"] = _leave_logging_alone
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        names["configure_logging"] = configure_logging
+
+
+def _leave_logging_alone(_level: str = "INFO") -> None:
+    """Stand in for the SDK's function of that name."""
 
 
 @asynccontextmanager

@@ -16,13 +16,13 @@ import trio
 
 from trio_tools.errors import NotFound
 from trio_tools.files.roots import FileRoots
-from trio_tools.http.fetcher import Fetcher
-from trio_tools.http.pages import FetchConfig
 from trio_tools.settings import ApiSettings, Settings
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases
     from trio_tools.http.api import ApiClient
+    from trio_tools.http.fetcher import Fetcher
+    from trio_tools.http.hosts import HostState
     from trio_tools.inference.models import Models
 
 _CLOSING_SECONDS = 1.0
@@ -36,17 +36,13 @@ class Services:
     """The services of one server.
 
     Attributes:
-        fetcher: The HTTP client of `fetch_urls`.
         files: The folders that tools may read.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        fetch = settings.fetch.model_dump()
-        self.fetcher = Fetcher(
-            FetchConfig(**fetch, timeout_seconds=_longest(settings, "fetch_urls"))
-        )
         self.files = FileRoots(settings.file_roots, max_file_bytes=settings.max_file_bytes)
+        self._fetcher: Fetcher | None = None
         self._databases: Databases | None = None
         self._apis: dict[str, ApiClient] = {}
         self._open = AsyncExitStack()
@@ -58,16 +54,32 @@ class Services:
         """Keep the services open for the block."""
         self._users += 1
         try:
-            if self._users == 1:
-                await self._open.enter_async_context(self.fetcher)
             yield
         finally:
             self._users -= 1
             if self._users == 0:
+                self._fetcher = None
                 self._databases = None
                 self._apis.clear()
                 with trio.move_on_after(_CLOSING_SECONDS, shield=True):
                     await self._open.aclose()
+
+    async def fetcher(self) -> Fetcher:
+        """Return the HTTP client of `fetch_urls`, opened with its first use."""
+        if self._fetcher is None:
+            self._fetcher = await self._open.enter_async_context(self._make_fetcher())
+        return self._fetcher
+
+    def hosts(self) -> Mapping[str, HostState]:
+        """Return the web hosts in use or in trouble, by name."""
+        return {} if self._fetcher is None else self._fetcher.hosts()
+
+    def _make_fetcher(self) -> Fetcher:
+        from trio_tools.http.fetcher import Fetcher  # noqa: PLC0415 - see above
+        from trio_tools.http.pages import FetchConfig  # noqa: PLC0415
+
+        fetch = self._settings.fetch.model_dump()
+        return Fetcher(FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls")))
 
     @property
     def databases(self) -> Databases:

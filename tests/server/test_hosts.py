@@ -69,30 +69,44 @@ class Door:
         return {}
 
 
+async def through_the_door(call):
+    """Use a service."""
+    await call.state.services.fetcher()
+    return Answer(summary="used", data={})
+
+
+def door_of(server):
+    door = Door()
+    server.state.services._make_fetcher = lambda: door
+    return door
+
+
 async def test_connections_share_the_services_and_the_last_one_closes_them(era, autojump_clock):
-    server = server_of(work)
-    door = server.state.services.fetcher = Door()
+    server = server_of(through_the_door)
+    door = door_of(server)
     async with trio.open_nursery() as nursery:
 
         async def connection(seconds):
-            async with connected(server, era):
+            async with connected(server, era) as client:
+                assert (await envelope_of(client, "through_the_door"))["success"]
                 await trio.sleep(seconds)
 
         nursery.start_soon(connection, 1)
         nursery.start_soon(connection, 3)
         await trio.sleep(2)
-        assert door.events == ["opened"]
+        assert door.events == ["opened"], "the connection that ended left it open for the other"
     assert door.events == ["opened", "closed"]
     async with connected(server, era) as client:
-        assert (await envelope_of(client, "work"))["success"]
+        assert (await envelope_of(client, "through_the_door"))["success"]
     assert door.events == ["opened", "closed"] * 2
 
 
 async def test_services_are_closed_when_a_connection_is_cancelled(era, autojump_clock):
-    server = server_of(work)
-    door = server.state.services.fetcher = Door()
+    server = server_of(through_the_door)
+    door = door_of(server)
     with trio.move_on_after(1):
-        async with connected(server, era):
+        async with connected(server, era) as client:
+            assert (await envelope_of(client, "through_the_door"))["success"]
             await trio.sleep_forever()
     assert door.events == ["opened", "closed"]
 

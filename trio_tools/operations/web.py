@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trio_tools.errors import ToolFailure
-from trio_tools.http.fetcher import Fetcher
 from trio_tools.http.pages import FetchRequest
 from trio_tools.http.urls import parse_url
 from trio_tools.operations.base import Item, Operation
@@ -56,7 +55,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
     return [
         Operation(
             name="fetch",
-            fn=functools.partial(_fetch, services.fetcher),
+            fn=functools.partial(_fetch, services),
             description="Fetch a URL: status, headers, length, and the body as text or JSON.",
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
             label=_url_of,
@@ -93,7 +92,8 @@ def _call_of(item: CallApiItem) -> str:
     return f"{item.api} {item.method} {item.path}"
 
 
-async def _fetch(fetcher: Fetcher, item: FetchItem) -> dict[str, Any]:
+async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
+    fetcher = await services.fetcher()
     page = await fetcher.fetch(
         FetchRequest(
             url=item.url,

@@ -57,7 +57,7 @@ async def parallel_fetch(
     max_concurrent: Parallel = 5,
 ) -> Answer:
     """Pattern: a bounded map. At most so many run at once; a failure is an outcome, not a crash."""
-    fetcher = call.state.services.fetcher
+    fetcher = await call.state.services.fetcher()
 
     async def fetch_status(url: str) -> int:
         return (await fetcher.fetch(FetchRequest(url, body_as="none"))).status

@@ -46,7 +46,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "lines": lines,
             "calls": calls,
             "operations": [_operation(kept, now) for kept in operations.values()],
-            "hosts": {name: asdict(host) for name, host in state.services.fetcher.hosts().items()},
+            "hosts": {name: asdict(host) for name, host in state.services.hosts().items()},
             "rate_limits": {
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },

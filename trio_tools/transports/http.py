@@ -136,8 +136,10 @@ class _House:
         )
         state = self._tool_server.state if self._tool_server else None
         self._metrics = Metrics(state, connections=lambda: len(self.connections))
+        # What Starlette adds for one route is a twentieth of a call.
+        routes = {settings.path: server.session_manager.handle_request}
         self._gate = Gate(
-            app,
+            lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
             doorkeeper,
             max_body_bytes=settings.max_body_bytes,
             overloaded=self._overloaded,

@@ -83,7 +83,7 @@ class Metrics:
         answer = result if isinstance(result, dict) else {}
         data = _within(_within(answer, "structuredContent"), "data")
         counts = _within(data, "counts")
-        for status in Status:
+        for status in Status if counts else ():
             self._items.labels(tool, status.value).inc(counts.get(status.value) or 0)
         if not answer.get("isError"):
             return "succeeded"
