@@ -13,6 +13,7 @@ import trio
 from tests.transports.lines import LineClient
 from trio_tools.transports.http import Address
 
+ROOT = Path(__file__).parents[2]
 GRACE_SECONDS = 1.0
 # The promise is the grace and one second; the rest is for a machine that has other things to do.
 MOST_SECONDS = GRACE_SECONDS + 3.0
@@ -63,6 +64,7 @@ def lives(pid):
 
 def environment(**settings):
     given = {"TRIO_TOOLS_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS)}
+    given["PYTHONPATH"] = str(ROOT)
     given |= {f"TRIO_TOOLS_{name.upper()}": str(value) for name, value in settings.items()}
     return {**os.environ, **given}
 
@@ -76,6 +78,7 @@ async def running(transport, **settings):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(**settings),
+        cwd=ROOT,
     )
     server = Server(process)
     async with process.stdin, process.stdout, process.stderr, trio.open_nursery() as nursery:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.processes.running import http_process
+from tests.processes.running import environment, http_process
 from tests.transports.lines import call, request
 from tests.transports.requests import (
     Reader,
@@ -197,7 +197,10 @@ async def test_a_port_that_is_taken_is_one_clear_error_and_no_traceback_of_ours(
             "    print(type(error).__name__)\n"
         )
         result = await trio.run_process(
-            [sys.executable, "-c", code], capture_stdout=True, capture_stderr=True
+            [sys.executable, "-c", code],
+            capture_stdout=True,
+            capture_stderr=True,
+            env=environment(),
         )
         assert (result.stdout, result.stderr) == (b"OSError\n", b"")
         first.kill()

@@ -208,7 +208,11 @@ async def test_a_second_server_on_the_same_descriptors_is_refused():
         "trio.run(main)\n"
     )
     process = await trio.run_process(
-        [sys.executable, "-c", code], capture_stdout=True, capture_stderr=True, check=False
+        [sys.executable, "-c", code],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env=environment(),
     )
     assert b"already serve another server" in process.stderr
     assert process.stdout == b"fd 1 is back\n"

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -38,7 +39,8 @@ async def test_importing_the_stdio_transport_imports_no_http_server():
         "import sys, trio_tools.transports.stdio\n"
         "print([m for m in ('hypercorn', 'prometheus_client') if m in sys.modules])"
     )
-    result = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+    root = Path(__file__).parents[2]
+    result = await trio.run_process([sys.executable, "-c", code], capture_stdout=True, cwd=root)
     assert result.stdout.strip() == b"[]"
 
 
