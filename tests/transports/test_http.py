@@ -345,6 +345,28 @@ async def test_what_is_refused_is_logged_without_secrets_and_nothing_else_config
     assert logging.getLogger().handlers == before
 
 
+async def test_http_2_is_refused_without_tls_too():
+    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAAA"}
+    async with http_server() as address, await connect(address) as stream:
+        await stream.send_all(get("/metrics", **upgrade))
+        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9 * [0]))
+        said = b""
+        with trio.move_on_after(0.5):
+            while data := await stream.receive_some():
+                said += data
+        assert b"101" in said
+        assert b"trio_tools_connections" not in said
+
+
+async def test_what_is_over_a_share_counts_as_overloaded():
+    async with http_server(calls_per_second_per_client=1) as address:
+        for number in range(3):
+            await exchange(address, modern_call(number, "echo", text="x"))
+        text = (await exchange(address, get("/metrics"))).body.decode()
+    assert 'trio_tools_calls_total{outcome="succeeded",tool="echo"} 1.0' in text
+    assert 'trio_tools_calls_total{outcome="overloaded",tool="echo"} 2.0' in text
+
+
 async def test_a_websocket_is_refused():
     upgrade = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
     async with http_server() as address:

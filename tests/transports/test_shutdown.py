@@ -1,3 +1,5 @@
+import os
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -8,6 +10,7 @@ from trio_tools.transports.shutdown import (
     Stop,
     answer_running,
     run_until_stopped,
+    stop_on_signals,
 )
 
 
@@ -126,3 +129,23 @@ async def test_running_calls_are_told_more_and_more_firmly(needs, told, autojump
 async def test_what_never_answers_is_not_waited_for(autojump_clock):
     with lasts(1 + CLOSE_SECONDS / 2):
         await answer_running(trio.sleep_forever, lambda: None, lambda: None, grace_seconds=1)
+
+
+async def test_signals_are_taken_in_the_main_thread_only():
+    async def main():
+        with stop_on_signals(grace_seconds=1):
+            pass
+
+    with pytest.raises(RuntimeError, match="works in the main thread only"):
+        await trio.to_thread.run_sync(trio.run, main)
+
+
+async def test_handlers_are_put_back_and_the_watchdog_is_called_off():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stop_on_signals(grace_seconds=0) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with trio.fail_after(5):
+            await stop.wait()
+        assert stop.reason == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -104,7 +104,7 @@ class ClientShare:
             self._in_flight[client] -= 1
 
 
-def _overloaded(what: str, retry_after_seconds: float) -> CallToolResult:
+def _overloaded(what: str, retry_after_seconds: float) -> dict[str, Any]:
     message = f"Overloaded: {what}. Call again in {retry_after_seconds:g} s."
     envelope = error_response(
         message,
@@ -113,4 +113,5 @@ def _overloaded(what: str, retry_after_seconds: float) -> CallToolResult:
         data={"retry_after_seconds": retry_after_seconds},
     )
     text = TextContent(type="text", text=message)
-    return CallToolResult(content=[text], structured_content=envelope, is_error=True)
+    result = CallToolResult(content=[text], structured_content=envelope, is_error=True)
+    return result.model_dump(by_alias=True, mode="json", exclude_none=True)

@@ -73,13 +73,13 @@ class _ThreadStream(trio.abc.Stream):
         self._limiter = trio.CapacityLimiter(2)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await trio.to_thread.run_sync(
-            os.read,
-            self._fd,
-            max_bytes or CHUNK_BYTES,
-            abandon_on_cancel=True,
-            limiter=self._limiter,
-        )
+        size = max_bytes or CHUNK_BYTES
+        try:
+            return await trio.to_thread.run_sync(
+                os.read, self._fd, size, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except OSError as error:  # a terminal that was hung up
+            raise trio.BrokenResourceError(str(error)) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)

@@ -76,6 +76,9 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if scope["http_version"] not in {"1.0", "1.1"}:
+            # Hypercorn would speak it, many requests on one connection: past the bound on those.
+            raise Denied(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
         if path in {"/healthz", "/readyz"}:
             # For whoever starts and watches the server: no secrets, no token, any Host.
             await _respond(send, *self._health(path))

@@ -99,8 +99,13 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
     and `WATCHDOG_SECONDS`, or a watchdog ends the process. Only for the owner of the process.
 
     Raises:
-        ValueError: Not in the main thread, where Python allows signal handlers.
+        RuntimeError: Not in the main thread, where Python allows signal handlers.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "handle_signals=True works in the main thread only: leave it out here, and cancel the "
+            "server when your own signal handler says so"
+        )
     token = trio.lowlevel.current_trio_token()
     watchdog = Watchdog(grace_seconds + WATCHDOG_SECONDS)
     stop = Stop(watchdog.arm)
@@ -120,9 +125,10 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
             signal.signal(number, on_signal)
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         watchdog.call_off()
+        for number, handler in before.items():
+            # None: a handler that was not set from Python, and cannot be put back from it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Watchdog:
