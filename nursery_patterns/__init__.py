@@ -26,6 +26,7 @@ from nursery_patterns._batch import Batch as Batch
 from nursery_patterns._batch import OutcomeStream as OutcomeStream
 from nursery_patterns._deadline import TimeBudget as TimeBudget
 from nursery_patterns._deadline import time_budget as time_budget
+from nursery_patterns._errors import NestedBatch as NestedBatch
 from nursery_patterns._errors import Overloaded as Overloaded
 from nursery_patterns._errors import WorkerCrashed as WorkerCrashed
 from nursery_patterns._limits import Limits as Limits

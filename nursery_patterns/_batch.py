@@ -25,6 +25,7 @@ from nursery_patterns._arguments import (
     check_seconds,
 )
 from nursery_patterns._engine import Engine, held_limiters
+from nursery_patterns._errors import NestedBatch
 from nursery_patterns._handoff import Handoff
 from nursery_patterns._ledger import Ledger
 from nursery_patterns._outcomes import Counts, Outcome, Report
@@ -132,8 +133,8 @@ class Batch(Generic[ItemT, ValueT]):
 
         Raises:
             ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
-            RuntimeError: The batch is running already, or the caller is itself an item that holds
-                this batch's limiter, which could wait for itself for ever.
+            RuntimeError: The batch is running already. (`NestedBatch`: the caller is itself an item
+                that holds this batch's limiter, and could wait for itself for ever.)
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -212,7 +213,7 @@ class Batch(Generic[ItemT, ValueT]):
         if self._active:
             raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
         if any(held is self.limiter for held in held_limiters()):
-            raise RuntimeError(
+            raise NestedBatch(
                 f"{self!r} was started inside an item that holds the same limiter, and could wait "
                 "for that item for ever: give the inner batch a limiter of its own"
             )

@@ -20,5 +20,9 @@ class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and Wou
         self.retry_after = retry_after
 
 
+class NestedBatch(RuntimeError):  # noqa: N818
+    """A batch was started inside an item that holds the same limiter: it could wait for itself."""
+
+
 class WorkerCrashed(Exception):  # noqa: N818
     """The worker process died while it ran this call. Other calls are not affected."""

@@ -7,6 +7,7 @@ itself needs for files and name lookups.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import os
@@ -151,7 +152,9 @@ class _Workers:
 
     async def keep(self) -> None:
         """Hold the context open until the run ends; runs as a system task."""
-        import trio_parallel  # noqa: PLC0415 - most programs never start a process
+        # Most programs never start a process, and loading what does takes a tenth of a second.
+        await trio.to_thread.run_sync(importlib.import_module, "trio_parallel")
+        import trio_parallel  # noqa: PLC0415
 
         try:
             async with trio_parallel.open_worker_context(  # pyright: ignore[reportUnknownMemberType]

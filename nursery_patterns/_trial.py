@@ -188,15 +188,6 @@ def _all_tasks() -> set[trio.lowlevel.Task]:
     return tasks
 
 
-def _busy_threads() -> set[tuple[threading.Thread, str]]:
-    # Idle threads are kept by trio for later use; a busy one is named after what it does.
-    return {
-        (thread, thread.name)
-        for thread in threading.enumerate()
-        if not thread.name.startswith("Trio thread ")
-    }
-
-
 def _has_children(task: trio.lowlevel.Task) -> bool:
     return any(nursery.child_tasks for nursery in task.child_nurseries)
 
@@ -207,20 +198,30 @@ class _Remains:
 
     def __init__(self) -> None:
         self._tasks = _all_tasks()
-        self._threads = _busy_threads()
+        self._threads = set(threading.enumerate()) - _idle_threads()
 
     async def check(self) -> None:
         if _all_tasks() - self._tasks:
             await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
         tasks = [describe(task) for task in _all_tasks() - self._tasks]
-        threads = [f"thread {name}" for _, name in _busy_threads() - self._threads]
+        busy = set(threading.enumerate()) - _idle_threads() - self._threads
+        threads = [f"thread {thread.name}" for thread in busy]
         if tasks or threads:
             raise AssertionError(f"left behind: {'; '.join(sorted(tasks + threads))}")
 
 
 # ---------------------------------------------------------------------- private parts of trio
-# Two things that a run has to know are private in trio. Both are asked for here and nowhere else,
+# Three things that a run has to know are private in trio. They are asked for here and nowhere else,
 # in such a way that another trio makes a check weaker and no run wrong; a test of each tells.
+
+
+def _idle_threads() -> set[threading.Thread]:
+    """The threads that trio keeps for later use. It does so a moment before a call returns."""
+    cache = getattr(sys.modules["trio._core._thread_cache"], "THREAD_CACHE", None)
+    workers: tuple[Any, ...] = tuple(getattr(cache, "_idle_workers", ()))
+    if cache is None or any(not hasattr(worker, "_thread") for worker in workers):
+        return {t for t in threading.enumerate() if t.name.startswith("Trio thread ")}
+    return {worker._thread for worker in workers}  # noqa: SLF001
 
 
 @contextmanager

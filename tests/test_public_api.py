@@ -17,6 +17,7 @@ PUBLIC = {
     "Counts",
     "LimitSnapshot",
     "Limits",
+    "NestedBatch",
     "Outcome",
     "OutcomeStream",
     "Overloaded",

@@ -59,6 +59,11 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         self.remediation = remediation
         self.data = data or {}
 
+    @property
+    def told(self) -> str:
+        """The message and what to do about it, for places that show one text only."""
+        return f"{self.message} {self.remediation}" if self.remediation else self.message
+
 
 class InvalidArgument(ToolFailure):
     """An argument is wrong; the message names it, the bound and the fix."""

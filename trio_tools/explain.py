@@ -11,8 +11,22 @@ from collections.abc import Iterator
 
 import trio
 
-from nursery_patterns import Outcome, Overloaded, Status, WorkerCrashed, current_request
-from trio_tools.errors import ErrorType, ServerOverloaded, TimedOut, ToolFailure, UpstreamFailed
+from nursery_patterns import (
+    NestedBatch,
+    Outcome,
+    Overloaded,
+    Status,
+    WorkerCrashed,
+    current_request,
+)
+from trio_tools.errors import (
+    ErrorType,
+    InvalidArgument,
+    ServerOverloaded,
+    TimedOut,
+    ToolFailure,
+    UpstreamFailed,
+)
 
 _log = logging.getLogger("trio_tools")
 
@@ -66,6 +80,12 @@ def _known(error: Exception) -> ToolFailure | None:
                 "The worker process died during this computation, so its input may be too large "
                 "or malformed: try a smaller one.",
                 error_code="WORKER_CRASHED",
+            )
+        case NestedBatch():
+            return InvalidArgument(
+                "This operation starts a batch within the limiter that its own items hold, and "
+                "could wait for itself for ever: give the inner batch another limiter.",
+                error_code="NESTED_BATCH",
             )
         case _:
             return None

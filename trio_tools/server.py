@@ -256,10 +256,8 @@ def _failed(failure: ToolFailure) -> CallToolResult:
         data=failure.data,
     )
     # Many clients show a model the text alone, so it says what to do as well.
-    told = f"{failure.error_code}: {failure.message}"
-    text = f"{told}\n{failure.remediation}" if failure.remediation else told
     return CallToolResult(
-        content=[TextContent(type="text", text=text)],
+        content=[TextContent(type="text", text=f"{failure.error_code}: {failure.told}")],
         structured_content=envelope,
         is_error=True,
     )

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from nursery_patterns import Batch, Status, run_batch, stream_batch
+from nursery_patterns import Batch, NestedBatch, Status, run_batch, stream_batch
 from nursery_patterns.testing import InFlightGauge
 from tests.support.policies import (
     IN_INPUT_ORDER,
@@ -289,7 +289,7 @@ async def test_a_batch_inside_an_item_that_holds_its_limiter_is_refused(policy):
         await policy(inner, [i], limiter=limiter, name="inner")
 
     [outcome] = await policy_outcomes(policy, outer, [1], limiter=limiter)
-    assert type(outcome.error) is RuntimeError
+    assert type(outcome.error) is NestedBatch
     assert str(outcome.error) == (
         "<Batch inner: 0/1 done, 0 in flight> was started inside an item that holds the same "
         "limiter, and could wait for that item for ever: give the inner batch a limiter of its own"

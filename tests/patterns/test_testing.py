@@ -434,6 +434,12 @@ def test_the_private_parts_of_trio_that_the_kit_uses_are_there():
     assert module._ALLOW_DETERMINISTIC_SCHEDULING in {True, False}
 
 
+async def test_the_private_part_that_tells_an_idle_thread_is_there():
+    await trio.to_thread.run_sync(int)
+    [worker, *_] = trio._core._thread_cache.THREAD_CACHE._idle_workers
+    assert worker._thread in threading.enumerate()
+
+
 async def test_the_private_part_that_tells_a_delivered_cancel_is_there():
     assert hasattr(trio.lowlevel.current_task(), "_next_send")
 

@@ -108,7 +108,7 @@ class Operation:
             except ValueError as error:
                 wrong.append({"index": index, "item": _shown(item), "reason": str(error)})
         if wrong:
-            told = "; ".join(f"{name}[{w['index']}]: {w['reason']}" for w in wrong[:3])
+            told = "; ".join(f"{name}[{w['index']}]: {w['reason'].rstrip('.')}" for w in wrong[:3])
             raise InvalidArgument(
                 f"{len(wrong)} of {len(items)} {name} do not fit operation {self.name!r}: {told}. "
                 "Correct them and call again; nothing was run.",

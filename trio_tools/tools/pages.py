@@ -129,7 +129,7 @@ class Pages:
     def _error(self, outcome: _Outcome) -> tuple[dict[str, Any], int]:
         failure = explain_outcome(outcome)
         label = _short(self._kept.work.label_of(outcome.item))
-        reason = short_text(failure.message, _MAX_REASON_CHARS)
+        reason = short_text(failure.told, _MAX_REASON_CHARS)
         error = {"item": label, "reason": reason, "error_code": str(failure.error_code)}
         return error, len(str(label)) + len(reason) + _FRAME_CHARS
 
