@@ -19,7 +19,7 @@ class TimeBudget:
     """The seconds a block may take. Made by `time_budget`; usable once.
 
     Attributes:
-        scope: The cancel scope behind it, to cancel the block early or to look at its deadline.
+        scope: The cancel scope behind it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -48,6 +48,20 @@ class TimeBudget:
         return self.scope.__exit__(exc_type, exc, traceback)
 
     @property
+    def deadline(self) -> float:
+        """When the time is up, on trio's clock. Known from when the block is entered."""
+        return self.scope.deadline
+
+    @property
+    def cancelled_caught(self) -> bool:
+        """Whether the block was cut: by its deadline, or by `cancel`."""
+        return self.scope.cancelled_caught
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Cut the block now, whatever time is left."""
+        self.scope.cancel(reason=reason)
+
+    @property
     def seconds(self) -> float:
         """Seconds there were: what was asked for, or less if an outer deadline came first."""
         return self._seconds
@@ -64,7 +78,7 @@ class TimeBudget:
 
     @property
     def expired(self) -> bool:
-        """Whether the time ran out. (`scope.cancelled_caught` tells whether it cut the block.)"""
+        """Whether the time ran out. (`cancelled_caught` tells whether the block was cut.)"""
         now = trio.current_time() if self._ended is None else self._ended
         return now >= self.scope.deadline
 

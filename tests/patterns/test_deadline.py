@@ -22,7 +22,7 @@ async def test_a_budget_that_ran_out(autojump_clock):
     assert trio.current_time() == 10
     assert (budget.seconds, budget.elapsed, budget.headroom) == (10, 10, 0)
     assert (budget.expired, budget.tight) == (True, True)
-    assert budget.scope.cancelled_caught
+    assert budget.cancelled_caught
 
 
 @pytest.mark.parametrize(("used", "tight"), [(8, False), (8.5, True), (9.5, True)])
@@ -71,6 +71,15 @@ async def test_no_bound_and_no_time_at_all(autojump_clock):
     with time_budget(0) as nothing:
         await trio.sleep(1)
     assert (nothing.elapsed, nothing.expired, nothing.headroom) == (0, True, 0)
+
+
+async def test_it_is_a_cancel_scope_that_can_be_looked_at_and_cut(autojump_clock):
+    with time_budget(10) as budget:
+        await trio.sleep(2)
+        assert budget.deadline == 10
+        budget.cancel("enough")
+        await trio.sleep_forever()
+    assert (budget.cancelled_caught, budget.expired, budget.elapsed) == (True, False, 2)
 
 
 async def test_an_error_passes_and_is_timed(autojump_clock):
