@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import trio
 
-from nursery_patterns._arguments import check_count
+from nursery_patterns._arguments import check_count, check_instance
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -139,7 +139,7 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
         default: Capacity of a name that is not among them; None makes such a name a `KeyError`.
 
     Raises:
-        TypeError: A capacity is not a whole number.
+        TypeError: No mapping, or a capacity is not a whole number.
         ValueError: A capacity is below 1.
     """
 
@@ -150,6 +150,8 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
             check_count("default", default, call=_CALL)
         self._default = default
         self._limiters: dict[str, _CountedLimiter] = {}
+        if capacities is not None:
+            check_instance("capacities", capacities, Mapping, call=_CALL)
         for name, capacity in (capacities or {}).items():
             check_count(f"the capacity of {name!r}", capacity, call=_CALL)
             self._limiters[name] = _CountedLimiter(capacity)

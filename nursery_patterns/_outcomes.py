@@ -105,7 +105,9 @@ class Counts:
         return self.done == self.total
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: a frozen class with slots refuses to set what is no field, such as `complete`, with
+# a TypeError about `super` instead of a FrozenInstanceError.
+@dataclass(frozen=True)
 class Report(Generic[ItemT, ValueT]):
     """All that is known of a batch at one moment.
 

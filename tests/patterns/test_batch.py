@@ -155,6 +155,7 @@ async def test_outcomes_counts_and_reports_are_frozen(autojump_clock):
     report = await run_batch(sleep_and_return, [1])
     for value, field in (
         (report, "outcomes"),
+        (report, "complete"),
         (report.counts, "total"),
         (report.outcomes[0], "value"),
     ):

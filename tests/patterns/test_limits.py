@@ -83,6 +83,13 @@ async def test_a_limit_is_a_capacity_limiter_to_everybody(autojump_clock):
     ("make", "message"),
     [
         (
+            lambda: Limits(3),
+            (
+                "TypeError: capacities must be a Mapping, got 3: "
+                'write Limits({"fetch": 10}, default=10)'
+            ),
+        ),
+        (
             lambda: Limits({"a": 0}),
             (
                 "ValueError: the capacity of 'a' must be at least 1, got 0: "
