@@ -58,6 +58,20 @@ async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names
         assert undescribed == [], tool.name
 
 
+async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(era):
+    async with connected(server_with(), era) as client:
+        tools = {tool.name: tool.description for tool in (await client.list_tools()).tools}
+    assert tools["fetch_urls"].splitlines()[-3:] == [
+        "Execution: async (I/O-bound)",
+        "Concurrency: up to 10 in parallel, 20 waiting; up to 50 in parallel on request",
+        "Timeout: 50 s by default, 300 s at most",
+    ]
+    assert tools["query_database"].splitlines()[-2:] == [
+        "Concurrency: up to 5 in parallel, 20 waiting",
+        "Timeout: 30 s by default, 300 s at most",
+    ]
+
+
 async def test_a_changed_limit_shows_in_description_cap_and_status(era):
     server = server_with()
     async with connected(server, era) as client:

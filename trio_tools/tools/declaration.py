@@ -86,14 +86,14 @@ class Tool:
         if limits is None:
             return f"{text}\n\nExecution: {self.execution}\nConcurrency: never waits in line"
         declared = limits.declared
-        parallel = f"up to {limits.concurrency} in parallel"
-        if limits.max_concurrency > limits.concurrency and "max_concurrent" in self._fields:
-            parallel += f" ({limits.max_concurrency} on request)"
+        parallel, on_request = f"up to {limits.concurrency} in parallel", ""
         if self.by_operation:
             parallel = "as the operation declares"
+        elif limits.max_concurrency > limits.concurrency and "max_concurrent" in self._fields:
+            on_request = f"; up to {limits.max_concurrency} in parallel on request"
         return (
             f"{text}\n\nExecution: {self.execution}\n"
-            f"Concurrency: {parallel}, {declared.max_waiting} waiting\n"
+            f"Concurrency: {parallel}, {declared.max_waiting} waiting{on_request}\n"
             f"Timeout: {declared.timeout_seconds:g} s by default, "
             f"{declared.max_timeout_seconds:g} s at most"
         )
