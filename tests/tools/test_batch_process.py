@@ -129,6 +129,16 @@ async def test_an_unknown_operation_is_answered_with_the_names(era):
     ]
 
 
+@pytest.mark.parametrize("operation", ["hash", "compress"])
+async def test_a_plain_string_is_a_text_with_the_defaults(operation):
+    async with calling(server_with()) as call:
+        plain = await call("batch_process", operation=operation, items=["a", "b"])
+        whole = await call("batch_process", operation=operation, items=[{"text": "a"}])
+        wrong = await call("batch_process", operation=operation, items=["a", 1])
+    assert plain["data"]["results"][:1] == whole["data"]["results"]
+    assert [each["index"] for each in wrong["data"]["invalid_items"]] == [1]
+
+
 async def test_all_bad_items_are_named_and_none_is_run(era):
     server, trace = nap_server()
     async with calling(server, era) as call:

@@ -17,10 +17,15 @@ _SHOWN_CHARS = 40
 
 
 class ContentItem(Item):
-    """A text or a file, exactly one of them."""
+    """A text or a file, exactly one of them. A plain string is a text with the defaults."""
 
     text: str | None = None
     path: str | None = Field(None, description="A file under the allowed roots.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_text(cls, item: Any) -> Any:
+        return {"text": item} if isinstance(item, str) else item
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -30,13 +35,13 @@ class ContentItem(Item):
 
 
 class HashItem(ContentItem):
-    """A text or a file, and how to hash it."""
+    """A text or a file, and how to hash it. A plain string is a text with the defaults."""
 
     algorithm: str = "sha256"
 
 
 class CompressItem(ContentItem):
-    """A text or a file, and how to compress it."""
+    """A text or a file, and how to compress it. A plain string is a text with the defaults."""
 
     algorithm: str = "zstd"
     level: int | None = None
