@@ -114,6 +114,7 @@ async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
     [
         ({"dataset": "../secret.jsonl"}, "OUTSIDE_FILE_ROOTS"),
         ({"dataset": "none.jsonl"}, "NOT_FOUND"),
+        ({"dataset": "none"}, "UNKNOWN_DATASET"),
         ({"dataset": "good.unknown"}, "UNKNOWN_DATASET_KIND"),
         ({"operation": "none"}, "UNKNOWN_OPERATION"),
         ({"chunk_size": 1_001}, "INVALID_ARGUMENT"),
@@ -127,6 +128,18 @@ async def test_what_cannot_be_processed_is_refused_with_a_code(tmp_path, argumen
         asked = {"dataset": "good.jsonl", "operation": "shout", **arguments}
         answer = await call("process_large_dataset", **asked)
     assert answer["data"]["error_code"] == code
+
+
+async def test_an_empty_dataset_answers_like_any_batch(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "one.jsonl").write_text('"a"')
+    async with calling(server_with(shout, file_roots=(tmp_path,))) as call:
+        asked = {"operation": "shout", "timeout_seconds": 9}
+        empty = (await call("process_large_dataset", dataset="empty.jsonl", **asked))["data"]
+        one = (await call("process_large_dataset", dataset="one.jsonl", **asked))["data"]
+    assert list(empty) == list(one)
+    assert (empty["complete"], empty["results"], empty["errors"]) == (True, [], None)
+    assert empty["timing"]["timeout_seconds"] == 9
 
 
 async def test_a_cursor_of_another_dataset_is_refused(tmp_path):

@@ -7,18 +7,19 @@ a record is that item's failure and stops nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from nursery_patterns import Counts, run_in_thread
-from trio_tools.errors import InvalidArgument
+from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.files.roots import FileRoots
 from trio_tools.operations.base import Operation
 from trio_tools.operations.work import BadItem
 from trio_tools.settings import DatasetSettings
-from trio_tools.tools.batches import BatchRequest, counts_of, run_batch_call
+from trio_tools.tools.batches import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -89,7 +90,7 @@ async def process_large_dataset(
     with call.time_limit(timeout_seconds):
         chunk = await _read(call, dataset, _position(call, dataset, cursor), chunk_size)
     if not chunk.records:
-        return Answer(summary=f"{dataset!r} has no records from there on.", data=_NOTHING)
+        return _nothing(call, dataset, timeout_seconds)
     items = [_item(found, record, fields, options or {}) for record in chunk.records]
     answer = await run_batch_call(
         call,
@@ -107,22 +108,39 @@ async def process_large_dataset(
     return _with_next_chunk(call, answer, dataset, chunk)
 
 
-_NOTHING: dict[str, Any] = {
-    "counts": counts_of(Counts(total=0)),
-    "complete": True,
-    "results": [],
-    "errors": None,
-    "operation_id": None,
-    "next_cursor": None,
-}
+def _nothing(call: Call, dataset: str, timeout_seconds: float | None) -> Answer:
+    summary = f"{dataset!r} has no records from there on."
+    timing = Timing(call.waited, call.limits.seconds_for(timeout_seconds), expired=False)
+    data: dict[str, Any] = {
+        "summary": summary,
+        "counts": counts_of(Counts(total=0)),
+        "complete": True,
+        "results": [],
+        "errors": None,
+        "timing": timing.as_data(),
+        "operation_id": None,
+        "next_cursor": None,
+    }
+    return Answer(summary=summary, data=data)
 
 
 async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
     configured = call.state.settings.datasets
-    known = configured.get(dataset) or DatasetSettings.model_validate({"path": dataset})
+    files = call.state.services.files
+    known = configured.get(dataset)
+    if known is None:
+        known = DatasetSettings.model_validate({"path": dataset})
+        # What has no suffix is the name of a dataset, if it is no folder.
+        if not PurePath(dataset).suffix and not await run_in_thread(files.is_folder, dataset):
+            raise NotFound(
+                f"no dataset is named {dataset!r}, nor is a folder; there are: "
+                f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
+                error_code="UNKNOWN_DATASET",
+                data={"datasets": list(configured)},
+            )
     if known.path is None:
         return await _read_table(call, known, position, size)
-    return await run_in_thread(_read_path, call.state.services.files, known, position, size)
+    return await run_in_thread(_read_path, files, known, position, size)
 
 
 def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, size: int) -> Chunk:
