@@ -132,6 +132,21 @@ async def test_not_exactly_one_source_is_refused(tool, arguments):
     assert answer["data"]["arguments"][:2] == ["text", "path"]
 
 
+async def test_the_only_database_need_not_be_named(shop):
+    asked = {"sql": "SELECT count(*) FROM items"}
+    url = shop["databases"]["shop"]["url"]
+    two = {"databases": {name: {"url": url} for name in ("north", "south")}}
+    async with calling(server_with(**shop)) as call:
+        assert (await call("query_database", **asked))["data"]["rows"] == [[10]]
+    async with calling(server_with(**two)) as call:
+        told = await call("query_database", **asked)
+    assert told["data"]["error_type"] == "validation"
+    assert "north, south" in told["error"]
+    async with calling(server_with()) as call:
+        told = await call("query_database", **asked)
+    assert told["data"]["error_code"] == "NO_DATABASES"
+
+
 async def test_a_file_is_hashed_and_one_outside_of_the_roots_is_not(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "file").write_bytes(b"content")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
 from trio_tools.operations.work import json_bytes
 from trio_tools.tools.call import Answer, Call
@@ -20,7 +20,10 @@ _COLUMNS_TOLD = 20
 async def query_database(
     call: Call,
     *,
-    database: Annotated[str, Field(description="Name of a configured database.")],
+    database: Annotated[
+        str | None,
+        Field(description="Name of a configured database; may be left out if there is just one."),
+    ] = None,
     sql: Annotated[str, Field(description="One statement that reads; :name marks a parameter.")],
     parameters: Annotated[
         dict[str, Any] | None, Field(description="A value for each :name in sql.")
@@ -37,6 +40,7 @@ async def query_database(
 
     Use ORDER BY if you read several pages.
     """
+    database = database or _the_only_one(call.state.services.databases.names)
     asked = _fingerprint(database, sql, parameters)
     position = _position(call, cursor, asked)
     with call.time_limit(timeout_seconds):
@@ -63,6 +67,18 @@ async def query_database(
         data=query_data(result),
         warnings=warnings,
         pagination=pagination,
+    )
+
+
+def _the_only_one(names: tuple[str, ...]) -> str:
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise InvalidArgument(
+            f"database is missing: name one of {', '.join(names)}", data={"databases": list(names)}
+        )
+    raise NotFound(
+        "this server has no databases: let the operator configure one", error_code="NO_DATABASES"
     )
 
 
