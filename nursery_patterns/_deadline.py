@@ -53,6 +53,11 @@ class TimeBudget:
         return self.scope.deadline
 
     @property
+    def cancel_called(self) -> bool:
+        """Whether the time is up, or `cancel` was called."""
+        return self.scope.cancel_called
+
+    @property
     def cancelled_caught(self) -> bool:
         """Whether the block was cut: by its deadline, or by `cancel`."""
         return self.scope.cancelled_caught
