@@ -15,8 +15,8 @@ class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and Wou
             recent holders kept theirs. Finite and at least 0.
     """
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, retry_after: float) -> None:
+        super().__init__(message or f"the waiting line is full: try again in {retry_after:g} s")
         self.retry_after = retry_after
 
 

@@ -418,3 +418,8 @@ def test_a_number_in_place_of_the_limiter_is_refused_with_the_corrected_call():
 def test_max_waiting_must_be_a_whole_number():
     with pytest.raises(TypeError, match="max_waiting must be a whole number"):
         Admission(trio.CapacityLimiter(1), math.inf)
+
+
+def test_overloaded_can_be_raised_with_nothing_but_the_seconds():
+    error = Overloaded(retry_after=2.5)
+    assert (error.retry_after, str(error)) == (2.5, "the waiting line is full: try again in 2.5 s")
