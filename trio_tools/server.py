@@ -156,10 +156,25 @@ def create_server(
 
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
-        ValueError: Two operations have the same name, or a file root is not a folder.
+        ValueError: Two operations have the same name, a file root is not a folder, or a limit is
+            set for what there is not.
     """
     settings = settings or Settings()  # pyright: ignore[reportCallIssue]
-    return ToolServer(ServerState(settings, operations), TOOLSETS[settings.toolset])
+    state = ServerState(settings, operations)
+    _check_names_of_limits(state)
+    return ToolServer(state, TOOLSETS[settings.toolset])
+
+
+def _check_names_of_limits(state: ServerState) -> None:
+    """Refuse a misspelt name, whose limit nobody would keep to."""
+    known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
+    known |= {operation.limit_name for operation in state.operations.values()}
+    for name in state.settings.limits:
+        if name not in known:
+            raise ValueError(
+                f"limits.{name}: no tool or operation has that limit; there are: "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 @asynccontextmanager

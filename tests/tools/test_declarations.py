@@ -1,5 +1,6 @@
 """Description, caps and status come from one declaration and the live limits."""
 
+import functools
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import trio
 
 from tests.server.kit import connected, status_of
 from tests.tools.kit import Trace, calling, nap_server, server_with
-from trio_tools.operations.base import Operation
+from trio_tools.operations import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
@@ -155,5 +156,14 @@ async def test_operations_of_an_application_are_registered_or_refused():
     trace = Trace()
     with pytest.raises(ValueError, match="two operations are named 'hash'"):
         create_server(Settings(), operations=[Operation(name="hash", fn=trace.nap)])
-    with pytest.raises(TypeError, match="is no operation"):
-        create_server(Settings(), operations=[len])
+    for nameless in (len, functools.partial(trace.nap)):
+        with pytest.raises(TypeError, match="is no operation"):
+            create_server(Settings(), operations=[nameless])
+
+
+def test_a_limit_for_what_there_is_not_is_refused():
+    trace = Trace()
+    limits = {"nap": {"max_calls": 2}, "parallel_fetch": {"max_calls": 2}}
+    server_with(trace.nap, limits=limits)
+    with pytest.raises(ValueError, match=r"limits\.nap: .* there are: batch_process, "):
+        server_with(limits=limits)

@@ -8,3 +8,5 @@ content    hash, compress
 data       query, infer
 builtin    the six of them
 """
+
+from trio_tools.operations.base import Operation as Operation

@@ -66,9 +66,10 @@ def installed_operations() -> list[AnyOperation]:
 def _as_operation(given: Any) -> Operation:
     if isinstance(given, Operation):
         return given
-    if inspect.iscoroutinefunction(given):
+    if inspect.iscoroutinefunction(given) and hasattr(given, "__name__"):
         return Operation(name=given.__name__, fn=given)
     raise TypeError(
         f"{given!r} is no operation: pass an async function of one item, or "
-        "Operation(name='…', fn=…, runs='thread') for a plain one"
+        "Operation(name='…', fn=…) for one without a name of its own, with runs='thread' for a "
+        "plain one"
     )
