@@ -34,6 +34,11 @@ class RequestContext:
         """Seconds since it began. Also readable in a worker thread."""
         return self._clock.current_time() - self.started
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """The same, under the name that answers use."""
+        return self.elapsed
+
 
 @contextmanager
 def request_context(

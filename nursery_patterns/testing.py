@@ -18,11 +18,12 @@ clock: while one works, time may jump.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self, cast, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 from nursery_patterns._probe import Probe
 from nursery_patterns._trial import Trial
@@ -30,7 +31,7 @@ from nursery_patterns._trial import Trial
 if TYPE_CHECKING:
     from types import TracebackType
 
-Scenario = Callable[[Probe], Awaitable[object]]
+Scenario = Callable[[Probe], Awaitable[object]] | Callable[[], Awaitable[object]]
 
 
 def cancel_at_every_checkpoint(
@@ -48,7 +49,8 @@ def cancel_at_every_checkpoint(
     was not swallowed. So call this from a plain function, not from an async one.
 
     Args:
-        scenario: Async function of a `Probe`. Run without a cancel it must end, and raise nothing.
+        scenario: Async function of a `Probe`, or of nothing. Run without a cancel it must end,
+            and raise nothing.
         after: Async function of the same `Probe`, run after each run without being cancelled: to
             resume, and to check what the scenario left behind in `probe.kept`.
         max_checkpoints: Checkpoints that the scenario may have.
@@ -112,6 +114,12 @@ def expire_at_every_instant(
     return tried
 
 
+def _with_probe(scenario: Scenario, probe: Probe) -> Callable[[], Awaitable[object]]:
+    # One that watches nothing needs no probe: tasks and threads are checked all the same.
+    takes_one = inspect.signature(scenario).parameters
+    return partial(scenario, probe) if takes_one else cast("Callable[[], Any]", scenario)
+
+
 def _try(
     scenario: Scenario,
     after: Scenario | None,
@@ -128,11 +136,11 @@ def _try(
     async def settle() -> None:
         probe.verify()
         if after is not None:
-            await after(probe)
+            await _with_probe(after, probe)()
             probe.verify()
 
     trial = Trial(
-        partial(scenario, probe),
+        _with_probe(scenario, probe),
         settle,
         max_steps=max_steps,
         seed=seed,

@@ -3,7 +3,7 @@
 The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
 Packages state their inner order in the same way.
 
-    L0   settings  errors  logs  console        what the operator decides; failures; terminal
+    L0   settings  errors  logs  console  version   what the operator decides; failures; terminal
     L1   responses  cursors  explain            the envelope; page marks; from error to answer
     L2   http  database  files  inference       doors to the outside; no mcp import
     L3   services                               what lives as long as the server
@@ -16,6 +16,49 @@ Packages state their inner order in the same way.
     L10  demo                                   bulk work that goes wrong in every way
     L11  cli                                    arguments to settings; the only `trio.run`
     L12  __main__                               python -m trio_tools
+
+The names for applications that embed the server are here, and loaded when they are first used.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trio_tools.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from trio_tools.operations.base import Operation
+    from trio_tools.responses import error_response, success_response
+    from trio_tools.server import ToolServer, create_server
+    from trio_tools.settings import Settings
+    from trio_tools.transports import serve_http, serve_stdio
+
+
+__all__ = [
+    "Operation",
+    "Settings",
+    "ToolServer",
+    "create_server",
+    "error_response",
+    "serve_http",
+    "serve_stdio",
+    "success_response",
+]
+
+_HOMES = {
+    "Operation": "operations.base",
+    "Settings": "settings",
+    "ToolServer": "server",
+    "create_server": "server",
+    "error_response": "responses",
+    "serve_http": "transports",
+    "serve_stdio": "transports",
+    "success_response": "responses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -22,9 +22,9 @@ from typing import Any
 import trio
 from pydantic import BaseModel, ValidationError
 
-from trio_tools import __version__
 from trio_tools.logs import configure_logging
 from trio_tools.settings import Settings
+from trio_tools.version import __version__
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
@@ -43,10 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         quiet = options.command != "serve" and options.log_level is None
         configure_logging(settings.log_format, "error" if quiet else settings.log_level)
-        return _run(partial(_COMMANDS[options.command], options, settings, rest))
+        status = _run(partial(_COMMANDS[options.command], options, settings, rest))
+        sys.stdout.flush()
     except (ValidationError, FileNotFoundError, ValueError) as error:
         print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _run(command: Callable[[], Awaitable[int]]) -> int:

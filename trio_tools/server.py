@@ -19,7 +19,6 @@ from mcp.types import CallToolResult, InputRequiredResult, TextContent
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import Admission, RequestContext, current_request, request_context
-from trio_tools import __version__
 from trio_tools.errors import NotFound, ServerOverloaded, ToolFailure
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
@@ -30,6 +29,7 @@ from trio_tools.state import RunningCall, ServerState
 from trio_tools.tools.call import Answer, Call, ReportProgress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
+from trio_tools.version import __version__
 
 _log = logging.getLogger("trio_tools")
 

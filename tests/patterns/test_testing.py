@@ -352,6 +352,19 @@ def test_a_thread_that_is_left_is_found():
         go_on.set()
 
 
+def test_a_scenario_that_watches_nothing_needs_no_probe():
+    async def scenario():
+        await trio.sleep(1)
+
+    assert cancel_at_every_checkpoint(scenario) > 0
+
+    async def leaky():
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+        await trio.sleep(1)
+
+    assert complaint_about(leaky) == "run to its end: left behind: task trio.sleep_forever"
+
+
 def test_a_failing_check_of_ones_own_is_told():
     async def scenario(probe):
         def check():

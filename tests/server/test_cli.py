@@ -280,3 +280,11 @@ def test_the_demonstration_runs_to_its_end(started, tmp_path):
 def test_python_m_trio_tools_is_the_command_line(started):
     process = started("-m", "trio_tools", "--version")
     assert process.communicate(timeout=20)[0] == f"trio-tools {__version__}\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m trio_tools tools --json | head -c 10"
+    done = subprocess.run(  # noqa: PLW1510 - the status is that of head
+        ["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert (len(done.stdout), done.stderr) == (10, "")

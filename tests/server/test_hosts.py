@@ -7,6 +7,7 @@ import trio
 from mcp.types import JSONRPCNotification, JSONRPCRequest
 from trio.testing import wait_all_tasks_blocked
 
+import trio_tools
 from tests.server.kit import connected, envelope_of, server_of, work
 from trio_tools.operations.base import Operation
 from trio_tools.server import create_server
@@ -189,3 +190,13 @@ async def test_a_call_that_its_client_cancelled_is_never_answered(autojump_clock
         await to_server.aclose()
     answered = [message.message.id async for message in answers]
     assert answered == [1, 3]
+
+
+def test_the_names_for_applications_come_from_the_package_itself():
+    assert trio_tools.create_server is create_server
+    assert trio_tools.Settings is Settings
+    assert {name: getattr(trio_tools, name).__name__ for name in trio_tools.__all__} == {
+        name: name for name in trio_tools.__all__
+    }
+    with pytest.raises(AttributeError, match="module 'trio_tools' has no attribute 'serve_ftp'"):
+        _ = trio_tools.serve_ftp
