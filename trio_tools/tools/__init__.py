@@ -1,5 +1,6 @@
 """The MCP tools, one file per family. Each imports only those above it.
 
+arguments     the arguments that several tools share
 call          what a tool gets to work with, and what it answers
 declaration   what a tool declares: arguments, execution, annotations
 pages         what of an operation fits into one answer

@@ -8,6 +8,7 @@ import trio
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -19,19 +20,10 @@ async def batch_process(
     *,
     operation: Annotated[str, Field(description="Name of a registered operation.")],
     items: Annotated[list[Any], Field(description="What the operation takes, for each item.")],
-    max_concurrent: Annotated[
-        int | None, Field(gt=0, description="Items in flight at once, within the operation's cap.")
-    ] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Answer within this time, with all there is.")
-    ] = None,
-    item_timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Give up on an item after this time.")
-    ] = None,
-    operation_id: Annotated[
-        str | None,
-        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
-    ] = None,
+    max_concurrent: MaxConcurrent = None,
+    timeout_seconds: BudgetSeconds = None,
+    item_timeout_seconds: ItemTimeoutSeconds = None,
+    operation_id: OperationId = None,
 ) -> Answer:
     """Run an operation over many items: fetch, call_api, hash, compress, query, infer and others.
 

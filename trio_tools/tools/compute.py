@@ -12,6 +12,7 @@ from pydantic import Field
 from nursery_patterns import run_in_thread
 from trio_tools.errors import InvalidArgument
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -22,7 +23,7 @@ async def compute_hash(
     text: Annotated[str | None, Field(description="Text to hash, as UTF-8.")] = None,
     path: Annotated[str | None, Field(description="File to hash, under the file roots.")] = None,
     algorithm: Annotated[str, Field(description=f"One of {', '.join(ALGORITHMS)}.")] = "sha256",
-    timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for this call.")] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Hash a text, or a file under the allowed folders. Give exactly one of text and path."""
     with call.time_limit(timeout_seconds):
@@ -53,7 +54,7 @@ async def compress_data(
     max_output_bytes: Annotated[
         int, Field(ge=0, le=1_000_000, description="Return the result too if it is no larger.")
     ] = 0,
-    timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for this call.")] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Compress a text or a file and tell its sizes; with content_base64, undo it.
 

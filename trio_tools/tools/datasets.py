@@ -19,6 +19,7 @@ from trio_tools.files.roots import FileRoots
 from trio_tools.operations.base import Operation
 from trio_tools.operations.work import BadItem
 from trio_tools.settings import DatasetSettings
+from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -61,19 +62,10 @@ async def process_large_dataset(
         dict[str, Any] | None,
         Field(description='Further fields of each item, such as {"algorithm": "md5"}.'),
     ] = None,
-    max_concurrent: Annotated[
-        int | None, Field(gt=0, description="Items in flight at once, within the operation's cap.")
-    ] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Answer within this time, with all there is.")
-    ] = None,
-    item_timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Give up on an item after this time.")
-    ] = None,
-    operation_id: Annotated[
-        str | None,
-        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
-    ] = None,
+    max_concurrent: MaxConcurrent = None,
+    timeout_seconds: BudgetSeconds = None,
+    item_timeout_seconds: ItemTimeoutSeconds = None,
+    operation_id: OperationId = None,
 ) -> Answer:
     """Run an operation over a dataset, chunk by chunk: each call does one and says how to go on.
 

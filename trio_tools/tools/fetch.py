@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -27,19 +28,10 @@ async def fetch_urls(
     max_bytes: Annotated[
         int, Field(gt=0, description="Most bytes of each body; the rest is not read.")
     ] = 20_000,
-    max_concurrent: Annotated[
-        int | None, Field(gt=0, description="URLs in flight at once.")
-    ] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Answer within this time, with all there is.")
-    ] = None,
-    item_timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Give up on a URL after this time.")
-    ] = None,
-    operation_id: Annotated[
-        str | None,
-        Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
-    ] = None,
+    max_concurrent: MaxConcurrent = None,
+    timeout_seconds: BudgetSeconds = None,
+    item_timeout_seconds: ItemTimeoutSeconds = None,
+    operation_id: OperationId = None,
 ) -> Answer:
     """Fetch many URLs at once: status, headers, and the body as text, JSON or Markdown.
 

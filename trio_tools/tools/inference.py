@@ -10,6 +10,7 @@ from pydantic import Field
 
 from trio_tools.errors import InvalidArgument
 from trio_tools.operations.work import json_bytes
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -24,7 +25,7 @@ async def run_inference(
         dict[str, Any] | None,
         Field(description="Numbers, texts or nested lists by input name; none to describe it."),
     ] = None,
-    timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for this call.")] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Run an ONNX model. Without inputs, tell what it takes; without model, list what there is."""
     with call.time_limit(timeout_seconds):
