@@ -15,7 +15,14 @@ from typing import Any
 import trio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver import server as sdk_server
-from mcp.types import CallToolResult, InputRequiredResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    TextContent,
+)
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import Admission, RequestContext, current_request, request_context
@@ -78,9 +85,10 @@ class ToolServer(MCPServer[ServerState]):
         context: Context[ServerState, Any] | None = None,
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool under the policy. Every failure is an answer; a cancel passes through."""
-        added = {listing.name for listing in await super().list_tools()}
-        if name in added and name not in self._tools_by_name:
-            return await super().call_tool(name, arguments, context)
+        if name not in self._tools_by_name:
+            added = {listing.name for listing in await super().list_tools()}
+            if name in added:
+                return await super().call_tool(name, arguments, context)
         with request_context(client_id=_client_id()) as request:
             try:
                 answer = await self._run(name, arguments, request, _progress_of(context))
@@ -89,6 +97,23 @@ class ToolServer(MCPServer[ServerState]):
                 _log.info("%s failed: %s %s", name, failure.error_code, failure.message)
                 return _failed(failure)
             return _succeeded(answer)
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[ServerState, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Return a prompt that was added with the SDK's decorator.
+
+        Raises:
+            MCPError: There is none of that name. The SDK would log a traceback for it.
+        """
+        names = [prompt.name for prompt in await self.list_prompts()]
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise MCPError(INVALID_PARAMS, f"no prompt is named {name!r}; there are: {known}")
+        return await super().get_prompt(name, arguments, context)
 
     def drain(self) -> None:
         """Let every running batch call return now, with what it has."""

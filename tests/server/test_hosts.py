@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import trio
+from mcp.shared.exceptions import MCPError
 from mcp.types import JSONRPCNotification, JSONRPCRequest
 from trio.testing import wait_all_tasks_blocked
 
@@ -51,6 +52,28 @@ async def test_a_tool_of_the_sdk_with_the_name_of_ours_is_neither_listed_nor_cal
         names = [listing.name for listing in (await client.list_tools()).tools]
         assert names == ["get_concurrency_status", "work"]
         assert (await envelope_of(client, "work"))["data"] == {"text": "done"}
+
+
+async def test_an_unknown_prompt_is_refused_by_name_and_logs_no_traceback(era, caplog):
+    server = server_of(work)
+
+    @server.prompt()
+    def greet() -> str:
+        return "say hello"
+
+    async with connected(server, era) as client:
+        assert (await client.get_prompt("greet")).messages[0].content.text == "say hello"
+        [told] = await errors_of(client.get_prompt, "great")
+    assert told == "no prompt is named 'great'; there are: greet"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def errors_of(fn, *args):
+    try:
+        await fn(*args)
+    except MCPError as error:
+        return [error.message]
+    return []
 
 
 class Door:
