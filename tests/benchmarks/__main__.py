@@ -6,6 +6,7 @@ import sys
 BENCHMARKS = {
     "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
     "http": "the HTTP engine beside its peers: CPU per request",
+    "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",
     "tools": "what the tools add to the engine, and the longest steps at the caps",
     "startup": "the server's start beside the import of the SDK and trio",
