@@ -2,7 +2,7 @@
 
 Served with `--toolset patterns`. They work on simulated work (a sleep) or on pages of the web, and
 each body is the whole pattern: nothing is hidden but what `nursery_patterns` is for. Note what is
-absent: no `except trio.Cancelled`, no polling, no list of tasks, no flag that says stop.
+absent: no handler for a cancel, no polling, no list of tasks, no flag that says stop.
 """
 
 from __future__ import annotations
