@@ -7,10 +7,12 @@ simply what is already there.
 The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
+        _this_run                    what there is once in each trio run
     L1  _outcomes  _token_bucket     what became of an item; rate limit
         _limits  _slot  _deadline    named limiters; a worker's places; time budget
         _source  _requests           the items still to come; who asked
-        _offload  _steps             threads and processes; who blocks the loop
+        _threads  _processes         blocking calls, heavy computation
+        _steps                       who blocks the loop
     L2  _ledger  _admission          the books of a batch; a bounded line before a limiter
     L3  _handoff                     where a stream's workers meet its consumer
     L4  _engine                      THE engine: a dispatcher and its workers
@@ -33,23 +35,24 @@ from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
 from nursery_patterns._map import run_batch as run_batch
 from nursery_patterns._map import stream_batch as stream_batch
-from nursery_patterns._offload import (
-    current_default_process_limiter as current_default_process_limiter,
-)
-from nursery_patterns._offload import (
-    current_default_thread_limiter as current_default_thread_limiter,
-)
-from nursery_patterns._offload import run_in_process as run_in_process
-from nursery_patterns._offload import run_in_thread as run_in_thread
 from nursery_patterns._outcomes import Counts as Counts
 from nursery_patterns._outcomes import Outcome as Outcome
 from nursery_patterns._outcomes import Report as Report
 from nursery_patterns._outcomes import Status as Status
+from nursery_patterns._processes import (
+    current_default_process_limiter as current_default_process_limiter,
+)
+from nursery_patterns._processes import run_in_process as run_in_process
 from nursery_patterns._requests import RequestContext as RequestContext
 from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
 from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
 from nursery_patterns._steps import BlockedStep as BlockedStep
 from nursery_patterns._steps import StepMonitor as StepMonitor
+from nursery_patterns._threads import abandoned_threads as abandoned_threads
+from nursery_patterns._threads import (
+    current_default_thread_limiter as current_default_thread_limiter,
+)
+from nursery_patterns._threads import run_in_thread as run_in_thread
 from nursery_patterns._token_bucket import TokenBucket as TokenBucket
 from nursery_patterns._token_bucket import TokenBucketStatistics as TokenBucketStatistics

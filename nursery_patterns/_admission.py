@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Seconds a slot is taken to be held while nobody has given one back yet.
 _UNMEASURED_HOLD = 1.0
 
+# What a refused task is told at least: 0 would invite it to ask again without end.
+_LEAST_RETRY_SECONDS = 0.01
+
 # Weight of the newest hold in the mean: TCP's choice for its round-trip times (RFC 6298).
 _NEWEST = 1 / 8
 
@@ -258,7 +261,8 @@ class Admission:
     def _overloaded(self) -> Overloaded:
         self._refused += 1
         capacity = self.limiter.total_tokens
-        retry_after = self._seconds_per_hold() * (self.waiting + 1) / max(1, capacity)
+        expected = self._seconds_per_hold() * (self.waiting + 1) / max(1, capacity)
+        retry_after = max(expected, _LEAST_RETRY_SECONDS)
         return Overloaded(
             f"all {capacity} slots are taken and {self.waiting} of at most {self.max_waiting} "
             f"tasks wait already: try again in {retry_after:.3g} s",

@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import AsyncIterable, Iterable
 from typing import Any
+
+import trio
 
 
 def check_async_function(fn: object, *, call: str) -> None:
@@ -95,6 +98,8 @@ def check_seconds(name: str, value: object, *, call: str, zero: bool = False) ->
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}: write {call}")
+    if value > sys.float_info.max:
+        return math.inf  # also a whole number that is too large to be made a float
     if math.isnan(value) or value < 0 or (value == 0 and not zero):
         bound = "at least 0" if zero else "above 0"
         raise ValueError(f"{name} must be {bound} seconds, got {value}: write {call}")
@@ -110,7 +115,7 @@ def check_rate(name: str, value: object, *, call: str) -> float:
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number per second, got {value!r}: write {call}")
-    if not 0 < value < math.inf:
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} must be above 0 per second and finite, got {value}: write {call}")
     return float(value)
 
@@ -134,3 +139,37 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def check_plain_function(fn: object, caller: str) -> None:
+    """Refuse what cannot be called in a thread or a process.
+
+    Raises:
+        TypeError: `fn` is no function or an async one, with the corrected call of `caller`.
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"expected a function, got {fn!r}: pass the function itself and then its arguments, "
+            f"as in await {caller}(fn, argument)"
+        )
+    if inspect.iscoroutinefunction(fn):
+        raise TypeError(
+            f"expected a plain function, got the async function {name_of(fn)}: await it directly, "
+            "since it does not block the event loop"
+        )
+
+
+def check_limiter(limiter: object, caller: str) -> None:
+    """Refuse a `limiter` that is given and none.
+
+    Raises:
+        TypeError: With the corrected call of `caller`.
+    """
+    if limiter is not None:
+        call = f"await {caller}(fn, argument, limiter=trio.CapacityLimiter(3))"
+        check_instance("limiter", limiter, trio.CapacityLimiter, call=call)
+
+
+def name_of(fn: object) -> str:
+    """Return how a function, or what can be called like one, is named in a message."""
+    return getattr(fn, "__qualname__", type(fn).__qualname__)

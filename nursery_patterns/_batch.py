@@ -94,8 +94,7 @@ class Batch(Generic[ItemT, ValueT]):
         if bucket is not None:
             paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
             check_instance("bucket", bucket, TokenBucket, call=paced)
-        if item_timeout is not None:
-            check_seconds("item_timeout", item_timeout, call="Batch(fn, items, item_timeout=30)")
+        _check_item_timeout(item_timeout, call="Batch(fn, items, item_timeout=30)")
         check_choice("on_error", on_error, ("collect", "cancel"))
 
         self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
@@ -134,7 +133,10 @@ class Batch(Generic[ItemT, ValueT]):
         Raises:
             ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
             RuntimeError: The batch is running already. (`NestedBatch`: the caller is itself an item
-                that holds this batch's limiter, and could wait for itself for ever.)
+                that holds this batch's limiter, and could wait for itself for ever.) In a group:
+                the source is a generator that a cancel closed while it made its next item, so that
+                its rest is out of reach; an iterator with a `__next__` or `__anext__` of its own,
+                such as a memory channel, is resumed.
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -179,13 +181,29 @@ class Batch(Generic[ItemT, ValueT]):
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
     @property
-    def limit(self) -> int:
-        """Most items in flight in this batch. Changing it takes effect at once; 0 pauses."""
-        return int(self._room.total_tokens)
+    def limit(self) -> float:
+        """Most items in flight in this batch. Changing it takes effect at once; 0 pauses.
+
+        A whole number, or `math.inf` if that is what the batch's own limiter was set to.
+        """
+        return self._room.total_tokens
 
     @limit.setter
     def limit(self, value: int) -> None:
         self._room.total_tokens = check_count("limit", value, call="batch.limit = 10", minimum=0)
+
+    @property
+    def item_timeout(self) -> float | None:
+        """Seconds an item may take; None for no bound.
+
+        Changing it holds for items that start from then on; those in flight keep theirs.
+        """
+        return self._engine.item_timeout
+
+    @item_timeout.setter
+    def item_timeout(self, value: float | None) -> None:
+        _check_item_timeout(value, call="batch.item_timeout = 30")
+        self._engine.item_timeout = value
 
     def report(self) -> Report[ItemT, ValueT]:
         """Report on all items as they stand: while running, after a cancel, at the end.
@@ -238,6 +256,11 @@ class Batch(Generic[ItemT, ValueT]):
     def _publish(self) -> None:
         if self._progress is not None:
             self._progress.value = self._ledger.counts(active=self._active)
+
+
+def _check_item_timeout(value: float | None, *, call: str) -> None:
+    if value is not None:
+        check_seconds("item_timeout", value, call=call)
 
 
 class OutcomeStream(Generic[ItemT, ValueT]):

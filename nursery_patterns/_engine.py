@@ -26,7 +26,7 @@ ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
 # Until Python 3.12 it costs a Python call to look up a member of an enum.
-_SUCCEEDED, _FAILED = Status.SUCCEEDED, Status.FAILED
+_SUCCEEDED, _FAILED, _TIMED_OUT = Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT
 
 # An item function that never waits would let one worker run on without end: after this many items
 # in a row a worker lets the others, and a pending cancel, have their turn.
@@ -39,6 +39,14 @@ _held: ContextVar[tuple[trio.CapacityLimiter, ...]] = ContextVar("_held", defaul
 def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
     """Return the limiters of the items that the current task runs inside of, outermost first."""
     return _held.get()
+
+
+class _OutOfTimeError(Exception):
+    """An item's own scope, of so many seconds, cut it. Never leaves the worker."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
 
 class Engine(Generic[ItemT, ValueT]):
@@ -75,6 +83,17 @@ class Engine(Generic[ItemT, ValueT]):
         # Whether a worker may take its next item itself: nothing to wait for but room.
         self.immediate = ledger.source.immediate and bucket is None
         self._waiting_for_room = trio.CancelScope()
+
+    @property
+    def item_timeout(self) -> float | None:
+        """Seconds an item may take. Changing it holds for those that start from then on."""
+        return self._item_timeout
+
+    @item_timeout.setter
+    def item_timeout(self, seconds: float | None) -> None:
+        self._item_timeout = seconds
+        # A cancel scope per item costs nearly as much as all the rest: only who asks pays for it.
+        self.call = self.fn if seconds is None else self._call_in_time
 
     async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
         """Start each item as soon as there is room for it, until the source is exhausted."""
@@ -118,65 +137,87 @@ class Engine(Generic[ItemT, ValueT]):
         await trio.lowlevel.checkpoint_if_cancelled()
         return entry
 
-    async def _work(
+    async def _work(  # noqa: C901 - one frame on purpose: every item and every cancel crosses it
         self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
     ) -> None:
         """Run an item, and then others for as long as room and items are there at once."""
         _held.set((*_held.get(), self.limiter))
+        outcome: Outcome[ItemT, ValueT]
+        now = trio.current_time
         turns = 0
-        with slot:
+        try:
             while True:
-                outcome = await self._attempt(index, item)
-                self.ledger.ended(outcome)  # no checkpoint since fn returned: no window for loss
-                if self.on_ended is not None:
-                    self.on_ended()
-                if handoff is not None:
-                    handoff.offer(outcome)
-                if outcome.error is not None:
+                started = now()
+                try:
+                    try:
+                        outcome = make_outcome(
+                            index, item, _SUCCEEDED, await self.call(item), None, now() - started
+                        )
+                    except _OutOfTimeError as cut:
+                        late = trio.TooSlowError(f"not done within {cut.seconds:g} s")
+                        outcome = make_outcome(index, item, _TIMED_OUT, None, late, now() - started)
+                    except Exception as exc:  # noqa: BLE001 - the one place where a failure ends
+                        outcome = make_outcome(index, item, _FAILED, None, exc, now() - started)
+                except* Exception as failures:
+                    # A nursery of the item's own failed while it was cut: the failure is the
+                    # item's, and the cancel that came with it goes on from here.
+                    outcome = make_outcome(index, item, _FAILED, None, failures, now() - started)
+                    self._conclude(outcome, handoff)
+                    if self.fail_fast:
+                        raise
+                else:
+                    self._conclude(outcome, handoff)  # no checkpoint since fn returned
                     self._pass_on(outcome)
+                # An error's traceback has this frame, which must not have the error: the two would
+                # keep each other, and the item, alive until a garbage collection.
+                del outcome
                 if handoff is not None:
                     slot.release_shared()  # others may have it while the consumer takes its time
                     await handoff.wait_until_taken()
                 turns += 1
                 if turns % _ITEMS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
-                entry = self._entry_at_once(slot)
+                entry = self._entry_at_once(slot, handoff)
                 if entry is None:
                     break
                 index, item = entry
-                self.ledger.started(index, item)
-                if handoff is not None:
-                    handoff.expect(index)
+        finally:
+            slot.release()
         if self.ledger.source.exhausted:
             self._waiting_for_room.cancel(reason="no items are left to make room for")
 
-    def _entry_at_once(self, slot: Slot) -> tuple[int, ItemT] | None:
-        """Take another item, unless anything would have to be waited for."""
-        if self.immediate and not self.ledger.source.exhausted and slot.keep():
-            return self.ledger.source.pull_nowait()
-        return None
+    def _entry_at_once(
+        self, slot: Slot, handoff: Handoff[ItemT, ValueT] | None
+    ) -> tuple[int, ItemT] | None:
+        """Start another item, unless anything would have to be waited for."""
+        if not self.immediate or self.ledger.source.exhausted or not slot.keep():
+            return None
+        entry = self.ledger.source.pull_nowait()
+        if entry is not None:
+            self.ledger.started(*entry)
+            if handoff is not None:
+                handoff.expect(entry[0])
+        return entry
+
+    def _conclude(
+        self, outcome: Outcome[ItemT, ValueT], handoff: Handoff[ItemT, ValueT] | None
+    ) -> None:
+        """Write the outcome down and offer it. Without an await, so nothing is ever lost here."""
+        self.ledger.ended(outcome)
+        if self.on_ended is not None:
+            self.on_ended()
+        if handoff is not None:
+            handoff.offer(outcome)
 
     def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
         if self.fail_fast and outcome.status is _FAILED:
             assert outcome.error is not None
             raise outcome.error
 
-    async def _attempt(self, index: int, item: ItemT) -> Outcome[ItemT, ValueT]:
-        """Run one item to its outcome. Only `Exception` becomes one; a cancel passes."""
-        started = trio.current_time()
-        status, value, error = _SUCCEEDED, None, None
-        try:
-            if self.item_timeout is None:
-                value = await self.fn(item)
-            else:
-                with trio.move_on_after(self.item_timeout) as scope:
-                    value = await self.fn(item)
-                if scope.cancelled_caught:
-                    status = Status.TIMED_OUT
-                    error = trio.TooSlowError(f"not done within {self.item_timeout:g} s")
-        except Exception as exc:  # noqa: BLE001 - the one place where an item's failure ends
-            # Returned from here, so that no local keeps the error: its traceback has this frame,
-            # and the two would keep each other, and the item, alive until a garbage collection.
-            elapsed = trio.current_time() - started
-            return make_outcome(index, item, _FAILED, None, exc, elapsed)
-        return make_outcome(index, item, status, value, error, trio.current_time() - started)
+    async def _call_in_time(self, item: ItemT) -> ValueT:
+        """Call the function within a scope of its own, and say so if that cut it."""
+        seconds = self._item_timeout
+        assert seconds is not None
+        with trio.move_on_after(seconds):
+            return await self.fn(item)
+        raise _OutOfTimeError(seconds)

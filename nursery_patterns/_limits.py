@@ -21,7 +21,7 @@ class LimitSnapshot:
     """One limiter at one moment.
 
     Attributes:
-        capacity: Most holders at once; 0 means paused.
+        capacity: Most holders at once; 0 means paused, `math.inf` no bound.
         in_use: Holders now. May exceed `capacity` for a while after it was lowered.
         waiting: Tasks in line.
         started: Holders there ever were.
@@ -29,7 +29,7 @@ class LimitSnapshot:
         peak: Most holders there ever were at once.
     """
 
-    capacity: int
+    capacity: float
     in_use: int
     waiting: int
     started: int
@@ -113,7 +113,7 @@ class _CountedLimiter:
     def snapshot(self) -> LimitSnapshot:
         now = self._limiter.statistics()
         return LimitSnapshot(
-            capacity=int(now.total_tokens),
+            capacity=now.total_tokens,
             in_use=now.borrowed_tokens,
             waiting=now.tasks_waiting,
             started=self._finished + now.borrowed_tokens,

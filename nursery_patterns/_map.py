@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Literal, TypedDict, TypeVar, Unpack
@@ -53,10 +54,13 @@ async def run_batch(
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of its bounds.
     """
+    seconds = math.inf
     if timeout is not None:
-        check_seconds("timeout", timeout, call="run_batch(fn, items, timeout=30)", zero=True)
+        seconds = check_seconds(
+            "timeout", timeout, call="run_batch(fn, items, timeout=30)", zero=True
+        )
     batch = Batch(fn, items, **options)
-    with trio.move_on_after(float("inf") if timeout is None else timeout):
+    with trio.move_on_after(seconds):
         await batch.run()
     return batch.report()
 

@@ -70,7 +70,8 @@ class StepMonitor(trio.abc.Instrument):
         keep: How many of the latest reports are kept (int >= 1).
         on_block: Called with each report, in the event loop, so it must be quick. By default a
             warning is logged.
-        timer: Returns seconds; for tests.
+        timer: Returns seconds. `time.thread_time` counts only what the step itself computed: then
+            neither a busy machine nor a step that waits for a disk is reported.
 
     Raises:
         TypeError: `threshold` is no number, or `keep` no whole number.
@@ -122,15 +123,18 @@ class StepMonitor(trio.abc.Instrument):
             with contextlib.suppress(KeyError):
                 trio.lowlevel.remove_instrument(self)
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
-        """Note the time; called by trio."""
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
+        """Note the time, as the loop goes on to run tasks; called by trio."""
         self._began = self._timer()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Report the step if it took too long; called by trio."""
-        seconds = self._timer() - self._began
+        now = self._timer()
+        seconds = now - self._began
         if seconds > self.threshold:
             self._report(BlockedStep(task.name, _where(task), seconds))
+            now = self._timer()
+        self._began = now  # tasks run one right after the other, so here the next step begins
 
     def _report(self, step: BlockedStep) -> None:
         self._count += 1

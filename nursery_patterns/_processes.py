@@ -1,14 +1,8 @@
-"""Keep the event loop free: blocking calls go to threads, heavy computation to processes.
-
-A thread cannot be stopped, a process can; that is the whole difference to a caller. Both are
-bounded by limiters of their own, so that work offloaded here never takes the threads that trio
-itself needs for files and name lookups.
-"""
+"""Keep the event loop free: heavy computation goes to worker processes, which a cancel kills."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import os
 import pickle
@@ -19,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, final
 
 import trio
 
+from nursery_patterns._arguments import check_limiter, check_plain_function, name_of
 from nursery_patterns._errors import WorkerCrashed
+from nursery_patterns._this_run import of_this_run
 
 if TYPE_CHECKING:
     from multiprocessing import Process
@@ -29,80 +25,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
-_log = logging.getLogger("nursery_patterns.offload")
-
-# As many as trio allows itself: enough to wait on disks and databases, few enough to schedule.
-_THREADS = 40
+_log = logging.getLogger("nursery_patterns.processes")
 
 # Seconds that idle workers get to leave when the run ends, before they are killed.
 _GRACE = 1.0
 
-_thread_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
-    "nursery_patterns threads"
-)
-_process_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
     "nursery_patterns processes"
 )
 
 
-def current_default_thread_limiter() -> trio.CapacityLimiter:
-    """Return the limiter of `run_in_thread` in this trio run: 40 threads unless changed.
-
-    It is not trio's default limiter, which `trio.Path` and name lookups use: tool work that fills
-    this one does not make those wait.
-    """
-    return _limiter_of_this_run(_thread_limiter, _THREADS)
-
-
 def current_default_process_limiter() -> trio.CapacityLimiter:
     """Return the limiter of `run_in_process` in this trio run: one per CPU unless changed."""
-    return _limiter_of_this_run(_process_limiter, os.cpu_count() or 1)
-
-
-def _limiter_of_this_run(
-    variable: trio.lowlevel.RunVar[trio.CapacityLimiter], capacity: int
-) -> trio.CapacityLimiter:
-    try:
-        return variable.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(capacity)
-        variable.set(limiter)
-        return limiter
-
-
-async def run_in_thread(
-    fn: Callable[[Unpack[_Args]], _T],
-    *args: *_Args,
-    limiter: trio.CapacityLimiter | None = None,
-    abandon_on_cancel: bool = False,
-) -> _T:
-    """Run `fn(*args)` in a worker thread and return its value: for calls that wait.
-
-    Context variables carry over into the thread, the request context among them. An exception in
-    `fn` arrives as itself.
-
-    **Cancellation**: a thread cannot be stopped. By default a cancel is delivered only after `fn`
-    has returned, unless `fn` itself calls `trio.from_thread.check_cancelled()` now and then. With
-    `abandon_on_cancel` the wait ends at once while the thread runs on, its result is dropped, and
-    its place in the limiter stays taken until it ends.
-
-    Args:
-        fn: A plain function; use `functools.partial` for keyword arguments.
-        *args: Its arguments.
-        limiter: Bounds the threads; `current_default_thread_limiter()` by default.
-        abandon_on_cancel: Whether a cancel leaves the thread behind. Only for a `fn` whose side
-            effects nobody minds after that.
-
-    Raises:
-        TypeError: `fn` is async, or not callable.
-    """
-    _check_plain_function(fn, "run_in_thread")
-    return await trio.to_thread.run_sync(
-        fn,
-        *args,
-        abandon_on_cancel=abandon_on_cancel,
-        limiter=current_default_thread_limiter() if limiter is None else limiter,
-    )
+    return of_this_run(_limiter, lambda: trio.CapacityLimiter(os.cpu_count() or 1))
 
 
 async def run_in_process(
@@ -130,14 +65,16 @@ async def run_in_process(
         limiter: Bounds the processes that compute; `current_default_process_limiter()` by default.
 
     Raises:
-        TypeError: `fn` is async or not callable, or it or an argument cannot be pickled.
+        TypeError: `fn` is async or not callable, it or an argument cannot be pickled, or `limiter`
+            is no limiter.
         WorkerCrashed: The process died during this call, or `fn` called `sys.exit`.
     """
-    _check_plain_function(fn, "run_in_process")
+    check_plain_function(fn, "run_in_process")
+    check_limiter(limiter, "run_in_process")
     job = _pickle_job(fn, args)
     workers = await _workers_of_this_run()
     return await workers.run(
-        _name_of(fn), job, current_default_process_limiter() if limiter is None else limiter
+        name_of(fn), job, current_default_process_limiter() if limiter is None else limiter
     )
 
 
@@ -186,27 +123,15 @@ _workers: trio.lowlevel.RunVar[_Workers] = trio.lowlevel.RunVar("nursery_pattern
 
 
 async def _workers_of_this_run() -> _Workers:
-    try:
-        workers = _workers.get()
-    except LookupError:
-        workers = _Workers()
-        _workers.set(workers)
-        trio.lowlevel.spawn_system_task(workers.keep)
+    workers = of_this_run(_workers, _start_workers)
     await workers.opened.wait()
     return workers
 
 
-def _check_plain_function(fn: object, caller: str) -> None:
-    if not callable(fn):
-        raise TypeError(
-            f"expected a function, got {fn!r}: pass the function itself and then its arguments, "
-            f"as in await {caller}(fn, argument)"
-        )
-    if inspect.iscoroutinefunction(fn):
-        raise TypeError(
-            f"expected a plain function, got the async function {_name_of(fn)}: await it directly, "
-            "since it does not block the event loop"
-        )
+def _start_workers() -> _Workers:
+    workers = _Workers()
+    trio.lowlevel.spawn_system_task(workers.keep)
+    return workers
 
 
 def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
@@ -214,15 +139,11 @@ def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
         return pickle.dumps((fn, args), protocol=pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
         raise TypeError(
-            f"{_name_of(fn)} and its arguments must be picklable to be sent to another process, "
+            f"{name_of(fn)} and its arguments must be picklable to be sent to another process, "
             f"but: {error}. Use a function defined at the top level of a module, not a lambda, a "
             "closure or a method of an object that holds open files, locks or connections; or "
             "stay in this process with run_in_thread"
         ) from error
-
-
-def _name_of(fn: object) -> str:
-    return getattr(fn, "__qualname__", type(fn).__qualname__)
 
 
 def _how_it_ended(process: Process) -> str:
@@ -240,7 +161,7 @@ def _run_job(job: bytes) -> object:
     try:
         return fn(*args)
     except SystemExit as error:  # which meant to end this process, not the one that asked
-        raise WorkerCrashed(f"{_name_of(fn)} called sys.exit({error.code!r})") from None
+        raise WorkerCrashed(f"{name_of(fn)} called sys.exit({error.code!r})") from None
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,20 @@
+"""What there is once in each trio run, made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+_T = TypeVar("_T")
+
+
+def of_this_run(variable: trio.lowlevel.RunVar[_T], make: Callable[[], _T]) -> _T:
+    """Return the value that the variable has in this trio run; make it if it has none yet."""
+    try:
+        return variable.get()
+    except LookupError:
+        value = make()
+        variable.set(value)
+        return value
