@@ -4,13 +4,14 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
 Packages state their inner order in the same way.
 
     L0   settings  errors  logs  console  version   what the operator decides; failures; terminal
+         threads                                left behind when they do not stop
     L1   responses  cursors  explain            the envelope; page marks; from error to answer
     L2   http  database  files  inference       doors to the outside; no mcp import
     L3   services                               what lives as long as the server
     L4   operations                             functions of one item, by name
     L5   store                                  operations that outlive their calls
     L6   state                                  what is live: limits, lines, calls
-    L7   tools                                  the MCP tools, one file per family
+    L7   tools  policy                          the MCP tools, one file per family; their turns
     L8   server                                 composition root: tools and policy
     L9   transports                             stdio, Streamable HTTP, in memory
     L10  demo                                   bulk work that goes wrong in every way

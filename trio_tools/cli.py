@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,9 @@ from pydantic import BaseModel, ValidationError
 from trio_tools.logs import configure_logging
 from trio_tools.settings import Settings
 from trio_tools.version import __version__
+
+if TYPE_CHECKING:
+    from trio_tools.server import ToolServer
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
@@ -45,12 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, "error" if quiet else settings.log_level)
         status = _run(partial(_COMMANDS[options.command], options, settings, rest))
         sys.stdout.flush()
-    except (ValidationError, FileNotFoundError, ValueError) as error:
-        print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
-        return _USAGE_ERROR
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (
+        ValidationError,
+        OSError,
+        ValueError,
+    ) as error:  # of the start: later ones come in groups
+        print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
+        return _USAGE_ERROR
     return status
 
 
@@ -96,18 +103,33 @@ def _parser() -> argparse.ArgumentParser:
     call = commands.add_parser(
         "call",
         parents=[shared],
+        add_help=False,
         help="call one tool",
         description="Call a tool through a server and a client in this process. "
         "Arguments of the tool follow its name: --urls http://a --urls http://b. "
         "Ctrl-C makes a batch return what it has.",
     )
     call.add_argument("tool")
+    call.add_argument("-h", "--help", action=_ToolHelp, help="after a tool's name: its arguments")
     call.add_argument("--json", action="store_true", help="print the answer for machines")
     tools = commands.add_parser("tools", parents=[shared], help="list the tools")
     tools.add_argument("--json", action="store_true", help="print the schemas for machines")
     commands.add_parser("settings", parents=[shared], help="list the settings")
     commands.add_parser("demo", parents=[shared], help="see it work")
     return parser
+
+
+class _ToolHelp(argparse.Action):
+    """Help on the command; behind the name of a tool, help on that tool, which its schema gives."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, *_: object) -> None:
+        if getattr(namespace, "tool", None) is None:
+            parser.print_help()
+            parser.exit()
+        namespace.help = True
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -181,6 +203,8 @@ async def _call(options: argparse.Namespace, settings: Settings, rest: list[str]
     from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
 
     server = create_server(settings)
+    if options.help:
+        return await _help_on(options.tool, server)
     schemas = {listing.name: listing.input_schema for listing in await server.list_tools()}
     arguments = _tool_arguments(rest, schemas.get(options.tool, {}).get("properties", {}))
     console = Console(stderr=True)
@@ -197,6 +221,18 @@ async def _call(options: argparse.Namespace, settings: Settings, rest: list[str]
         status = 1 if result.is_error else 0
         nursery.cancel_scope.cancel(reason="the call is answered")
     return status
+
+
+async def _help_on(tool: str, server: ToolServer) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from trio_tools.console import show_tool  # noqa: PLC0415
+
+    listings = {listing.name: listing for listing in await server.list_tools()}
+    if tool not in listings:
+        raise ValueError(f"no tool is named {tool!r}; there are: {', '.join(listings)}")
+    show_tool(Console(), listings[tool])
+    return 0
 
 
 async def _stop_on_interrupt(

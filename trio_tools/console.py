@@ -64,8 +64,6 @@ def show_answer(console: Console, text: str, envelope: dict[str, Any] | None) ->
     data = envelope["data"]
     if not envelope["success"]:
         told = escape(envelope["error"])
-        if data["remediation"] != envelope["error"]:
-            told += f"\n[dim]{escape(data['remediation'])}[/dim]"
         console.print(Panel(told, title=data["error_code"], border_style="red", expand=False))
     elif "counts" in data and "results" in data:
         _show_batch(console, data)
@@ -146,6 +144,38 @@ def show_tools(console: Console, listings: list[Any]) -> None:
         console.print(f"    arguments: {arguments or 'none'}")
         for line in lines.splitlines():
             console.print(f"    [dim]{escape(line)}[/dim]")
+
+
+def show_tool(console: Console, listing: Any) -> None:
+    """Print one tool: what it does, its arguments as the command line takes them, its limits."""
+    text, _, lines = listing.description.rpartition("\n\n")
+    console.print(f"[bold cyan]{listing.name}[/bold cyan]  {escape(text)}\n")
+    required = set(listing.input_schema.get("required", ()))
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("argument", no_wrap=True)
+    for title in ("takes", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    for name, schema in listing.input_schema.get("properties", {}).items():
+        default = "required" if name in required else json.dumps(schema.get("default"))
+        option = f"--{name.replace('_', '-')}"
+        meaning = f"[dim]{escape(schema.get('description', ''))}[/dim]"
+        table.add_row(f"[cyan]{option}[/cyan]", _taken(schema), escape(default), meaning)
+    console.print(table)
+    for line in lines.splitlines():
+        console.print(f"[dim]{escape(line)}[/dim]")
+
+
+def _taken(schema: dict[str, Any]) -> str:
+    """Say in a few words what values a schema lets pass."""
+    kinds: list[str] = []
+    for option in schema.get("anyOf", [schema]):
+        kind = " | ".join(map(str, option.get("enum", ()))) or option.get("type", "any JSON")
+        kind = "list: repeat it" if kind == "array" else kind
+        bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+        told = [f"{sign} {option[name]:g}" for name, sign in bounds.items() if name in option]
+        if kind != "null":
+            kinds.append(f"{kind} {', '.join(told)}".strip())
+    return escape(" or ".join(kinds))
 
 
 def show_settings(console: Console, rows: list[tuple[str, str, str]]) -> None:

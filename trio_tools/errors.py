@@ -62,7 +62,9 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
     @property
     def told(self) -> str:
         """The message and what to do about it, for places that show one text only."""
-        return f"{self.message} {self.remediation}" if self.remediation else self.message
+        if not self.remediation:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.remediation}"
 
 
 class InvalidArgument(ToolFailure):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import trio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver import server as sdk_server
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     INVALID_PARAMS,
@@ -25,11 +26,12 @@ from mcp.types import (
 )
 from mcp.types import Tool as ToolListing
 
-from nursery_patterns import Admission, RequestContext, current_request, request_context
-from trio_tools.errors import NotFound, ServerOverloaded, ToolFailure
+from nursery_patterns import RequestContext, current_request, request_context
+from trio_tools.errors import NotFound, ToolFailure
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.work import refuse_inside_item
+from trio_tools.policy import tracked, turn
 from trio_tools.responses import ENVELOPE_SCHEMA, error_response, success_response
 from trio_tools.settings import Settings
 from trio_tools.state import RunningCall, ServerState
@@ -86,9 +88,11 @@ class ToolServer(MCPServer[ServerState]):
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool under the policy. Every failure is an answer; a cancel passes through."""
         if name not in self._tools_by_name:
-            added = {listing.name for listing in await super().list_tools()}
-            if name in added:
+            try:
                 return await super().call_tool(name, arguments, context)
+            except ToolError:
+                if name in {listing.name for listing in await super().list_tools()}:
+                    raise
         with request_context(client_id=_client_id()) as request:
             try:
                 answer = await self._run(name, arguments, request, _progress_of(context))
@@ -138,24 +142,10 @@ class ToolServer(MCPServer[ServerState]):
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
-        async with self._tracked(running), _turn(line, request.client_id, seconds):
+        async with tracked(self.state, running), turn(line, request.client_id, seconds):
             running.admitted = True
-            return await tool.fn(call, **checked)
-
-    @asynccontextmanager
-    async def _tracked(self, running: RunningCall) -> AsyncGenerator[None]:
-        """Show the call in the status until all that it started has ended."""
-        self.state.calls[running.request_id] = running
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_notice_departure, running)
-                yield
-                running.answered = True
-                nursery.cancel_scope.cancel(reason="the call is answered")
-        finally:
-            del self.state.calls[running.request_id]
-            if running.answered:
-                self.state.durations[running.tool].add(trio.current_time() - running.started)
+            with nullcontext() if tool.timed else call.time_limit(None):
+                return await tool.fn(call, **checked)
 
     def _listing(self, tool: Tool) -> ToolListing:
         limits = None if tool.control else self.state.limits_of(tool.name)
@@ -181,10 +171,22 @@ def create_server(
 
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
+        TypeError: An argument, or one of the operations, is of another kind.
         ValueError: Two operations have the same name, a file root is not a folder, or a limit is
             set for what there is not.
     """
-    settings = settings or Settings()  # pyright: ignore[reportCallIssue]
+    if settings is None:
+        settings = Settings()  # pyright: ignore[reportCallIssue]
+    if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"settings must be a Settings object, got {settings!r}: write "
+            "create_server(Settings(max_items=100))"
+        )
+    if not isinstance(operations, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"operations must be a list of operations, got {operations!r}: write "
+            "create_server(operations=[word_count])"
+        )
     state = ServerState(settings, operations)
     _check_names_of_limits(state)
     return ToolServer(state, TOOLSETS[settings.toolset])
@@ -227,28 +229,6 @@ def _leave_logging_alone(_level: str = "INFO") -> None:
     """Stand in for the SDK's function of that name."""
 
 
-@asynccontextmanager
-async def _turn(line: Admission, client_id: str, seconds: float) -> AsyncGenerator[None]:
-    """Hold a slot of the line, which has to be had within the time of the call."""
-    async with AsyncExitStack() as held:
-        with trio.move_on_after(seconds) as patience:
-            await held.enter_async_context(line.slot(key=client_id))
-        if patience.cancelled_caught:
-            raise ServerOverloaded(
-                f"This call did not get its turn within {seconds:g} s: call again later, or allow "
-                "more with timeout_seconds.",
-                data={"retry_after_seconds": round(line.statistics().mean_hold or 1.0, 3)},
-            )
-        yield
-
-
-async def _notice_departure(running: RunningCall) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        running.departed = not running.answered
-
-
 def _client_id() -> str:
     # The transport names its client in the request context of the connection.
     connection = current_request()
@@ -289,7 +269,7 @@ def _succeeded(answer: Answer) -> CallToolResult:
 
 def _failed(failure: ToolFailure) -> CallToolResult:
     envelope = error_response(
-        failure.message,
+        failure.told,
         error_code=failure.error_code,
         error_type=failure.error_type,
         remediation=failure.remediation,

@@ -29,18 +29,23 @@ _CLOSING_SECONDS = 1.0
 # The bound on queries and inference is held by whoever calls, in the limits of the server, which
 # can be resized. The services' own limiters only keep their threads apart from other threads.
 _NEVER_BINDING = 1_000
-_MAX_REPLY_BYTES = 1_000_000
+_MAX_REPLY_BYTES = 500_000
 
 
 class Services:
     """The services of one server.
 
+    Args:
+        settings: What the operator decided.
+        api_limiter: Bounds the requests to all APIs together; held only while one is in flight.
+
     Attributes:
         files: The folders that tools may read.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, api_limiter: trio.CapacityLimiter) -> None:
         self._settings = settings
+        self._api_limiter = api_limiter
         self.files = FileRoots(settings.file_roots, max_file_bytes=settings.max_file_bytes)
         self._fetcher: Fetcher | None = None
         self._databases: Databases | None = None
@@ -133,13 +138,16 @@ class Services:
                     error_code="UNKNOWN_API",
                     data={"apis": list(self._settings.apis)},
                 )
-            client = _client(name, self._settings.apis[name], self._settings)
+            client = _client(name, self._settings.apis[name], self._settings, self._api_limiter)
             self._apis[name] = await self._open.enter_async_context(client)
         return self._apis[name]
 
 
-def _client(name: str, api: ApiSettings, settings: Settings) -> ApiClient:
-    from trio_tools.http.api import ApiClient, ApiConfig  # noqa: PLC0415 - see above
+def _client(
+    name: str, api: ApiSettings, settings: Settings, limiter: trio.CapacityLimiter
+) -> ApiClient:
+    from trio_tools.http.api import ApiClient  # noqa: PLC0415 - see above
+    from trio_tools.http.apis import ApiConfig  # noqa: PLC0415
 
     return ApiClient(
         ApiConfig(
@@ -155,7 +163,8 @@ def _client(name: str, api: ApiSettings, settings: Settings) -> ApiClient:
             allowed_path_prefixes=api.allowed_path_prefixes,
             timeout_seconds=_longest(settings, "call_external_api"),
             max_reply_bytes=min(_MAX_REPLY_BYTES, settings.max_output_chars),
-        )
+        ),
+        limiter=limiter,
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     model_validator,
 )
 from pydantic_settings import (
@@ -32,8 +33,11 @@ from pydantic_settings import (
 class Section(BaseModel):
     """A part of the settings; an unknown name in it is an error, not a surprise."""
 
-    # Times and caps are shown in schemas, and JSON has no infinity.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Times and caps are shown in schemas, and JSON has no infinity. What is wrong is named, not
+    # shown: it may be a secret that was given to the wrong name.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class ToolLimits(Section):
@@ -47,7 +51,10 @@ class ToolLimits(Section):
     max_waiting: NonNegativeInt = Field(20, description="Calls that may wait for their turn.")
     timeout_seconds: PositiveFloat = Field(30.0, description="Time of one call by default.")
     max_timeout_seconds: PositiveFloat = Field(
-        300.0, description="The most time a call may ask for."
+        300.0, description="The most time a call may ask for, for itself or for an item."
+    )
+    item_timeout_seconds: PositiveFloat | None = Field(
+        None, description="Time of one item of a batch by default; null for none of its own."
     )
 
     @model_validator(mode="after")
@@ -56,6 +63,11 @@ class ToolLimits(Section):
             value, cap = getattr(self, name), getattr(self, f"max_{name}")
             if value > cap:
                 raise ValueError(f"{name} is {value}, above max_{name} ({cap}): raise that too")
+        if (self.item_timeout_seconds or 0) > self.max_timeout_seconds:
+            raise ValueError(
+                f"item_timeout_seconds is {self.item_timeout_seconds}, above max_timeout_seconds "
+                f"({self.max_timeout_seconds}): raise that too"
+            )
         return self
 
 
@@ -150,7 +162,15 @@ class HttpSettings(Section):
     max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
     calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")
     tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM).")
-    tls_key_file: Path | None = Field(None, description="Private key (PEM).")
+    tls_key_file: Path | None = Field(
+        None, description="Private key (PEM); by default in the file of the certificate."
+    )
+    tls_key_password: SecretStr | None = Field(
+        None, description="Password of the private key, if it has one.", repr=False
+    )
+    tls_key_password_file: Path | None = Field(
+        None, description="File that holds that password in its only line."
+    )
 
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
@@ -183,6 +203,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
+        hide_input_in_errors=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
     )

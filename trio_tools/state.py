@@ -6,15 +6,15 @@ Limits, descriptions, caps and status all read the same objects, so they cannot 
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from nursery_patterns import Admission, Limits, Report, StepMonitor
+from nursery_patterns import Admission, Batch, Limits, Report, Status, StepMonitor
 from trio_tools.cursors import Cursors
 from trio_tools.errors import InvalidArgument
 from trio_tools.operations.builtin import builtin_operations
@@ -24,6 +24,8 @@ from trio_tools.settings import Settings, ToolLimits
 from trio_tools.store import MemoryStore, OperationStore
 
 _CALLS_REMEMBERED = 200
+# How an item may end for good; one in any other state may still be done by a resumed call.
+_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
 
 
 @dataclass(eq=False)
@@ -86,13 +88,15 @@ class ServerState:
         dataset_cursors: The same of datasets.
         calls: Calls under way, by request id.
         durations: How long calls took of late, by tool.
+        ended_items: How many items of batch calls ended, each counted once, by tool and how.
         monitor: Who blocked the event loop.
     """
 
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
         self.settings = settings
         self.limits = Limits()
-        self.services = Services(settings)
+        self._tool_limits: dict[str, ToolLimits] = {}
+        self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
             (*builtin_operations(self.services, settings), *operations, *installed_operations())
         )
@@ -106,8 +110,8 @@ class ServerState:
         self.dataset_cursors = Cursors("trio-tools datasets")
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
+        self.ended_items: Counter[tuple[str, Status]] = Counter()
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
-        self._tool_limits: dict[str, ToolLimits] = {}
         self._admissions: dict[str, Admission] = {}
         self._paces: dict[str, Pace] = {}
 
@@ -121,13 +125,23 @@ class ServerState:
     def limits_of(self, name: str) -> LiveLimits:
         """Return the limits of a tool or operation as they are now."""
         if name not in self._tool_limits:
-            declared = self._tool_limits[name] = self.settings.limits_of(name)
-            self.limits.resize(name, declared.max_concurrency)
-        return LiveLimits(self._tool_limits[name], self.limits[name])
+            self._tool_limits[name] = self.settings.limits_of(name)
+        return LiveLimits(name, self._tool_limits[name], self.limits)
 
     def pace_of(self, name: str) -> Pace:
         """Return how long an item of an operation takes."""
         return self._paces.setdefault(name, Pace())
+
+    @contextmanager
+    def counting_items(self, tool: str, batch: Batch[Any, Any]) -> Generator[None]:
+        """Count the items of `batch` that end within the block, also if it is cut."""
+        before = batch.progress.value
+        try:
+            yield
+        finally:
+            after = batch.progress.value
+            for end in _ENDS:
+                self.ended_items[tool, end] += getattr(after, end) - getattr(before, end)
 
     def admissions(self) -> Mapping[str, Admission]:
         """Return the lines there are so far, by tool."""
@@ -144,10 +158,18 @@ class ServerState:
 
 @dataclass(frozen=True)
 class LiveLimits:
-    """What is declared for a tool, under the capacity that its limiter has now."""
+    """What is declared for a tool or operation, under the capacity that its limiter has now."""
 
+    name: str
     declared: ToolLimits
-    limiter: trio.CapacityLimiter = field(repr=False)
+    limits: Limits = field(repr=False)
+
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """What items in flight hold places in. Made when first asked for: not all tools have it."""
+        if self.name not in self.limits:
+            self.limits.resize(self.name, self.declared.max_concurrency)
+        return self.limits[self.name]
 
     @property
     def max_concurrency(self) -> int:
@@ -167,11 +189,12 @@ class LiveLimits:
         """
         if asked is None:
             return max(1, self.concurrency)
-        if asked > self.max_concurrency:
+        cap = max(1, self.max_concurrency)  # 0 is a pause, in which one may wait
+        if asked > cap:
             raise InvalidArgument(
-                f"max_concurrent must be at most {self.max_concurrency}, got {asked}: lower it, "
-                "or leave it out for the default",
-                data={"argument": "max_concurrent", "maximum": self.max_concurrency},
+                f"max_concurrent must be at most {cap}, got {asked}: lower it, or leave it out "
+                "for the default",
+                data={"argument": "max_concurrent", "maximum": cap},
             )
         return asked
 
@@ -181,13 +204,26 @@ class LiveLimits:
         Raises:
             InvalidArgument: More than the cap was asked for; the message names it.
         """
-        cap = self.declared.max_timeout_seconds
         if asked is None:
             return self.declared.timeout_seconds
+        return self._within_cap("timeout_seconds", asked)
+
+    def item_seconds_for(self, asked: float | None) -> float | None:
+        """Return the time for one item of a call; None for no bound of its own.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        if asked is None:
+            return self.declared.item_timeout_seconds
+        return self._within_cap("item_timeout_seconds", asked)
+
+    def _within_cap(self, argument: str, asked: float) -> float:
+        cap = self.declared.max_timeout_seconds
         if not asked <= cap:  # NaN is none of them
             raise InvalidArgument(
-                f"timeout_seconds must be at most {cap:g}, got {asked:g}: lower it, or split the "
+                f"{argument} must be at most {cap:g}, got {asked:g}: lower it, or split the "
                 "work over several calls",
-                data={"argument": "timeout_seconds", "maximum": cap},
+                data={"argument": argument, "maximum": cap},
             )
         return asked

@@ -7,7 +7,8 @@ than keeping its batch; nothing is copied, flushed or rescued when a call is can
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,8 +91,8 @@ class OperationStore(Protocol):
         """Keep a new operation, or return the one of that id if it is the same request."""
         ...
 
-    def reserve(self, size: int) -> None:
-        """Count `size` bytes more for a running operation, or raise `InvalidArgument`."""
+    def reserve(self, owner: str, size: int) -> None:
+        """Count `size` bytes more for an operation of that owner, or raise `InvalidArgument`."""
         ...
 
     def running(self) -> list[StoredOperation]:
@@ -103,8 +104,9 @@ class MemoryStore:
     """Operations in memory, until they are old, too many or too large.
 
     An operation is dropped when nobody has used it for `ttl` seconds. When there are more than
-    `capacity`, or all together take more than `max_bytes`, those unused for longest go first;
-    running ones never do.
+    `capacity`, or all together take more than `max_bytes`, the owner who holds most makes room: of
+    its operations the one unused for longest goes first. Running ones never go, nor does anything
+    of an owner who holds less than the one who needs room; so nobody can push out the others.
     """
 
     def __init__(self, *, ttl: float, capacity: int, max_bytes: int) -> None:
@@ -153,12 +155,12 @@ class MemoryStore:
         kept = self._kept.get(key)
         if kept is None:
             while len(self._kept) >= self._capacity:
-                if not self._drop_idle():
+                if not self._drop_idle(operation.owner, _one):
                     raise _too_many(self._capacity)
-            self.reserve(operation.work.size)
+            self.reserve(operation.owner, operation.work.size)
             self._kept[key] = operation
             return operation
-        if (kept.tool, kept.request) != (operation.tool, operation.request):
+        if kept.tool != operation.tool or not _same(kept.request, operation.request):
             raise InvalidArgument(
                 f"operation_id {operation.operation_id!r} belongs to an earlier call with other "
                 "arguments: repeat those to go on with it, or choose another id",
@@ -166,18 +168,18 @@ class MemoryStore:
             )
         return self._use(key)
 
-    def reserve(self, size: int) -> None:
+    def reserve(self, owner: str, size: int) -> None:
         """Count `size` bytes more for an operation; idle ones make room if need be.
 
         Raises:
             InvalidArgument: There is no room.
         """
         while self._bytes + size > self._max_bytes:
-            if not self._drop_idle():
+            if not self._drop_idle(owner, _size):
                 raise InvalidArgument(
-                    f"the results of running operations take all {self._max_bytes:,} bytes that "
-                    "this server keeps: ask for less of each item (max_bytes, max_rows), or for "
-                    "fewer items",
+                    f"running operations, and those of clients that keep less than this one, take "
+                    f"all {self._max_bytes:,} bytes that this server keeps: ask for less of each "
+                    "item (max_bytes, max_rows), or for fewer items",
                     error_code="RESULTS_TOO_LARGE",
                     data={"max_kept_bytes": self._max_bytes},
                 )
@@ -198,15 +200,35 @@ class MemoryStore:
             if not kept.running and kept.last_used < oldest:
                 self._drop(key)
 
-    def _drop_idle(self) -> bool:
-        """Drop the operation that was unused for longest. False if all are running."""
-        idle = [(kept.last_used, key) for key, kept in self._kept.items() if not kept.running]
+    def _drop_idle(self, owner: str, weigh: Callable[[StoredOperation], int]) -> bool:
+        """Make room for `owner`. False if only those are left that need not make any."""
+        held = Counter({owner: 0})
+        for kept in self._kept.values():
+            held[kept.owner] += weigh(kept)
+        idle = [
+            (-held[kept.owner], kept.last_used, key)
+            for key, kept in self._kept.items()
+            if not kept.running and held[kept.owner] >= held[owner]
+        ]
         if idle:
-            self._drop(min(idle)[1])
+            self._drop(min(idle)[-1])
         return bool(idle)
 
     def _drop(self, key: tuple[str, str]) -> None:
         self._bytes -= self._kept.pop(key).work.size
+
+
+def _one(_: StoredOperation) -> int:
+    return 1
+
+
+def _size(kept: StoredOperation) -> int:
+    return kept.work.size
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two requests are the same JSON: to Python, false is 0 and 1 is 1.0."""
+    return one == other and repr(one) == repr(other)
 
 
 def new_operation_id() -> str:
@@ -216,6 +238,7 @@ def new_operation_id() -> str:
 
 def _too_many(capacity: int) -> ServerOverloaded:
     return ServerOverloaded(
-        f"{capacity} operations are running, as many as this server keeps: wait for one to end",
+        f"of the {capacity} operations that this server keeps none may go, since they are running "
+        "or of clients that keep fewer than this one: wait for one to end",
         data={"retry_after_seconds": 1.0},
     )

@@ -112,6 +112,7 @@ class Databases:
             called_at=time.perf_counter(),
         )
         with trio.move_on_after(timeout_seconds):
+            await database.load(self.limiter)
             return await database.run(query, self.limiter)
         raise TimedOut(
             f"the statement did not end within {timeout_seconds:g} seconds and was stopped: "

@@ -157,8 +157,8 @@ class SqliteDatabase(SqlDatabase):
             case sqlite3.SQLITE_TOOBIG | sqlite3.SQLITE_NOMEM:
                 limit = self.config.max_value_bytes
                 return InvalidArgument(
-                    f"a value is larger than {limit:,} bytes: select other columns, or look at "
-                    "its length(...) only",
+                    f"sql makes a value larger than {limit:,} bytes: select other columns, or "
+                    "look at its length(...) only",
                     error_code="TOO_LARGE",
                     data={"max_value_bytes": limit},
                 )

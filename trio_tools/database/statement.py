@@ -106,7 +106,7 @@ class Statement:
 def read_only(reason: str) -> Forbidden:
     """Return the error for a statement that does more than read; `reason` is the database's."""
     return Forbidden(
-        f"this database can only be read ({reason})",
+        f"sql does more than read, and this database can only be read ({reason})",
         error_code="READ_ONLY",
         remediation="Send one statement that only reads: SELECT, WITH ... SELECT, VALUES, EXPLAIN.",
     )
@@ -116,7 +116,10 @@ def refused(statement: Statement, reason: str) -> ToolFailure:
     """Return the error for a statement that the database does not understand or allow."""
     if statement.seems_to_write:
         return read_only(reason)
-    return InvalidArgument(f"the database refuses the statement: {reason}", error_code="BAD_SQL")
+    return InvalidArgument(
+        f"the database refuses the statement in sql: {reason}; correct it and call again",
+        error_code="BAD_SQL",
+    )
 
 
 def _pyformat(token: re.Match[str]) -> str:

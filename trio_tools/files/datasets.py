@@ -233,10 +233,17 @@ _BLANK = object()
 
 
 def _json_value(line: str) -> Any:
+    if not line.strip():
+        return _BLANK
     try:
-        return json.loads(line.rstrip()) if line.strip() else _BLANK
+        value = json.loads(line.rstrip())
+        if "\\u" in line:  # an escape can stand for half of a character, which is no text
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:  # its own words would say "line 1" of every line
         raise ValueError(f"{error.msg} at column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it contains half of a character (a lone surrogate)") from error
+    return value
 
 
 def _csv_items(lines: _Lines, position: _Position, delimiter: str) -> Iterator[DatasetItem]:

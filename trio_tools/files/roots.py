@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_MAX_FILE_BYTES = 2**30
+# Whether a file can be opened relative to its folder, following no link. Not so on Windows, where
+# there can be no roots then, and these flags are of no use.
+_BENEATH = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_COMMON_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC if _BENEATH else os.O_RDONLY
 # A pipe must not block the open, and a terminal must not become ours.
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+_FILE_FLAGS = _COMMON_FLAGS | (os.O_NONBLOCK | os.O_NOCTTY if _BENEATH else 0)
+_FOLDER_FLAGS = _COMMON_FLAGS | (os.O_DIRECTORY if _BENEATH else 0)
 
 
 class _Place(NamedTuple):
@@ -43,12 +47,18 @@ class FileRoots:
         max_file_bytes: The largest file that `open_binary` opens.
 
     Raises:
-        ValueError: A root is not an existing folder.
+        ValueError: A root is not an existing folder, or the system, such as Windows, cannot open
+            a file beneath a folder without following links.
     """
 
     def __init__(
         self, roots: Sequence[Path], *, max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
     ) -> None:
+        if roots and not _BENEATH:
+            raise ValueError(
+                "file_roots: this system cannot open a file beneath a folder without following "
+                "links, so nothing would keep a caller inside: leave file_roots empty here"
+            )
         for root in roots:
             if not root.is_dir():
                 raise ValueError(f"file_roots: {str(root)!r} is not a folder: create it first")

@@ -15,12 +15,14 @@ The public names below load their modules when they are first used, because http
     pool         which connection does a request get?
     exchange     one request and its reply
     replies      a reply's fields by name, its body up to a cap
+    client       a pool for as long as a block lasts
     transport    `TrioTransport`: the engine behind httpx's interface
     extraction   the main text of a page, in a worker process             no I/O
     content      bytes into text, JSON or Markdown
     hosts        per-host limits that adapt to 429, 503 and slowness
     fetcher      `Fetcher`: what `fetch_urls` uses
     secrets      a secret that does not show itself                       no I/O
+    apis         what an API may be called with, and gives                no I/O
     api_paths    may this path be called?                                 no I/O
     api          `ApiClient`: what `call_external_api` uses
 """
@@ -31,7 +33,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trio_tools.http.api import ApiClient, ApiConfig, ApiReply
+    from trio_tools.http.api import ApiClient
+    from trio_tools.http.apis import ApiConfig, ApiReply
     from trio_tools.http.failures import (
         Code,
         FetchError,
@@ -67,7 +70,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("ApiClient", "ApiConfig", "ApiReply"),
+    "api": ("ApiClient",),
+    "apis": ("ApiConfig", "ApiReply"),
     "failures": (
         "Code",
         "FetchError",

@@ -11,26 +11,24 @@ import json as jsonlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
 import trio
 
 from nursery_patterns import TokenBucket, TokenBucketStatistics
 from trio_tools.http.api_paths import check_path
-from trio_tools.http.connect import Connector, Resolver, create_ssl_context, make_system_resolver
+from trio_tools.http.apis import ApiConfig, ApiReply
+from trio_tools.http.client import PooledClient
+from trio_tools.http.connect import Resolver, create_ssl_context
 from trio_tools.http.content import decode_text, media_type, parse_json
 from trio_tools.http.decoding import accepted_encodings
-from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
+from trio_tools.http.exchange import Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchRefused, FetchTimedOut, InvalidRequest
 from trio_tools.http.guard import Guard
 from trio_tools.http.headers import header_lines
 from trio_tools.http.hosts import HostLimits, parse_retry_after
-from trio_tools.http.parser import Reply
-from trio_tools.http.pool import Pool, PoolLimits
-from trio_tools.http.replies import header_fields, read_body
+from trio_tools.http.pool import PoolLimits
 from trio_tools.http.secrets import Secret
 from trio_tools.http.urls import parse_url
 
@@ -40,78 +38,16 @@ _LIMIT_HEADERS = (b"x-ratelimit-limit", b"ratelimit-limit", b"x-rate-limit-limit
 _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate-limit-remaining")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiConfig:
-    """One API that may be called.
-
-    Attributes:
-        name: By which it is called.
-        base_url: What every path is put behind. Its host is trusted wherever it is.
-        auth_env: Environment variable with the secret; None if there is none.
-        auth_header: Request header that the secret goes into.
-        auth_prefix: Stands before the secret there, such as "Bearer ".
-        rate_per_second: Calls per second over time.
-        burst: Most calls at once after a pause.
-        max_concurrent: Most calls in flight; adapts downwards when the API refuses.
-        allowed_methods: Upper case.
-        allowed_path_prefixes: "/v1" allows "/v1" and "/v1/...", not "/v10".
-        timeout_seconds: For one call with all its waiting.
-        max_reply_bytes: Most bytes of a reply's body, content encoding undone.
-        throttle_retries: How often a call is repeated after a 429 (or 503, where that is safe).
-        max_cooldown_seconds: Longest pause that a Retry-After can impose.
-    """
-
-    name: str
-    base_url: str
-    auth_env: str | None = None
-    auth_header: str = "Authorization"
-    auth_prefix: str = ""
-    rate_per_second: float = 5.0
-    burst: int = 5
-    max_concurrent: int = 3
-    allowed_methods: frozenset[str] = frozenset({"GET"})
-    allowed_path_prefixes: tuple[str, ...] = ("/",)
-    timeout_seconds: float = 30.0
-    max_reply_bytes: int = 1_000_000
-    throttle_retries: int = 2
-    max_cooldown_seconds: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class ApiReply:
-    """What came of a call. Any status is a reply: 404 is an answer, not a failure.
-
-    Attributes:
-        status: Status code; redirects are not followed.
-        headers: Content-Type, ETag, Last-Modified, Link and Retry-After, where present.
-        body: The value if the body is JSON, otherwise its text; None if it is empty.
-        truncated: Whether the body was longer than `max_reply_bytes`; then it comes as text.
-        waited_seconds: Spent waiting for the rate limit, a free slot, or the end of a pause.
-        limit: Calls per window, as the API told; None if it did not.
-        remaining: Calls left in this window, as the API told; None if it did not.
-        retry_after_seconds: When to call again; None if the API did not refuse.
-        elapsed: Seconds, with all waiting.
-    """
-
-    status: int
-    headers: dict[str, str]
-    body: Any
-    truncated: bool
-    waited_seconds: float
-    limit: int | None
-    remaining: int | None
-    retry_after_seconds: float | None
-    elapsed: float
-
-
-class ApiClient:
+class ApiClient(PooledClient):
     """Calls one API: `async with ApiClient(config) as api: await api.call("GET", "/v1/items")`.
 
-    Any number of tasks may call at the same time: they wait for the token bucket first and for a
-    free slot then, each first come first served.
+    Any number of tasks may call at the same time: they wait for the token bucket first, then for a
+    free slot of the API, and last for a place in `limiter`, each first come first served. So who
+    waits for a token or the end of a pause holds nothing that others could use.
 
     Args:
         config: Which API, and what may be done with it.
+        limiter: Capacity shared with other APIs, of which each request in flight holds a place.
         environ: Where the secret is looked up, at each call, so that it can be rotated.
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
@@ -124,47 +60,30 @@ class ApiClient:
         self,
         config: ApiConfig,
         *,
+        limiter: trio.CapacityLimiter | None = None,
         environ: Mapping[str, str] = os.environ,
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
     ) -> None:
         self._config = config
         self._environ = environ
-        self._ssl_context = ssl_context
-        self._resolver = resolver
         self._base = parse_url(config.base_url)
-        self._bucket = TokenBucket(config.rate_per_second, config.burst)
-        self._slots = HostLimits(
-            max_per_host=config.max_concurrent, max_cooldown_seconds=config.max_cooldown_seconds
+        origin, most = self._base.origin, config.max_concurrent
+        super().__init__(
+            Guard(ports=frozenset({origin.port}), allow_hosts=frozenset({origin.host})),
+            PoolLimits(max_connections=most, max_per_origin=most),
+            timeouts=Timeouts(),
+            ssl_context=ssl_context,
+            resolver=resolver,
         )
-        self._pool: Pool | None = None
+        self._bucket = TokenBucket(config.rate_per_second, config.burst)
+        self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
+        self._slots = HostLimits(
+            max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
+        )
 
     def __repr__(self) -> str:
         return f"<ApiClient {self._config.name!r} at {self._base.url}>"
-
-    async def __aenter__(self) -> Self:
-        """Get ready; nothing is connected to yet."""
-        origin = self._base.origin
-        guard = Guard(ports=frozenset({origin.port}), allow_hosts=frozenset({origin.host}))
-        resolver = self._resolver or make_system_resolver()
-        self._pool = Pool(
-            Connector(guard, resolver, self._ssl_context, max_head_bytes=65_536),
-            PoolLimits(
-                max_connections=self._config.max_concurrent,
-                max_per_origin=self._config.max_concurrent,
-            ),
-        )
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection, at once."""
-        if self._pool is not None:
-            self._pool.close()
 
     def rate_limit(self) -> TokenBucketStatistics:
         """Return the state of the token bucket: calls left at once, and how many wait."""
@@ -260,10 +179,14 @@ class ApiClient:
             since = trio.current_time()
             await self._bucket.acquire()
             await self._slots.enter(name)
-            sent = trio.current_time()
-            waited += sent - since
             try:
-                reply, fields, body, truncated = await self._exchange(request)
+                async with self._limiter:
+                    sent = trio.current_time()
+                    waited += sent - since
+                    answer = await self._ask(
+                        request, lambda _reply, _fields: self._config.max_reply_bytes
+                    )
+                reply, fields, body, truncated = answer
                 pause = None
                 if reply.status in {429, 503}:
                     wanted = parse_retry_after(fields.get(b"retry-after", b""))
@@ -292,20 +215,6 @@ class ApiClient:
             retry_after_seconds=pause,
             elapsed=trio.current_time() - started,
         )
-
-    async def _exchange(
-        self, request: WireRequest
-    ) -> tuple[Reply, dict[bytes, bytes], bytes, bool]:
-        if self._pool is None:
-            raise RuntimeError("an ApiClient is used inside its block: async with ApiClient(...)")
-        exchange = Exchange(self._pool, request, Timeouts())
-        try:
-            await exchange.start()
-            fields = header_fields(exchange.reply.headers)
-            body, truncated = await read_body(exchange, fields, self._config.max_reply_bytes)
-        finally:
-            exchange.close()
-        return exchange.reply, fields, body, truncated
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -57,15 +57,10 @@ class MediaType(NamedTuple):
     charset: str | None
     """One of the encodings known here, by its Python name; None if none was named."""
 
-    @property
-    def is_text(self) -> bool:
-        """Whether it makes sense as text; what does not say what it is may."""
-        return not self.name or _TEXT_TYPES.match(self.name) is not None
-
-    @property
-    def is_markup(self) -> bool:
-        """Whether it is HTML or XML, which can name their charset themselves."""
-        return not self.name or "html" in self.name or "xml" in self.name
+    is_text: bool
+    """Whether it makes sense as text; what does not say what it is may."""
+    is_markup: bool
+    """Whether it is HTML or XML, which can name their charset themselves."""
 
 
 def media_type(value: bytes) -> MediaType:
@@ -75,9 +70,15 @@ def media_type(value: bytes) -> MediaType:
 
 @functools.lru_cache(maxsize=256)
 def _media_type(value: bytes) -> MediaType:
-    name, _, parameters = value.decode("latin-1").partition(";")
+    text, _, parameters = value.decode("latin-1").partition(";")
+    name = text.strip().lower()
     found = re.search(r"""charset\s*=\s*["']?\s*([^\s;"']+)""", parameters, re.IGNORECASE)
-    return MediaType(name.strip().lower(), _known_charset(found[1]) if found else None)
+    return MediaType(
+        name=name,
+        charset=_known_charset(found[1]) if found else None,
+        is_text=not name or _TEXT_TYPES.match(name) is not None,
+        is_markup=not name or "html" in name or "xml" in name,
+    )
 
 
 def decode_text(body: bytes, media: MediaType, *, final: bool) -> tuple[str, str]:

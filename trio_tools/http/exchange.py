@@ -23,6 +23,7 @@ from trio_tools.http.urls import Origin
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _JOIN_BELOW_BYTES = 16_384
 _NO_REPLY = Reply()
+_BODY, _DONE = State.BODY, State.DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +140,16 @@ class Exchange:
         )
 
     async def _attempt(self, *, fresh: bool) -> None:
-        timeouts = self._timeouts
-        connection = self._connection = await self._pool.checkout(
-            self._request.origin,
-            pool_timeout=timeouts.pool,
-            connect_timeout=timeouts.connect,
-            fresh=fresh,
-        )
+        origin, timeouts = self._request.origin, self._timeouts
+        connection = None if fresh else self._pool.checkout_idle(origin)
+        if connection is None:
+            connection = await self._pool.checkout(
+                origin,
+                pool_timeout=timeouts.pool,
+                connect_timeout=timeouts.connect,
+                fresh=fresh,
+            )
+        self._connection = connection
         parser = connection.parser
         self._all_sent = False
         self.reply = parser.expect(head_only=self._request.method == "HEAD")
@@ -160,7 +164,7 @@ class Exchange:
                 await self._receive(connection)
             if not parser.begun:
                 raise
-        while parser.state < State.BODY:
+        while parser.state < _BODY:
             await self._receive(connection)
 
     async def _send(self, connection: Connection) -> None:
@@ -207,7 +211,7 @@ class Exchange:
                 await connection.receive()
             if scope.cancelled_caught:
                 raise self._timed_out(timeout, Phase.READ)
-        if connection.parser.state >= State.DONE:
+        if connection.parser.state >= _DONE:
             self.close()
 
     def _timed_out(self, seconds: float, phase: Phase) -> FetchTimedOut:

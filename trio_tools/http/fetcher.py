@@ -1,43 +1,30 @@
-"""`Fetcher`: one HTTP client for the life of the server, and one call per URL.
-
-It goes to the engine directly: what httpx does per request (building models, merging settings,
-cookies, decoders) costs as much as the rest of the request, and bulk fetching needs none of it.
-"""
+"""`Fetcher`: one HTTP client for the life of the server, and one call per URL."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from functools import partial
 
 import trio
 
-from trio_tools.http.connect import Connector, Resolver, create_ssl_context, make_system_resolver
+from trio_tools.http.client import Answer, Fields, PooledClient
+from trio_tools.http.connect import Resolver, create_ssl_context
 from trio_tools.http.content import MediaType, decode_text, media_type, parse_json, to_markdown
-from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
+from trio_tools.http.exchange import Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.headers import RequestHeaders, without_credentials, wrong_argument
 from trio_tools.http.hosts import HostLimits, HostState, parse_retry_after
 from trio_tools.http.pages import FetchConfig, FetchedPage, FetchRequest
 from trio_tools.http.parser import Reply
-from trio_tools.http.pool import Pool, PoolLimits
-from trio_tools.http.replies import header_fields, read_body
+from trio_tools.http.pool import PoolLimits
 from trio_tools.http.urls import Target, parse_url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _THROTTLED = frozenset({429, 503})
 
 
-class _Answer(NamedTuple):
-    reply: Reply
-    fields: dict[bytes, bytes]
-    media: MediaType
-    body: bytes
-    truncated: bool
-
-
-class Fetcher:
+class Fetcher(PooledClient):
     """One HTTP client: `async with Fetcher(config) as fetcher: await fetcher.fetch(...)`.
 
     Any number of tasks may call `fetch` at the same time; see `FetchConfig` for the bounds. It has
@@ -58,44 +45,24 @@ class Fetcher:
         resolver: Resolver | None = None,
     ) -> None:
         self._config = config = config or FetchConfig()
-        self._guard = config.guard()
-        self._ssl_context = ssl_context
-        self._resolver = resolver
-        self._timeouts = Timeouts(connect=config.connect_timeout_seconds)
+        super().__init__(
+            config.guard(),
+            PoolLimits(
+                max_connections=config.max_connections,
+                max_per_origin=config.max_connections_per_host,
+                keepalive_seconds=config.keepalive_seconds,
+            ),
+            timeouts=Timeouts(connect=config.connect_timeout_seconds),
+            max_head_bytes=config.max_head_bytes,
+            ssl_context=ssl_context,
+            resolver=resolver,
+        )
         self._hosts = HostLimits(
             max_per_host=config.max_connections_per_host,
             max_cooldown_seconds=config.max_cooldown_seconds,
         )
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)
-        self._pool: Pool | None = None
-
-    async def __aenter__(self) -> Self:
-        """Get ready; nothing is connected to yet."""
-        config = self._config
-        connector = Connector(
-            self._guard,
-            self._resolver or make_system_resolver(),
-            self._ssl_context,
-            config.max_head_bytes,
-        )
-        limits = PoolLimits(
-            max_connections=config.max_connections,
-            max_per_origin=config.max_connections_per_host,
-            keepalive_seconds=config.keepalive_seconds,
-        )
-        self._pool = Pool(connector, limits)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection, at once."""
-        if self._pool is not None:
-            self._pool.close()
 
     def hosts(self) -> dict[str, HostState]:
         """Return the hosts in use or in trouble, by name."""
@@ -156,7 +123,7 @@ class Fetcher:
 
     async def _ask_until_heard(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> _Answer:
+    ) -> Answer:
         """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it."""
         retries = self._config.throttle_retries
         while True:
@@ -172,18 +139,26 @@ class Fetcher:
 
     async def _ask_in_turn(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> tuple[_Answer, float | None]:
+    ) -> tuple[Answer, float | None]:
         """Ask when the host may be asked; tell it off if it refuses or is slow.
 
         Returns:
             The answer, and the seconds that the host wants to be left alone if it refused.
         """
+        head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
+            request.method.encode("ascii"),
+            target.path,
+            target.host_header,
+            lines,
+        )
+        wire_request = WireRequest(target.origin, request.method, head)
         hosts, host = self._hosts, target.origin.host
-        await hosts.enter(host)
+        if not hosts.enter_at_once(host):
+            await hosts.enter(host)
         started = trio.current_time()
         answer = None
         try:
-            answer = await self._ask(request, target, lines)
+            answer = await self._ask(wire_request, partial(self._wanted_bytes, request))
             if answer.reply.status not in _THROTTLED:
                 hosts.answered_well(host)
                 return answer, None
@@ -197,35 +172,10 @@ class Fetcher:
                 hosts.timed_out(host, started=started)
             hosts.leave(host)
 
-    async def _ask(self, request: FetchRequest, target: Target, lines: bytes) -> _Answer:
-        if self._pool is None:
-            raise RuntimeError(
-                "a Fetcher is used inside its block: async with Fetcher() as fetcher"
-            )
-        head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
-            request.method.encode("ascii"),
-            target.path,
-            target.host_header,
-            lines,
-        )
-        exchange = Exchange(
-            self._pool, WireRequest(target.origin, request.method, head), self._timeouts
-        )
-        try:
-            await exchange.start()
-            reply = exchange.reply
-            fields = header_fields(reply.headers)
-            media = media_type(fields.get(b"content-type", b""))
-            wanted = self._wanted_bytes(request, reply, media)
-            body, truncated = await read_body(exchange, fields, wanted)
-        finally:
-            exchange.close()
-        return _Answer(reply, fields, media, body, truncated)
-
-    def _wanted_bytes(self, request: FetchRequest, reply: Reply, media: MediaType) -> int:
+    def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
         if reply.status in _REDIRECTS or request.body_as == "none":
             return 0
-        if request.body_as != "json" and not media.is_text:
+        if request.body_as != "json" and not _media_of(fields).is_text:
             return 0
         return self._config.max_body_bytes if request.max_bytes is None else request.max_bytes
 
@@ -233,12 +183,12 @@ class Fetcher:
         self,
         request: FetchRequest,
         target: Target,
-        answer: _Answer,
+        answer: Answer,
         started: float,
         redirects: int,
     ) -> FetchedPage:
         text = charset = value = None
-        status, media, body = answer.reply.status, answer.media, answer.body
+        status, media, body = answer.reply.status, _media_of(answer.fields), answer.body
         if request.body_as == "json" and request.method == "GET" and body:
             if answer.truncated:
                 raise _json_too_large(target.url, len(body))
@@ -286,7 +236,11 @@ def _encoded_names(names: Sequence[str]) -> list[tuple[str, bytes]]:
     return [(name.lower(), name.lower().encode("latin-1", "replace")) for name in names]
 
 
-def _location(answer: _Answer) -> str | None:
+def _media_of(fields: Fields) -> MediaType:
+    return media_type(fields.get(b"content-type", b""))
+
+
+def _location(answer: Answer) -> str | None:
     if answer.reply.status not in _REDIRECTS:
         return None
     location = answer.fields.get(b"location")

@@ -71,6 +71,17 @@ class HostLimits:
         self._max_cooldown_seconds = max_cooldown_seconds
         self._hosts: dict[str, _Host] = {}
 
+    def enter_at_once(self, name: str) -> bool:
+        """Enter as `enter` does if the host may get another request now; False if it may not."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host(self._max_per_host)
+        elif host.door is not None or host.in_flight >= int(host.limit) or not self._is_warm(host):
+            return False
+        host.users += 1
+        host.in_flight += 1
+        return True
+
     async def enter(self, name: str) -> None:
         """Wait until the host may get another request. Returns without a checkpoint if it may now.
 
@@ -80,13 +91,10 @@ class HostLimits:
             HostCoolingDown: The host cools down past the deadline of the caller's cancel scope, so
                 waiting would be in vain.
         """
-        host = self._hosts.get(name)
-        if host is None:
-            host = self._hosts[name] = _Host(self._max_per_host)
-        host.users += 1
-        if host.door is None and host.in_flight < int(host.limit) and self._is_warm(host):
-            host.in_flight += 1
+        if self.enter_at_once(name):
             return
+        host = self._hosts[name]
+        host.users += 1
         entered = False
         try:
             await self._wait_in_line(name, host)

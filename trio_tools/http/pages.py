@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from trio_tools.http.guard import Guard
 
@@ -82,8 +83,7 @@ class FetchConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FetchRequest:
+class FetchRequest(NamedTuple):
     """One URL and what is wanted of it.
 
     Attributes:
@@ -98,15 +98,14 @@ class FetchRequest:
 
     url: str
     method: str = "GET"
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = MappingProxyType({})
     body_as: BodyAs = "text"
     max_bytes: int | None = None
     timeout_seconds: float | None = None
     reply_headers: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedPage:
+class FetchedPage(NamedTuple):
     """What came of one URL. Any status is a page: 404 is an answer, not a failure.
 
     Attributes:

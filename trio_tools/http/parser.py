@@ -47,23 +47,28 @@ class Event(IntEnum):
     """The connection ended, and with it a body that has no other end."""
 
 
+# The members by names of their own: until Python 3.12 each look-up of `State.BODY` costs a Python
+# call, and a reply makes some twenty of them.
+_WAITING, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS = State
+_BEGIN, _INTERIM_HEAD, _FINAL_HEAD, _ONLY_HEAD, _DATA, _END, _LAST_BYTE = Event
+
 _NEXT: dict[State, dict[Event, State]] = {
-    State.WAITING: {Event.BEGIN: State.HEAD},
-    State.HEAD: {
-        Event.INTERIM_HEAD: State.INTERIM,
-        Event.FINAL_HEAD: State.BODY,
-        Event.ONLY_HEAD: State.DONE,
+    _WAITING: {_BEGIN: _HEAD},
+    _HEAD: {
+        _INTERIM_HEAD: _INTERIM,
+        _FINAL_HEAD: _BODY,
+        _ONLY_HEAD: _DONE,
     },
-    State.INTERIM: {Event.END: State.WAITING},
-    State.BODY: {Event.DATA: State.BODY, Event.END: State.DONE, Event.LAST_BYTE: State.DONE},
-    State.DONE: {Event.BEGIN: State.SURPLUS, Event.DATA: State.SURPLUS, Event.END: State.DONE},
-    State.SURPLUS: {
-        Event.BEGIN: State.SURPLUS,
-        Event.INTERIM_HEAD: State.SURPLUS,
-        Event.FINAL_HEAD: State.SURPLUS,
-        Event.ONLY_HEAD: State.SURPLUS,
-        Event.DATA: State.SURPLUS,
-        Event.END: State.SURPLUS,
+    _INTERIM: {_END: _WAITING},
+    _BODY: {_DATA: _BODY, _END: _DONE, _LAST_BYTE: _DONE},
+    _DONE: {_BEGIN: _SURPLUS, _DATA: _SURPLUS, _END: _DONE},
+    _SURPLUS: {
+        _BEGIN: _SURPLUS,
+        _INTERIM_HEAD: _SURPLUS,
+        _FINAL_HEAD: _SURPLUS,
+        _ONLY_HEAD: _SURPLUS,
+        _DATA: _SURPLUS,
+        _END: _SURPLUS,
     },
 }
 
@@ -148,13 +153,13 @@ class ReplyParser:
         self._framing_bytes = 0
         self._reply = Reply()
         self.begun = False
-        self.state = State.WAITING
+        self.state = _WAITING
         return self._reply
 
     @property
     def reusable(self) -> bool:
         """Whether the reply is complete and the connection may carry another request."""
-        return self._keep_alive and self.state is State.DONE
+        return self._keep_alive and self.state is _DONE
 
     def feed(self, data: bytes) -> None:
         """Take in what the connection gave, b"" for its end.
@@ -172,15 +177,15 @@ class ReplyParser:
         except httptools.HttpParserUpgrade as exc:
             raise _violation("it switched to a protocol nobody asked for") from exc
         except httptools.HttpParserError as exc:
-            if self.state < State.DONE:
+            if self.state < _DONE:
                 raise _violation(str(exc)) from exc
-            self.state = State.SURPLUS
+            self.state = _SURPLUS
         self._check_sizes(len(data), self._reply.body_bytes - before)
 
     def _feed_end(self) -> None:
-        if self.state is State.BODY and _lasts_until_the_end(self._reply.headers):
-            self.state = _NEXT[State.BODY][Event.LAST_BYTE]
-        elif self.state is State.BODY:
+        if self.state is _BODY and _lasts_until_the_end(self._reply.headers):
+            self.state = _NEXT[_BODY][_LAST_BYTE]
+        elif self.state is _BODY:
             raise _violation(
                 f"the connection ended after {self._reply.body_bytes} bytes of the body"
             )
@@ -195,57 +200,57 @@ class ReplyParser:
         # head may have held other bytes too.
         head = len(self._reply.reason)
         head += sum(len(name) + len(value) + 4 for name, value in self._reply.headers)
-        if self.state < State.BODY or head > self._max_head_bytes:
+        if self.state < _BODY or head > self._max_head_bytes:
             raise _head_too_large(self._max_head_bytes)
         allowed = 2 * self._max_head_bytes + _FRAMING_PER_BODY_BYTE * self._reply.body_bytes
-        if self.state is State.BODY and self._framing_bytes > allowed:
+        if self.state is _BODY and self._framing_bytes > allowed:
             raise _violation("it sends framing (chunk extensions, trailers) instead of a body")
 
     # Called by httptools, by these names.
 
     def on_message_begin(self) -> None:
         """A reply begins."""
-        self.state = self._after(Event.BEGIN)
+        self.state = self._after(_BEGIN)
 
     def on_status(self, reason: bytes) -> None:
         """A piece of the reason phrase."""
-        if self.state is State.HEAD:
+        if self.state is _HEAD:
             self._reply.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, of the head or of a trailer."""
-        if self.state is State.HEAD:  # otherwise a trailer, which nobody here has a use for
+        if self.state is _HEAD:  # otherwise a trailer, which nobody here has a use for
             self._reply.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The empty line after the fields."""
         status = self._http.get_status_code()
         if status < 200:  # noqa: PLR2004 - 1xx, by its name
-            self.state = self._after(Event.INTERIM_HEAD)
-            if self.state is State.INTERIM:
+            self.state = self._after(_INTERIM_HEAD)
+            if self.state is _INTERIM:
                 self._reply.headers.clear()
                 self._reply.reason = b""
-        elif self._head_only and self.state is State.HEAD:
+        elif self._head_only and self.state is _HEAD:
             self._set_status(status)
             self._keep_alive = self._http.should_keep_alive()
-            self.state = self._after(Event.ONLY_HEAD)
+            self.state = self._after(_ONLY_HEAD)
         else:
-            self.state = self._after(Event.FINAL_HEAD)
-            if self.state is State.BODY:
+            self.state = self._after(_FINAL_HEAD)
+            if self.state is _BODY:
                 self._set_status(status)
 
     def on_body(self, data: bytes) -> None:
         """A piece of body."""
-        self.state = self._after(Event.DATA)
-        if self.state is State.BODY:
+        self.state = self._after(_DATA)
+        if self.state is _BODY:
             self._reply.parts.append(data)
             self._reply.body_bytes += len(data)
 
     def on_message_complete(self) -> None:
         """The end of a reply that has one."""
-        if self.state is State.BODY:
+        if self.state is _BODY:
             self._keep_alive = self._http.should_keep_alive()
-        self.state = self._after(Event.END)
+        self.state = self._after(_END)
 
     def _set_status(self, status: int) -> None:
         self._reply.status = status

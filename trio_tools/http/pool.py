@@ -57,7 +57,8 @@ class _Site:
 class Pool:
     """Hands out connections and takes them back.
 
-    Each `checkout` that returns must be followed by exactly one `checkin`.
+    Each `checkout` or `checkout_idle` that returns a connection must be followed by exactly one
+    `checkin`.
     """
 
     def __init__(self, connector: Connector, limits: PoolLimits) -> None:
@@ -82,6 +83,23 @@ class Pool:
     def busy_count(self) -> int:
         """Slots held, by connections in use or being opened."""
         return self._held
+
+    def checkout_idle(self, origin: Origin) -> Connection | None:
+        """Return an idle connection to `origin` if nothing has to be waited for, else None."""
+        site = self._sites.get(origin)
+        # A slot is free only if nobody waits for it, so taking one overtakes nobody.
+        if site is None or not (site.idle and site.slots.value and self._slots.value):
+            return None
+        site.users += 1
+        connection = self._take_idle(site)
+        if connection is None:
+            self._leave(site)
+            return None
+        site.slots.acquire_nowait()
+        self._slots.acquire_nowait()
+        self._held += 1
+        self._busy.add(connection)
+        return connection
 
     async def checkout(
         self,
@@ -140,10 +158,9 @@ class Pool:
         self._give_slots(site)
         if reusable and not self._closed:
             connection.used = True
-            now = connection.idle_since = trio.current_time()
+            connection.idle_since = trio.current_time()
             site.idle.append(connection)
             self._idle[connection] = site
-            self._drop_expired(now)
         else:
             connection.close()
         self._leave(site)
@@ -157,7 +174,7 @@ class Pool:
             connection.close()
 
     async def _take_slots(self, site: _Site, seconds: float | None) -> None:
-        if site.slots.value and self._slots.value:  # a slot is free only if nobody waits for it
+        if site.slots.value and self._slots.value:
             site.slots.acquire_nowait()
             self._slots.acquire_nowait()
             self._held += 1

@@ -7,6 +7,7 @@ the URL, ports that are no port.
 
 from __future__ import annotations
 
+import functools
 import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
@@ -98,13 +99,15 @@ def parse_url(text: str, *, base: str | None = None) -> Target:
 
 
 def _target(scheme: str, host: str, port: int, path: str) -> Target:
+    origin, shown = _named_origin(scheme, host, port)
+    return Target(f"{scheme}://{shown}{path}", origin, shown.encode("ascii"), path.encode("ascii"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _named_origin(scheme: str, host: str, port: int) -> tuple[Origin, str]:
+    """Return the origin and its name in a URL; bulk fetching asks for few of them, often."""
     shown = bracketed(host) if port == DEFAULT_PORTS[scheme] else f"{bracketed(host)}:{port}"
-    return Target(
-        url=f"{scheme}://{shown}{path}",
-        origin=Origin(scheme, host, port),
-        host_header=shown.encode("ascii"),
-        path=path.encode("ascii"),
-    )
+    return Origin(scheme, host, port), shown
 
 
 def _split(text: str, base: str | None) -> tuple[SplitResult, int | None]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from nursery_patterns import WorkerCrashed, run_in_process, run_in_thread
+from nursery_patterns import WorkerCrashed, run_in_process
 from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
 from trio_tools.inference import worker
+from trio_tools.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,7 +104,7 @@ class Models:
         Raises:
             UpstreamFailed: The extra is not installed.
         """
-        return tuple([await self._info(name) for name in await run_in_thread(self._names)])
+        return tuple([await self._info(name) for name in await run_in_tool_thread(self._names)])
 
     async def _info(self, name: str) -> ModelInfo:
         try:
@@ -126,7 +127,7 @@ class Models:
             ) from error
 
     async def _find(self, name: str) -> str:
-        return await run_in_thread(self._find_here, name)
+        return await run_in_tool_thread(self._find_here, name)
 
     def _find_here(self, name: str) -> str:
         try:

@@ -138,7 +138,9 @@ def _open_session(path: str) -> Any:
         name = os.path.basename(path)  # noqa: PTH119
         reason = str(error).replace(path, name)
         raise InvalidArgument(
-            f"{name} is not a usable ONNX model: {reason}", error_code="NOT_A_MODEL"
+            f"{name} is not a usable ONNX model: {reason.rstrip('.')}; name another model, or let "
+            "the operator replace the file",
+            error_code="NOT_A_MODEL",
         ) from error
 
 

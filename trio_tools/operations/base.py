@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from nursery_patterns import run_in_process, run_in_thread
+from nursery_patterns import run_in_process
 from trio_tools.errors import InvalidArgument
+from trio_tools.threads import run_in_tool_thread
 
 Execution = Literal["async", "thread", "process"]
 
@@ -46,6 +47,8 @@ class Operation:
             first parameter of `fn`.
         label: How an item is named in reports; by default as JSON.
         limit_name: Name of its limiter; operations that share a resource share a name.
+        takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
+            By default each item of a batch has one from its beginning to its end.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Operation:
     item_type: Any = None
     label: Callable[[Any], Any] | None = None
     limit_name: str = ""
+    takes_own_place: bool = False
     _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -126,11 +130,12 @@ class Operation:
     async def run(self, item: Any) -> Any:
         """Run the operation on one checked item, where it declares to run.
 
-        A cancel ends an async function at its next checkpoint and kills a worker process; a
-        thread is waited for, so its function should call `trio.from_thread.check_cancelled()`.
+        A cancel ends an async function at its next checkpoint and kills a worker process. A thread
+        is waited for half a second and then left behind, so its function should call
+        `trio.from_thread.check_cancelled()`.
         """
         if self.runs == "thread":
-            return await run_in_thread(self.fn, item)
+            return await run_in_tool_thread(self.fn, item)
         if self.runs == "process":
             return await run_in_process(self.fn, item)
         return await self.fn(item)

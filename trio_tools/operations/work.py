@@ -86,7 +86,7 @@ class Work:
     ) -> None:
         self.operation = operation
         self.last: Any = None
-        self.size = _BYTES_PER_OUTCOME * len(items) + len(json_bytes(items, fallback=repr))
+        self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
         self._page_bytes = page_bytes
         self._reserve = reserve
 
@@ -128,6 +128,17 @@ class Work:
         if len(text) > self._page_bytes:
             return Result(None, len(text), text.decode())
         return Result(value, len(text))
+
+
+def _size_of(items: Sequence[Any]) -> int:
+    try:
+        return len(json_bytes(items, fallback=repr))
+    except ValueError as error:
+        raise InvalidArgument(
+            f"the items contain what is no text, such as half of a character ({error}): correct "
+            "that and call again; nothing was run",
+            error_code="NOT_TEXT",
+        ) from None
 
 
 def refuse_inside_item(tool: str) -> None:

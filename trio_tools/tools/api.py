@@ -12,7 +12,8 @@ from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
 if TYPE_CHECKING:
-    from trio_tools.http.api import ApiClient, ApiReply
+    from trio_tools.http.api import ApiClient
+    from trio_tools.http.apis import ApiReply
 
 
 async def call_external_api(
@@ -34,10 +35,9 @@ async def call_external_api(
     Any status is an answer. meta.rate_limit tells what is left and what was waited.
     """
     with call.time_limit(timeout_seconds):
-        async with call.slot():
-            client = await call.state.services.api(api)
-            call.waits_for("a token or a slot of the API, or its reply")
-            reply = await client.call(method, path, query, body)
+        client = await call.state.services.api(api)
+        call.waits_for("a token or a slot of the API, or its reply")
+        reply = await client.call(method, path, query, body)
     return Answer(
         summary=f"{api} answered {reply.status} to {method} {path}, after {reply.elapsed:.3g} s.",
         data=reply_data(api, path, reply),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is a number")  # noqa: TRY004 - pydantic wants it so
+    return value
+
+
+_Number = BeforeValidator(_refuse_bool)
 
 MaxConcurrent = Annotated[
-    int | None, Field(gt=0, description="Items in flight at once, within the cap.")
+    int | None, Field(gt=0, description="Items in flight at once, within the cap."), _Number
 ]
-TimeoutSeconds = Annotated[float | None, Field(gt=0, description="Time for this call.")]
+TimeoutSeconds = Annotated[
+    float | None, Field(ge=0.001, description="Time for this call, in seconds."), _Number
+]
 BudgetSeconds = Annotated[
-    float | None, Field(gt=0, description="Answer within this time, with all there is.")
+    float | None,
+    Field(ge=0.001, description="Answer within these seconds, with all there is."),
+    _Number,
 ]
 ItemTimeoutSeconds = Annotated[
-    float | None, Field(gt=0, description="Give up on an item after this time.")
+    float | None, Field(gt=0, description="Give up on an item after these seconds."), _Number
 ]
 OperationId = Annotated[
     str | None,

@@ -8,6 +8,7 @@ the same `operation_id` does only what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nursery_patterns import Batch, Counts, Report, current_request, time_budget
@@ -60,12 +61,16 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     limits = call.state.limits_of(request.operation.limit_name)
     concurrency = limits.concurrency_for(request.max_concurrent)
     seconds = call.limits.seconds_for(request.timeout_seconds)
-    kept = _open(call, request, concurrency)
-    kept.batch.limit = concurrency  # also when it is an earlier batch that goes on
+    item_seconds = call.limits.item_seconds_for(request.item_timeout_seconds)
+    kept = _open(call, request)
     waited = call.waited
     with kept.at_work(), time_budget(max(0.0, seconds - waited)) as budget:
         kept.deadline = budget.scope.deadline
-        await run_with_progress(call, kept)
+        # An earlier batch that goes on does so as it is asked to now.
+        kept.batch.limit = concurrency
+        kept.batch.item_timeout = item_seconds
+        with call.state.counting_items(call.tool, kept.batch):
+            await run_with_progress(call, kept)
     report = kept.batch.report()
     call.state.pace_of(request.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
@@ -82,7 +87,7 @@ def _check_size(call: Call, request: BatchRequest) -> None:
         )
 
 
-def _open(call: Call, request: BatchRequest, concurrency: int) -> StoredOperation:
+def _open(call: Call, request: BatchRequest) -> StoredOperation:
     """Make the operation, or find the earlier one of that id."""
     operation, state = request.operation, call.state
     items = request.items
@@ -92,14 +97,13 @@ def _open(call: Call, request: BatchRequest, concurrency: int) -> StoredOperatio
         operation,
         request.items,
         page_bytes=state.settings.max_output_chars,
-        reserve=state.store.reserve,
+        reserve=partial(state.store.reserve, call.client_id),
     )
+    shared = state.limits_of(operation.limit_name).limiter
     batch = Batch(
         work.run,
         items,
-        limit=concurrency,
-        limiter=state.limits_of(operation.limit_name).limiter,
-        item_timeout=request.item_timeout_seconds,
+        limiter=None if operation.takes_own_place else shared,
         name=operation.name,
     )
     kept = state.store.open(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from nursery_patterns import current_request
+from trio_tools.errors import TimedOut
 from trio_tools.state import LiveLimits, ServerState
 
 ReportProgress = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -42,14 +43,24 @@ class Call:
         request = current_request()
         return request.elapsed if request else 0.0
 
-    def time_limit(self, seconds: float | None) -> AbstractContextManager[trio.CancelScope]:
+    @contextmanager
+    def time_limit(self, seconds: float | None) -> Generator[None]:
         """Bound a block by what the caller asked for, within the cap, since the call arrived.
 
         Raises:
             InvalidArgument: More than the cap was asked for.
-            trio.TooSlowError: Leaving the block, if it was cut.
+            TimedOut: Leaving the block, if it was cut.
         """
-        return trio.fail_after(max(0.0, self.limits.seconds_for(seconds) - self.waited))
+        allowed = self.limits.seconds_for(seconds)
+        with trio.move_on_after(max(0.0, allowed - self.waited)) as scope:
+            yield
+        if scope.cancelled_caught:
+            most = self.limits.declared.max_timeout_seconds
+            raise TimedOut(
+                f"{self.tool} was not done within {allowed:g} s and was stopped: allow more with "
+                f"timeout_seconds (at most {most:g}), or ask for less",
+                data={"argument": "timeout_seconds", "timeout_seconds": allowed, "maximum": most},
+            )
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:

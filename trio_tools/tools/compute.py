@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from nursery_patterns import run_in_thread
 from trio_tools.errors import InvalidArgument
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
+from trio_tools.threads import run_in_tool_thread
 from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -78,7 +78,7 @@ async def compress_data(
                 return await _decompressed(call, content_base64, algorithm)
             case _:
                 raise _one_of("compress_data", "text", "path", "content_base64")
-        found = await run_in_thread(job, limiter=limiter)
+        found = await run_in_tool_thread(job, limiter=limiter)
     data = asdict(found) if path is None else {"path": path, **asdict(found)}
     share = "" if found.ratio is None else f" ({found.ratio:.1%} of it)"
     return Answer(
@@ -104,7 +104,7 @@ async def _decompressed(call: Call, content: str, algorithm: str) -> Answer:
         algorithm=algorithm,
         max_output_bytes=call.state.settings.max_output_chars,
     )
-    text = await run_in_thread(undo, limiter=call.limits.limiter)
+    text = await run_in_tool_thread(undo, limiter=call.limits.limiter)
     return Answer(
         summary=f"{algorithm}: the text has {len(text)} characters.",
         data={"algorithm": algorithm, "text": text},
@@ -120,7 +120,7 @@ async def _digest(call: Call, text: str | None, path: str | None, algorithm: str
             job = partial(hash_file, files, path, algorithm=algorithm)
         case _:
             raise _one_of("compute_hash", "text", "path")
-    return await run_in_thread(job, limiter=call.limits.limiter)
+    return await run_in_tool_thread(job, limiter=call.limits.limiter)
 
 
 def _one_of(tool: str, *arguments: str) -> InvalidArgument:

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
-from trio_tools.operations.work import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -83,7 +82,7 @@ def _the_only_one(names: tuple[str, ...]) -> str:
 
 
 def _fingerprint(*asked: Any) -> str:
-    return hashlib.sha256(json_bytes(asked)).hexdigest()[:16]
+    return hashlib.sha256(repr(asked).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _position(call: Call, cursor: str | None, asked: str) -> int:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, NamedTuple
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from nursery_patterns import Counts, run_in_thread
+from nursery_patterns import Counts
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.files.roots import FileRoots
 from trio_tools.operations.base import Operation
 from trio_tools.operations.work import BadItem
 from trio_tools.settings import DatasetSettings
+from trio_tools.threads import run_in_tool_thread
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
@@ -82,7 +83,7 @@ async def process_large_dataset(
     with call.time_limit(timeout_seconds):
         chunk = await _read(call, dataset, _position(call, dataset, cursor), chunk_size)
     if not chunk.records:
-        return _nothing(call, dataset, timeout_seconds)
+        return _nothing(call, found, dataset, max_concurrent, timeout_seconds)
     items = [_item(found, record, fields, options or {}) for record in chunk.records]
     answer = await run_batch_call(
         call,
@@ -100,12 +101,19 @@ async def process_large_dataset(
     return _with_next_chunk(call, answer, dataset, chunk)
 
 
-def _nothing(call: Call, dataset: str, timeout_seconds: float | None) -> Answer:
+def _nothing(
+    call: Call,
+    operation: Operation,
+    dataset: str,
+    max_concurrent: int | None,
+    timeout_seconds: float | None,
+) -> Answer:
     summary = f"{dataset!r} has no records from there on."
+    concurrency = call.state.limits_of(operation.limit_name).concurrency_for(max_concurrent)
     timing = Timing(call.waited, call.limits.seconds_for(timeout_seconds), expired=False)
     data: dict[str, Any] = {
         "summary": summary,
-        "counts": counts_of(Counts(total=0)),
+        "counts": {**counts_of(Counts(total=0)), "concurrency_limit": concurrency},
         "complete": True,
         "results": [],
         "errors": None,
@@ -123,7 +131,7 @@ async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
     if known is None:
         known = DatasetSettings.model_validate({"path": dataset})
         # What has no suffix is the name of a dataset, if it is no folder.
-        if not PurePath(dataset).suffix and not await run_in_thread(files.is_folder, dataset):
+        if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
             raise NotFound(
                 f"no dataset is named {dataset!r}, nor is a folder; there are: "
                 f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
@@ -132,7 +140,7 @@ async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
             )
     if known.path is None:
         return await _read_table(call, known, position, size)
-    return await run_in_thread(_read_path, files, known, position, size)
+    return await run_in_tool_thread(_read_path, files, known, position, size)
 
 
 def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, size: int) -> Chunk:

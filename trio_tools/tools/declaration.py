@@ -37,6 +37,8 @@ class Tool:
         annotations: Hints; true ones, since clients run calls in parallel only with them.
         control: A tool that steers the others: it waits in no line and has no limits.
         by_operation: How many items run at once is up to the operation that the caller names.
+        limited: Whether its work holds places in the limit of its name; if not, only its calls are
+            bounded.
     """
 
     fn: Callable[..., Awaitable[Answer]]
@@ -45,6 +47,7 @@ class Tool:
     annotations: ToolAnnotations
     control: bool = False
     by_operation: bool = False
+    limited: bool = True
 
     @property
     def name(self) -> str:
@@ -71,9 +74,10 @@ class Tool:
         schema = copy.deepcopy(self._schema)
         if limits is None:
             return schema
-        caps = {"timeout_seconds": limits.declared.max_timeout_seconds}
-        if not self.by_operation:
-            caps["max_concurrent"] = limits.max_concurrency
+        seconds = limits.declared.max_timeout_seconds
+        caps = {"timeout_seconds": seconds, "item_timeout_seconds": seconds}
+        if self.limited and not self.by_operation:
+            caps["max_concurrent"] = max(1, limits.max_concurrency)
         for name, cap in caps.items():
             for option in schema["properties"].get(name, {}).get("anyOf", ()):
                 if option.get("type") in {"integer", "number"}:
@@ -84,19 +88,37 @@ class Tool:
         """Return the docstring, and the lines that the declaration and the live limits give."""
         text = inspect.getdoc(self.fn) or ""
         if limits is None:
-            return f"{text}\n\nExecution: {self.execution}\nConcurrency: never waits in line"
+            return (
+                f"{text}\n\nExecution: {self.execution}\n"
+                "Concurrency: never waits in line\nTimeout: none, it answers at once"
+            )
         declared = limits.declared
-        parallel, on_request = f"up to {limits.concurrency} in parallel", ""
-        if self.by_operation:
-            parallel = "as the operation declares"
-        elif limits.max_concurrency > limits.concurrency and "max_concurrent" in self._fields:
-            on_request = f"; up to {limits.max_concurrency} in parallel on request"
+        parallel, on_request = self._parallel(limits)
+        # Without an argument for it, nobody can ask for more time.
+        longest = declared.max_timeout_seconds if self.timed else declared.timeout_seconds
         return (
             f"{text}\n\nExecution: {self.execution}\n"
             f"Concurrency: {parallel}, {declared.max_waiting} waiting{on_request}\n"
             f"Timeout: {declared.timeout_seconds:g} s by default, "
-            f"{declared.max_timeout_seconds:g} s at most"
+            f"{longest:g} s at most"
         )
+
+    @property
+    def timed(self) -> bool:
+        """Whether the caller may say how long it takes; then the tool keeps to it itself."""
+        return "timeout_seconds" in self._fields
+
+    def _parallel(self, limits: LiveLimits) -> tuple[str, str]:
+        """Say what runs at once, and what may on request."""
+        if self.by_operation:
+            return "as the operation declares", ""
+        if not self.limited:
+            return f"up to {limits.declared.max_calls} in parallel", ""
+        usual, most = limits.concurrency, limits.max_concurrency
+        if "max_concurrent" not in self._fields:  # each call is one item, over all calls
+            return f"up to {most} in parallel", ""
+        on_request = f"; up to {most} in parallel on request" if most > usual else ""
+        return f"up to {usual} in parallel", on_request
 
     def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments as the function takes them.
@@ -134,7 +156,8 @@ class Tool:
     def _problem(self, error: Any) -> str:
         name = ".".join(map(str, error["loc"])) or "arguments"
         if error["type"] == "extra_forbidden":
-            return f"{name} is no argument of {self.name}, which takes {', '.join(self._fields)}"
+            known = ", ".join(self._fields) or "none"
+            return f"{name} is no argument of {self.name}, which takes {known}"
         if error["type"] == "missing":
             return f"{name} is missing"
         shown = repr(error["input"])

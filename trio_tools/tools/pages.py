@@ -141,7 +141,7 @@ class Pages:
         beginning = {
             "truncated": True,
             "json_chars": len(result.text),
-            "json_start": result.text[:_START_CHARS],
+            "json_start": result.text[: min(_START_CHARS, self._max_chars // 2)],
             "cursor": self._cursor(index=outcome.index, offset=0),
         }
         return beginning, _START_CHARS * 2 + _FRAME_CHARS

@@ -198,6 +198,7 @@ def _example(fn: Any, *, open_world: bool = False) -> Tool:
             idempotent_hint=True,
             open_world_hint=open_world,
         ),
+        limited=False,  # each has limits of its own, which are what it shows
     )
 
 

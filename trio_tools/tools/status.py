@@ -9,6 +9,7 @@ from typing import Any
 import trio
 from mcp.types import ToolAnnotations
 
+from nursery_patterns import abandoned_threads
 from trio_tools.state import RunningCall, ServerState
 from trio_tools.store import StoredOperation
 from trio_tools.tools.batches import counts_of
@@ -51,7 +52,7 @@ async def get_concurrency_status(call: Call) -> Answer:
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
             "blocked_loop": _blocked(state),
-            "work_for_departed_callers": departed,
+            "work_for_departed_callers": departed + abandoned_threads(),
             "durations": _durations(state),
             "advice": _advice(state),
         },

@@ -10,6 +10,7 @@ Each module imports only from those above it:
     link          between two byte streams and the SDK
     stdio         serve_stdio: one client on standard input and output
     security      which address, which Host, which Origin, which token
+    tls           a certificate, its key, and the password of that
     gate          who may pass, and how much
     connections   accepted up to a bound, closable at once
     metrics       what /metrics says

@@ -6,6 +6,7 @@ the grace so that each is still answered, and there a client's share is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,6 +22,11 @@ from trio_tools.responses import error_response
 
 SHUTTING_DOWN: Final = -32000
 """JSON-RPC error code of a request that the stop of the server cut short."""
+
+# Seconds a call is taken to take while none has ended yet, and the weight of the newest one in the
+# mean: the same as for the waiting lines (`nursery_patterns.Admission`).
+_UNMEASURED_CALL: Final = 1.0
+_NEWEST: Final = 1 / 8
 
 
 @contextmanager
@@ -63,8 +69,8 @@ class RunningCalls:
 class ClientShare:
     """What one client may ask for, as a stage of the middleware. Only tool calls count.
 
-    A call over the share is answered `overloaded` at once. It never waits, so it costs no more
-    than its answer.
+    A call over the share is answered `overloaded` at once, with the seconds after which another is
+    likely to be taken. It never waits, so it costs no more than its answer.
 
     Args:
         max_calls: Most calls of one client in flight.
@@ -75,8 +81,7 @@ class ClientShare:
         self._max_calls = max_calls
         self._rate = calls_per_second
         # By client name: as many as there are tokens, and the anonymous one.
-        self._in_flight: dict[str, int] = {}
-        self._buckets: dict[str, TokenBucket] = {}
+        self._clients: dict[str, _Client] = {}
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -85,26 +90,58 @@ class ClientShare:
         if ctx.method != "tools/call" or ctx.request_id is None:
             return await call_next(ctx)
         request = current_request()
-        client = request.client_id if request else "anonymous"
-        in_flight = self._in_flight.get(client, 0)
+        name = request.client_id if request else "anonymous"
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _Client(self._rate)
+        in_flight = len(client.began)
         if in_flight >= self._max_calls:
-            return _overloaded(f"{in_flight} calls of this client are in flight", 1.0)
-        bucket = self._buckets.get(client)
-        if bucket is None:
-            bucket = TokenBucket(self._rate, capacity=max(1, int(self._rate)))
-            self._buckets[client] = bucket
+            what = f"{in_flight} calls of this client are in flight"
+            return _overloaded(what, client.seconds_until_one_ends())
         try:
-            bucket.acquire_nowait()
+            client.bucket.acquire_nowait()
         except trio.WouldBlock:
-            return _overloaded(f"this client makes over {self._rate:g} calls per second", 1.0)
-        self._in_flight[client] = in_flight + 1
-        try:
+            what = f"this client makes over {self._rate:g} calls per second"
+            return _overloaded(what, client.seconds_until_token())
+        with client.in_flight():
             return await call_next(ctx)
+
+
+class _Client:
+    """The calls of one client, and how long they take."""
+
+    def __init__(self, rate: float) -> None:
+        self.bucket = TokenBucket(rate, capacity=max(1, int(rate)))
+        # When each call in flight began, oldest first.
+        self.began: dict[object, float] = {}
+        self._mean: float | None = None
+
+    @contextmanager
+    def in_flight(self) -> Generator[None]:
+        """Count one call, and how long it takes."""
+        call = object()
+        self.began[call] = trio.current_time()
+        try:
+            yield
         finally:
-            self._in_flight[client] -= 1
+            took = trio.current_time() - self.began.pop(call)
+            mean = took if self._mean is None else self._mean
+            self._mean = mean + (took - mean) * _NEWEST
+
+    def seconds_until_one_ends(self) -> float:
+        """Estimate from what calls took of late, taking those in flight as evenly staggered."""
+        seconds = _UNMEASURED_CALL if self._mean is None else self._mean
+        # If even the latest has been running for longer, the mean is out of date.
+        latest = next(reversed(self.began.values()))
+        return max(seconds, trio.current_time() - latest) / len(self.began)
+
+    def seconds_until_token(self) -> float:
+        """Tell when the rate allows one call more."""
+        return (1 - self.bucket.statistics().tokens) / self.bucket.rate
 
 
-def _overloaded(what: str, retry_after_seconds: float) -> dict[str, Any]:
+def _overloaded(what: str, seconds: float) -> dict[str, Any]:
+    retry_after_seconds = math.ceil(seconds * 1000) / 1000  # whoever waits that long is not early
     message = f"Overloaded: {what}. Call again in {retry_after_seconds:g} s."
     envelope = error_response(
         message,

@@ -90,6 +90,7 @@ class Gate:
             return
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
+        self._check_length(scope)
         body = await self._read_body(receive)
         if body is not None:
             await self._pass(scope, _replay(body, receive), send, client)
@@ -121,6 +122,18 @@ class Gate:
             return HTTPStatus.SERVICE_UNAVAILABLE, b"overloaded\n"
         return HTTPStatus.OK, b"ready\n"
 
+    def _check_length(self, scope: Scope) -> None:
+        """Refuse a body that says itself that it is too long, without waiting for it."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
+                raise self._too_long()
+
+    def _too_long(self) -> Denied:
+        return Denied(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The body is longer than {self._max_body_bytes} bytes.",
+        )
+
     async def _read_body(self, receive: Receive) -> bytes | None:
         """Return the whole body, or None if the client left before its end."""
         body = bytearray()
@@ -133,10 +146,7 @@ class Gate:
                 if not message.get("more_body"):
                     break
             if len(body) > self._max_body_bytes:
-                raise Denied(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"The body is longer than {self._max_body_bytes} bytes.",
-                )
+                raise self._too_long()
             return bytes(body)
         raise Denied(
             HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."

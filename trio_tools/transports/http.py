@@ -25,6 +25,7 @@ from trio_tools.transports.shutdown import (
     run_until_stopped,
     stop_on_signals,
 )
+from trio_tools.transports.tls import tls_context
 
 _log = logging.getLogger("trio_tools")
 
@@ -78,17 +79,18 @@ async def serve_http(
         task_status: Reports the `Address` once requests are taken.
 
     Raises:
-        ValueError: The settings would let other machines in without tokens, or a token is weak.
+        ValueError: The settings would let other machines in without tokens, a token is weak, or
+            the certificate, its key or the key's password is not right.
         OSError: The address cannot be bound, or a certificate file cannot be read.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     settings = settings or Settings()  # pyright: ignore[reportCallIssue]
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
-    doorkeeper, tls = Doorkeeper.from_settings(http), _tls(http)
+    doorkeeper, tls = Doorkeeper.from_settings(http), tls_context(http)
     house = _House(server or create_server(settings), http, doorkeeper, tls)
     async with AsyncExitStack() as context:
         # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
-        listeners = await trio.open_tcp_listeners(http.port, host=http.host)
+        listeners = await _listen(http)
         for listener in listeners:
             context.push_async_callback(listener.aclose)
         stop = (
@@ -178,15 +180,14 @@ class _House:
         return any(line.waiting >= line.max_waiting > 0 for line in lines)
 
 
-def _tls(settings: HttpSettings) -> ssl.SSLContext | None:
-    if settings.tls_cert_file is None:
-        if settings.tls_key_file is not None:
-            raise ValueError("http.tls_key_file is set without http.tls_cert_file: set both")
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+async def _listen(settings: HttpSettings) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(settings.port, host=settings.host)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}",
+        ) from error
 
 
 def _address(

@@ -16,7 +16,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from nursery_patterns import Status
 from trio_tools.state import ServerState
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -40,12 +39,6 @@ class Metrics:
             "trio_tools_calls",
             "Tool calls that ended, by outcome.",
             ["tool", "outcome"],
-            registry=self._registry,
-        )
-        self._items = Counter(
-            "trio_tools_items",
-            "Items of batch calls, by what the answers said became of them.",
-            ["tool", "status"],
             registry=self._registry,
         )
         self._seconds = Histogram(
@@ -73,21 +66,11 @@ class Metrics:
         outcome = "cut short"  # by a cancel or a protocol error, unless an answer is seen below
         try:
             result = await call_next(ctx)
-            outcome = self._outcome(tool, result)
+            outcome = _outcome(result)
         finally:
             self._calls.labels(tool, outcome).inc()
             self._seconds.labels(tool).observe(trio.current_time() - started)
         return result
-
-    def _outcome(self, tool: str, result: HandlerResult) -> str:
-        answer = result if isinstance(result, dict) else {}
-        data = _within(_within(answer, "structuredContent"), "data")
-        counts = _within(data, "counts")
-        for status in Status if counts else ():
-            self._items.labels(tool, status.value).inc(counts.get(status.value) or 0)
-        if not answer.get("isError"):
-            return "succeeded"
-        return str(data.get("error_type") or "failed")
 
 
 class _Live(Collector):
@@ -102,8 +85,21 @@ class _Live(Collector):
         yield GaugeMetricFamily(
             "trio_tools_connections", "Connections open.", value=self._connections()
         )
+        yield GaugeMetricFamily(
+            "trio_tasks",
+            "Tasks that live in this trio run, the host's own included.",
+            value=trio.lowlevel.current_statistics().tasks_living,
+        )
         if self._state is None:
             return
+        items = CounterMetricFamily(
+            "trio_tools_items",
+            "Items of batch calls that ended, each once, by how.",
+            labels=["tool", "status"],
+        )
+        for (tool, status), ended in self._state.ended_items.items():
+            items.add_metric([tool, status], ended)
+        yield items
         limits = self._state.limits.snapshot()
         lines = {name: line.statistics() for name, line in self._state.admissions().items()}
         yield _gauge("capacity", "Most items at once.", "limit", limits, "capacity")
@@ -116,6 +112,14 @@ class _Live(Collector):
             "Task steps that held the event loop too long.",
             value=self._state.monitor.count,
         )
+
+
+def _outcome(result: HandlerResult) -> str:
+    answer = result if isinstance(result, dict) else {}
+    if not answer.get("isError"):
+        return "succeeded"
+    data = _within(_within(answer, "structuredContent"), "data")
+    return str(data.get("error_type") or "failed")
 
 
 def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -29,6 +30,8 @@ from pydantic_core import PydanticSerializationError, from_json
 
 MAX_LINE_BYTES: Final = 64 * 2**20
 """Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
+
+_MAX_SECOND_LOOK_BYTES: Final = 2**20
 
 _REPLIES: Final = {"result", "error"}
 
@@ -121,7 +124,7 @@ def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     try:
         content: Any = from_json(line, allow_inf_nan=False)
     except ValueError as error:
-        return Refusal(PARSE_ERROR, f"The line is not JSON in UTF-8: {error}.")
+        return _unreadable(line, f"The line is not JSON in UTF-8: {error}.")
     if not isinstance(content, dict):
         kind = "a batch" if isinstance(content, list) else "not a JSON object"
         return Refusal(INVALID_REQUEST, f"The line is {kind}: send one JSON-RPC object per line.")
@@ -165,6 +168,24 @@ def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refu
     # Only what was sent is set: the SDK leaves out of its own messages what is unset.
     known = {name: fields[name] for name in ("jsonrpc", "id", "method", "params") if name in fields}
     return JSONRPCRequest(**known) if expects_reply else JSONRPCNotification(**known)
+
+
+def _unreadable(line: bytes, reason: str) -> Refusal:
+    """Refuse a line, and find whose request it is if a parser that takes more can tell.
+
+    Python's own takes half of a character and NaN; the caller waits for an answer all the same.
+    """
+    fields: Any = None
+    if len(line) <= _MAX_SECOND_LOOK_BYTES:
+        with suppress(ValueError, RecursionError):
+            fields = json.loads(line)
+    if not isinstance(fields, dict) or "method" not in fields:
+        return Refusal(PARSE_ERROR, reason)
+    found = _call(cast("dict[str, Any]", fields))
+    if isinstance(found, Refusal):
+        return found
+    request_id = found.id if isinstance(found, JSONRPCRequest) else None
+    return Refusal(PARSE_ERROR, reason, request_id, reply_owed=request_id is not None)
 
 
 def _reply(fields: dict[str, Any]) -> JSONRPCResponse | JSONRPCError | Refusal:

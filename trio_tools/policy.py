@@ -1,0 +1,62 @@
+"""What surrounds a call that does work: it is seen, waits its turn, and is missed if it leaves.
+
+Both are structure: a call is at work for as long as the block of its nursery lasts, and holds a
+place in its line for as long as the block of its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from nursery_patterns import Admission
+from trio_tools.errors import ServerOverloaded
+from trio_tools.state import RunningCall, ServerState
+
+_LEAST_RETRY_SECONDS = 0.01
+
+
+@asynccontextmanager
+async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[None]:
+    """Show the call in the status until all that it started has ended."""
+    state.calls[running.request_id] = running
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_notice_departure, running)
+            yield
+            running.answered = True
+            nursery.cancel_scope.cancel(reason="the call is answered")
+    finally:
+        del state.calls[running.request_id]
+        if running.answered:
+            state.durations[running.tool].add(trio.current_time() - running.started)
+
+
+@asynccontextmanager
+async def turn(line: Admission, client_id: str, seconds: float) -> AsyncGenerator[None]:
+    """Hold a slot of the line, which has to be had within the time of the call.
+
+    Raises:
+        Overloaded: The line is full.
+        ServerOverloaded: Time was up in the line.
+    """
+    async with AsyncExitStack() as held:
+        with trio.move_on_after(seconds) as patience:
+            await held.enter_async_context(line.slot(key=client_id))
+        if patience.cancelled_caught:
+            usual = line.statistics().mean_hold or 1.0
+            raise ServerOverloaded(
+                f"This call did not get its turn within {seconds:g} s: call again later, or allow "
+                "more with timeout_seconds.",
+                data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
+            )
+        yield
+
+
+async def _notice_departure(running: RunningCall) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        running.departed = not running.answered
