@@ -1,8 +1,13 @@
 """What all tests share."""
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
+
+from tests.support.postgres import postgres_folder, postgres_url
+
+__all__ = ["postgres_folder", "postgres_url"]
 
 # The machine that runs the tests may be busy: an example is never too slow, only too many are.
 settings.register_profile("default", deadline=None, max_examples=60)
@@ -10,3 +15,12 @@ settings.register_profile(
     "thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare each full garbage collection the half million objects that pytest and imports made.
+
+    It would take longer than the longest step that a task of the server may take.
+    """
+    gc.collect()
+    gc.freeze()

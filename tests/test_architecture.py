@@ -22,7 +22,7 @@ PACKAGES = ("nursery_patterns", "trio_tools")
 OUTSIDERS = {
     "trio": PACKAGES,
     "trio_util": ("nursery_patterns",),
-    "trio_parallel": ("nursery_patterns._offload",),
+    "trio_parallel": ("nursery_patterns._processes",),
     "outcome": ("nursery_patterns._trial",),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (

@@ -30,6 +30,7 @@ PUBLIC = {
     "TokenBucket",
     "TokenBucketStatistics",
     "WorkerCrashed",
+    "abandoned_threads",
     "current_default_process_limiter",
     "current_default_thread_limiter",
     "current_request",

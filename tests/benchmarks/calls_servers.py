@@ -6,18 +6,30 @@ keeps a server busy: naps, blocked threads, blocked worker processes.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from functools import partial
 
 import trio
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import ToolAnnotations
 
 from nursery_patterns import run_in_process, run_in_thread
-from trio_tools.server import create_server
+from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
+from trio_tools.state import ServerState
+from trio_tools.tools.call import Answer
+from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.declaration import Tool
 
 HTTP = {"port": 0, "calls_per_second_per_client": 1e6, "max_calls_per_client": 1000}
+# One client stands for many, each of which would have its share.
+LIMITS = {
+    "nap": {"max_calls": 100, "max_waiting": 100},
+    "one_at_a_time": {"max_calls": 1, "max_waiting": 1000},
+}
 
 
 def add_echo(server):
@@ -30,25 +42,65 @@ def add_echo(server):
 
 
 def ours():
-    server = add_echo(create_server(Settings(http=HTTP)))
+    state = ServerState(Settings(http=HTTP, limits=LIMITS))
+    server = add_echo(ToolServer(state, (*TOOLSETS["default"], *map(of_ours, OUR_TOOLS))))
 
     @server.tool()
-    async def nap(seconds: float) -> str:
-        """Sleep."""
-        await trio.sleep(seconds)
-        return "rested"
-
-    @server.tool()
-    async def block(seconds: float) -> str:
-        """Keep more threads and worker processes busy than there are."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(60):
-                nursery.start_soon(partial(run_in_thread, time.sleep, seconds))
-            for _ in range(4):
-                nursery.start_soon(partial(run_in_process, spin, seconds))
-        return "unblocked"
+    async def talk(messages: int, ctx: Context) -> str:
+        """Report progress, much of it."""
+        for number in range(messages):
+            await ctx.report_progress(number, messages, "x" * 10_000)
+        return "said"
 
     return server
+
+
+def of_ours(fn):
+    """A tool under the policy of every tool of ours, and seen in the status."""
+    return Tool(fn=fn, title=fn.__name__, execution="async", annotations=ToolAnnotations())
+
+
+async def nap(call, *, seconds: float) -> Answer:
+    """Sleep."""
+    await trio.sleep(seconds)
+    return Answer(summary="rested", data={})
+
+
+async def one_at_a_time(call, *, seconds: float) -> Answer:
+    """Sleep while the others wait in line."""
+    return await nap(call, seconds=seconds)
+
+
+async def busy_threads(call, *, seconds: float) -> Answer:
+    """Ask for more threads than there are, of ours and of trio's own."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            nursery.start_soon(run_in_thread, time.sleep, seconds)
+            nursery.start_soon(trio.to_thread.run_sync, time.sleep, seconds)
+    return Answer(summary="unblocked", data={})
+
+
+async def busy_workers(call, *, seconds: float) -> Answer:
+    """Ask for more worker processes than there are, and let them compute."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(4 * os.cpu_count()):
+            nursery.start_soon(run_in_process, spin, seconds)
+    return Answer(summary="unblocked", data={})
+
+
+async def stuck_thread(call) -> Answer:
+    """Wait in a thread that no cancel reaches."""
+    await trio.to_thread.run_sync(threading.Event().wait)
+    return Answer(summary="never", data={})
+
+
+async def stuck_worker(call) -> Answer:
+    """Wait for a worker process that computes without end."""
+    await run_in_process(spin, 1e9)
+    return Answer(summary="never", data={})
+
+
+OUR_TOOLS = (nap, one_at_a_time, busy_threads, busy_workers, stuck_thread, stuck_worker)
 
 
 def spin(seconds):

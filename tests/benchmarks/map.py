@@ -48,7 +48,7 @@ def run(argv: Sequence[str] = ()) -> int:
     streamed = 10 * items
     stream = _measure("stream_batch", streamed)
     cancel_ours, cancel_bare = _seconds_to_cancel(2 * repeats + 1)
-    late = trio.run(_seconds_late, repeats)
+    late, late_bare = _seconds_late(2 * repeats + 1)
     verdicts = [
         *(
             Verdict(
@@ -65,6 +65,7 @@ def run(argv: Sequence[str] = ()) -> int:
             1.5,
         ),
         Verdict(f"a deadline with {IN_FLIGHT:,} hanging items is late by", late * 1000, 20, "ms"),
+        Verdict("the same against a bare nursery within move_on_after", late / late_bare, 1.5),
     ]
     if options.json:
         _print_json(items, costs, verdicts)
@@ -122,14 +123,29 @@ async def _time_cancel(run: Callable[[], Awaitable[object]]) -> float:
     return time.process_time() - started
 
 
-async def _seconds_late(repeats: int) -> float:
-    late: list[float] = []
-    for _ in range(repeats):
-        deadline = trio.current_time() + 0.5
-        timeout = deadline - trio.current_time()
-        await run_batch(_hang, range(IN_FLIGHT), limit=IN_FLIGHT, timeout=timeout)
-        late.append(trio.current_time() - deadline)
-    return statistics.median(late)
+async def _ours_with_deadline(seconds: float) -> None:
+    await run_batch(_hang, range(IN_FLIGHT), limit=IN_FLIGHT, timeout=seconds)
+
+
+async def _bare_with_deadline(seconds: float) -> None:
+    with trio.move_on_after(seconds):
+        await _bare_nursery()
+
+
+def _seconds_late(repeats: int) -> tuple[float, float]:
+    """Seconds from the deadline until the call returned: ours, and a bare nursery's."""
+    seconds = [
+        [trio.run(_time_late, run) for run in (_ours_with_deadline, _bare_with_deadline)]
+        for _ in range(repeats)
+    ]
+    ours, bare = zip(*seconds, strict=True)
+    return statistics.median(ours), statistics.median(bare)
+
+
+async def _time_late(run: Callable[[float], Awaitable[None]]) -> float:
+    deadline = trio.current_time() + 0.3
+    await run(0.3)
+    return trio.current_time() - deadline
 
 
 # --- what is printed ----------------------------------------------------------------------

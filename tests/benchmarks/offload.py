@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from nursery_patterns import run_in_process, run_in_thread
 from nursery_patterns._admission import Admission
-from nursery_patterns._offload import run_in_process, run_in_thread
 from nursery_patterns._steps import StepMonitor
 from nursery_patterns._token_bucket import TokenBucket
 

@@ -4,8 +4,9 @@ import pytest
 import trio
 
 from tests.http.servers import OK, answering, next_request, reply, serving
-from trio_tools.http.api import ApiClient, ApiConfig
+from trio_tools.http.api import ApiClient
 from trio_tools.http.api_paths import check_path
+from trio_tools.http.apis import ApiConfig
 from trio_tools.http.failures import Code, FetchError, FetchRefused
 from trio_tools.http.secrets import Secret
 

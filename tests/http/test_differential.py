@@ -3,10 +3,17 @@
 Where we refuse what h11 lets pass (duplicate lengths, both framings), the case says so.
 """
 
+import functools
+import string
+from itertools import pairwise
+
 import httpx
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from nursery_patterns import run_batch
 from tests.http.servers import ANYWHERE, next_request, serving
 from trio_tools.http.transport import TrioTransport
 
@@ -59,10 +66,14 @@ STRICTER = {
 
 async def outcome(transport, url, method):
     async with httpx.AsyncClient(transport=transport, timeout=5) as client:
-        try:
-            response = await client.request(method, url)
-        except httpx.TransportError as exc:
-            return type(exc)
+        return await outcome_of(client, url, method)
+
+
+async def outcome_of(client, url, method="GET"):
+    try:
+        response = await client.request(method, url)
+    except httpx.TransportError as exc:
+        return type(exc)
     return (
         response.status_code,
         response.headers.raw,
@@ -72,16 +83,16 @@ async def outcome(transport, url, method):
     )
 
 
-async def both(raw, method, piece_size):
+async def both(pieces, method):
     async def handler(stream, server):
         await next_request(stream, server)
-        for start in range(0, len(raw), piece_size):
-            await stream.send_all(raw[start : start + piece_size])
+        for piece in pieces:
+            await stream.send_all(piece)
             await trio.lowlevel.checkpoint()
 
     async with serving(handler) as server:
         ours = await outcome(TrioTransport(guard=ANYWHERE), server.url, method)
-        theirs = await outcome(httpx.AsyncHTTPTransport(), server.url, method)
+        theirs = await outcome(httpx.AsyncHTTPTransport(verify=False), server.url, method)
     return ours, theirs
 
 
@@ -89,12 +100,82 @@ async def both(raw, method, piece_size):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("name", SAME)
 async def test_we_read_what_stock_httpx_reads(name, method, piece_size):
-    ours, theirs = await both(SAME[name], method, piece_size)
+    raw = SAME[name]
+    pieces = [raw[start : start + piece_size] for start in range(0, len(raw), piece_size)]
+    ours, theirs = await both(pieces, method)
     assert ours == theirs
 
 
 @pytest.mark.parametrize("name", STRICTER)
 async def test_where_we_are_stricter_it_is_a_protocol_error(name):
-    ours, theirs = await both(STRICTER[name], "GET", 65536)
+    ours, theirs = await both([STRICTER[name]], "GET")
     assert ours is httpx.RemoteProtocolError
     assert theirs[0] == 200
+
+
+@pytest.mark.parametrize("name", SAME)
+async def test_wherever_the_connection_ends_both_make_the_same_of_it(name):
+    raw = SAME[name]
+
+    async def handler(stream, server):
+        request = await next_request(stream, server)
+        await stream.send_all(raw[: int(request.split(b" ")[1][1:])])
+
+    async with (
+        serving(handler) as server,
+        httpx.AsyncClient(transport=TrioTransport(guard=ANYWHERE), timeout=5) as ours,
+        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(verify=False), timeout=5) as stock,
+    ):
+
+        async def differs(end):
+            url = f"{server.url}/{end}"
+            mine, theirs = await outcome_of(ours, url), await outcome_of(stock, url)
+            return None if mine == theirs else (raw[:end], mine, theirs)
+
+        report = await run_batch(differs, range(len(raw) + 1), limit=10)
+    report.raise_errors()
+    assert [found for found in report.values() if found] == []
+
+
+TOKEN = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
+FIELD = st.tuples(
+    TOKEN.filter(
+        lambda name: (
+            name.lower()
+            not in {"content-length", "transfer-encoding", "connection", "content-encoding"}
+        )
+    ),
+    st.text(string.ascii_letters + string.digits + ' ;,="/-', max_size=20),
+)
+
+
+@st.composite
+def replies(draw):
+    """A valid reply of any framing, as the pieces in which a server sends it."""
+    status = draw(st.sampled_from([200, 201, 206, 404, 418, 503]))
+    fields = draw(st.lists(FIELD, max_size=5))
+    body = draw(st.binary(max_size=60))
+    framing = draw(st.sampled_from(["sized", "chunked", "until the end"]))
+    if framing == "sized":
+        fields.append(("Content-Length", str(len(body))))
+    elif framing == "chunked":
+        fields.append(("Transfer-Encoding", "chunked"))
+        ends = sorted(draw(st.sets(st.integers(1, max(1, len(body))))) | {0, len(body)})
+        parts = [body[start:end] for start, end in pairwise(ends)]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
+        body += b"0\r\n\r\n"
+    else:
+        fields.append(("Connection", "close"))
+    order = draw(st.permutations(fields))
+    head = "".join(f"{name}: {value}\r\n" for name, value in order)
+    raw = b"HTTP/1.1 %d Some Reason\r\n%b\r\n%b" % (status, head.encode(), body)
+    cuts = sorted(draw(st.sets(st.integers(1, len(raw) - 1), max_size=8)) | {0, len(raw)})
+    return [raw[start:end] for start, end in pairwise(cuts)]
+
+
+@given(replies())
+@settings(max_examples=200, deadline=None)
+def test_any_reply_cut_anywhere_is_the_same_to_both(pieces):
+    ours, theirs = trio.run(functools.partial(both, pieces, "GET"))
+    assert ours == theirs
+    assert ours[0] >= 200

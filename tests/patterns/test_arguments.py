@@ -181,3 +181,17 @@ async def test_all_options_together_are_taken(autojump_clock):
         name="all of them",
     )
     assert report.complete
+
+
+async def test_a_whole_number_too_large_for_a_float_is_a_long_time_and_no_rate():
+    report = await run_batch(fetch, ["a"], timeout=10**400)
+    assert report.values() == ["a"]
+    with pytest.raises(ValueError, match="rate must be above 0 per second and finite"):
+        TokenBucket(rate=10**400, capacity=1)
+
+
+async def test_a_batch_without_a_bound_of_its_own_says_so():
+    batch = Batch(fetch, "ab")
+    batch.limiter.total_tokens = math.inf
+    assert batch.limit == math.inf
+    assert (await batch.run()).values() == ["a", "b"]

@@ -121,6 +121,53 @@ async def test_the_total_is_known_once_the_source_is_exhausted(autojump_clock):
     assert (await batch.run()).counts == Counts(total=3, succeeded=3)
 
 
+async def test_an_item_timeout_that_is_changed_holds_for_the_items_that_start_from_then_on(
+    autojump_clock,
+):
+    batch = Batch(sleep_and_return, [3, 3, 3, 3], limit=2, item_timeout=5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        batch.item_timeout = 2  # the two in flight keep their 5 s
+        assert batch.item_timeout == 2
+    ended = [(outcome.status, outcome.elapsed) for outcome in batch.report().outcomes]
+    assert ended == [(Status.SUCCEEDED, 3)] * 2 + [(Status.TIMED_OUT, 2)] * 2
+    assert str(batch.report().outcomes[2].error) == "not done within 2 s"
+
+
+async def test_an_item_timeout_can_be_taken_back_while_an_item_is_under_it(autojump_clock):
+    batch = Batch(sleep_and_return, [9, 9], limit=1, item_timeout=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        batch.item_timeout = None
+    first, second = batch.report().outcomes
+    assert str(first.error) == "not done within 2 s"
+    assert second.value == 9
+
+
+@pytest.mark.parametrize("before", [None, 50])
+async def test_a_run_that_resumes_has_the_item_timeout_of_now(autojump_clock, before):
+    batch = Batch(sleep_and_return, [1, 9, 2], limit=1, item_timeout=before)
+    with trio.move_on_after(5):
+        await batch.run()
+    batch.item_timeout = 3
+    report = await batch.run()
+    statuses = [outcome.status for outcome in report.outcomes]
+    assert statuses == [Status.SUCCEEDED, Status.TIMED_OUT, Status.SUCCEEDED]
+    assert report.elapsed == 5 + 3 + 2
+
+
+def test_an_item_timeout_that_is_none_is_refused_and_the_old_one_stays():
+    batch = Batch(sleep_and_return, [], item_timeout=2)
+    with pytest.raises(ValueError) as caught:
+        batch.item_timeout = 0
+    assert str(caught.value) == (
+        "item_timeout must be above 0 seconds, got 0: write batch.item_timeout = 30"
+    )
+    assert batch.item_timeout == 2
+
+
 async def test_raise_errors_groups_the_failures_and_notes_their_items(autojump_clock):
     async def fn(i):
         await trio.sleep(i)
@@ -600,3 +647,63 @@ async def test_run_batch_is_cancelled_like_any_other_function(autojump_clock):
         await run_batch(trio.sleep, [100], timeout=50)
     assert scope.cancelled_caught
     assert trio.current_time() == 2
+
+
+async def fails_while_it_is_cut(i):
+    """Has a nursery of its own, in which a failure and the cancel come out together."""
+    if i:
+        return i
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("the clean-up failed")
+
+
+async def test_an_item_that_fails_while_it_is_cut_is_failed_and_the_cancel_goes_on(
+    autojump_clock,
+):
+    batch = Batch(fails_while_it_is_cut, [1, 2, 0, 0, 3], limit=2)
+    with trio.move_on_after(1) as scope:
+        await batch.run()
+    assert scope.cancelled_caught
+    report = batch.report()
+    assert statuses(report) == ["succeeded"] * 2 + ["failed"] * 2 + ["not_started"]
+    for outcome in report.outcomes[2:4]:
+        assert outcome.error.__class__ is ExceptionGroup
+        assert str(outcome.error.exceptions) == "(ValueError('the clean-up failed'),)"
+    assert batch.limiter.borrowed_tokens == 0
+    resumed = await batch.run()
+    assert resumed.counts.failed == 2
+    assert resumed.counts.succeeded == 3
+
+
+async def test_such_a_failure_reaches_the_consumer_of_a_stream_and_the_report(autojump_clock):
+    batch = Batch(fails_while_it_is_cut, [1, 0], limit=2)
+    with trio.move_on_after(1):
+        async with batch.stream(retain=True) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.value == 1
+    assert batch.report().counts == Counts(total=2, succeeded=1, failed=1)
+
+
+async def test_such_a_failure_leaves_a_run_that_is_to_end_with_the_first_one(autojump_clock):
+    batch = Batch(fails_while_it_is_cut, [0, 0], limit=2, on_error="cancel")
+    with pytest.raises(ExceptionGroup) as raised:
+        with trio.move_on_after(1):
+            await batch.run()
+    assert [str(group.exceptions) for group in raised.value.exceptions] == [
+        "(ValueError('the clean-up failed'),)"
+    ] * 2
+    assert batch.report().counts.failed == 2
+
+
+async def test_a_nursery_of_an_item_that_is_only_cut_is_no_failure(autojump_clock):
+    async def fn(_):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+
+    report = await run_batch(fn, range(3), limit=2, timeout=1)
+    assert report.counts == Counts(total=3, cancelled=2, not_started=1)

@@ -1,5 +1,7 @@
 """Named limiters: made on demand, resized while in use, looked at while in use."""
 
+import math
+
 import pytest
 import trio
 import trio.testing
@@ -119,3 +121,9 @@ async def test_a_batch_takes_a_place_once_per_item(autojump_clock):
     limits = Limits({"a": 2})
     await run_batch(trio.sleep, [1] * 7, limiter=limits["a"])
     assert limits.snapshot() == {"a": LimitSnapshot(2, 0, 0, 7, 7, 2)}
+
+
+def test_a_limit_may_be_lifted_as_any_capacity_limiter_may():
+    limits = Limits({"a": 1})
+    limits["a"].total_tokens = math.inf
+    assert limits.snapshot()["a"].capacity == math.inf

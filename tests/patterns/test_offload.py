@@ -1,6 +1,7 @@
 import contextvars
 import functools
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import trio
 import trio.lowlevel
 
 from nursery_patterns._errors import Overloaded, WorkerCrashed
-from nursery_patterns._offload import (
-    current_default_process_limiter,
+from nursery_patterns._limits import Limits
+from nursery_patterns._processes import current_default_process_limiter, run_in_process
+from nursery_patterns._threads import (
+    abandoned_threads,
     current_default_thread_limiter,
-    run_in_process,
     run_in_thread,
 )
 
@@ -86,6 +88,22 @@ async def test_offloaded_threads_leave_trios_own_threads_alone():
     assert limiter.borrowed_tokens == 0
 
 
+@pytest.mark.parametrize("run", [run_in_thread, run_in_process])
+async def test_a_limiter_that_is_none_is_refused_with_the_right_call(run):
+    with pytest.raises(TypeError) as caught:
+        await run(len, "abc", limiter=3)
+    assert str(caught.value) == (
+        f"limiter must be a CapacityLimiter, got 3: write await {run.__name__}(fn, argument, "
+        "limiter=trio.CapacityLimiter(3))"
+    )
+
+
+async def test_a_counted_limiter_is_a_limiter():
+    limits = Limits({"work": 1})
+    assert await run_in_thread(len, "abc", limiter=limits["work"]) == 3
+    assert limits.snapshot()["work"].finished == 1
+
+
 async def test_a_limiter_of_ones_own_bounds_the_threads():
     limiter = trio.CapacityLimiter(2)
     lock, running, peak = threading.Lock(), 0, 0
@@ -130,6 +148,53 @@ async def test_by_default_a_cancel_waits_for_the_thread():
         await run_in_thread(lambda: (time.sleep(0.05), finished.set()))
     assert finished.is_set()
     assert not scope.cancelled_caught
+
+
+async def test_a_thread_is_abandoned_only_after_it_had_the_time_that_it_was_given():
+    limiter = trio.CapacityLimiter(1)
+    release = threading.Event()
+    with trio.move_on_after(0.01) as scope:
+        await run_in_thread(release.wait, limiter=limiter, abandon_after=0.1)
+    assert scope.cancelled_caught
+    assert 0.1 <= trio.current_time() - scope.deadline < 2
+    assert (limiter.borrowed_tokens, abandoned_threads()) == (1, 1)
+    release.set()
+    async with limiter:
+        assert abandoned_threads() == 0
+
+
+async def test_a_thread_that_notices_the_cancel_is_not_waited_for_any_longer():
+    def work():
+        while True:
+            time.sleep(0.001)
+            trio.from_thread.check_cancelled()
+
+    limiter = trio.CapacityLimiter(1)
+    with trio.fail_after(10), trio.move_on_after(0.01) as scope:
+        await run_in_thread(work, limiter=limiter, abandon_after=60)
+    assert scope.cancelled_caught
+    assert (limiter.borrowed_tokens, abandoned_threads()) == (0, 0)
+
+
+async def test_a_thread_that_has_no_place_yet_is_not_waited_for_at_all(autojump_clock):
+    limiter = trio.CapacityLimiter(1)
+    async with limiter:
+        with trio.move_on_after(1) as scope:
+            await run_in_thread(time.sleep, 0, limiter=limiter, abandon_after=60)
+        assert trio.current_time() == scope.deadline
+    assert (limiter.borrowed_tokens, abandoned_threads()) == (0, 0)
+
+
+async def test_a_value_and_an_error_come_back_as_without_patience():
+    assert await run_in_thread(int, "5", abandon_after=60) == 5
+    with pytest.raises(ValueError, match="invalid literal"):
+        await run_in_thread(int, "five", abandon_after=60)
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan])
+async def test_a_patience_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="abandon_after"):
+        await run_in_thread(int, abandon_after=seconds)
 
 
 # --- processes --------------------------------------------------------------------------------
@@ -257,7 +322,7 @@ def test_a_run_whose_idle_worker_died_badly_still_ends_well(caplog):
     async def main():
         os.kill(await run_in_process(os.getpid), signal.SIGKILL)
 
-    with caplog.at_level(logging.DEBUG, logger="nursery_patterns.offload"):
+    with caplog.at_level(logging.DEBUG, logger="nursery_patterns.processes"):
         trio.run(main)
     assert "not all idle workers ended by themselves" in caplog.text
 
@@ -267,7 +332,7 @@ async def test_no_worker_outlives_a_program_that_is_killed_in_the_middle_of_a_ca
     script = tmp_path / "program.py"
     script.write_text(
         "import os, trio\n"
-        "from nursery_patterns._offload import run_in_process\n"
+        "from nursery_patterns._processes import run_in_process\n"
         "async def main():\n"
         "    print(await run_in_process(os.getpid), flush=True)\n"
         f"    await run_in_process(exec, {SPIN!r})\n"

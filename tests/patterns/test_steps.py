@@ -72,6 +72,43 @@ async def test_waiting_is_not_blocking():
     assert timer.now == 0
 
 
+async def test_time_in_which_the_loop_waits_belongs_to_no_step():
+    timer, monitor = make_monitor()
+
+    class LongWaits(trio.abc.Instrument):
+        def before_io_wait(self, timeout):
+            timer.now += 10
+
+    waits = LongWaits()
+    trio.lowlevel.add_instrument(waits)
+    with monitor.watching():
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.remove_instrument(waits)
+    assert timer.now >= 30
+    assert monitor.count == 0
+
+
+async def test_a_step_does_not_inherit_the_time_of_the_one_before_it_nor_of_the_report():
+    timer = Timer()
+    reports = []
+
+    def slow_report(step):
+        reports.append((step.task_name, step.seconds))
+        timer.now += 5
+
+    monitor = StepMonitor(timer=timer, on_block=slow_report)
+
+    async def take(seconds):
+        timer.now += seconds
+
+    with monitor.watching():
+        async with trio.open_nursery() as nursery:
+            for seconds in (0, 1, 0, 2, 0):
+                nursery.start_soon(take, seconds, name=f"{seconds} s")
+    assert sorted(reports) == [("1 s", 1), ("2 s", 2)]
+
+
 async def test_the_place_is_in_the_innermost_function_that_is_not_trios():
     timer, monitor = make_monitor()
 
@@ -170,6 +207,25 @@ def test_given_to_a_run_it_measures_real_time_and_logs_a_warning(caplog):
     assert mine[0].seconds >= 0.02
     assert "held the event loop for 0.0" in caplog.text
     assert mine[0].where in caplog.text
+
+
+async def test_by_the_time_of_the_thread_only_what_computes_is_long():
+    async def sleeps():
+        time.sleep(0.06)  # noqa: ASYNC251 - what must not count
+        await trio.lowlevel.checkpoint()
+
+    async def computes():
+        until = time.thread_time() + 0.06
+        while time.thread_time() < until:
+            pass
+        await trio.lowlevel.checkpoint()
+
+    monitor = StepMonitor(0.05, timer=time.thread_time, on_block=lambda step: None)
+    with monitor.watching():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sleeps, name="sleeps")
+            nursery.start_soon(computes, name="computes")
+    assert [step.task_name for step in monitor.latest] == ["computes"]
 
 
 @pytest.mark.parametrize("threshold", [0, -1, math.nan])

@@ -1,3 +1,4 @@
+import fcntl
 import platform
 import shutil
 import subprocess
@@ -20,13 +21,20 @@ def node(request):
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed: no TypeScript client, no conformance suite")
     folder = Path(request.config.cache.mkdir("node-22"))
-    if not (folder / "complete").exists():
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, *PACKAGES]
-        try:
-            installed = subprocess.run(command, capture_output=True, timeout=120, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm did not install the TypeScript client within 120 s")
-        if installed.returncode:
-            pytest.skip(f"npm could not install: {installed.stderr.decode()[-300:]}")
-        (folder / "complete").touch()
+    # Each process of pytest-xdist has a session of its own, and npm does not share a folder.
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            install(folder)
     return folder
+
+
+def install(folder):
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, *PACKAGES]
+    try:
+        installed = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm did not install the TypeScript client within 120 s")
+    if installed.returncode:
+        pytest.skip(f"npm could not install: {installed.stderr.decode()[-300:]}")
+    (folder / "complete").touch()

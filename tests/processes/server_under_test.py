@@ -12,7 +12,14 @@ from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports import serve_http, serve_stdio
 
-server = create_server(Settings())
+
+async def rest(seconds: float) -> float:
+    """Sleep, as an item of a batch."""
+    await trio.sleep(seconds)
+    return seconds
+
+
+server = create_server(Settings(), operations=[rest])
 stuck = threading.Event()
 
 

@@ -192,6 +192,30 @@ async def test_a_signal_at_any_moment_under_load_ends_cleanly():
             nursery.start_soon(ends, number, dice.uniform(0, 0.5))
 
 
+async def test_a_batch_that_a_stop_cuts_answers_with_all_that_it_had_reported():
+    dice = random.Random(11)
+    asked = {"operation": "rest", "items": [0.02] * 1000, "max_concurrent": 5}
+
+    async def ends(stop, delay):
+        async with stdio_process() as server:
+            await server.client.write(call(1, "batch_process", token="t", **asked))
+            await trio.sleep(delay)
+            await stop(server)
+            with trio.fail_after(10):
+                *reports, answer = await server.client.read_all()
+            await server.ended()
+        done = [report["params"]["progress"] for report in reports]
+        data = answer["result"]["structuredContent"]["data"]
+        assert done == sorted(done)
+        assert 0 < max(done) <= data["counts"]["succeeded"] < 1000
+        results = [each for each in data["results"] if each is not None]
+        assert len(results) == data["counts"]["succeeded"]
+
+    async with trio.open_nursery() as nursery:
+        for stop in (terminate, interrupt, close_input):
+            nursery.start_soon(ends, stop, dice.uniform(0.5, 1))
+
+
 async def test_a_second_server_on_the_same_descriptors_is_refused():
     code = (
         "import trio, sys\n"

@@ -1,12 +1,14 @@
 """Servers with tools made for a test, and clients of both protocol eras to call them."""
 
-from contextlib import asynccontextmanager
+import gc
+import time
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 from mcp.client import Client
 from mcp.types import ToolAnnotations
 
-from nursery_patterns import request_context
+from nursery_patterns import StepMonitor, request_context
 from trio_tools.operations.base import Operation
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
@@ -41,7 +43,25 @@ async def connected(server, era="auto"):
     async with Client(server, mode=era) as client:
         # The first answer makes the client import its schema validator, off the virtual clock.
         await client.call_tool("get_concurrency_status", {})
-        yield client
+        with no_long_steps():
+            yield client
+
+
+@contextmanager
+def no_long_steps():
+    """Fail if a task computes for more than 100 ms at a stretch, the limit for default tools.
+
+    Time of the processor is what counts, so that a busy machine fails no test; and what the tests
+    before it left for the garbage collector is not this test's.
+    """
+    monitor = StepMonitor(0.1, timer=time.thread_time, on_block=lambda _: None)
+    gc.freeze()
+    try:
+        with monitor.watching():
+            yield
+    finally:
+        gc.unfreeze()
+    assert monitor.latest == (), monitor.latest
 
 
 async def envelope_of(client, name, arguments=None, **options):

@@ -65,7 +65,7 @@ WRONG = {
         "fetch_urls",
         {"urls": ONE_URL, "timeout_seconds": -1},
         "validation",
-        ["timeout_seconds", "greater than 0", "got -1"],
+        ["timeout_seconds", "greater than or equal to 0.001", "got -1"],
     ),
     "no item time": (
         "fetch_urls",
@@ -198,3 +198,20 @@ async def test_items_that_do_not_fit_are_all_named_and_none_is_run(autojump_cloc
     assert envelope["meta"]["telemetry"]["elapsed_seconds"] == 0.0
     assert "items.1" in envelope["error"]
     assert "items.3" in envelope["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": 3}, "settings must be a Settings object, got 3: "),
+        ({"settings": {"a": 1}}, "settings must be a Settings object, got {'a': 1}: "),
+        ({"settings": {}}, "settings must be a Settings object, got {}: "),
+        ({"operations": 3}, "operations must be a list of operations, got 3: "),
+    ],
+)
+def test_a_server_of_the_wrong_things_is_refused_with_the_right_call(arguments, message):
+    with pytest.raises(TypeError) as caught:
+        create_server(**arguments)
+    right = {"settings": "Settings(max_items=100)", "operations": "operations=[word_count]"}
+    (name,) = arguments
+    assert str(caught.value) == f"{message}write create_server({right[name]})"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -87,6 +88,24 @@ def test_tools_are_listed_for_machines_with_schemas(capsys):
     assert status == 0
     assert tools["fetch_urls"]["inputSchema"]["required"] == ["urls"]
     assert tools["fetch_urls"]["outputSchema"]["title"] == "response-v2"
+
+
+def test_help_behind_a_tool_is_about_that_tool(capsys):
+    status, out, _ = run(capsys, "call", "fetch_urls", "--help")
+    assert status == 0
+    rows = rows_of(out)
+    assert rows["--urls"][:2] == ["list: repeat it", "required"]
+    assert rows["--max-concurrent"][:2] == ["integer > 0, ≤ 50", "null"]
+    assert "Timeout: 50 s by default, 300 s at most" in out
+    status, out, err = run(capsys, "call", "nope", "--help")
+    assert (status, out) == (2, "")
+    assert "no tool is named 'nope'; there are: get_concurrency_status" in err
+
+
+def test_help_on_the_command_alone_is_about_the_command(capsys):
+    status, out, _ = run(capsys, "call", "--help")
+    assert status == 0
+    assert out.startswith("usage: trio-tools call")
 
 
 def test_every_setting_is_listed_with_its_meaning(capsys):
@@ -181,6 +200,15 @@ def test_a_wrong_command_is_exit_status_2_and_one_sentence(capsys, words, told):
     assert told in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_port_that_is_taken_is_exit_status_2_and_one_sentence(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, out, err = run(capsys, "serve", "--transport", "http", "--port", str(port))
+    assert (status, out) == (2, "")
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in err
+    assert "Traceback" not in err
 
 
 def test_a_file_of_settings_is_read_and_arguments_win_over_it(capsys, tmp_path):

@@ -68,7 +68,7 @@ async def test_a_failure_has_exactly_this_shape_in_this_order(era, autojump_cloc
                 "remediation": "open it",
                 "door": 7,
             },
-            "error": "this door is closed",
+            "error": "this door is closed. open it",
             "meta": {
                 "version": "response-v2",
                 "request_id": envelope["meta"]["request_id"],
@@ -97,7 +97,7 @@ async def test_the_text_of_a_failure_is_its_code_its_message_and_what_to_do(era,
     async with connected(server_of(refuse), era) as client:
         result = await client.call_tool("refuse", {})
     assert result.is_error
-    assert [block.text for block in result.content] == ["FORBIDDEN: this door is closed open it"]
+    assert [block.text for block in result.content] == ["FORBIDDEN: this door is closed. open it"]
 
 
 async def test_a_batch_answers_with_these_fields_in_this_order(era, autojump_clock):

@@ -72,7 +72,9 @@ def test_the_failures_and_the_internal_one_are_all_kinds_there_are():
 @WRAPPINGS
 async def test_a_full_line_says_when_to_come_back(wrap):
     envelope = await told(wrap(Overloaded("all taken", retry_after=2.34567)))
-    assert envelope["error"] == ("This server has all the work it can take. Call again in 2.346 s.")
+    assert envelope["error"].startswith(
+        "This server has all the work it can take. Call again in 2.346 s."
+    )
     assert envelope["data"]["error_type"] == "overloaded"
     assert envelope["data"]["retry_after_seconds"] == 2.346
 
@@ -97,7 +99,8 @@ async def test_a_defect_shows_a_reference_and_is_logged_whole_exactly_once(wrap,
     envelope = await told(wrap(KeyError("a secret")), era)
     reference = envelope["meta"]["request_id"]
     assert envelope["error"] == (
-        f"Something broke inside this server. Quote the reference {reference} to its operator."
+        f"Something broke inside this server. Quote the reference {reference} to its operator. "
+        "Try again; if it breaks again, tell the operator the reference."
     )
     assert envelope["data"] == {
         "error_code": "INTERNAL",

@@ -1,5 +1,7 @@
 """Operations outlive their calls, for a while, for their owner, and within bounds."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -11,7 +13,7 @@ from trio_tools.store import MemoryStore, StoredOperation, new_operation_id
 
 
 def operation(operation_id="op", owner="me", *, items=(1.0,), tool="nap_many", store=None):
-    reserve = store.reserve if store is not None else lambda _: None
+    reserve = partial(store.reserve, owner) if store is not None else lambda _: None
     work = Work(NAP, list(items), page_bytes=10**6, reserve=reserve)
     batch = Batch(work.run, items)
     return StoredOperation(operation_id, owner, tool, list(items), work, batch)
@@ -138,10 +140,10 @@ async def test_results_count_until_they_are_dropped_and_idle_ones_make_room(auto
         await first.batch.run()
     assert store.kept_bytes == first.work.size
     second = store.open(operation("second", store=store))
-    store.reserve(2000 - second.work.size)  # only the first can go
+    store.reserve("me", 2000 - second.work.size)  # only the first can go
     assert len(store) == 1
     with second.at_work():
-        assert code_of(store.reserve, 1) == "RESULTS_TOO_LARGE"
+        assert code_of(store.reserve, "me", 1) == "RESULTS_TOO_LARGE"
 
 
 def test_ids_cannot_be_guessed():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.support.models import save_endless_model, save_model
 from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
 from trio_tools.inference.models import ModelInfo, Models
 from trio_tools.inference.worker import Tensor
@@ -13,65 +14,31 @@ pytest.importorskip("onnxruntime", reason="the extra `inference` is not installe
 onnx = pytest.importorskip("onnx", reason="onnx, which makes the models, is not installed")
 
 
-def save(path, nodes, inputs, outputs):
-    def declare(values):
-        return [onnx.helper.make_tensor_value_info(*value) for value in values]
-
-    graph = onnx.helper.make_graph(nodes, "graph", declare(inputs), declare(outputs))
-    opset = [onnx.helper.make_opsetid("", 17)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     kind = onnx.TensorProto
     node = onnx.helper.make_node
     folder = tmp_path / "models"
     (folder / "deep").mkdir(parents=True)
-    save(
+    save_model(
         folder / "add.onnx",
         [node("Add", ["x", "y"], ["sum"])],
         [("x", kind.FLOAT, ["rows", 2]), ("y", kind.FLOAT, [2])],
         [("sum", kind.FLOAT, ["rows", 2])],
     )
-    save(
+    save_model(
         folder / "deep" / "log.onnx",
         [node("Log", ["x"], ["log"])],
         [("x", kind.DOUBLE, ["n"])],
         [("log", kind.DOUBLE, ["n"])],
     )
-    save(
+    save_model(
         folder / "same.onnx",
         [node("Identity", ["x"], ["y"])],
         [("x", kind.INT8, ["n"])],
         [("y", kind.INT8, ["n"])],
     )
-    save(
-        folder / "spin.onnx",
-        [
-            node("Constant", [], ["true"], value=onnx.helper.make_tensor("t", kind.BOOL, [], [1])),
-            node(
-                "Loop",
-                ["", "true", "x"],
-                ["y"],
-                body=onnx.helper.make_graph(
-                    [node("Identity", ["go"], ["on"]), node("Identity", ["a"], ["b"])],
-                    "body",
-                    [
-                        onnx.helper.make_tensor_value_info("i", kind.INT64, []),
-                        onnx.helper.make_tensor_value_info("go", kind.BOOL, []),
-                        onnx.helper.make_tensor_value_info("a", kind.FLOAT, [1]),
-                    ],
-                    [
-                        onnx.helper.make_tensor_value_info("on", kind.BOOL, []),
-                        onnx.helper.make_tensor_value_info("b", kind.FLOAT, [1]),
-                    ],
-                ),
-            ),
-        ],
-        [("x", kind.FLOAT, [1])],
-        [("y", kind.FLOAT, [1])],
-    )
+    save_endless_model(folder / "spin.onnx")
     return folder
 
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from trio_tools.database import DatabaseConfig, Databases
+from trio_tools.database.sqlite import SqliteDatabase
 from trio_tools.errors import Forbidden, InvalidArgument, NotFound, TimedOut, UpstreamFailed
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
@@ -368,3 +369,24 @@ async def test_the_loop_goes_on_while_statements_run(databases):
             longest = max(longest, time.perf_counter() - before)
         nursery.cancel_scope.cancel()
     assert longest < 1  # five threads at work, none of which holds the interpreter
+
+
+async def test_a_cancel_does_not_wait_for_sqlalchemy_to_be_loaded(databases, monkeypatch):
+    """Loading is slow, here for as long as the test says, and goes on for whoever asks next."""
+    begun, loaded = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    make = SqliteDatabase._make_engine
+
+    def make_slowly(database):
+        token.run_sync_soon(begun.set)
+        assert loaded.wait(10)
+        return make(database)
+
+    monkeypatch.setattr(SqliteDatabase, "_make_engine", make_slowly)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(databases.query, "shop", "SELECT 1")
+        await begun.wait()
+        nursery.cancel_scope.cancel()
+    assert not loaded.is_set()  # so nobody waited for it
+    loaded.set()
+    assert (await databases.query("shop", "SELECT 1")).rows == ((1,),)

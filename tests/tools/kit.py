@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from contextlib import asynccontextmanager
 
 import trio
@@ -10,6 +12,9 @@ from tests.server.kit import connected, envelope_of
 from trio_tools.operations.base import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
+
+# Never ends, on SQLite and on PostgreSQL.
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
 class Trace:
@@ -55,3 +60,22 @@ def total(counts):
     names = ("succeeded", "failed", "timed_out", "cancelled", "not_started")
     assert sum(counts[name] for name in names) == counts["total"]
     return counts["total"]
+
+
+async def until(condition):
+    """Wait for what happens outside of the event loop, 20 s at most."""
+    with trio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - the machine tells nobody when it has finished
+            await trio.sleep(0.0005)
+
+
+def threads_at_work():
+    """Return the threads beside this one that run code of this project."""
+    found = []
+    for ident, innermost in sys._current_frames().items():
+        frame = innermost
+        while frame is not None and "/trio_tools/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        if frame is not None and ident != threading.get_ident():
+            found.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+    return found

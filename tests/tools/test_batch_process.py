@@ -204,18 +204,6 @@ async def test_a_result_that_is_no_json_value_fails_that_item():
     assert answer["data"]["errors"][0]["error_code"] == "NOT_JSON"
 
 
-async def test_a_batch_inside_of_a_batch_is_a_clear_error(era):
-    async def nest(item: int) -> object:
-        inner = await server.call_tool("batch_process", {"operation": "nest", "items": [item]})
-        return inner.structured_content["data"]["error_code"]
-
-    server = create_server(Settings(), operations=[nest])
-    async with calling(server, era) as call:
-        answer = await call("batch_process", operation="nest", items=[1])
-        assert answer["data"]["results"] == ["NESTED_BATCH"]
-        assert (await call("get_concurrency_status"))["data"]["work_for_departed_callers"] == 0
-
-
 async def test_each_operation_declares_where_it_runs():
     server = create_server(
         Settings(),

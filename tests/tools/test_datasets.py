@@ -160,3 +160,28 @@ async def test_an_empty_dataset_is_complete(tmp_path):
     assert answer["data"]["complete"]
     assert answer["data"]["counts"]["total"] == 0
     assert answer["meta"]["pagination"] is None
+
+
+async def test_half_of_a_character_is_the_failure_of_its_record_alone(tmp_path, era):
+    lines = ['{"text": "ok"}', r'{"text": "\ud800"}', r'{"text": "\ud83d\ude00"}']
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    async with calling(server_with(file_roots=(tmp_path,)), era) as call:
+        (chunk,) = await _all(call, dataset="texts.jsonl", operation="hash")
+    assert chunk["counts"]["succeeded"] == 2
+    assert [(error["item"], error["error_code"]) for error in chunk["errors"]] == [
+        ("line 2", "INVALID_ITEM")
+    ]
+    assert "half of a character" in chunk["errors"][0]["reason"]
+
+
+async def test_no_records_are_counted_as_some_would_be(tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    (tmp_path / "some.jsonl").write_text("1")
+    async with calling(server_with(double, file_roots=(tmp_path,))) as call:
+        none, some = [
+            await call("process_large_dataset", dataset=f"{name}.jsonl", operation="double")
+            for name in ("none", "some")
+        ]
+    assert list(none["data"]) == list(some["data"])
+    assert list(none["data"]["counts"]) == list(some["data"]["counts"])
+    assert none["data"]["counts"]["concurrency_limit"] == 10

@@ -6,11 +6,12 @@ import re
 import pytest
 import trio
 
+from tests.http.servers import OK, answering, serving
 from tests.server.kit import connected, status_of
 from tests.tools.kit import Trace, calling, nap_server, server_with
 from trio_tools.operations import Operation
 from trio_tools.server import create_server
-from trio_tools.settings import Settings
+from trio_tools.settings import ApiSettings, FetchSettings, Settings
 
 DEFAULT = [
     "get_concurrency_status",
@@ -50,7 +51,8 @@ async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names
         tools = (await client.list_tools()).tools
     assert [tool.name for tool in tools] == names
     for tool in tools:
-        assert re.search(r"\n\nExecution: .+\nConcurrency: .+", tool.description), tool.name
+        lines = r"\n\nExecution: .+\nConcurrency: .+\nTimeout: .+"
+        assert re.search(lines, tool.description), tool.name
         assert tool.annotations.read_only_hint is (tool.name in READING), tool.name
         assert tool.output_schema["title"] == "response-v2"
         undescribed = [
@@ -87,6 +89,56 @@ async def test_a_changed_limit_shows_in_description_cap_and_status(era):
             assert answer.structured_content["data"]["maximum"] == capacity
             status = await status_of(client)
             assert status["limits"]["fetch_urls"]["capacity"] == capacity
+
+
+async def test_every_limit_in_the_status_is_one_that_work_holds_places_in(tmp_path, shop, era):
+    (tmp_path / "lines.jsonl").write_text('"a"\n"b"\n')
+    async with serving(answering(OK)) as site:
+        server = server_with(
+            toolset="patterns",
+            file_roots=(tmp_path,),
+            models_folder=tmp_path,
+            fetch=FetchSettings(allow_private=True, ports=None),
+            apis={"shop": ApiSettings(base_url=site.url)},
+            **shop,
+        )
+        asked = {
+            "fetch_urls": {"urls": [site.url]},
+            "call_external_api": {"api": "shop", "path": "/"},
+            "query_database": {"sql": "SELECT 1"},
+            "compute_hash": {"text": "a"},
+            "compress_data": {"text": "a"},
+            "run_inference": {},
+            "batch_process": {"operation": "hash", "items": ["a"]},
+            "process_large_dataset": {"dataset": "lines.jsonl", "operation": "hash"},
+            "rate_limited_operation": {"calls": 1},
+            "parallel_fetch": {"urls": [site.url]},
+            "process_batch_streaming": {"items": ["a"], "seconds": 0},
+            "process_with_timeout": {"items": ["a"], "seconds": 0},
+            "query_with_timeout": {"seconds": 0},
+            "cancellable_operation": {"steps": 1, "seconds": 0},
+            "main_operation": {"items": ["a"], "seconds": 0},
+        }
+        async with connected(server, era) as client:
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            assert names - set(asked) == {
+                "get_concurrency_status",
+                "get_operation",
+                "cancel_operation",
+            }
+            for name, arguments in asked.items():
+                answer = await client.call_tool(name, arguments)
+                assert not answer.is_error, answer.content
+            limits = (await status_of(client))["limits"]
+    assert set(limits) == {
+        "fetch_urls",
+        "call_external_api",
+        "query_database",
+        "compute_hash",
+        "compress_data",
+        "run_inference",
+    }
+    assert [name for name, limit in limits.items() if not limit["finished"]] == []
 
 
 async def test_the_status_tells_what_each_call_waits_for(autojump_clock):
@@ -167,3 +219,29 @@ def test_a_limit_for_what_there_is_not_is_refused():
     server_with(trace.nap, limits=limits)
     with pytest.raises(ValueError, match=r"limits\.nap: .* there are: batch_process, "):
         server_with(limits=limits)
+
+
+async def test_a_tool_of_single_calls_declares_how_many_run_over_all_calls():
+    limits = {"query_database": {"concurrency": 1, "max_concurrency": 4}}
+    async with connected(server_with(limits=limits)) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert "Concurrency: up to 4 in parallel, 20 waiting" in tools["query_database"].description
+
+
+async def test_the_time_of_an_item_has_a_default_and_a_cap_from_the_settings(autojump_clock):
+    limits = {"batch_process": {"item_timeout_seconds": 2, "max_timeout_seconds": 60}}
+    server, _ = nap_server(limits=limits)
+    async with connected(server) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    asked = tools["batch_process"].input_schema["properties"]["item_timeout_seconds"]
+    assert [option.get("maximum") for option in asked["anyOf"]] == [60, None]
+    async with calling(server) as call:
+        usual = await call("batch_process", operation="nap", items=[1, 3])
+        longer = await call("batch_process", operation="nap", items=[1, 3], item_timeout_seconds=4)
+    assert usual["data"]["counts"]["timed_out"] == 1
+    assert longer["data"]["counts"]["succeeded"] == 2
+
+
+def test_a_default_time_of_an_item_above_its_cap_is_refused():
+    with pytest.raises(ValueError, match=r"400\.0, above max_timeout_seconds"):
+        Settings(limits={"batch_process": {"item_timeout_seconds": 400}})

@@ -40,6 +40,53 @@ async def test_what_a_cancelled_call_had_finished_is_readable_and_not_repeated(a
         assert len(trace.begun) - begun == counts["cancelled"] + counts["not_started"]
 
 
+async def test_a_call_that_goes_on_does_so_with_its_own_item_timeout_and_concurrency(
+    autojump_clock, era
+):
+    server, _ = nap_server()
+    asked = {"operation": "nap", "items": [1, 8, 8, 2, 8], "operation_id": "mine"}
+    async with calling(server, era) as call:
+        first = await call("batch_process", **asked, max_concurrent=1, timeout_seconds=3)
+        assert first["data"]["results"] == [1]
+        again = await call(
+            "batch_process", **asked, max_concurrent=4, item_timeout_seconds=6, timeout_seconds=5
+        )
+        assert again["data"]["counts"]["concurrency_limit"] == 4
+        assert again["data"]["results"] == [1, 2]
+        cut = await call("batch_process", **asked, max_concurrent=4, item_timeout_seconds=6)
+        assert cut["data"]["complete"]
+        assert cut["data"]["timing"]["elapsed_seconds"] == 6.0
+        assert [error["error_code"] for error in cut["data"]["errors"]] == ["ITEM_TIMEOUT"] * 3
+        assert {error["reason"] for error in cut["data"]["errors"]} == {"not done within 6 s"}
+
+
+async def test_a_call_that_goes_on_without_an_item_timeout_has_none(autojump_clock, era):
+    server, _ = nap_server()
+    asked = {"operation": "nap", "items": [8, 8], "operation_id": "mine"}
+    async with calling(server, era) as call:
+        await call("batch_process", **asked, item_timeout_seconds=6, timeout_seconds=5)
+        again = await call("batch_process", **asked)
+    assert again["data"]["results"] == [8, 8]
+
+
+async def test_a_call_that_is_refused_changes_nothing_of_the_one_that_runs(autojump_clock, era):
+    server, _ = nap_server()
+    asked = {"operation": "nap", "items": [4] * 4, "operation_id": "mine"}
+    answers = []
+    async with calling(server, era) as call:
+
+        async def run():
+            answers.append(await call("batch_process", **asked, max_concurrent=1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await trio.sleep(1)
+            other = await call("batch_process", **asked, max_concurrent=4, item_timeout_seconds=1)
+            assert other["data"]["error_code"] == "OPERATION_RUNNING"
+    assert answers[0]["data"]["results"] == [4] * 4
+    assert answers[0]["data"]["timing"]["elapsed_seconds"] == 16.0
+
+
 async def test_a_cancelled_call_leaves_nothing_at_work(autojump_clock, era):
     server, _ = nap_server()
     async with connected(server, era) as client:

@@ -75,3 +75,19 @@ async def test_two_batches_share_one_limit_and_one_deadline(autojump_clock):
     assert data["peak"] == 3
     assert len(cut["first"]) + len(cut["second"]) == 3
     assert cut["expired"]
+
+
+async def test_a_tool_without_a_time_argument_keeps_to_the_time_it_declares(autojump_clock):
+    limits = {"rate_limited_operation": {"timeout_seconds": 2, "max_timeout_seconds": 5}}
+    server = patterns(limits=limits)
+    async with connected(server) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    declared = tools["rate_limited_operation"].description
+    assert declared.endswith("Timeout: 2 s by default, 2 s at most")
+    async with calling(server) as call:
+        started = trio.current_time()
+        answer = await call("rate_limited_operation", calls=100, per_second=0.001)
+        assert trio.current_time() - started == 2
+        assert answer["data"]["error_code"] == "TIMEOUT"
+        status = (await call("get_concurrency_status"))["data"]
+    assert status["calls"] == []

@@ -1,9 +1,13 @@
 """Kept operations: for how long, how many, how large."""
 
+from functools import partial
+
 import pytest
 import trio
 
 from nursery_patterns import Batch
+from tests.server.kit import call_as, connected
+from tests.tools.kit import nap_server
 from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.operations.base import Operation
 from trio_tools.operations.work import Work
@@ -16,7 +20,8 @@ async def double(text: str) -> str:
 
 
 def make(store, name, items=("a",), owner="anna"):
-    work = Work(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=store.reserve)
+    reserve = partial(store.reserve, owner)
+    work = Work(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=reserve)
     return StoredOperation(name, owner, "tool", list(items), work, Batch(work.run, items))
 
 
@@ -101,3 +106,70 @@ async def test_items_without_room_are_refused_at_once():
         store.open(make(store, "big", ["x" * 2_000]))
     assert len(store) == 0
     assert store.kept_bytes == 0
+
+
+def kept_of(store, owner, names):
+    """Return those of the names that are still kept for that owner, in order."""
+    return [name for name in names if (owner, name) in store._kept]
+
+
+async def test_whoever_keeps_most_makes_room_and_nobody_pushes_out_the_others(autojump_clock):
+    store = store_of(capacity=6)
+    store.open(make(store, "first", owner="berta"))
+    store.open(make(store, "second", owner="berta"))
+    names = [f"n{number}" for number in range(20)]
+    for name in names:
+        await trio.sleep(1)
+        store.open(make(store, name, owner="anna"))
+    assert kept_of(store, "berta", ["first", "second"]) == ["first", "second"]
+    assert kept_of(store, "anna", names) == ["n16", "n17", "n18", "n19"]
+    for name in ("one", "two"):
+        await trio.sleep(1)
+        store.open(make(store, name, owner="carla"))
+    assert kept_of(store, "berta", ["first", "second"]) == ["first", "second"]
+    assert kept_of(store, "anna", names) == ["n18", "n19"]
+    await trio.sleep(1)
+    store.open(make(store, "three", owner="carla"))  # all have two: the oldest of them all goes
+    assert kept_of(store, "berta", ["first", "second"]) == ["second"]
+
+
+async def test_running_operations_push_out_nobody_who_keeps_less(autojump_clock):
+    store = store_of(capacity=3)
+    store.open(make(store, "kept", owner="berta"))
+    with (
+        store.open(make(store, "one")).at_work(),
+        store.open(make(store, "two")).at_work(),
+        pytest.raises(ServerOverloaded, match="of clients that keep fewer"),
+    ):
+        store.open(make(store, "three"))
+    assert kept_of(store, "berta", ["kept"]) == ["kept"]
+
+
+async def test_results_push_out_only_what_is_of_owners_who_keep_as_much(autojump_clock):
+    store = store_of(capacity=100, max_bytes=12_000)
+    small = store.open(make(store, "small", ["x" * 100], owner="berta"))
+    await small.batch.run()
+    old = store.open(make(store, "old", ["x" * 500] * 2))
+    await old.batch.run()
+    await trio.sleep(1)
+    big = store.open(make(store, "big", ["x" * 1_000] * 5))
+    with big.at_work():
+        report = await big.batch.run()
+    assert kept_of(store, "anna", ["old", "big"]) == ["big"]
+    assert kept_of(store, "berta", ["small"]) == ["small"]
+    assert report.counts.failed
+    assert report.outcomes[-1].error.error_code == "RESULTS_TOO_LARGE"
+    assert "of clients that keep less" in report.outcomes[-1].error.message
+    assert store.kept_bytes <= 12_000
+    assert store.find("small", "berta").batch.report().complete
+
+
+async def test_a_client_whose_operations_fill_the_store_leaves_those_of_others(autojump_clock):
+    server, _ = nap_server(max_operations=3)
+    asked = {"operation": "nap", "items": [1]}
+    async with connected(server):
+        mine = await call_as(server, "berta", "batch_process", asked)
+        for _ in range(9):
+            await call_as(server, "anna", "batch_process", asked)
+        read = {"operation_id": mine["data"]["operation_id"]}
+        assert (await call_as(server, "berta", "get_operation", read))["success"]

@@ -49,6 +49,7 @@ async def texts() -> AsyncIterator[str]:
 async def values_keep_their_types() -> None:
     batch = Batch(length, ["a"], limit=2)
     assert_type(batch, Batch[str, int])
+    assert_type(batch.item_timeout, float | None)
     report = await batch.run()
     assert_type(report, Report[str, int])
     assert_type(report.values(), list[int])

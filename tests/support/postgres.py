@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+# The server processes that are in the midst of what the tools asked for, a transaction included.
+AT_WORK = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name = 'trio-tools' AND state <> 'idle'"
+)
+
 
 def _postgres_binaries() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

@@ -1,0 +1,142 @@
+"""A cancelled call stops all that it began: threads, statements in databases, worker processes.
+
+What is at work is told by the machine, not by the server: the frames of threads, the list of
+processes, PostgreSQL's own list of statements.
+"""
+
+import multiprocessing
+import os
+import sqlite3
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from nursery_patterns import current_default_process_limiter, current_default_thread_limiter
+from tests.server.kit import connected, status_of
+from tests.support.postgres import AT_WORK
+from tests.tools.kit import ENDLESS, server_with, threads_at_work, until
+from tests.tools.spinning import spin
+from trio_tools.operations.base import Operation
+
+# The guarantee: from the cancel until nothing is at work. The machine may be busy with other
+# things for once, so it is the median of several cancels that has to keep it.
+BOUND_SECONDS = 0.05
+CANCELS = 9
+
+
+def is_open(name):
+    """Tell whether this process has a file of that name open."""
+    paths = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+    return any(Path(path).name == name for path in paths)
+
+
+async def check_cancels(server, era, tool, arguments, at_work, *, settled=0.02, cancels=CANCELS):
+    """Cancel a call in the midst of its work, again and again. The server must go on.
+
+    Args:
+        at_work: Tells whether what the call began is at work.
+        settled: Seconds to let it work before the cancel.
+        cancels: How often.
+    """
+
+    async def call():
+        answer = await client.call_tool(tool, arguments)
+        pytest.fail(f"it ended by itself: {answer.structured_content}")
+
+    taken = []
+    async with connected(server, era) as client:
+        for _ in range(cancels):
+            assert not at_work()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                await until(at_work)
+                await trio.sleep(settled)
+                assert at_work()  # it is no call that ends by itself
+                nursery.cancel_scope.cancel()
+                cancelled = time.perf_counter()
+            await until(lambda: not at_work() and not server.state.calls)
+            taken.append(time.perf_counter() - cancelled)
+            status = await status_of(client)
+            assert {limit["in_use"] for limit in status["limits"].values()} <= {0}
+            assert status["work_for_departed_callers"] == 0
+            assert current_default_thread_limiter().borrowed_tokens == 0
+            assert current_default_process_limiter().borrowed_tokens == 0
+    assert statistics.median(taken) <= BOUND_SECONDS, taken
+
+
+async def test_a_statement_of_sqlite_ends_with_its_call(tmp_path, era):
+    sqlite3.connect(tmp_path / "shop.db").close()
+    server = server_with(databases={"shop": {"url": f"sqlite:///{tmp_path}/shop.db"}})
+    await check_cancels(server, era, "query_database", {"sql": ENDLESS}, threads_at_work)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT pg_sleep(600)", "SELECT count(*) FROM generate_series(1, 100000000000) AS number"],
+)
+async def test_a_statement_of_postgresql_ends_with_its_call(
+    postgres_folder, postgres_url, era, sql
+):
+    import psycopg  # noqa: PLC0415 - an extra
+
+    server = server_with(databases={"shop": {"url": postgres_url}})
+    with psycopg.connect(host=str(postgres_folder), user="postgres", autocommit=True) as owner:
+
+        def at_work():
+            return owner.execute(AT_WORK).fetchall()
+
+        await check_cancels(server, era, "query_database", {"sql": sql}, at_work)
+        assert threads_at_work() == []
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha3_512"])
+async def test_the_hash_of_a_large_file_ends_with_its_call(tmp_path, era, algorithm):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**30)
+    server = server_with(file_roots=(tmp_path,))
+    asked = {"path": "large", "algorithm": algorithm}
+    await check_cancels(
+        server, era, "compute_hash", asked, lambda: threads_at_work() or is_open("large")
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "level"), [("lzma", 9), ("zstd", 11), ("zlib", 9)])
+async def test_a_compression_ends_with_its_call(tmp_path, era, algorithm, level):
+    (tmp_path / "large").write_text(os.urandom(22_000_000).hex())
+    server = server_with(file_roots=(tmp_path,))
+    asked = {"path": "large", "algorithm": algorithm, "level": level}
+    await check_cancels(server, era, "compress_data", asked, threads_at_work)
+
+
+async def test_a_worker_process_dies_with_its_call(tmp_path, era):
+    server = server_with(Operation(name="spin", fn=spin, runs="process"))
+    note = tmp_path / "pid"
+
+    def at_work():
+        pid = int(note.read_text() or 0) if note.exists() else 0
+        return pid in {process.pid for process in multiprocessing.active_children()}
+
+    asked = {"operation": "spin", "items": [str(note)]}
+    await check_cancels(server, era, "batch_process", asked, at_work)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+async def test_a_model_dies_with_its_call(tmp_path, era):
+    pytest.importorskip("onnxruntime", reason="the extra `inference` is not installed")
+    from tests.support.models import save_endless_model  # noqa: PLC0415 - needs onnx
+
+    save_endless_model(tmp_path / "spin.onnx")
+    asked = {"model": "spin", "inputs": {"x": [1]}}
+    server = server_with(models_folder=tmp_path)
+
+    def at_work():
+        maps = [f"/proc/{p.pid}/maps" for p in multiprocessing.active_children()]
+        return any("onnxruntime" in Path(m).read_text() for m in maps)
+
+    # From when the worker has the library, it is to load and to run the model.
+    await check_cancels(server, era, "run_inference", asked, at_work, settled=0.3, cancels=5)
+    assert multiprocessing.active_children() == []
