@@ -11,7 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from pydantic import TypeAdapter
+import trio
+from pydantic_core import to_json
 
 from trio_tools.errors import InvalidArgument, ToolFailure
 from trio_tools.explain import explain
@@ -24,9 +25,6 @@ _BYTES_PER_OUTCOME = 500
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
 
 
-_anything: TypeAdapter[Any] = TypeAdapter(Any)
-
-
 def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
     """Return a value as JSON, as the answer will have it.
 
@@ -37,7 +35,7 @@ def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> b
     Raises:
         ValueError: It cannot be expressed.
     """
-    return _anything.dump_json(value, fallback=fallback)
+    return to_json(value, inf_nan_mode="null", fallback=fallback)
 
 
 class Result(NamedTuple):
@@ -101,7 +99,12 @@ class Work:
             if isinstance(item, BadItem):
                 item.fail()
             value = await self.operation.run(item)
-            return self._kept(value)
+            text = self._keep(value)
+            if len(text) <= self._page_bytes:
+                return Result(value, len(text))
+            # Megabytes take a step of their own to write and to read; what is finished is not lost.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return Result(None, len(text), text.decode())
         except Exception as error:  # noqa: BLE001 - explained here, raised below
             failure = explain(error)
         finally:
@@ -114,7 +117,8 @@ class Work:
         """Return how an item is named in reports, as a JSON value."""
         return item.label if isinstance(item, BadItem) else self.operation.label_of(item)
 
-    def _kept(self, value: Any) -> Result:
+    def _keep(self, value: Any) -> bytes:
+        """Make room for a result; return it as JSON."""
         try:
             text = json_bytes(value)
         except ValueError as error:
@@ -125,9 +129,7 @@ class Work:
             ) from None
         self._reserve(len(text))
         self.size += len(text)
-        if len(text) > self._page_bytes:
-            return Result(None, len(text), text.decode())
-        return Result(value, len(text))
+        return text
 
 
 def _size_of(items: Sequence[Any]) -> int:
