@@ -30,9 +30,10 @@ OUTSIDERS = {
         "trio_tools.operations",
         "trio_tools.tools",
         "trio_tools.transports",
+        "trio_tools.commands",
         "trio_tools.cli",
     ),
-    "pydantic_core": ("trio_tools.transports.wire",),
+    "pydantic_core": ("trio_tools.operations.work", "trio_tools.transports.wire"),
     "pydantic_settings": ("trio_tools.settings",),
     "httpx": ("trio_tools.http.transport",),
     "httptools": ("trio_tools.http.parser",),
@@ -46,7 +47,7 @@ OUTSIDERS = {
     "hypercorn": ("trio_tools.transports",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
-    "rich": ("trio_tools.console", "trio_tools.demo", "trio_tools.cli"),
+    "rich": ("trio_tools.console", "trio_tools.demo", "trio_tools.commands"),
 }
 # Whoever may start an event loop: the command line, and the test kit, whose runs are its subject.
 RUNNERS = ("trio_tools.cli", "nursery_patterns._trial")

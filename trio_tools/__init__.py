@@ -15,8 +15,9 @@ Packages state their inner order in the same way.
     L8   server                                 composition root: tools and policy
     L9   transports                             stdio, Streamable HTTP, in memory
     L10  demo                                   bulk work that goes wrong in every way
-    L11  cli                                    arguments to settings; the only `trio.run`
-    L12  __main__                               python -m trio_tools
+    L11  commands                               what each command does
+    L12  cli                                    arguments to settings; the only `trio.run`
+    L13  __main__                               python -m trio_tools
 
 The names for applications that embed the server are here, and loaded when they are first used.
 """

@@ -11,26 +11,31 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from trio_tools import commands
+from trio_tools.commands import INTERRUPTED, parse_value
 from trio_tools.logs import configure_logging
 from trio_tools.settings import Settings
 from trio_tools.version import __version__
 
-if TYPE_CHECKING:
-    from trio_tools.server import ToolServer
+_Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
 
+_COMMANDS: dict[str, _Command] = {
+    "serve": commands.serve,
+    "call": commands.call,
+    "tools": commands.tools,
+    "settings": commands.show_settings,
+    "demo": commands.demo,
+}
 _USAGE_ERROR = 2
-_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,11 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (
-        ValidationError,
-        OSError,
-        ValueError,
-    ) as error:  # of the start: later ones come in groups
+    except (OSError, ValueError) as error:  # of the start: later ones come in groups
         print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
     return status
@@ -66,7 +67,7 @@ def _run(command: Callable[[], Awaitable[int]]) -> int:
     try:
         status = trio.run(command)
     except* KeyboardInterrupt:  # out of a nursery it comes in a group
-        status = _INTERRUPTED
+        status = INTERRUPTED
     return status
 
 
@@ -91,16 +92,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"trio-tools {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", parents=[shared], help="serve MCP")
+    serve = subparsers.add_parser("serve", parents=[shared], help="serve MCP")
     serve.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     serve.add_argument("--host", help="address to bind (http)")
     serve.add_argument("--port", type=int, help="port to bind (http); 0 picks a free one")
     serve.add_argument(
         "--insecure", action="store_true", default=None, help="bind without tokens (http)"
     )
-    call = commands.add_parser(
+    call = subparsers.add_parser(
         "call",
         parents=[shared],
         add_help=False,
@@ -112,10 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("tool")
     call.add_argument("-h", "--help", action=_ToolHelp, help="after a tool's name: its arguments")
     call.add_argument("--json", action="store_true", help="print the answer for machines")
-    tools = commands.add_parser("tools", parents=[shared], help="list the tools")
+    tools = subparsers.add_parser("tools", parents=[shared], help="list the tools")
     tools.add_argument("--json", action="store_true", help="print the schemas for machines")
-    commands.add_parser("settings", parents=[shared], help="list the settings")
-    commands.add_parser("demo", parents=[shared], help="see it work")
+    subparsers.add_parser("settings", parents=[shared], help="list the settings")
+    subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
 
 
@@ -141,7 +142,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, got {assignment!r}")
-        _put(given, name, _parsed(value))
+        _put(given, name, parse_value(value))
     shortcuts = {
         "file_roots": options.file_root,
         "toolset": options.toolset,
@@ -164,13 +165,6 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _told(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(
@@ -178,158 +172,3 @@ def _told(error: Exception) -> str:
             for e in error.errors(include_url=False)
         )
     return str(error)
-
-
-# ------------------------------------------------------------------------------------ commands
-
-
-async def _serve(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    if options.transport == "http":
-        from trio_tools.transports.http import serve_http  # noqa: PLC0415 - heavy
-
-        await serve_http(settings, handle_signals=True)
-    else:
-        from trio_tools.transports.stdio import serve_stdio  # noqa: PLC0415 - not for http
-
-        await serve_stdio(settings, handle_signals=True)
-    return 0
-
-
-async def _call(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
-    from rich.console import Console  # noqa: PLC0415 - serving needs no console
-
-    from trio_tools.console import progress_bar, show_answer  # noqa: PLC0415
-    from trio_tools.server import create_server  # noqa: PLC0415
-    from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
-
-    server = create_server(settings)
-    if options.help:
-        return await _help_on(options.tool, server)
-    schemas = {listing.name: listing.input_schema for listing in await server.list_tools()}
-    arguments = _tool_arguments(rest, schemas.get(options.tool, {}).get("properties", {}))
-    console = Console(stderr=True)
-    status = _INTERRUPTED
-    async with connect_in_process(server) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_interrupt, server.drain, console, nursery.cancel_scope)
-        with progress_bar(console, options.tool) as bar:
-            result = await client.call_tool(options.tool, arguments, progress_callback=bar.update)
-        if options.json:
-            print(json.dumps(result.structured_content, ensure_ascii=False))  # noqa: T201
-        else:
-            text = getattr(result.content[0], "text", "") if result.content else ""
-            show_answer(Console(), text, result.structured_content)
-        status = 1 if result.is_error else 0
-        nursery.cancel_scope.cancel(reason="the call is answered")
-    return status
-
-
-async def _help_on(tool: str, server: ToolServer) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from trio_tools.console import show_tool  # noqa: PLC0415
-
-    listings = {listing.name: listing for listing in await server.list_tools()}
-    if tool not in listings:
-        raise ValueError(f"no tool is named {tool!r}; there are: {', '.join(listings)}")
-    show_tool(Console(), listings[tool])
-    return 0
-
-
-async def _stop_on_interrupt(
-    drain: Callable[[], None], console: Any, scope: trio.CancelScope
-) -> None:
-    """Let the first Ctrl-C stop the work and keep what is done; the second one ends all."""
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        await anext(signals)
-        console.print("stopping; what is done follows (Ctrl-C again to give up)")
-        drain()
-        await anext(signals)
-        scope.cancel(reason="interrupted twice")
-
-
-def _tool_arguments(words: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-    """Read `--name value` pairs; what the schema calls a list collects all values of its name."""
-    arguments: dict[str, Any] = {}
-    remaining = iter(words)
-    for word in remaining:
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not word.startswith("--"):
-            raise ValueError(f"expected --NAME VALUE, got {word!r}: write --{name} before it")
-        if not equals:
-            value = next(remaining, "")
-            if not value:
-                raise ValueError(f"--{name} needs a value")
-        kinds = _kinds(properties.get(name, {}))
-        parsed = value if kinds == {"string"} else _parsed(value)
-        if "array" in kinds and not isinstance(parsed, list):
-            arguments.setdefault(name, []).append(parsed)
-        else:
-            arguments[name] = parsed
-    return arguments
-
-
-def _kinds(schema: dict[str, Any]) -> set[str]:
-    options = schema.get("anyOf", [schema])
-    return {option["type"] for option in options if option.get("type", "null") != "null"}
-
-
-async def _tools(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from trio_tools.console import show_tools  # noqa: PLC0415
-    from trio_tools.server import create_server  # noqa: PLC0415
-
-    listings = await create_server(settings).list_tools()
-    if options.json:
-        dumped = [
-            tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listings
-        ]
-        print(json.dumps(dumped))  # noqa: T201
-    else:
-        show_tools(Console(), listings)
-    return 0
-
-
-async def _show_settings(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from trio_tools.console import show_settings  # noqa: PLC0415
-
-    await trio.lowlevel.checkpoint()
-    show_settings(Console(), _setting_rows(settings))
-    return 0
-
-
-def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, str, str]] = []
-    for name, info in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            rows += _setting_rows(value, f"{prefix}{name}.")
-        elif info.repr:
-            shown = json.loads(section.model_dump_json(include={name}))[name]
-            rows.append((f"{prefix}{name}", json.dumps(shown), info.description or ""))
-        else:
-            rows.append(
-                (f"{prefix}{name}", "(secret)" if value else "none", info.description or "")
-            )
-    return rows
-
-
-async def _demo(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    from trio_tools.demo import run_demo  # noqa: PLC0415
-
-    await run_demo(settings)
-    return 0
-
-
-_Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
-
-_COMMANDS: dict[str, _Command] = {
-    "serve": _serve,
-    "call": _call,
-    "tools": _tools,
-    "settings": _show_settings,
-    "demo": _demo,
-}
