@@ -9,7 +9,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
         _this_run                    what there is once in each trio run
     L1  _outcomes  _token_bucket     what became of an item; rate limit
-        _limits  _slot  _deadline    named limiters; a worker's places; time budget
+        _limits  _slot  _deadline    named limiters; an item's places; time budget
         _source  _requests           the items still to come; who asked
         _threads  _processes         blocking calls, heavy computation
         _steps                       who blocks the loop
@@ -47,6 +47,7 @@ from nursery_patterns._requests import RequestContext as RequestContext
 from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
 from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
+from nursery_patterns._slot import released_slot as released_slot
 from nursery_patterns._steps import BlockedStep as BlockedStep
 from nursery_patterns._steps import StepMonitor as StepMonitor
 from nursery_patterns._threads import abandoned_threads as abandoned_threads

@@ -24,11 +24,12 @@ from nursery_patterns._arguments import (
     check_items,
     check_seconds,
 )
-from nursery_patterns._engine import Engine, held_limiters
+from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
 from nursery_patterns._handoff import Handoff
 from nursery_patterns._ledger import Ledger
 from nursery_patterns._outcomes import Counts, Outcome, Report
+from nursery_patterns._slot import held_limiters
 from nursery_patterns._source import Source
 from nursery_patterns._token_bucket import TokenBucket
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 import trio
@@ -19,7 +18,7 @@ import trio
 from nursery_patterns._handoff import Handoff
 from nursery_patterns._ledger import Ledger
 from nursery_patterns._outcomes import Outcome, Status, make_outcome
-from nursery_patterns._slot import Slot
+from nursery_patterns._slot import Places, Slot
 from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")
@@ -31,14 +30,6 @@ _SUCCEEDED, _FAILED, _TIMED_OUT = Status.SUCCEEDED, Status.FAILED, Status.TIMED_
 # An item function that never waits would let one worker run on without end: after this many items
 # in a row a worker lets the others, and a pending cancel, have their turn.
 _ITEMS_PER_TURN = 16
-
-# The limiters of the items that the current task runs inside of, outermost first.
-_held: ContextVar[tuple[trio.CapacityLimiter, ...]] = ContextVar("_held", default=())
-
-
-def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
-    """Return the limiters of the items that the current task runs inside of, outermost first."""
-    return _held.get()
 
 
 class _OutOfTimeError(Exception):
@@ -74,7 +65,6 @@ class Engine(Generic[ItemT, ValueT]):
         self.ledger = ledger
         self.room = room
         self.shared = shared
-        self.limiter = shared or room
         self.item_timeout = item_timeout
         self.bucket = bucket
         self.fail_fast = fail_fast
@@ -98,11 +88,13 @@ class Engine(Generic[ItemT, ValueT]):
     async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
         """Start each item as soon as there is room for it, until the source is exhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        ordered = handoff is not None and handoff.ordered
+        places = Places(self.room, self.shared, keeps_room=ordered)
         while not self.ledger.source.exhausted:
             if handoff is not None:
                 await handoff.wait_for_fresh()
             with ExitStack() as giving_up:
-                slot = giving_up.enter_context(Slot(self.room, self.shared))
+                slot = giving_up.enter_context(Slot(places))
                 entry = await self._next_entry(slot, handoff)
                 if entry is None:
                     break
@@ -141,7 +133,7 @@ class Engine(Generic[ItemT, ValueT]):
         self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
     ) -> None:
         """Run an item, and then others for as long as room and items are there at once."""
-        _held.set((*_held.get(), self.limiter))
+        slot.belongs_here()
         outcome: Outcome[ItemT, ValueT]
         now = trio.current_time
         turns = 0

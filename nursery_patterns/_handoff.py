@@ -45,6 +45,11 @@ class Handoff(Generic[ItemT, ValueT]):
         self._workers = trio.lowlevel.ParkingLot()
         self._consumers = trio.lowlevel.ParkingLot()
 
+    @property
+    def ordered(self) -> bool:
+        """Whether outcomes are given out in input order."""
+        return self._open is not None
+
     async def wait_for_fresh(self) -> None:
         """Wait until a fresh item may be started: each stream would leave `limit` more behind."""
         if self._left_over and not self._ledger.source.given_back():

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from types import TracebackType
+
+# Each item that is away from its slot is a task with its memory, some 10 kB: this many bound it.
+_MOST_AWAY = 1_000
+
+# The slots of the items that the current task runs inside of, outermost first.
+_held: ContextVar[tuple[Slot, ...]] = ContextVar("_held", default=())
+
+
+class Places:
+    """What the slots of one run have in common: where places come from, and who is away from his.
+
+    Args:
+        room: Places in the batch.
+        shared: Places shared with others, if any.
+        keeps_room: Whether an item that gives its slot back keeps its room in the batch. It must
+            where finished items wait in their room for one that has yet to come back.
+    """
+
+    __slots__ = ("away", "keeps_room", "returning", "room", "shared")
+
+    def __init__(
+        self,
+        room: trio.CapacityLimiter,
+        shared: trio.CapacityLimiter | None,
+        *,
+        keeps_room: bool = False,
+    ) -> None:
+        self.room = room
+        self.shared = shared
+        self.keeps_room = keeps_room
+        self.away = 0  # items without their places, returning ones included: 0 <= away <= the most
+        self.returning = 0  # of these, who wait for their places again
 
 
 class Slot:
@@ -17,13 +52,20 @@ class Slot:
     capacity while waiting for anything else. Leaving the `with` block gives back what is held.
     """
 
-    __slots__ = ("_has_room", "_has_shared", "_room", "_shared")
+    __slots__ = ("_has_room", "_has_shared", "_places", "_room", "_shared", "_task")
 
-    def __init__(self, room: trio.CapacityLimiter, shared: trio.CapacityLimiter | None) -> None:
-        self._room = room
-        self._shared = shared
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._room = places.room
+        self._shared = places.shared
         self._has_room = False
         self._has_shared = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def belongs_here(self) -> None:
+        """Make it the slot of the current task, and of nobody else."""
+        self._task = trio.lowlevel.current_task()
+        _held.set((*_held.get(), self))
 
     async def take_room(self) -> None:
         """Wait for a place in the batch."""
@@ -41,10 +83,12 @@ class Slot:
     def keep(self) -> bool:
         """Stay for another item if that is fair: nobody waits in front, and no limit was lowered.
 
-        Nobody else than the batch's own dispatcher is in line for the room, so there it is enough
-        that the limit still covers all who hold a place.
+        Besides items that want their places back only the batch's own dispatcher stands in line
+        for the room, so there it is enough that the limit still covers all who hold a place.
         """
         if self._room.borrowed_tokens > self._room.total_tokens:
+            return False
+        if self._places.returning or not self._has_room:
             return False
         if self._shared is None:
             return True
@@ -70,6 +114,37 @@ class Slot:
             self._has_room = False
             self._room.release_on_behalf_of(self)
 
+    def leave(self) -> bool:
+        """Let others have the places while the item only waits; False if it has to stay.
+
+        That is so in a task that the item started, in a second block inside of the first, where
+        nothing could be given back, and where too many are away already.
+        """
+        places = self._places
+        held = self._has_shared if places.keeps_room else self._has_room
+        if not held or places.away >= _MOST_AWAY or self._task is not trio.lowlevel.current_task():
+            return False
+        places.away += 1
+        if places.keeps_room:
+            self.release_shared()
+        else:
+            self.release()
+        return True
+
+    async def come_back(self) -> None:
+        """Wait for the places again, in line with everybody else."""
+        self._places.returning += 1
+        try:
+            await self.take()
+        finally:
+            self._places.returning -= 1
+            self._places.away -= 1
+
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """The limiter in force."""
+        return self._shared or self._room
+
     def __enter__(self) -> Self:
         return self
 
@@ -80,3 +155,38 @@ class Slot:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
+    """Return the limiters of the items that the current task runs inside of, outermost first."""
+    return tuple(slot.limiter for slot in _held.get())
+
+
+@asynccontextmanager
+async def released_slot() -> AsyncGenerator[None]:
+    """Give the slot of the current item to others for as long as the item only waits.
+
+    Inside the function of a batch's item::
+
+        async with released_slot():
+            await trio.sleep(retry_after)  # others run meanwhile
+
+    The item counts as in flight all the while, and its `item_timeout` goes on. Leaving the block
+    waits for a slot again, first come, first served with items not yet started; so hold nothing
+    else there that others might wait for. A deadline for the wait belongs inside of the block.
+
+    Cancelled inside the block, or while it waits for its slot, the item has none: let it end then.
+
+    At most 1,000 items of a run are away at a time; the next ones keep their slots while they
+    wait. In an ordered stream an item gives back its token of the shared limiter, and keeps its
+    place in the batch: items that are done wait there for those before them. Outside of a batch,
+    and in tasks that an item started, the block changes nothing.
+    """
+    slots = _held.get()
+    if not slots or not slots[-1].leave():
+        yield
+        return
+    try:
+        yield
+    finally:
+        await slots[-1].come_back()

@@ -34,6 +34,7 @@ PUBLIC = {
     "current_default_process_limiter",
     "current_default_thread_limiter",
     "current_request",
+    "released_slot",
     "request_context",
     "run_batch",
     "run_in_process",

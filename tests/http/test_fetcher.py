@@ -9,6 +9,7 @@ import pytest
 import trio
 from backports import zstd
 
+from nursery_patterns import run_batch
 from tests.http.servers import OK, answering, closed, config, next_request, reply, serving
 from trio_tools.errors import ErrorType
 from trio_tools.http.failures import Code, FetchError
@@ -377,6 +378,31 @@ async def test_a_pause_longer_than_the_time_left_is_told_at_once(autojump_clock)
         assert caught.value.data == {"retry_after_seconds": 40.0}
         assert trio.current_time() == page.elapsed == 0
         assert len(server.requests) == 1
+
+
+async def test_urls_of_other_hosts_go_on_while_one_host_pauses(autojump_clock):
+    busy = reply(b"", "Retry-After: 7", status="429 Slow Down")
+
+    async def handler(stream, server):
+        while request := await next_request(stream, server):
+            host = request.partition(b"Host: ")[2].partition(b":")[0]
+            pauses = host == b"127.0.0.1" and trio.current_time() < 7
+            await stream.send_all(busy if pauses else OK)
+
+    done = []
+    async with serving(handler, host="0.0.0.0") as server, Fetcher(config()) as fetcher:
+
+        async def fetch_one(host):
+            page = await fetcher.fetch(FetchRequest(f"http://{host}:{server.port}/"))
+            done.append((host, trio.current_time()))
+            return page.status
+
+        hosts = ["127.0.0.1"] * 10 + ["127.0.0.2"] * 10
+        report = await run_batch(fetch_one, hosts, limit=2)
+        # Only the first two were asked; all others have seen the pause.
+        assert len(server.requests) == 2 + 20
+    assert report.values() == [200] * 20
+    assert done == [("127.0.0.2", 0)] * 10 + [("127.0.0.1", 7)] * 10
 
 
 async def test_many_urls_over_five_hundred_origins_stay_within_the_limits():

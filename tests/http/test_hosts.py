@@ -4,6 +4,8 @@ import time
 import pytest
 import trio
 
+from nursery_patterns import run_batch
+from nursery_patterns.testing import InFlightGauge
 from trio_tools.errors import ErrorType
 from trio_tools.http.failures import HostCoolingDown
 from trio_tools.http.hosts import HostLimits, HostState, parse_retry_after
@@ -141,6 +143,34 @@ async def test_a_wait_that_must_be_in_vain_is_refused_at_once(autojump_clock):
     assert caught.value.error_type is ErrorType.RATE_LIMITED
     assert caught.value.data == {"retry_after_seconds": 30.0}
     assert hosts.snapshot()["a"].waiting == 0
+
+
+async def test_who_waits_for_a_slot_leaves_the_line_when_a_pause_begins(autojump_clock):
+    hosts = make(max_per_host=1)
+    working = InFlightGauge()
+
+    async def request(n):
+        if n == 0:
+            await hosts.enter("a")
+            await trio.sleep(1)
+            hosts.refused("a", started=0.0, retry_after=5.0)
+            hosts.leave("a")
+        elif n < 3:
+            await hosts.enter("a")
+            with working:
+                await trio.sleep(1)
+            hosts.leave("a")
+        else:
+            await hosts.enter("b")
+            await trio.sleep(1)
+            hosts.leave("b")
+        return trio.current_time()
+
+    # At first all three slots are held for host a. When it pauses they are free for host b.
+    report = await run_batch(request, range(5), limit=3)
+    assert report.values() == [1, 7, 8, 2, 3]
+    assert working.peak == 1
+    assert hosts.snapshot() == {}
 
 
 async def test_slowness_cuts_the_limit_without_a_pause(autojump_clock):

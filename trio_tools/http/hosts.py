@@ -3,8 +3,9 @@
 Every host starts with the configured limit. A 429, a 503 or a timeout halves it and makes the host
 cool down, for as long as its Retry-After says within the configured bound; every good answer adds
 a little back (additive increase, multiplicative decrease: Chiu and Jain, 1989). Whoever waits for
-a host waits here, with no slot and no connection in its hands, first come first served. A host
-that answers well costs two dictionary look-ups and keeps no state once nobody uses it.
+a host waits here, without a connection, first come first served; and for the end of a pause also
+without the slot of its batch, so that other hosts are asked meanwhile. A host that answers well
+costs two dictionary look-ups and keeps no state once nobody uses it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import trio
 
+from nursery_patterns import released_slot
 from trio_tools.http.failures import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
@@ -49,13 +51,13 @@ class _Host:
         self.cools_until = -math.inf
         self.cut_at = -math.inf  # when the limit was last cut
         self.strikes = 0  # refusals since the last good answer
-        # Only who holds the door waits for a slot or the end of the pause; the others wait for the
-        # door, in order. So one task wakes per free slot, and nobody overtakes.
+        # Only who holds the door waits for a slot; the others wait for the door, in order. So one
+        # task wakes per free slot, and nobody overtakes. When a pause begins all leave the line.
         self.door: trio.StrictFIFOLock | None = None
         self.freed: trio.Event | None = None
 
-    def admits(self, now: float) -> bool:
-        return self.in_flight < int(self.limit) and now >= self.cools_until
+    def cools(self) -> bool:
+        return trio.current_time() < self.cools_until
 
 
 class HostLimits:
@@ -161,19 +163,21 @@ class HostLimits:
         }
 
     async def _wait_in_line(self, name: str, host: _Host) -> None:
-        if host.door is None:
-            host.door = trio.StrictFIFOLock()
-        async with host.door:
-            while not host.admits(now := trio.current_time()):
-                if now < host.cools_until:
-                    self._refuse_vain_wait(name, host, now)
+        entered = False
+        while not entered:
+            while (now := trio.current_time()) < host.cools_until:
+                self._refuse_vain_wait(name, host, now)
+                async with released_slot():  # nothing but time is waited for
                     await trio.sleep_until(host.cools_until)
-                else:
+            door = host.door = host.door or trio.StrictFIFOLock()
+            async with door:
+                while host.in_flight >= int(host.limit) and not host.cools():
                     host.freed = trio.Event()
                     await host.freed.wait()
-            host.in_flight += 1
-        if not host.door.statistics().tasks_waiting and not host.door.locked():
-            host.door = host.freed = None
+                entered = not host.cools()
+                host.in_flight += entered
+            if not door.statistics().tasks_waiting and not door.locked():
+                host.door = host.freed = None
 
     def _refuse_vain_wait(self, name: str, host: _Host, now: float) -> None:
         if host.cools_until >= trio.current_effective_deadline():

@@ -1,0 +1,28 @@
+# One host wants a pause. Its items wait without a slot, so those of the other host go on.
+import trio
+
+from nursery_patterns import released_slot, run_batch
+
+PAUSE_SECONDS = 0.5
+busy_until = 0.0
+
+
+async def fetch(url: str) -> str:
+    global busy_until
+    if url.startswith("busy"):
+        if not busy_until:
+            busy_until = trio.current_time() + PAUSE_SECONDS
+        async with released_slot():
+            await trio.sleep_until(busy_until)
+    await trio.sleep(0.01)
+    print(url, "is here")
+    return url
+
+
+async def main() -> None:
+    urls = [f"busy/{n}" for n in range(20)] + [f"quick/{n}" for n in range(20)]
+    report = await run_batch(fetch, urls, limit=2)
+    print(f"{report.counts.succeeded} in {report.elapsed:.1f} s; all of quick before any of busy")
+
+
+trio.run(main)
