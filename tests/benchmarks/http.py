@@ -3,8 +3,10 @@
     python -m tests.benchmarks http [--requests N] [--repeats N] [--in-flight 10,100,500]
                                     [--plain-only] [--json]
 
-Every contender runs in a process of its own, start-up not counted, the median of the repeats
-counts. The server is loopback nginx where it is installed, otherwise a bundled one.
+Every contender runs in a process of its own, start-up not counted. Contenders take turns: times are
+medians of the rounds, and a ratio is the median of the ratios within each round, so that a machine
+that changes its speed changes neither. The server is loopback nginx where it is installed,
+otherwise a bundled one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import json
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 
 from tests.benchmarks.http_contenders import CONTENDERS
@@ -23,15 +24,19 @@ from tests.benchmarks.http_server import Servers, running_servers
 OURS = "Fetcher, as fetch_urls uses it"
 # (of whom, in flight, at most this many times theirs); from DESIGN.md, section 5.
 TARGETS = (
+    ("aiohttp, a session per request", 10, 1 / 2),
     ("aiohttp, a session per request", 100, 1 / 2),
+    ("aiohttp, a session per request", 500, 1 / 2),
+    ("aiohttp, one shared session", 10, 1.0),
     ("aiohttp, one shared session", 100, 1.0),
+    ("aiohttp, one shared session", 500, 1.0),
     ("httpx on trio, stock transport", 100, 1 / 6),
     ("httpx on trio, stock transport", 500, 1 / 15),
 )
 MAX_GROWTH = 1.4
 
-Table = dict[str, dict[int, float]]
-"""Contender -> requests in flight -> microseconds of CPU per request."""
+Table = dict[str, dict[int, list[float]]]
+"""Contender -> requests in flight -> microseconds of CPU per request, in each round."""
 
 
 def run(argv: Sequence[str] = ()) -> int:
@@ -45,7 +50,7 @@ def run(argv: Sequence[str] = ()) -> int:
             tables[title] = _measure(servers, urls[title], in_flight, options)
             if not options.json:
                 _print(f"{title}, {servers.kind}", tables[title])
-    verdicts = _verdicts(tables["plain"])
+    verdicts = [verdict for title in tables for verdict in _verdicts(title, tables[title])]
     if options.json:
         print(json.dumps({"server": servers.kind, "tables": tables, "targets": verdicts}))
     else:
@@ -57,7 +62,7 @@ def run(argv: Sequence[str] = ()) -> int:
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks http")
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--in-flight", default="10,100,500")
     parser.add_argument("--plain-only", action="store_true")
     parser.add_argument("--only", default="", help="contenders whose name contains this")
@@ -69,19 +74,13 @@ def _measure(
     servers: Servers, url: str, in_flight: list[int], options: argparse.Namespace
 ) -> Table:
     names = [name for name in CONTENDERS if options.only in name]
-    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for _ in range(options.repeats):  # in turns, so that what disturbs one disturbs all
+    table: Table = {name: {count: [] for count in in_flight} for name in names}
+    for _ in range(options.repeats):
         for count in in_flight:
             for name in names:
                 taken = _cpu_seconds(name, url, options.requests, count, servers.ca_file)
-                seconds[name, count].append(taken)
-    return {
-        name: {
-            count: 1e6 * statistics.median(seconds[name, count]) / options.requests
-            for count in in_flight
-        }
-        for name in names
-    }
+                table[name][count].append(1e6 * taken / options.requests)
+    return table
 
 
 def _cpu_seconds(name: str, url: str, requests: int, in_flight: int, ca_file: str) -> float:
@@ -95,18 +94,22 @@ def _cpu_seconds(name: str, url: str, requests: int, in_flight: int, ca_file: st
     return float(done.stdout)
 
 
-def _verdicts(table: Table) -> list[dict[str, object]]:
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def _verdicts(title: str, table: Table) -> list[dict[str, object]]:
     if OURS not in table:
         return []
     ours = table[OURS]
     verdicts: list[dict[str, object]] = []
     for name, count, bound in TARGETS:
         if count in table.get(name, {}):
-            ratio = ours[count] / table[name][count]
-            verdicts.append(_verdict(f"ours / {name} at {count} in flight", ratio, bound))
+            ratio = _ratio(ours[count], table[name][count])
+            verdicts.append(_verdict(f"{title}: ours / {name} at {count} in flight", ratio, bound))
     if len(ours) > 1:
-        growth = ours[max(ours)] / ours[min(ours)]
-        label = f"growth from {min(ours)} to {max(ours)} in flight"
+        growth = _ratio(ours[max(ours)], ours[min(ours)])
+        label = f"{title}: growth from {min(ours)} to {max(ours)} in flight"
         verdicts.append(_verdict(label, growth, MAX_GROWTH))
     return verdicts
 
@@ -125,8 +128,8 @@ def _print(title: str, table: Table) -> None:
     print(f"\n{title}: microseconds of CPU per request, by requests in flight")
     print(f"{'':34}" + "".join(f"{count:>9}" for count in counts) + "   ours / theirs")
     for name, row in table.items():
-        ratios = (f"{table[OURS][c] / row[c]:.2f}" for c in counts) if OURS in table else ()
-        cells = "".join(f"{row[c]:9.0f}" for c in counts)
+        ratios = (f"{_ratio(table[OURS][c], row[c]):.2f}" for c in counts) if OURS in table else ()
+        cells = "".join(f"{statistics.median(row[c]):9.0f}" for c in counts)
         print(f"{name:34}{cells}   {' '.join(ratios)}", flush=True)
 
 
