@@ -128,6 +128,11 @@ class Admission:
         """Tasks in the line, the front included."""
         return sum(map(len, self._lines.values())) + (self._front is not None)
 
+    @property
+    def full(self) -> bool:
+        """Whether a newcomer would neither get a slot at once nor find room in the line."""
+        return self.waiting >= self.max_waiting and self.limiter.available_tokens <= 0
+
     @asynccontextmanager
     async def slot(self, key: Hashable = None) -> AsyncGenerator[None]:
         """Hold a slot in the name of `key`, so that keys are served in turn.

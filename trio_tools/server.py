@@ -119,8 +119,17 @@ class ToolServer(MCPServer[ServerState]):
             raise MCPError(INVALID_PARAMS, f"no prompt is named {name!r}; there are: {known}")
         return await super().get_prompt(name, arguments, context)
 
+    @property
+    def control_tools(self) -> frozenset[str]:
+        """Names of the tools that steer the others: status, and reading and stopping operations."""
+        return frozenset(name for name, tool in self._tools_by_name.items() if tool.control)
+
     def drain(self) -> None:
-        """Let every running batch call return now, with what it has."""
+        """Let every batch call return now, with what it has: those that run, and later ones too.
+
+        So a call that waits in line answers as well, with its `operation_id` and nothing done.
+        """
+        self.state.drained = True
         for operation in self.state.store.running():
             operation.stop()
 

@@ -111,6 +111,8 @@ class ServerState:
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.ended_items: Counter[tuple[str, Status]] = Counter()
+        # Set when the server begins to stop: a batch call that gets its turn then is not begun.
+        self.drained = False
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
         self._admissions: dict[str, Admission] = {}
         self._paces: dict[str, Pace] = {}

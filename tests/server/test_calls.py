@@ -233,11 +233,27 @@ async def test_drain_lets_every_running_batch_return_what_it_has(era, autojump_c
         assert [error["item"] for error in data["errors"]] == [FOREVER, number]
 
 
-async def test_drain_with_nothing_under_way_does_nothing(autojump_clock):
-    server = server_of(nap_many)
-    async with connected(server) as client:
-        server.drain()
-        assert (await envelope_of(client, "nap_many", {"items": [1]}))["data"]["complete"] is True
+async def test_a_batch_that_gets_its_turn_after_the_drain_answers_and_does_nothing(
+    era, autojump_clock
+):
+    answers = []
+
+    async def call_once(item):
+        answers.append((await envelope_of(client, "nap_many", {"items": [item]}))["data"])
+
+    server = server_of(nap_many, **limits("nap_many", max_calls=1))
+    async with connected(server, era) as client:
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(call_once, FOREVER)
+            await trio.sleep(4)
+            server.drain()
+        assert trio.current_time() - started == 4
+    assert [data["complete"] for data in answers] == [False] * 3
+    ends = [data["counts"]["not_started"] for data in answers]
+    assert sorted(ends) == [0, 1, 1]  # the one that ran was cut
+    assert all(data["operation_id"] for data in answers)
 
 
 async def test_items_of_several_calls_share_one_capacity(autojump_clock):

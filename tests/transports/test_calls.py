@@ -7,7 +7,12 @@ import trio.testing
 from nursery_patterns import request_context
 from trio_tools.transports.calls import ClientShare
 
-CALL = SimpleNamespace(method="tools/call", request_id=1)
+
+def call_named(name):
+    return SimpleNamespace(method="tools/call", request_id=1, params={"name": name})
+
+
+CALL = call_named("work")
 
 
 def call_of(seconds):
@@ -29,7 +34,7 @@ async def retry_after(share, seconds=0.0):
 
 
 async def test_a_refusal_for_the_rate_names_the_instant_of_the_next_token(autojump_clock):
-    share = ClientShare(max_calls=10, calls_per_second=2)
+    share = ClientShare(control=("status",), max_calls=10, calls_per_second=2)
     assert [await retry_after(share) for _ in range(3)] == [None, None, 0.5]
     await trio.sleep(0.2)
     told = await retry_after(share)
@@ -41,7 +46,7 @@ async def test_a_refusal_for_the_rate_names_the_instant_of_the_next_token(autoju
 
 @pytest.mark.parametrize("rate", [0.1, 0.7, 3, 7.7, 99.9])
 async def test_who_waits_as_long_as_told_is_never_too_early(rate, autojump_clock):
-    share = ClientShare(max_calls=10, calls_per_second=rate)
+    share = ClientShare(control=("status",), max_calls=10, calls_per_second=rate)
     while (told := await retry_after(share)) is None:
         pass
     for _ in range(20):
@@ -51,7 +56,7 @@ async def test_who_waits_as_long_as_told_is_never_too_early(rate, autojump_clock
 
 
 async def test_a_refusal_for_calls_in_flight_goes_by_how_long_calls_took(autojump_clock):
-    share = ClientShare(max_calls=4, calls_per_second=1000)
+    share = ClientShare(control=("status",), max_calls=4, calls_per_second=1000)
     for _ in range(3):
         await share(CALL, call_of(8))
     async with trio.open_nursery() as nursery:
@@ -64,7 +69,7 @@ async def test_a_refusal_for_calls_in_flight_goes_by_how_long_calls_took(autojum
 
 
 async def test_calls_that_take_longer_than_ever_are_taken_into_account(autojump_clock):
-    share = ClientShare(max_calls=2, calls_per_second=1000)
+    share = ClientShare(control=("status",), max_calls=2, calls_per_second=1000)
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(share, CALL, call_of(600))
@@ -76,7 +81,7 @@ async def test_calls_that_take_longer_than_ever_are_taken_into_account(autojump_
 
 
 async def test_a_cancelled_call_gives_its_place_back_and_each_client_has_its_own(autojump_clock):
-    share = ClientShare(max_calls=1, calls_per_second=1000)
+    share = ClientShare(control=("status",), max_calls=1, calls_per_second=1000)
     with trio.move_on_after(1):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(share, CALL, call_of(600))
@@ -85,3 +90,25 @@ async def test_a_cancelled_call_gives_its_place_back_and_each_client_has_its_own
             with request_context(client_id="another"):
                 assert await retry_after(share) is None
     assert await retry_after(share) is None
+
+
+async def test_tools_that_steer_are_not_held_up_by_what_they_steer(autojump_clock):
+    share = ClientShare(control=("status",), max_calls=1, calls_per_second=2)
+    handle = call_of(0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(share, CALL, call_of(600))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await share(CALL, handle))["isError"]
+        assert not (await share(call_named("status"), handle))["isError"]
+        assert not (await share(call_named("status"), handle))["isError"]
+        assert (await share(call_named("status"), handle))["isError"]  # its own rate is up
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", [None, 1, ["status"], {"status": 1}])
+async def test_a_name_that_is_none_counts_as_a_call(name, autojump_clock):
+    share = ClientShare(control=("status",), max_calls=1, calls_per_second=1)
+    assert not (await share(call_named(name), call_of(0)))["isError"]
+    assert (await share(call_named(name), call_of(0)))["isError"]
+    no_params = SimpleNamespace(method="tools/call", request_id=1, params=None)
+    assert (await share(no_params, call_of(0)))["isError"]

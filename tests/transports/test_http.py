@@ -199,6 +199,37 @@ async def test_headers_that_drip_are_given_up(monkeypatch):
                     assert await stream.receive_some(1)
 
 
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_a_connection_that_is_done_with_is_closed(era, monkeypatch):
+    monkeypatch.setattr(connections_module, "HEADER_SECONDS", 0.2)
+    async with http_server() as address:
+        session = await open_session(address) if era == "legacy" else {}
+        for headers in ({"connection": "close"}, {}):
+            raw = (
+                post(call(1, "echo", text="x"), **session, **headers)
+                if era == "legacy"
+                else modern_call(1, "echo", text="x", headers=headers)
+            )
+            async with await connect(address) as stream:
+                await stream.send_all(raw)
+                assert (await Reader(stream).read()).status == 200
+                with trio.fail_after(5):
+                    assert await stream.receive_some() == b""
+
+
+async def test_the_bodies_of_all_requests_have_a_bound(monkeypatch):
+    monkeypatch.setattr(gate_module, "MAX_BODIES_BYTES", 30_000)
+    async with http_server() as address, await connect(address) as half:
+        await half.send_all(post(b"x" * 20_000)[:-1])
+        await trio.sleep(0.1)
+        answer = await exchange(address, post(b"x" * 20_000))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert (await exchange(address, modern_call(1, "echo", text="x"))).status == 200
+        await half.send_all(b"x")  # and its bytes are given back when it has ended
+        assert (await Reader(half).read()).status == 400
+        assert (await exchange(address, post(b"x" * 20_000))).status == 400
+
+
 async def test_one_connection_over_the_bound_is_told_so():
     async with http_server(max_connections=2) as address:
         async with await connect(address) as one, await connect(address) as two:

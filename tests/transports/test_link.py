@@ -199,6 +199,8 @@ async def test_a_client_that_does_not_read_is_still_heard(autojump_clock):
         # More answers than the outbox holds, and progress without end.
         await client.write(*(request(number, "ping") for number in range(500)))
         await client.write(call("talks", "talk", token="t", messages=1000))
+        # What is refused at once must not wait for the client either.
+        await client.write(*[b"no message\n"] * 100, call("waits", "wait"))
         await client.write(cancel("waits"))
         with trio.fail_after(5):
             await cancelled.wait()
@@ -207,6 +209,8 @@ async def test_a_client_that_does_not_read_is_still_heard(autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         assert b'"last"' in pipe.written
         assert pipe.written.count(b'"result":{}') == 501
+        assert pipe.written.count(b'"code":-32700') == 100
+        assert pipe.written.count(b"still waits for its answer") == 1
         await ours.send_eof()
 
 
@@ -220,6 +224,24 @@ async def test_a_client_that_never_reads_does_not_keep_the_server(autojump_clock
         await client.write(*(call(number, "echo", text="x") for number in range(300)))
         await ours.send_eof()
     assert trio.current_time() - started <= 1 + 0.3
+
+
+async def test_refusals_that_nobody_reads_are_bounded(autojump_clock, monkeypatch):
+    monkeypatch.setattr(link_module, "MAX_UNANSWERED_BYTES", 10 * link_module.REFUSAL_BYTES)
+    ours, theirs = trio.testing.memory_stream_pair()
+    pipe = Narrow()
+    link = Link(theirs, pipe, lambda _: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.read)
+        nursery.start_soon(link.write)
+        await ours.send_all(b"no message\n" * 5_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert link._load == 10 * link_module.REFUSAL_BYTES
+        pipe.open.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert pipe.written.count(b'"code":-32700') == 5_000
+        assert link._load == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_unanswered_requests_are_bounded_by_weight_and_reading_goes_on_after(

@@ -108,7 +108,7 @@ def test_a_request_that_cannot_be_taken_is_refused_under_its_own_id(fields, code
     assert (refusal.request_id, refusal.code, refusal.reply_owed) == ("seven", code, True)
 
 
-@pytest.mark.parametrize("value", [b'"\\ud800"', b"NaN"])
+@pytest.mark.parametrize("value", [b'"\\ud800"', b"NaN", b"1" * 5_000, b"-" + b"1" * 5_000])
 def test_a_request_that_only_a_lax_parser_can_read_is_refused_under_its_own_id(value):
     refusal = decode(b'{"jsonrpc":"2.0","id":16,"method":"x","params":{"a":%b}}' % value)
     assert isinstance(refusal, Refusal)

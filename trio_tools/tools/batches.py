@@ -66,6 +66,8 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     waited = call.waited
     with kept.at_work(), time_budget(max(0.0, seconds - waited)) as budget:
         kept.deadline = budget.scope.deadline
+        if call.state.drained:
+            kept.stop()
         # An earlier batch that goes on does so as it is asked to now.
         kept.batch.limit = concurrency
         kept.batch.item_timeout = item_seconds

@@ -11,8 +11,8 @@ Each module imports only from those above it:
     stdio         serve_stdio: one client on standard input and output
     security      which address, which Host, which Origin, which token
     tls           a certificate, its key, and the password of that
-    gate          who may pass, and how much
     connections   accepted up to a bound, closable at once
+    gate          who may pass, and how much
     metrics       what /metrics says
     http          serve_http: many clients over Streamable HTTP
     memory        connect_in_process: a client without any wire

@@ -7,8 +7,8 @@ the grace so that each is still answered, and there a client's share is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import trio
@@ -70,14 +70,20 @@ class ClientShare:
     """What one client may ask for, as a stage of the middleware. Only tool calls count.
 
     A call over the share is answered `overloaded` at once, with the seconds after which another is
-    likely to be taken. It never waits, so it costs no more than its answer.
+    likely to be taken. It never waits, so it costs no more than its answer. Tools that steer the
+    others are what such a client needs: they count among nobody's calls, and have a rate of their
+    own.
 
     Args:
+        control: Names of the tools that steer the others.
         max_calls: Most calls of one client in flight.
         calls_per_second: Most calls of one client over time; a second's worth may come at once.
     """
 
-    def __init__(self, *, max_calls: int, calls_per_second: float) -> None:
+    def __init__(
+        self, *, control: Collection[str], max_calls: int, calls_per_second: float
+    ) -> None:
+        self._control = control
         self._max_calls = max_calls
         self._rate = calls_per_second
         # By client name: as many as there are tokens, and the anonymous one.
@@ -94,16 +100,20 @@ class ClientShare:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client(self._rate)
+        # Before the SDK has looked at them, so of any type.
+        tool = (ctx.params or {}).get("name")
+        controls = isinstance(tool, str) and tool in self._control
         in_flight = len(client.began)
-        if in_flight >= self._max_calls:
+        if in_flight >= self._max_calls and not controls:
             what = f"{in_flight} calls of this client are in flight"
             return _overloaded(what, client.seconds_until_one_ends())
+        bucket = client.control_bucket if controls else client.bucket
         try:
-            client.bucket.acquire_nowait()
+            bucket.acquire_nowait()
         except trio.WouldBlock:
             what = f"this client makes over {self._rate:g} calls per second"
-            return _overloaded(what, client.seconds_until_token())
-        with client.in_flight():
+            return _overloaded(what, (1 - bucket.statistics().tokens) / bucket.rate)
+        with nullcontext() if controls else client.in_flight():
             return await call_next(ctx)
 
 
@@ -112,6 +122,7 @@ class _Client:
 
     def __init__(self, rate: float) -> None:
         self.bucket = TokenBucket(rate, capacity=max(1, int(rate)))
+        self.control_bucket = TokenBucket(rate, capacity=max(1, int(rate)))
         # When each call in flight began, oldest first.
         self.began: dict[object, float] = {}
         self._mean: float | None = None
@@ -134,10 +145,6 @@ class _Client:
         # If even the latest has been running for longer, the mean is out of date.
         latest = next(reversed(self.began.values()))
         return max(seconds, trio.current_time() - latest) / len(self.began)
-
-    def seconds_until_token(self) -> float:
-        """Tell when the rate allows one call more."""
-        return (1 - self.bucket.statistics().tokens) / self.bucket.rate
 
 
 def _overloaded(what: str, seconds: float) -> dict[str, Any]:

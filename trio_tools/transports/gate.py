@@ -18,10 +18,14 @@ from mcp.server.auth.provider import AccessToken
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import request_context
+from trio_tools.transports.connections import STALL_SECONDS
 from trio_tools.transports.security import ANONYMOUS, Denied, Doorkeeper
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
+
+MAX_BODIES_BYTES: Final = 256 * 2**20
+"""What the bodies of all requests under way may weigh, in bytes; further ones are refused."""
 
 _log = logging.getLogger("trio_tools")
 
@@ -51,6 +55,9 @@ class Gate:
         self._max_body_bytes = max_body_bytes
         self._overloaded = overloaded
         self._metrics = metrics
+        # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
+        # long as it takes to refuse the piece that made it so.
+        self._bodies = 0
         # Set once the server stops: no request is taken from then on.
         self.closing = False
         # Exchanges that owe an answer. _settled wakes those who wait for none.
@@ -91,9 +98,10 @@ class Gate:
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
         self._check_length(scope)
-        body = await self._read_body(receive)
-        if body is not None:
-            await self._pass(scope, _replay(body, receive), send, client)
+        with self._weighing() as weigh:
+            body = await self._read_body(receive, weigh)
+            if body is not None:
+                await self._pass(scope, _replay(body, receive), _to_the_end(send), client)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         if client != ANONYMOUS:
@@ -134,20 +142,42 @@ class Gate:
             f"The body is longer than {self._max_body_bytes} bytes.",
         )
 
-    async def _read_body(self, receive: Receive) -> bytes | None:
+    @contextmanager
+    def _weighing(self) -> Generator[Callable[[bytes], None]]:
+        """Count the pieces of one body, and refuse what is too much, until the block is left."""
+        weight = 0
+
+        def weigh(piece: bytes) -> None:
+            nonlocal weight
+            weight += len(piece)
+            self._bodies += len(piece)
+            if weight > self._max_body_bytes:
+                raise self._too_long()
+            if self._bodies > MAX_BODIES_BYTES:
+                raise Denied(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"The requests under way weigh more than {MAX_BODIES_BYTES} bytes.",
+                    {"retry-after": "1"},
+                )
+
+        try:
+            yield weigh
+        finally:
+            self._bodies -= weight
+
+    async def _read_body(self, receive: Receive, weigh: Callable[[bytes], None]) -> bytes | None:
         """Return the whole body, or None if the client left before its end."""
         body = bytearray()
         with trio.move_on_after(BODY_SECONDS):
-            while len(body) <= self._max_body_bytes:
+            while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
-                body += message.get("body", b"")
+                piece = message.get("body", b"")
+                weigh(piece)
+                body += piece
                 if not message.get("more_body"):
-                    break
-            if len(body) > self._max_body_bytes:
-                raise self._too_long()
-            return bytes(body)
+                    return bytes(body)
         raise Denied(
             HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
         )
@@ -167,6 +197,25 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replayed
+
+
+def _to_the_end(send: Send) -> Send:
+    """Let the last message of a reply pass whole, whoever cancels the exchange meanwhile.
+
+    From within that very `send` Hypercorn tells the application that the exchange is over, at which
+    the SDK cancels it; and with it what Hypercorn does next, which is to close the connection or to
+    give it its idle time. Such a connection would stay open for ever.
+    """
+
+    async def sent(message: Message) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body"):
+            await send(message)
+            return
+        deadline = trio.current_time() + STALL_SECONDS  # no peer is waited for longer anyway
+        with trio.CancelScope(shield=True, deadline=deadline):
+            await send(message)
+
+    return sent
 
 
 async def _refuse(receive: Receive, send: Send, denied: Denied) -> None:

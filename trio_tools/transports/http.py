@@ -133,6 +133,7 @@ class _House:
         )
         self._calls = RunningCalls()
         self._share = ClientShare(
+            control=self._tool_server.control_tools if self._tool_server else (),
             max_calls=settings.max_calls_per_client,
             calls_per_second=settings.calls_per_second_per_client,
         )
@@ -176,8 +177,7 @@ class _House:
         """Whether a call of some tool would be refused now for lack of room."""
         if self._tool_server is None:
             return False
-        lines = self._tool_server.state.admissions().values()
-        return any(line.waiting >= line.max_waiting > 0 for line in lines)
+        return any(line.full for line in self._tool_server.state.admissions().values())
 
 
 async def _listen(settings: HttpSettings) -> list[trio.SocketListener]:

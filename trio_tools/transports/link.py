@@ -7,6 +7,7 @@ depend on any tool, and memory does not depend on the client.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -38,6 +39,9 @@ MAX_UNANSWERED_BYTES: Final = 64 * 2**20
 OUTBOX_MESSAGES: Final = 64
 """Messages that wait for a client that is slow to read; then their senders wait."""
 
+REFUSAL_BYTES: Final = 2**10
+"""What a refusal weighs that could not be sent yet."""
+
 _log = logging.getLogger("trio_tools")
 
 
@@ -64,8 +68,12 @@ class Link:
         self._intake = trio.CancelScope()
         # Set once the server stops: what is asked from then on is refused.
         self.closing = False
-        # Invariant: _load is the sum of the weights in _unanswered, in bytes. _settled wakes those
-        # who wait for it to fall.
+        # Refusals for which the outbox had no room. The reader must not wait for that: what it
+        # reads next may be a cancel. The writer, which is at work while the outbox is full, takes
+        # them along.
+        self._refused: deque[bytes] = deque()
+        # Invariant: _load is the sum of the weights in _unanswered and _refused, in bytes.
+        # _settled wakes those who wait for it to fall.
         self._unanswered: dict[RequestId, int] = {}
         self._load = 0
         self._settled = trio.lowlevel.ParkingLot()
@@ -102,6 +110,9 @@ class Link:
                     with suppress(trio.WouldBlock, trio.EndOfChannel):
                         while len(lines) < CHUNK_BYTES:
                             lines += self._outbox.receive_nowait()
+                    while self._refused:
+                        lines += self._refused.popleft()
+                        self._lighten(REFUSAL_BYTES)
                     await self._writing.send_all(lines)
         except trio.BrokenResourceError:
             self._stop("the client closed our output")
@@ -120,10 +131,9 @@ class Link:
         if isinstance(message, Refusal):
             _log.warning("refused a message: %s", message.reason)
             if message.reply_owed:
-                await self.outlet.send(SessionMessage(message.reply()))
+                await self._refuse(message)
         elif isinstance(message, JSONRPCRequest):
-            while self._load >= MAX_UNANSWERED_BYTES:
-                await self._settled.park()
+            await self._room_for_more()
             weight = len(line or b"") + REQUEST_BYTES
             self._unanswered[coerce_request_id(message.id)] = weight
             self._load += weight
@@ -132,6 +142,22 @@ class Link:
             await self._into_inlet.send(SessionMessage(message, metadata))
         else:
             await self._into_inlet.send(SessionMessage(message))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """Answer what is no request, without waiting for the client to read."""
+        await self._room_for_more()
+        line = encode(refusal.reply())
+        try:
+            self._into_outbox.send_nowait(line)
+        except trio.WouldBlock:
+            self._refused.append(line)
+            self._load += REFUSAL_BYTES
+        except trio.BrokenResourceError:
+            pass  # the client has closed its side
+
+    async def _room_for_more(self) -> None:
+        while self._load >= MAX_UNANSWERED_BYTES:
+            await self._settled.park()
 
     def _refuse_request(self, request: JSONRPCRequest) -> Refusal | None:
         if self.closing:
@@ -143,8 +169,11 @@ class Link:
 
     def _settle(self, request_id: RequestId | None) -> None:
         if request_id is not None:
-            self._load -= self._unanswered.pop(coerce_request_id(request_id), 0)
-            self._settled.unpark_all()
+            self._lighten(self._unanswered.pop(coerce_request_id(request_id), 0))
+
+    def _lighten(self, weight: int) -> None:
+        self._load -= weight
+        self._settled.unpark_all()
 
     async def _settle_cancelled(self, request_id: RequestId) -> None:
         self._settle(request_id)

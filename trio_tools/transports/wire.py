@@ -32,6 +32,8 @@ MAX_LINE_BYTES: Final = 64 * 2**20
 """Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
 
 _MAX_SECOND_LOOK_BYTES: Final = 2**20
+# Python reads no longer integers; an id has a few.
+_MAX_ID_DIGITS: Final = 4_300
 
 _REPLIES: Final = {"result", "error"}
 
@@ -173,12 +175,13 @@ def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refu
 def _unreadable(line: bytes, reason: str) -> Refusal:
     """Refuse a line, and find whose request it is if a parser that takes more can tell.
 
-    Python's own takes half of a character and NaN; the caller waits for an answer all the same.
+    Python's own takes half of a character and NaN, and any number if it need not count it; the
+    caller waits for an answer all the same.
     """
     fields: Any = None
     if len(line) <= _MAX_SECOND_LOOK_BYTES:
         with suppress(ValueError, RecursionError):
-            fields = json.loads(line)
+            fields = json.loads(line, parse_int=_short_integer)
     if not isinstance(fields, dict) or "method" not in fields:
         return Refusal(PARSE_ERROR, reason)
     found = _call(cast("dict[str, Any]", fields))
@@ -186,6 +189,11 @@ def _unreadable(line: bytes, reason: str) -> Refusal:
         return found
     request_id = found.id if isinstance(found, JSONRPCRequest) else None
     return Refusal(PARSE_ERROR, reason, request_id, reply_owed=request_id is not None)
+
+
+def _short_integer(digits: str) -> int | None:
+    """Read an integer that can be an id; one of thousands of digits is none."""
+    return int(digits) if len(digits) <= _MAX_ID_DIGITS else None
 
 
 def _reply(fields: dict[str, Any]) -> JSONRPCResponse | JSONRPCError | Refusal:
