@@ -68,7 +68,8 @@ def check_items(items: object, *, call: str) -> None:
     Raises:
         TypeError: `items` is not iterable, with the corrected call.
     """
-    if not isinstance(items, Iterable | AsyncIterable):
+    # A sequence of the old protocol, with only `__getitem__`, is known to `iter` alone.
+    if not isinstance(items, Iterable | AsyncIterable) and not hasattr(type(items), "__getitem__"):
         raise TypeError(
             f"items must be an iterable or an async iterable, got {items!r}: "
             f"write {call} to run one item"

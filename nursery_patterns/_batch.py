@@ -66,8 +66,7 @@ class Batch(Generic[ItemT, ValueT]):
         name: Shown in `repr` and in the names of the tasks.
 
     Attributes:
-        limiter: The limiter in force: the shared one, or the batch's own. Changing its
-            `total_tokens` takes effect at once for items not yet started, upwards too; 0 pauses.
+        name: As given, or the function's.
 
     Raises:
         TypeError: An argument has the wrong type; the message has the corrected call.
@@ -100,7 +99,7 @@ class Batch(Generic[ItemT, ValueT]):
 
         self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
         self._room = trio.CapacityLimiter(limit)  # places in this batch
-        self.limiter = limiter or self._room
+        self._limiter = limiter or self._room
         # What outlives every run. Whatever is cancelled, these books are not inside of it.
         self._ledger: Ledger[ItemT, ValueT] = Ledger(Source(items))
         self._engine = Engine(
@@ -182,6 +181,16 @@ class Batch(Generic[ItemT, ValueT]):
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
     @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """The limiter in force: the shared one, or the batch's own.
+
+        Changing its `total_tokens` takes effect at once for items not yet started, upwards too; 0
+        pauses. The batch's own is no capacity to share: in a stream, outcomes that wait for their
+        consumer hold its places, so that another batch in that consumer would wait for itself.
+        """
+        return self._limiter
+
+    @property
     def limit(self) -> float:
         """Most items in flight in this batch. Changing it takes effect at once; 0 pauses.
 
@@ -231,7 +240,7 @@ class Batch(Generic[ItemT, ValueT]):
         """Claim the batch for one run; what the last one left unfinished comes first."""
         if self._active:
             raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
-        if any(held is self.limiter for held in held_limiters()):
+        if any(held is self._limiter for held in held_limiters()):
             raise NestedBatch(
                 f"{self!r} was started inside an item that holds the same limiter, and could wait "
                 "for that item for ever: give the inner batch a limiter of its own"
@@ -244,6 +253,8 @@ class Batch(Generic[ItemT, ValueT]):
             self._elapsed = self._seconds_run()
             self._active_since = None
             self._publish()
+        if self._ledger.source.broken is not None:  # what was within reach has ended
+            raise ExceptionGroup(f"{self!r}", [self._ledger.source.broken])
 
     @property
     def _active(self) -> bool:

@@ -31,8 +31,11 @@ class TimeBudget:
 
     def __enter__(self) -> Self:
         self._started = trio.current_time()
-        deadline = min(self._started + self._asked, trio.current_effective_deadline())
+        outer = trio.current_effective_deadline()
+        if outer == -math.inf:  # cancelled already, which is no matter of time
+            outer = math.inf
         # An outer deadline is kept as it is, so that inner and outer end at the same instant.
+        deadline = min(self._started + self._asked, outer)
         self._seconds = min(self._asked, max(0.0, deadline - self._started))
         self.scope.deadline = deadline
         self.scope.__enter__()
@@ -101,7 +104,9 @@ def time_budget(seconds: float) -> TimeBudget:
         if budget.expired: ...
 
     When the time is up the block is cancelled and execution goes on after it, as with
-    `trio.move_on_after`. A budget inside another never extends it: it gets what is left.
+    `trio.move_on_after`. A budget inside another never extends it: it gets what is left. Deadlines
+    around it are looked at once, when the block is entered: one that is moved on later does not
+    give it more.
 
     Args:
         seconds: At least 0; `math.inf` for no bound of its own.

@@ -70,8 +70,9 @@ class Engine(Generic[ItemT, ValueT]):
         self.fail_fast = fail_fast
         self.name = name
         self.on_ended: Callable[[], None] | None = None
-        # Whether a worker may take its next item itself: nothing to wait for but room.
-        self.immediate = ledger.source.immediate and bucket is None
+        # Whether a worker may take its next item itself: nothing to wait for but room, and nothing
+        # has failed that cancels the rest.
+        self.immediate = False
         self._waiting_for_room = trio.CancelScope()
 
     @property
@@ -88,6 +89,7 @@ class Engine(Generic[ItemT, ValueT]):
     async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
         """Start each item as soon as there is room for it, until the source is exhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.immediate = self.ledger.source.immediate and self.bucket is None
         ordered = handoff is not None and handoff.ordered
         places = Places(self.room, self.shared, keeps_room=ordered)
         while not self.ledger.source.exhausted:
@@ -99,7 +101,6 @@ class Engine(Generic[ItemT, ValueT]):
                 if entry is None:
                     break
                 giving_up.pop_all()  # the slot is the worker's from here on
-            self.ledger.started(*entry)
             nursery.start_soon(self._work, slot, *entry, handoff, name=self.name)
         if handoff is not None:
             handoff.end()
@@ -125,19 +126,19 @@ class Engine(Generic[ItemT, ValueT]):
         if self.bucket is not None:
             await self.bucket.acquire()
         await slot.take()
-        # A failing worker gave this place back a moment before its failure cancels the nursery.
-        await trio.lowlevel.checkpoint_if_cancelled()
         return entry
 
     async def _work(  # noqa: C901 - one frame on purpose: every item and every cancel crosses it
         self, slot: Slot, index: int, item: ItemT, handoff: Handoff[ItemT, ValueT] | None
     ) -> None:
         """Run an item, and then others for as long as room and items are there at once."""
-        slot.belongs_here()
+        slot.begin()
         outcome: Outcome[ItemT, ValueT]
         now = trio.current_time
         turns = 0
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # a failure may have come first
+            self.ledger.started(index, item)
             while True:
                 started = now()
                 try:
@@ -156,6 +157,7 @@ class Engine(Generic[ItemT, ValueT]):
                     outcome = make_outcome(index, item, _FAILED, None, failures, now() - started)
                     self._conclude(outcome, handoff)
                     if self.fail_fast:
+                        self.immediate = False
                         raise
                 else:
                     self._conclude(outcome, handoff)  # no checkpoint since fn returned
@@ -174,7 +176,7 @@ class Engine(Generic[ItemT, ValueT]):
                     break
                 index, item = entry
         finally:
-            slot.release()
+            slot.end()
         if self.ledger.source.exhausted:
             self._waiting_for_room.cancel(reason="no items are left to make room for")
 
@@ -196,14 +198,15 @@ class Engine(Generic[ItemT, ValueT]):
     ) -> None:
         """Write the outcome down and offer it. Without an await, so nothing is ever lost here."""
         self.ledger.ended(outcome)
-        if self.on_ended is not None:
-            self.on_ended()
         if handoff is not None:
             handoff.offer(outcome)
+        if self.on_ended is not None:
+            self.on_ended()  # last: it may run code that is not ours, and raise
 
     def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
         if self.fail_fast and outcome.status is _FAILED:
             assert outcome.error is not None
+            self.immediate = False  # no worker starts another item
             raise outcome.error
 
     async def _call_in_time(self, item: ItemT) -> ValueT:

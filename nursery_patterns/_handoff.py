@@ -98,10 +98,13 @@ class Handoff(Generic[ItemT, ValueT]):
                     "iterate inside `async with batch.stream() as outcomes:`"
                 )
             if self._drained():
-                self.end()  # for the other consumers, if there are any
                 await trio.lowlevel.checkpoint()
                 return None
             await self._consumers.park()
+        return self._give_out(index)
+
+    def _give_out(self, index: int) -> Outcome[ItemT, ValueT]:
+        """Hand an outcome over, and wake whom that concerns."""
         outcome = self._ready.pop(index)
         if self._left_over:
             self._left_over.discard(index)
@@ -111,8 +114,10 @@ class Handoff(Generic[ItemT, ValueT]):
             self._open.popleft()
             if self._consumers and self._next_ready() is not None:
                 self._consumers.unpark()  # the one woken for that outcome found it not yet due
-        if len(self._workers) > len(self._ready):
+        if len(self._workers) > len(self._ready) - len(self._left_over):
             self._workers.unpark()
+        if self._consumers and self._drained():
+            self.end()  # no other take may ever come to tell them
         return outcome
 
     def _next_ready(self) -> int | None:

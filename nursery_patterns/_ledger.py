@@ -16,7 +16,7 @@ class Ledger(Generic[ItemT, ValueT]):
     """Keeps every item in exactly one place, at every moment.
 
     Invariant: an index below `source.pulled` is in exactly one of
-        `waiting`   pulled, and waiting for a token or a slot: one item at most
+        `waiting`   pulled, and waiting for a token or a slot, or for the first step of its worker
         `running`   its function was called
         given back  in the source again, after a run that was cut
         ended       counted by its status, and kept in `outcomes` where outcomes are retained

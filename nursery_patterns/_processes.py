@@ -85,6 +85,7 @@ class _Workers:
     def __init__(self) -> None:
         # Invariant: `_context` is there from when `opened` is set.
         self.opened = trio.Event()
+        self.keeper: trio.lowlevel.Task | None = None
         self._context: trio_parallel.WorkerContext
 
     async def keep(self) -> None:
@@ -130,8 +131,18 @@ async def _workers_of_this_run() -> _Workers:
 
 def _start_workers() -> _Workers:
     workers = _Workers()
-    trio.lowlevel.spawn_system_task(workers.keep)
+    workers.keeper = trio.lowlevel.spawn_system_task(workers.keep)
     return workers
+
+
+async def keeper_of_workers() -> trio.lowlevel.Task | None:
+    """Return the task that keeps the workers of this run warm, once it does; None without any."""
+    try:
+        workers = _workers.get()
+    except LookupError:
+        return None
+    await workers.opened.wait()
+    return workers.keeper
 
 
 def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:

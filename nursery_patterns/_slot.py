@@ -41,7 +41,9 @@ class Places:
         self.room = room
         self.shared = shared
         self.keeps_room = keeps_room
-        self.away = 0  # items without their places, returning ones included: 0 <= away <= the most
+        # Whose items are without their places, until they have them again or their worker ends.
+        # At most _MOST_AWAY.
+        self.away: set[Slot] = set()
         self.returning = 0  # of these, who wait for their places again
 
 
@@ -62,10 +64,16 @@ class Slot:
         self._has_shared = False
         self._task: trio.lowlevel.Task | None = None
 
-    def belongs_here(self) -> None:
-        """Make it the slot of the current task, and of nobody else."""
+    def begin(self) -> None:
+        """Make it the slot of the current task, and of nobody else, until `end`."""
         self._task = trio.lowlevel.current_task()
         _held.set((*_held.get(), self))
+
+    def end(self) -> None:
+        """Give back whatever is held: the task works on no item any more."""
+        self._task = None
+        self.release()
+        self._places.away.discard(self)
 
     async def take_room(self) -> None:
         """Wait for a place in the batch."""
@@ -122,13 +130,17 @@ class Slot:
         """
         places = self._places
         held = self._has_shared if places.keeps_room else self._has_room
-        if not held or places.away >= _MOST_AWAY or self._task is not trio.lowlevel.current_task():
+        if (
+            not held
+            or len(places.away) >= _MOST_AWAY
+            or self._task is not trio.lowlevel.current_task()
+        ):
             return False
-        places.away += 1
         if places.keeps_room:
             self.release_shared()
         else:
             self.release()
+        places.away.add(self)
         return True
 
     async def come_back(self) -> None:
@@ -138,12 +150,12 @@ class Slot:
             await self.take()
         finally:
             self._places.returning -= 1
-            self._places.away -= 1
+        self._places.away.discard(self)
 
     @property
-    def limiter(self) -> trio.CapacityLimiter:
-        """The limiter in force."""
-        return self._shared or self._room
+    def limiter(self) -> trio.CapacityLimiter | None:
+        """The limiter in force; None once the item has ended, whose tasks may live on."""
+        return None if self._task is None else self._shared or self._room
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +171,7 @@ class Slot:
 
 def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
     """Return the limiters of the items that the current task runs inside of, outermost first."""
-    return tuple(slot.limiter for slot in _held.get())
+    return tuple(limiter for slot in _held.get() if (limiter := slot.limiter) is not None)
 
 
 @asynccontextmanager

@@ -26,17 +26,18 @@ class Source(Generic[ItemT]):
         # Exactly one of the two is there.
         self._iterator: Iterator[ItemT] | None = None
         self._async_iterator: AsyncIterator[ItemT] | None = None
-        if isinstance(items, Iterable):
-            self._iterator = iter(items)
-        else:
+        if isinstance(items, AsyncIterable) and not isinstance(items, Iterable):
             self._async_iterator = aiter(items)
-        self._length = len(items) if isinstance(items, Sized) else None
+        else:
+            self._iterator = iter(items)
+        self._length = _length_of(items)
         self._given_back: deque[tuple[int, ItemT]] = deque()
         self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
         self._met_early: list[Exception] = []  # what the iterator raised while it was only named
         self._pulling = False  # still true after a pull that was cut or raised
         self._torn = False  # an earlier run ended in the middle of a pull
         self._ended = False
+        self.broken: RuntimeError | None = None  # why the rest is out of reach, if it is
         self.pulled = 0
 
     @property
@@ -47,7 +48,9 @@ class Source(Generic[ItemT]):
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to pull. A sized source ends at the length it had at first."""
-        return not self._given_back and (self._ended or self.pulled == self._length)
+        return not self._given_back and (
+            self._ended or self.broken is not None or self.pulled == self._length
+        )
 
     @property
     def total(self) -> int | None:
@@ -55,7 +58,7 @@ class Source(Generic[ItemT]):
         return self.pulled if self._ended else self._length
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
-        """Take the next item and its index, or None if nothing is left.
+        """Take the next item and its index, or None if nothing is left or within reach (`broken`).
 
         Raises:
             Exception: Whatever the iterator raises.
@@ -63,7 +66,7 @@ class Source(Generic[ItemT]):
         if self._given_back:
             return self._given_back.popleft()
         index = self.pulled
-        if self._ended or index == self._length:
+        if self._ended or self.broken is not None or index == self._length:
             return None
         if self._ahead:
             item = self._ahead.popleft()
@@ -79,8 +82,9 @@ class Source(Generic[ItemT]):
                 item = next(self._iterator)
             except StopIteration:
                 if self._torn:
-                    raise self._out_of_reach(self._iterator) from None
-                self._ended = True
+                    self.broken = self._out_of_reach(self._iterator)
+                else:
+                    self._ended = True
                 return None
             self._pulling = self._torn = False
         self.pulled = index + 1
@@ -91,10 +95,11 @@ class Source(Generic[ItemT]):
 
         A cancel while the item is awaited loses no item that the iterator gave out.
         """
-        if self._async_iterator is None or self._given_back or self._ended:
+        if self._async_iterator is None or self._given_back or self.exhausted:
             return self.pull_nowait()
         if self._torn and _is_closed_generator(self._async_iterator):
-            raise self._out_of_reach(self._async_iterator)
+            self.broken = self._out_of_reach(self._async_iterator)
+            return None
         self._pulling = True
         try:
             item = await anext(self._async_iterator)
@@ -144,6 +149,13 @@ class Source(Generic[ItemT]):
             "since, so that the rest of its items is out of reach: to resume such a batch, pass an "
             "iterator object whose own __next__ or __anext__ can be called again"
         )
+
+
+def _length_of(items: object) -> int | None:
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except (TypeError, OverflowError):  # one that has no length yet, or none that fits
+        return None
 
 
 def _is_closed_generator(iterator: object) -> bool:

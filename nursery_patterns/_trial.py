@@ -19,6 +19,8 @@ import outcome
 import trio
 import trio.testing
 
+from nursery_patterns._processes import keeper_of_workers
+
 # Seconds of real time without a single step after which a run counts as stuck. Real time, because
 # only threads, sockets and processes can still wake a run that waits for no deadline.
 _STUCK_AFTER = 5.0
@@ -201,9 +203,11 @@ class _Remains:
         self._threads = set(threading.enumerate()) - _idle_threads()
 
     async def check(self) -> None:
-        if _all_tasks() - self._tasks:
+        # Worker processes stay warm until the run ends, and so does the task that keeps them.
+        expected = {*self._tasks, await keeper_of_workers()}
+        if _all_tasks() - expected:
             await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
-        tasks = [describe(task) for task in _all_tasks() - self._tasks]
+        tasks = [describe(task) for task in _all_tasks() - expected]
         busy = set(threading.enumerate()) - _idle_threads() - self._threads
         threads = [f"thread {thread.name}" for thread in busy]
         if tasks or threads:

@@ -1,11 +1,21 @@
 """A batch that is run: what it reports, how it resumes, how its limits change while it runs."""
 
+import contextlib
+from collections import Counter
 from contextlib import aclosing
 
 import pytest
 import trio
 
-from nursery_patterns import Batch, Counts, Outcome, Status, TokenBucket, run_batch
+from nursery_patterns import (
+    Batch,
+    Counts,
+    NestedBatch,
+    Outcome,
+    Status,
+    TokenBucket,
+    run_batch,
+)
 from nursery_patterns.testing import InFlightGauge
 from tests.support.policies import AsyncItems, IteratorItems, SizedItems
 
@@ -707,3 +717,150 @@ async def test_a_nursery_of_an_item_that_is_only_cut_is_no_failure(autojump_cloc
 
     report = await run_batch(fn, range(3), limit=2, timeout=1)
     assert report.counts == Counts(total=3, cancelled=2, not_started=1)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("capacity", ["own", "shared", "paced"])
+@pytest.mark.parametrize("turns", range(5))
+async def test_nothing_is_started_after_the_first_failure_however_many_are_woken_with_it(
+    autojump_clock, waits, capacity, turns
+):
+    options = {
+        "own": {},
+        "shared": {"limiter": trio.CapacityLimiter(3)},
+        "paced": {"bucket": TokenBucket(rate=1000, capacity=1000)},
+    }[capacity]
+    for _ in range(20):
+        events = [trio.Event() for _ in range(4)]
+        log = []
+
+        async def fn(item, log=log, events=events):
+            log.append(item)
+            if waits or item < 4:
+                await events[item % 4].wait()
+            if item == 0:
+                log.append("failed")
+                raise ValueError
+
+        async def wake(events=events):
+            await trio.sleep(1)
+            events[1].set()
+            events[2].set()
+            for _ in range(turns):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            events[0].set()
+            events[3].set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wake)
+            with pytest.RaisesGroup(ValueError):
+                await Batch(fn, range(1_000), limit=4, on_error="cancel", **options).run()
+        assert log[-1] == "failed"
+
+
+@pytest.mark.parametrize("kind", ["raises", "was cut"])
+async def test_items_pulled_before_the_source_broke_end_and_only_the_rest_is_lost(
+    autojump_clock, kind
+):
+    runs = Counter()
+
+    async def fn(item):
+        runs[item] += 1
+        await trio.sleep(1)
+        return item
+
+    def raising():
+        yield from (0, 1)
+        raise OSError("page 3 is gone")
+
+    async def cut():
+        yield 0
+        yield 1
+        await trio.sleep(100)
+        yield 2
+
+    batch = Batch(fn, raising() if kind == "raises" else cut(), limit=4)
+    with trio.move_on_after(0.5), contextlib.suppress(ExceptionGroup):
+        await batch.run()
+    assert batch.report().counts.succeeded == 0
+    for _ in range(2):
+        with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
+            await batch.run()
+        assert batch.report().values() == [0, 1]
+        assert not batch.report().complete
+    assert runs[0] == 2  # once before, once again
+    assert 1 <= runs[1] <= 2  # the source may have broken before it was its turn
+
+
+async def test_a_stream_over_what_a_broken_source_gave_ends_and_then_says_so(autojump_clock):
+    def raising():
+        yield from (1, 2)
+        raise OSError
+
+    batch = Batch(trio.sleep, raising(), limit=4)
+    with pytest.RaisesGroup(OSError):
+        await batch.run()
+    got = []
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
+        async with batch.stream(ordered=True) as outcomes:
+            got.extend([outcome.item async for outcome in outcomes])
+    assert got == [1, 2]
+
+
+async def test_the_limiter_in_force_is_not_to_be_exchanged():
+    batch = Batch(trio.sleep, [0])
+    with pytest.raises(AttributeError, match="limiter"):
+        batch.limiter = trio.CapacityLimiter(1)
+
+
+async def test_a_task_that_outlives_its_item_may_use_the_limiter_that_the_item_held(
+    autojump_clock,
+):
+    limiter = trio.CapacityLimiter(1)
+    done = []
+
+    async def background():
+        with pytest.raises(NestedBatch):
+            await run_batch(trio.sleep, [1], limiter=limiter)
+        await trio.sleep(5)
+        done.append((await run_batch(trio.sleep, [1], limiter=limiter)).complete)
+
+    async with trio.open_nursery() as outer:
+
+        async def item(_):
+            outer.start_soon(background)
+            await trio.sleep(1)
+
+        await run_batch(item, [1], limiter=limiter)
+    assert done == [True]
+
+
+class WithoutLength:
+    def __len__(self):
+        raise TypeError("not known yet")
+
+    def __iter__(self):
+        return iter(range(3))
+
+
+class OldSequence:
+    def __getitem__(self, index):
+        if index > 2:
+            raise IndexError
+        return index
+
+
+@pytest.mark.parametrize("items", [WithoutLength(), OldSequence()])
+async def test_whatever_can_be_iterated_is_taken(items):
+    async def same(item):
+        await trio.lowlevel.checkpoint()
+        return item
+
+    assert (await run_batch(same, items)).values() == [0, 1, 2]
+
+
+async def test_a_length_that_no_machine_can_hold_is_as_good_as_none(autojump_clock):
+    batch = Batch(trio.sleep, range(10**20))
+    with trio.move_on_after(1):
+        await batch.run()
+    assert batch.report().counts.total is None

@@ -106,3 +106,12 @@ def test_wrong_budgets_are_refused_with_the_right_call(seconds, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         time_budget(seconds)
     assert f"{type(caught.value).__name__}: {caught.value}" == message
+
+
+async def test_a_scope_around_it_that_is_cancelled_is_no_matter_of_time(autojump_clock):
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with time_budget(30) as budget:
+            await trio.lowlevel.checkpoint()
+    assert not budget.expired
+    assert budget.seconds == 30

@@ -1,5 +1,6 @@
 """An item that only waits lets others have its slot, and never works without one."""
 
+import itertools
 import math
 
 import pytest
@@ -233,8 +234,26 @@ async def test_only_so_many_are_away_at_a_time(autojump_clock, monkeypatch):
         await away(1)
 
     await run_batch(fn, range(6), limit=1)
-    # Item 2 keeps its slot, and so does 3, which starts while 0 and 1 are still coming back.
-    assert started == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 2)]
+    # Item 2 keeps its slot for its second, and the others wait for that.
+    assert [item for item, at in started if at == 0] == [0, 1, 2]
+    assert [item for item, _ in started] == list(range(6))
+
+
+async def test_items_that_are_cut_while_away_are_away_until_somebody_took_their_outcome(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("nursery_patterns._slot._MOST_AWAY", 10)
+    started = itertools.count()
+
+    async def fn(_):
+        next(started)
+        await away(10)
+
+    batch = Batch(fn, itertools.count(), limit=2, item_timeout=1)
+    async with batch.stream() as outcomes:
+        await anext(outcomes)
+        await trio.sleep(1_000)  # a consumer that is busy
+        assert next(started) <= 10 + 2 + 1
 
 
 async def test_a_failure_that_cancels_reaches_an_item_that_is_away(autojump_clock):

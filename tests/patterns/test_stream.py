@@ -384,3 +384,67 @@ async def test_the_failure_that_cancels_a_stream_is_in_the_report_or_with_the_co
         2: Status.FAILED,
         3: Status.CANCELLED,
     }
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_every_consumer_sees_the_end_though_the_one_that_took_the_last_is_content(
+    autojump_clock, ordered
+):
+    ended = []
+
+    async def take_one(outcomes):
+        await anext(outcomes)
+
+    async def take_all(outcomes):
+        ended.append([outcome.index async for outcome in outcomes])
+
+    with trio.fail_after(10):
+        async with (
+            Batch(trio.sleep, [1], limit=2).stream(ordered=ordered) as outcomes,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(take_one, outcomes)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(take_all, outcomes)
+    assert ended == [[]]
+
+
+async def test_an_ordered_stream_that_is_resumed_with_a_lower_limit_goes_on(autojump_clock):
+    async def fn(item):
+        await trio.sleep(10 if item < 2 else 1)
+
+    batch = Batch(fn, range(6), limit=3)
+    got = []
+
+    async def consume():
+        async with batch.stream(ordered=True) as outcomes:
+            async for outcome in outcomes:
+                got.append(outcome.index)  # noqa: PERF401 - it is cut, and must keep these
+
+    with trio.move_on_after(5):
+        await consume()
+    assert len(batch._ledger.undelivered) > 0
+    batch.limit = 1
+    with trio.fail_after(100):
+        await consume()
+    assert got == list(range(6))
+
+
+async def test_a_predicate_on_the_progress_that_raises_loses_no_outcome(autojump_clock):
+    batch = Batch(trio.sleep, [1, 1], limit=1)
+    got = []
+
+    async def watch():
+        await batch.progress.wait_value(lambda counts: 1 / (1 - counts.succeeded) > 5)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.RaisesGroup(ZeroDivisionError):
+            async with batch.stream() as outcomes:
+                async for outcome in outcomes:
+                    got.append(outcome.index)  # noqa: PERF401 - it is cut, and must keep these
+        nursery.cancel_scope.cancel()
+    kept = [o.index for o in batch.report().outcomes if o.succeeded]
+    assert sorted(got + kept) == list(range(batch.report().counts.succeeded))
+    assert batch.report().counts.succeeded >= 1

@@ -1,5 +1,6 @@
 """The test kit itself: it must pass what is right, and say what is wrong with what is wrong."""
 
+import math
 import sys
 import threading
 from contextlib import suppress
@@ -8,7 +9,7 @@ from random import Random
 import pytest
 import trio
 
-from nursery_patterns import Admission, Batch, Limits, TokenBucket, run_batch
+from nursery_patterns import Admission, Batch, Limits, TokenBucket, run_batch, run_in_process
 from nursery_patterns import _trial as trial_module
 from nursery_patterns.testing import (
     InFlightGauge,
@@ -479,3 +480,10 @@ async def test_the_gauge_counts_who_is_inside(autojump_clock):
 
     await run_batch(fn, [1, 2, 3, 4], limit=3)
     assert (gauge.now, gauge.peak, gauge.entered) == (0, 3, 4)
+
+
+def test_warm_worker_processes_are_left_for_the_run_and_not_behind():
+    async def scenario(probe):
+        assert await run_in_process(math.sqrt, 4) == 2
+
+    assert cancel_at_every_checkpoint(scenario) > 3
