@@ -7,6 +7,7 @@ The public names below load their modules when they are first used, because http
     urls         a URL, taken apart once                                  no I/O
     guard        may this client talk to that address?                    no I/O
     parser       replies from bytes, as a table of states                 no I/O
+    framing      the head of a request, and how its body ends             no I/O
     decoding     gzip, deflate, br and zstd undone under a cap            no I/O
     headers      the header lines of a request                            no I/O
     pages        what a fetch may do, is asked for, and gives             no I/O

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import trio
 
 from trio_tools.http.connection import Connection
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.framing import LAST_CHUNK, chunk, wrong_length
 from trio_tools.http.parser import Reply, State
 from trio_tools.http.pool import Pool
 from trio_tools.http.urls import Origin
@@ -26,8 +26,7 @@ _NO_REPLY = Reply()
 _BODY, _DONE = State.BODY, State.DONE
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """Bounds for single steps, in seconds; None for no bound.
 
     Attributes:
@@ -50,15 +49,17 @@ class WireRequest(NamedTuple):
         origin: Where to.
         method: Upper case, as it stands in `head`.
         head: Request line and fields with the empty line that ends them.
-        body: None, all of it, or a function that gives it piece by piece, once.
-        chunked: Whether the pieces are to be framed as chunks.
+        body: None, all of it as it goes out, or a function that gives it piece by piece, once.
+        length: Bytes that the pieces must come to; None to frame them as chunks.
+        last: Whether the connection is of no use afterwards, since `head` asks to close it.
     """
 
     origin: Origin
     method: str
     head: bytes
     body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
-    chunked: bool = False
+    length: int | None = 0
+    last: bool = False
 
     def __repr__(self) -> str:  # `head` may hold a secret
         return f"<WireRequest {self.method} to {self.origin}>"
@@ -125,7 +126,7 @@ class Exchange:
         connection = self._connection
         if connection is not None:
             self._connection = None
-            reusable = self._all_sent and connection.parser.reusable
+            reusable = self._all_sent and not self._request.last and connection.parser.reusable
             self._pool.checkin(connection, reusable=reusable)
 
     def _may_try_again(self, exc: FetchError) -> bool:
@@ -179,18 +180,24 @@ class Exchange:
                 await self._write(connection, body)
         else:
             await self._write(connection, head)
-            async with contextlib.AsyncExitStack() as stack:
-                pieces = body()
-                if isinstance(pieces, AsyncGenerator):
-                    generator = cast("AsyncGenerator[bytes, None]", pieces)
-                    await stack.enter_async_context(contextlib.aclosing(generator))
-                async for piece in pieces:
-                    if self._request.chunked and piece:
-                        await self._write(connection, b"%x\r\n%b\r\n" % (len(piece), piece))
-                    elif piece:
-                        await self._write(connection, piece)
-            if self._request.chunked:
-                await self._write(connection, b"0\r\n\r\n")
+            await self._send_pieces(connection, body())
+
+    async def _send_pieces(self, connection: Connection, pieces: AsyncIterator[bytes]) -> None:
+        length, size = self._request.length, 0
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(pieces, AsyncGenerator):
+                generator = cast("AsyncGenerator[bytes, None]", pieces)
+                await stack.enter_async_context(contextlib.aclosing(generator))
+            async for piece in pieces:
+                size += len(piece)
+                if length is not None and size > length:
+                    raise wrong_length(size, length)
+                if piece:
+                    await self._write(connection, chunk(piece) if length is None else piece)
+        if length is None:
+            await self._write(connection, LAST_CHUNK)
+        elif size < length:
+            raise wrong_length(size, length)
 
     async def _write(self, connection: Connection, data: bytes) -> None:
         timeout = self._timeouts.write

@@ -6,7 +6,6 @@ This is the only module of the package that imports httpx.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,14 +22,11 @@ from trio_tools.http.connect import (
 from trio_tools.http.decoding import KNOWN_ENCODINGS, CappedDecoder, content_encodings
 from trio_tools.http.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.framing import request_head, whole_body
 from trio_tools.http.guard import Guard
 from trio_tools.http.pool import Pool, PoolLimits
 from trio_tools.http.replies import header_fields
 from trio_tools.http.urls import DEFAULT_PORTS, Origin
-
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_WRONG_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
-_WRONG_IN_VALUE = re.compile(rb"[\x00\r\n]")
 
 _TIMEOUT_FOR: dict[Phase, type[httpx.TransportError]] = {
     Phase.POOL: httpx.PoolTimeout,
@@ -183,30 +179,18 @@ class _ReplyStream(httpx.AsyncByteStream):
 def _wire_request(request: httpx.Request) -> WireRequest:
     url = request.url
     port = url.port or DEFAULT_PORTS.get(url.scheme, 0)
-    method, target = request.method, url.raw_path
-    if not _TOKEN.match(method.encode("ascii", "replace")):
-        raise _malformed(f"the method {method!r}")
-    if _WRONG_IN_TARGET.search(target):
-        raise _malformed(f"the path {target!r}")
-    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
-    chunked = False
-    for name, value in request.headers.raw:
-        if not _TOKEN.match(name):
-            raise _malformed(f"the header name {name!r}")
-        if _WRONG_IN_VALUE.search(value):
-            raise _malformed(f"the value of the header {name!r}")
-        chunked = chunked or name.lower() == b"transfer-encoding"
-        lines.append(b"%b: %b" % (name, value))
+    head = request_head(request.method, url.raw_path, request.headers.raw)
     try:
-        body = request.content or None
+        body = whole_body(request.content, head.length)
     except httpx.RequestNotRead:
         body = _pieces_of(request)
     return WireRequest(
         origin=Origin(url.scheme, url.raw_host.decode("ascii").strip("[]"), port),
-        method=method,
-        head=b"\r\n".join(lines) + b"\r\n\r\n",
+        method=request.method,
+        head=head.data,
         body=body,
-        chunked=chunked,
+        length=head.length,
+        last=head.last,
     )
 
 
@@ -248,13 +232,6 @@ def _as_httpx(exc: FetchError, request: httpx.Request) -> httpx.RequestError:
     else:
         kind = _ERROR_FOR_CODE.get(exc.error_code) or _ERROR_FOR_PHASE[exc.phase]
     return kind(exc.message, request=request)
-
-
-def _malformed(what: str) -> FetchError:
-    return FetchError(
-        f"The request cannot be sent: {what} contains characters that HTTP does not allow.",
-        code=Code.INVALID_REQUEST,
-    )
 
 
 def _too_large(what: str, limit: int | None) -> FetchError:
