@@ -27,7 +27,7 @@ from mcp.types import (
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import RequestContext, current_request, request_context
-from trio_tools.errors import NotFound, ToolFailure
+from trio_tools.errors import NotFound, ToolFailure, shown
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.work import refuse_inside_item
@@ -98,7 +98,7 @@ class ToolServer(MCPServer[ServerState]):
                 answer = await self._run(name, arguments, request, _progress_of(context))
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 failure = explain(error)
-                _log.info("%s failed: %s %s", name, failure.error_code, failure.message)
+                _log.info("%s failed: %s %s", shown(name), failure.error_code, failure.message)
                 return _failed(failure)
             return _succeeded(answer)
 
@@ -116,7 +116,7 @@ class ToolServer(MCPServer[ServerState]):
         names = [prompt.name for prompt in await self.list_prompts()]
         if name not in names:
             known = ", ".join(names) or "none"
-            raise MCPError(INVALID_PARAMS, f"no prompt is named {name!r}; there are: {known}")
+            raise MCPError(INVALID_PARAMS, f"no prompt is named {shown(name)}; there are: {known}")
         return await super().get_prompt(name, arguments, context)
 
     def drain(self) -> None:
@@ -134,7 +134,7 @@ class ToolServer(MCPServer[ServerState]):
         tool = self._tools_by_name.get(name)
         if tool is None:
             raise _unknown(name, self._tools_by_name)
-        checked = tool.check(arguments)
+        checked = tool.check(arguments, max_items=self.state.settings.max_items)
         call = Call(self.state, tool.name, request.client_id, report_progress)
         if tool.control:
             return await tool.fn(call, **checked)
@@ -248,7 +248,7 @@ async def _no_progress(*_: object) -> None:
 def _unknown(name: str, tools: Iterable[str]) -> NotFound:
     names = list(tools)
     return NotFound(
-        f"no tool is named {name!r}; there are: {', '.join(names)}.",
+        f"no tool is named {shown(name)}; there are: {', '.join(names)}.",
         error_code="UNKNOWN_TOOL",
         data={"tools": names},
     )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.operations.web import reply_data
+from trio_tools.http.urls import MAX_URL_LENGTH
+from trio_tools.operations.base import TextLists
+from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -20,11 +22,16 @@ async def call_external_api(
     call: Call,
     *,
     api: Annotated[str, Field(description="Name of a configured API.")],
-    path: Annotated[str, Field(description='Path below its base URL, such as "/v1/items".')],
-    method: Annotated[str, Field(description="One that the API allows.")] = "GET",
-    query: Annotated[
-        dict[str, str | list[str]] | None, Field(description="Query parameters, escaped here.")
-    ] = None,
+    path: Annotated[
+        str,
+        Field(
+            max_length=MAX_URL_LENGTH, description='Path below its base URL, such as "/v1/items".'
+        ),
+    ],
+    method: Annotated[
+        str, Field(max_length=MAX_METHOD_LENGTH, description="One that the API allows.")
+    ] = "GET",
+    query: Annotated[TextLists | None, Field(description="Query parameters, escaped here.")] = None,
     body: Annotated[Any, Field(description="Sent as JSON.")] = None,
     timeout_seconds: Annotated[
         float | None, Field(gt=0, description="Time for this call, all waiting included.")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from trio_tools.errors import InvalidArgument
+
 
 def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
@@ -33,3 +35,17 @@ OperationId = Annotated[
     str | None,
     Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
 ]
+
+
+def check_count(argument: str, count: int, most: int) -> None:
+    """Refuse a list of no items or of too many, by their number alone.
+
+    Raises:
+        InvalidArgument: `count` is not from 1 to `most`.
+    """
+    if not 1 <= count <= most:
+        raise InvalidArgument(
+            f"{argument} takes 1 to {most} items, got {count}: "
+            + ("split them over several calls" if count else "give at least one"),
+            data={"argument": argument, "minimum": 1, "maximum": most},
+        )
