@@ -172,28 +172,17 @@ def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, s
 
 
 async def _read_table(call: Call, known: DatasetSettings, after: Any, size: int) -> Chunk:
-    """Read rows in the order of the key, from after the last one: no row is skipped or repeated."""
+    from trio_tools.database.tables import Table  # noqa: PLC0415 - few need it
+
     assert known.database is not None
     assert known.table is not None
     assert known.key is not None
-    table = ".".join(map(_quoted, known.table.split(".")))
-    key = _quoted(known.key)
-    where = "" if after is None else f"WHERE {key} > :after"
-    result = await call.state.services.databases.query(
-        known.database,
-        f"SELECT * FROM {table} {where} ORDER BY {key}",  # noqa: S608 - names from the settings, quoted
-        {} if after is None else {"after": after},
-        max_rows=size,
-        timeout_seconds=call.limits.declared.max_timeout_seconds,
-    )
-    rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-    records = [Record(f"{known.key} {row[known.key]}", row) for row in rows]
-    return Chunk(records, rows[-1][known.key] if result.truncated else None)
-
-
-def _quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    seconds = call.limits.declared.max_timeout_seconds
+    databases = call.state.services.databases
+    table = Table(databases, known.database, known.table, known.key, seconds)
+    chunk = await table.read_chunk(after, size)
+    records = [Record(f"{known.key} {row[known.key]}", row) for row in chunk.rows]
+    return Chunk(records, chunk.last_key)
 
 
 def _item(
