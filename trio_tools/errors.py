@@ -48,6 +48,9 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         error_type: The kind; the class has a default.
         remediation: What to do, as an instruction. Empty if the message says it all.
         data: Further fields for the answer, such as bounds or names.
+
+    Attributes:
+        rate_limit: What is known of the rate limit that the call was under, for `meta.rate_limit`.
     """
 
     error_type: ClassVar[ErrorType] = ErrorType.INTERNAL
@@ -66,6 +69,7 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         self.error_code = error_code or self.default_code
         self.remediation = _bounded(remediation)
         self.data = data or {}
+        self.rate_limit: dict[str, Any] | None = None
 
     @property
     def told(self) -> str:

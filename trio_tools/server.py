@@ -135,14 +135,15 @@ class ToolServer(MCPServer[ServerState]):
         if tool is None:
             raise _unknown(name, self._tools_by_name)
         checked = tool.check(arguments, max_items=self.state.settings.max_items)
-        call = Call(self.state, tool.name, request.client_id, report_progress)
+        call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
             return await tool.fn(call, **checked)
         refuse_inside_item(tool.name)
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
-        async with tracked(self.state, running), turn(line, request.client_id, seconds):
+        its_turn = turn(line, request.client_id, seconds, timed=tool.timed)
+        async with tracked(self.state, running), its_turn:
             running.admitted = True
             with nullcontext() if tool.timed else call.time_limit(None):
                 return await tool.fn(call, **checked)
@@ -274,6 +275,7 @@ def _failed(failure: ToolFailure) -> CallToolResult:
         error_type=failure.error_type,
         remediation=failure.remediation,
         data=failure.data,
+        rate_limit=failure.rate_limit,
     )
     # Many clients show a model the text alone, so it says what to do as well.
     return CallToolResult(

@@ -86,7 +86,8 @@ class FileRoots:
             Forbidden: It lies outside the roots.
             InvalidArgument: No path looks like that.
         """
-        return self.resolve(path).is_dir()
+        # Path.is_dir() would raise for a name that is too long or a folder that is closed to us.
+        return os.path.isdir(self.resolve(path))  # noqa: PTH112
 
     def open_binary(self, path: str, *, max_bytes: int | None = None) -> BinaryIO:
         """Open a regular file at its beginning, for reading with a buffer.

@@ -63,7 +63,7 @@ class Models:
         max_values: int = DEFAULT_MAX_VALUES,
     ) -> None:
         if not folder.is_dir():
-            raise ValueError(f"model_folder: {str(folder)!r} is not a folder: create it first")
+            raise ValueError(f"models_folder: {str(folder)!r} is not a folder: create it first")
         self.limiter = limiter or trio.CapacityLimiter(DEFAULT_CONCURRENCY)
         self._folder = folder.resolve()
         self._max_values = max_values
@@ -144,7 +144,7 @@ class Models:
             ) from error
         if not path.is_relative_to(self._folder):
             raise Forbidden(
-                f"model {shown(name)} is outside the folder of the setting model_folder: "
+                f"model {shown(name)} is outside the folder of the setting models_folder: "
                 "use one of the names listed",
                 error_code="OUTSIDE_MODEL_FOLDER",
             )

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from trio_tools.errors import InvalidArgument
 
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("is a number")  # noqa: TRY004 - pydantic wants it so
-    return value
-
-
-_Number = BeforeValidator(_refuse_bool)
-
 MaxConcurrent = Annotated[
-    int | None, Field(gt=0, description="Items in flight at once, within the cap."), _Number
+    int | None, Field(gt=0, description="Items in flight at once, within the cap.")
 ]
 TimeoutSeconds = Annotated[
-    float | None, Field(ge=0.001, description="Time for this call, in seconds."), _Number
+    float | None, Field(ge=0.001, description="Time for this call, all waiting included.")
 ]
 BudgetSeconds = Annotated[
     float | None,
     Field(ge=0.001, description="Answer within these seconds, with all there is."),
-    _Number,
 ]
 ItemTimeoutSeconds = Annotated[
-    float | None, Field(gt=0, description="Give up on an item after these seconds."), _Number
+    float | None, Field(gt=0, description="Give up on an item after these seconds.")
 ]
 OperationId = Annotated[
     str | None,

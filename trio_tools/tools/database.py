@@ -12,6 +12,7 @@ from pydantic import Field
 
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -33,9 +34,7 @@ async def query_database(
     cursor: Annotated[
         str | None, Field(description="From meta.pagination, with the same sql, for more rows.")
     ] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Stop the statement after this time.")
-    ] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Run one read-only SQL statement and return its rows, a page at a time.
 

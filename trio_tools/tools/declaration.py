@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from trio_tools.errors import InvalidArgument, shown
 from trio_tools.state import LiveLimits
@@ -64,7 +64,12 @@ class Tool:
         hints = typing.get_type_hints(self.fn, include_extras=True)
         _, *parameters = inspect.signature(self.fn).parameters.values()
         fields: dict[str, Any] = {
-            p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
+            p.name: (
+                Annotated[hints[p.name], BeforeValidator(_no_truth_for_a_number)]
+                if _takes_number(hints[p.name])
+                else hints[p.name],
+                ... if p.default is inspect.Parameter.empty else p.default,
+            )
             for p in parameters
         }
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -203,6 +208,17 @@ def _name(name: str) -> str:
 
 def _number_of_others(count: int, what: str) -> list[str]:
     return [f"{count:,} more {what}"] if count > 0 else []
+
+
+def _takes_number(hint: Any) -> bool:
+    kinds = _alternatives(typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
+    return bool({int, float} & set(kinds)) and bool not in kinds
+
+
+def _no_truth_for_a_number(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("is a number")  # noqa: TRY004 - pydantic wants it so
+    return value
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
