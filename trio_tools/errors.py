@@ -6,8 +6,15 @@ response. Whatever is not a `ToolFailure` is a defect: its text never reaches th
 
 from __future__ import annotations
 
+import reprlib
 from enum import StrEnum
-from typing import Any, ClassVar
+from itertools import islice
+from typing import Any, ClassVar, Final
+
+MAX_MESSAGE_CHARS: Final = 2_000
+"""Most characters of a failure's message, whatever it quotes."""
+
+_SHOWN_CHARS = 80
 
 
 class ErrorType(StrEnum):
@@ -35,11 +42,15 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
     """A failure with everything an answer needs.
 
     Args:
-        message: One sentence that says what is wrong and what to do.
+        message: One sentence that says what is wrong and what to do. Of one that is longer than
+            `MAX_MESSAGE_CHARS`, the beginning and the end are kept.
         error_code: Upper-case name for machines; the class has a default.
         error_type: The kind; the class has a default.
         remediation: What to do, as an instruction. Empty if the message says it all.
         data: Further fields for the answer, such as bounds or names.
+
+    Attributes:
+        rate_limit: What is known of the rate limit that the call was under, for `meta.rate_limit`.
     """
 
     error_type: ClassVar[ErrorType] = ErrorType.INTERNAL
@@ -53,11 +64,12 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         remediation: str = "",
         data: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _bounded(message)
+        super().__init__(self.message)
         self.error_code = error_code or self.default_code
-        self.remediation = remediation
+        self.remediation = _bounded(remediation)
         self.data = data or {}
+        self.rate_limit: dict[str, Any] | None = None
 
     @property
     def told(self) -> str:
@@ -114,3 +126,33 @@ class UpstreamFailed(ToolFailure):
 
     error_type = ErrorType.UPSTREAM
     default_code = "UPSTREAM_FAILED"
+
+
+def shown(value: object) -> str:
+    """Return how a message quotes what a caller sent: in 80 characters, and at little cost.
+
+    Writing out megabytes only to cut them would hold the event loop, so of a long text the
+    beginning and the end are quoted, and of a long list or object the first entries.
+    """
+    text = _brief.repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _SHOWN_CHARS
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        # The base class sorts all keys before it takes the first ones.
+        return super().repr_dict(dict(islice(x.items(), self.maxdict + 1)), level)
+
+
+_brief = _Brief()
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= MAX_MESSAGE_CHARS:
+        return text
+    half = MAX_MESSAGE_CHARS // 2 - 2
+    return f"{text[:half]} … {text[-half:]}"

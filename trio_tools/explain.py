@@ -72,8 +72,8 @@ def _known(error: Exception) -> ToolFailure | None:
             )
         case trio.TooSlowError():
             return TimedOut(
-                "The time for this call was up before it was done: allow more with "
-                "timeout_seconds, or ask for less.",
+                "This was not done within the time that the tool or operation gives itself: ask "
+                "for less, or try again later.",
             )
         case WorkerCrashed():
             return UpstreamFailed(

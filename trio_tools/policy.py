@@ -35,8 +35,16 @@ async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[No
 
 
 @asynccontextmanager
-async def turn(line: Admission, client_id: str, seconds: float) -> AsyncGenerator[None]:
+async def turn(
+    line: Admission, client_id: str, seconds: float, *, timed: bool
+) -> AsyncGenerator[None]:
     """Hold a slot of the line, which has to be had within the time of the call.
+
+    Args:
+        line: Where to wait.
+        client_id: Whose turn it is.
+        seconds: How long to wait.
+        timed: Whether the caller can allow more time.
 
     Raises:
         Overloaded: The line is full.
@@ -48,8 +56,8 @@ async def turn(line: Admission, client_id: str, seconds: float) -> AsyncGenerato
         if patience.cancelled_caught:
             usual = line.statistics().mean_hold or 1.0
             raise ServerOverloaded(
-                f"This call did not get its turn within {seconds:g} s: call again later, or allow "
-                "more with timeout_seconds.",
+                f"This call did not get its turn within {seconds:g} s: call again later"
+                f"{', or allow more with timeout_seconds' if timed else ''}.",
                 data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
             )
         yield

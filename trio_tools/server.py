@@ -27,7 +27,7 @@ from mcp.types import (
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import RequestContext, current_request, request_context
-from trio_tools.errors import NotFound, ToolFailure
+from trio_tools.errors import NotFound, ToolFailure, shown
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.work import refuse_inside_item
@@ -98,7 +98,7 @@ class ToolServer(MCPServer[ServerState]):
                 answer = await self._run(name, arguments, request, _progress_of(context))
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 failure = explain(error)
-                _log.info("%s failed: %s %s", name, failure.error_code, failure.message)
+                _log.info("%s failed: %s %s", shown(name), failure.error_code, failure.message)
                 return _failed(failure)
             return _succeeded(answer)
 
@@ -116,7 +116,7 @@ class ToolServer(MCPServer[ServerState]):
         names = [prompt.name for prompt in await self.list_prompts()]
         if name not in names:
             known = ", ".join(names) or "none"
-            raise MCPError(INVALID_PARAMS, f"no prompt is named {name!r}; there are: {known}")
+            raise MCPError(INVALID_PARAMS, f"no prompt is named {shown(name)}; there are: {known}")
         return await super().get_prompt(name, arguments, context)
 
     @property
@@ -143,15 +143,16 @@ class ToolServer(MCPServer[ServerState]):
         tool = self._tools_by_name.get(name)
         if tool is None:
             raise _unknown(name, self._tools_by_name)
-        checked = tool.check(arguments)
-        call = Call(self.state, tool.name, request.client_id, report_progress)
+        checked = tool.check(arguments, max_items=self.state.settings.max_items)
+        call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
             return await tool.fn(call, **checked)
         refuse_inside_item(tool.name)
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
-        async with tracked(self.state, running), turn(line, request.client_id, seconds):
+        its_turn = turn(line, request.client_id, seconds, timed=tool.timed)
+        async with tracked(self.state, running), its_turn:
             running.admitted = True
             with nullcontext() if tool.timed else call.time_limit(None):
                 return await tool.fn(call, **checked)
@@ -257,7 +258,7 @@ async def _no_progress(*_: object) -> None:
 def _unknown(name: str, tools: Iterable[str]) -> NotFound:
     names = list(tools)
     return NotFound(
-        f"no tool is named {name!r}; there are: {', '.join(names)}.",
+        f"no tool is named {shown(name)}; there are: {', '.join(names)}.",
         error_code="UNKNOWN_TOOL",
         data={"tools": names},
     )
@@ -283,6 +284,7 @@ def _failed(failure: ToolFailure) -> CallToolResult:
         error_type=failure.error_type,
         remediation=failure.remediation,
         data=failure.data,
+        rate_limit=failure.rate_limit,
     )
     # Many clients show a model the text alone, so it says what to do as well.
     return CallToolResult(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_tools.errors import NotFound
+from trio_tools.errors import NotFound, shown
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
 
@@ -134,7 +134,7 @@ class Services:
             if name not in self._settings.apis:
                 known = ", ".join(self._settings.apis) or "none is configured"
                 raise NotFound(
-                    f"no API is named {name!r}; there are: {known}",
+                    f"no API is named {shown(name)}; there are: {known}",
                     error_code="UNKNOWN_API",
                     data={"apis": list(self._settings.apis)},
                 )

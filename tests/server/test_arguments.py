@@ -5,10 +5,21 @@ import math
 import pytest
 from mcp.client import Client
 
-from tests.server.kit import call_as, connected, envelope_of, limits, nap_many, server_of, work
+from tests.server.kit import (
+    call_as,
+    connected,
+    envelope_of,
+    limits,
+    nap_many,
+    server_of,
+    tool,
+    work,
+)
+from trio_tools.errors import InvalidArgument
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
+from trio_tools.tools.catalog import TOOLSETS
 
 ONE_URL = ["https://example.org/"]
 
@@ -215,3 +226,25 @@ def test_a_server_of_the_wrong_things_is_refused_with_the_right_call(arguments, 
     right = {"settings": "Settings(max_items=100)", "operations": "operations=[word_count]"}
     (name,) = arguments
     assert str(caught.value) == f"{message}write create_server({right[name]})"
+
+
+def numbers_of_all_tools():
+    for each in {each.name: each for tools in TOOLSETS.values() for each in tools}.values():
+        for name, schema in each.schema(None)["properties"].items():
+            kinds = {kind.get("type") for kind in schema.get("anyOf", [schema])}
+            if kinds & {"integer", "number"}:
+                yield pytest.param(each, name, id=f"{each.name}-{name}")
+
+
+@pytest.mark.parametrize(("each", "name"), list(numbers_of_all_tools()))
+def test_a_truth_value_is_no_number_of_any_tool(each, name):
+    for truth in (True, False):
+        with pytest.raises(InvalidArgument, match=rf"{name}: is a number, got {truth}"):
+            each.check({name: truth}, max_items=1_000)
+
+
+def test_a_tool_may_take_a_truth_value_beside_a_number():
+    async def either(call, *, value: bool | int) -> Answer:
+        """Take either."""
+
+    assert tool(either).check({"value": True}, max_items=1) == {"value": True}

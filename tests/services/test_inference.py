@@ -153,7 +153,7 @@ async def test_a_cancel_stops_a_model_that_never_ends_and_frees_its_place(models
 
 
 async def test_the_folder_must_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"model_folder: .* is not a folder: create it first"):
+    with pytest.raises(ValueError, match=r"models_folder: .* is not a folder: create it first"):
         Models(tmp_path / "nowhere")
 
 

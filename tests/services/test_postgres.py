@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from nursery_patterns import abandoned_threads
 from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 
@@ -250,6 +251,37 @@ async def test_a_server_that_does_not_answer_is_hung_up_on(databases):
     finally:
         os.kill(pid, signal.SIGCONT)
     assert (await databases.query("shop", "SELECT 1")).rows == ((1,),)
+
+
+@pytest.mark.parametrize("how", ["time-out", "cancel"])
+async def test_a_server_that_accepts_and_stays_silent_holds_nobody_up(autojump_clock, how):
+    pytest.importorskip("psycopg")
+
+    async def stay_silent(_):
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, host="127.0.0.1")
+        (listener,) = await nursery.start(serve, stay_silent, 0)
+        port = listener.socket.getsockname()[1]
+        config = DatabaseConfig("d", f"postgresql://me@127.0.0.1:{port}/d")
+        async with Databases([config], limiter=trio.CapacityLimiter(1)) as databases:
+            await databases._find("d").load(databases.limiter)
+            began = trio.current_time()
+            if how == "cancel":
+                with trio.move_on_after(0.5):
+                    await databases.query("d", "SELECT 1")
+            else:
+                with pytest.raises(TimedOut):
+                    await databases.query("d", "SELECT 1", timeout_seconds=0.5)
+            assert trio.current_time() == began + 1.0
+            # The thread that connects, and the last one that asked whether there is what to cancel.
+            assert abandoned_threads() in {1, 2}
+            assert databases.limiter.borrowed_tokens == 1
+            nursery.cancel_scope.cancel()  # hangs up, so that the thread ends
+            with trio.CancelScope(shield=True):
+                async with databases.limiter:
+                    pass
 
 
 async def test_a_connection_that_died_is_replaced(databases):

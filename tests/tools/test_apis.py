@@ -148,3 +148,41 @@ async def test_requests_to_all_apis_together_keep_to_the_limit(era):
     assert len(most) == 8
     assert status["data"]["limits"]["call_external_api"]["peak"] == 1
     assert status["data"]["limits"]["call_external_api"]["finished"] == 8
+
+
+async def test_a_call_that_fails_tells_the_rate_limit_too(era):
+    async with (
+        serving(answering(busy(50))) as site,
+        calling(server_of(shop=(site, {"burst": 3})), era) as call,
+    ):
+        asked = {"api": "shop", "path": "/items", "timeout_seconds": 5}
+        await call("call_external_api", **asked)
+        refused = await call("call_external_api", **asked)
+        wrong = await call("call_external_api", **{**asked, "path": "/../x"})
+        unknown = await call("call_external_api", **{**asked, "api": "none"})
+    assert refused["data"]["error_code"] == "HOST_COOLING_DOWN"
+    limit = refused["meta"]["rate_limit"]
+    assert (limit["limit"], limit["remaining"] <= 3) == (3, True)
+    assert limit["retry_after_seconds"] == refused["data"]["retry_after_seconds"]
+    assert limit["waited_seconds"] < 1
+    assert wrong["meta"]["rate_limit"]["retry_after_seconds"] is None
+    assert wrong["meta"]["rate_limit"]["waited_seconds"] == 0.0
+    assert unknown["meta"]["rate_limit"] is None
+
+
+async def test_a_call_that_waits_in_vain_for_a_token_is_told_when_there_is_one(autojump_clock):
+    api = ApiSettings(base_url="http://127.0.0.1:9", rate_per_second=0.01, burst=1)
+    server = server_with(apis={"slow": api})
+    async with calling(server) as call:
+        asked = {"api": "slow", "path": "/", "timeout_seconds": 20}
+        client = await server.state.services.api("slow")
+        await client._bucket.acquire()
+        answer = await call("call_external_api", **asked)
+    assert answer["data"]["error_code"] == "TIMEOUT"
+    assert answer["data"]["retry_after_seconds"] == 80.0
+    assert answer["meta"]["rate_limit"] == {
+        "limit": 1,
+        "remaining": 0,
+        "retry_after_seconds": 80.0,
+        "waited_seconds": 20.0,
+    }

@@ -106,6 +106,11 @@ WRONG = {
         ("validation", "INVALID_ARGUMENT"),
         ["max_concurrent", "is a number", "got True"],
     ),
+    "no time at all for a statement": (
+        sql("SELECT 1", timeout_seconds=1e-9),
+        ("validation", "INVALID_ARGUMENT"),
+        ["timeout_seconds", "greater than or equal to 0.001"],
+    ),
     "no time at all": (
         nap(1, timeout_seconds=1e-9),
         ("validation", "INVALID_ARGUMENT"),

@@ -115,6 +115,9 @@ async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
         ({"dataset": "../secret.jsonl"}, "OUTSIDE_FILE_ROOTS"),
         ({"dataset": "none.jsonl"}, "NOT_FOUND"),
         ({"dataset": "none"}, "UNKNOWN_DATASET"),
+        ({"dataset": "x" * 300}, "UNKNOWN_DATASET"),
+        ({"dataset": "x" * 300 + ".jsonl"}, "INVALID_ARGUMENT"),
+        ({"dataset": "x/" * 3_000}, "INVALID_ARGUMENT"),
         ({"dataset": "good.unknown"}, "UNKNOWN_DATASET_KIND"),
         ({"operation": "none"}, "UNKNOWN_OPERATION"),
         ({"chunk_size": 1_001}, "INVALID_ARGUMENT"),
@@ -185,3 +188,26 @@ async def test_no_records_are_counted_as_some_would_be(tmp_path):
     assert list(none["data"]) == list(some["data"])
     assert list(none["data"]["counts"]) == list(some["data"]["counts"])
     assert none["data"]["counts"]["concurrency_limit"] == 10
+
+
+@pytest.mark.parametrize(("key", "code"), [("ID", "UNKNOWN_KEY"), ("word", "UNUSABLE_KEY")])
+async def test_a_table_whose_key_skips_rows_is_refused_and_nothing_is_done(tmp_path, key, code):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("CREATE TABLE words (id INTEGER, word TEXT)")
+        database.executemany("INSERT INTO words VALUES (?, ?)", [(1, "a"), (2, "b"), (3, "b")])
+    database.close()
+    done = []
+
+    async def note(row: dict) -> None:
+        done.append(row)
+
+    settings = {
+        "databases": {"shop": {"url": f"sqlite:///{tmp_path}/shop.db"}},
+        "datasets": {"words": {"database": "shop", "table": "words", "key": key}},
+    }
+    async with calling(server_with(note, **settings)) as call:
+        asked = {"dataset": "words", "operation": "note", "chunk_size": 2}
+        answer = await call("process_large_dataset", **asked)
+    assert answer["data"]["error_type"] == "validation"
+    assert answer["data"]["error_code"] == code
+    assert done == []

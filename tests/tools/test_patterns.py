@@ -1,6 +1,8 @@
 """The toolset of patterns does what each pattern promises."""
 
+import pytest
 import trio
+import trio.testing
 
 from tests.http.servers import OK, answering, serving
 from tests.server.kit import connected, status_of
@@ -91,3 +93,61 @@ async def test_a_tool_without_a_time_argument_keeps_to_the_time_it_declares(auto
         assert answer["data"]["error_code"] == "TIMEOUT"
         status = (await call("get_concurrency_status"))["data"]
     assert status["calls"] == []
+
+
+async def test_a_tool_without_a_time_argument_names_none_when_it_is_cut(autojump_clock):
+    async with calling(patterns()) as call:
+        answer = await call("rate_limited_operation", calls=100, per_second=0.001)
+    assert answer["error"] == (
+        "rate_limited_operation was not done within 30 s and was stopped: ask for less"
+    )
+    assert answer["data"]["timeout_seconds"] == 30.0
+    assert "argument" not in answer["data"]
+
+
+async def test_who_cannot_allow_more_time_is_not_told_to(autojump_clock):
+    limits = {"rate_limited_operation": {"timeout_seconds": 2, "max_calls": 1}}
+    answers = []
+    async with calling(patterns(limits=limits)) as call, trio.open_nursery() as nursery:
+
+        async def ask():
+            asked = {"calls": 100, "per_second": 0.001}
+            answers.append(await call("rate_limited_operation", **asked))
+
+        nursery.start_soon(ask)
+        nursery.start_soon(ask)
+    in_line = {answer["data"]["error_code"]: answer["error"] for answer in answers}["OVERLOADED"]
+    assert in_line == "This call did not get its turn within 2 s: call again later."
+
+
+@pytest.mark.parametrize("tool", ["process_with_timeout", "main_operation", "query_with_timeout"])
+async def test_a_timeout_that_the_tool_would_not_live_to_see_is_refused(tool):
+    items = {"seconds": 0} | ({} if tool == "query_with_timeout" else {"items": ["a"]})
+    async with calling(patterns(limits={tool: {"timeout_seconds": 20}})) as call:
+        for timeout in (20, 60):
+            answer = await call(tool, **items, timeout=timeout)
+            assert answer["data"]["error_type"] == "validation"
+            assert answer["error"] == (
+                f"timeout must be below 20, the time that {tool} has, got {timeout}: lower it"
+            )
+        assert (await call(tool, **items, timeout=19.9))["success"]
+
+
+async def test_the_longest_deadline_keeps_what_is_done_also_after_a_wait_in_line(autojump_clock):
+    limits = {"process_with_timeout": {"max_calls": 1}}
+    answers = []
+    async with calling(patterns(limits=limits)) as call, trio.open_nursery() as nursery:
+
+        async def ask(timeout):
+            asked = {"items": list("abcdefgh"), "seconds": 10.0, "timeout": timeout}
+            answers.append((await call("process_with_timeout", **asked))["data"])
+            answers.append(trio.current_time() - started)
+
+        started = trio.current_time()
+        nursery.start_soon(ask, 15.0)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask, 29.0)
+    assert answers[1::2] == [15.0, 29.0]
+    assert answers[0]["results"] == ["A", "B"]
+    assert answers[2]["results"] == ["A", "B"]
+    assert answers[2]["expired"]

@@ -7,6 +7,7 @@ Each module imports only from those above it:
     engine              what all kinds of database have in common
     sqlite  postgres    read-only, interruptible connections
     databases           `Databases`: what `query_database` uses
+    tables              a table read a chunk at a time, by its key
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from trio_tools.database.postgres import PostgresDatabase
 from trio_tools.database.results import Query
 from trio_tools.database.sqlite import SqliteDatabase
 from trio_tools.database.statement import Statement
-from trio_tools.errors import InvalidArgument, NotFound, TimedOut
+from trio_tools.errors import InvalidArgument, NotFound, TimedOut, shown
+from trio_tools.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONCURRENCY = 5
 _CLOSE_SECONDS = 2.0
+# To read a longer statement takes milliseconds and more, which the event loop does not have.
+_SHORT_SQL_CHARACTERS = 2_000
 
 
 class Databases:
@@ -102,16 +105,17 @@ class Databases:
                 raise InvalidArgument(f"{argument} must be at least {least}, got {value}")
         if not timeout_seconds > 0:  # so that NaN is refused, too
             raise InvalidArgument(f"timeout_seconds must be above 0, got {timeout_seconds}")
-        query = Query(
-            Statement.parse(sql, parameters or {}),
-            parameters or {},
-            position,
-            max_rows,
-            max_bytes,
-            timeout_seconds,
-            called_at=time.perf_counter(),
-        )
+        called_at = time.perf_counter()
         with trio.move_on_after(timeout_seconds):
+            query = Query(
+                await self._parse(sql, parameters or {}),
+                parameters or {},
+                position,
+                max_rows,
+                max_bytes,
+                timeout_seconds,
+                called_at,
+            )
             await database.load(self.limiter)
             return await database.run(query, self.limiter)
         raise TimedOut(
@@ -119,6 +123,11 @@ class Databases:
             "narrow it with WHERE or LIMIT, or allow more time with timeout_seconds",
             data={"timeout_seconds": timeout_seconds},
         )
+
+    async def _parse(self, sql: str, parameters: Mapping[str, Any]) -> Statement:
+        if len(sql) <= _SHORT_SQL_CHARACTERS:
+            return Statement.parse(sql, parameters)
+        return await run_in_tool_thread(Statement.parse, sql, parameters, limiter=self.limiter)
 
     async def aclose(self) -> None:
         """Close the idle connections, within 2 seconds even if the caller is cancelled."""
@@ -142,7 +151,7 @@ class Databases:
         if name not in self._databases:
             known = ", ".join(self.names) or "none is configured"
             raise NotFound(
-                f"no database is named {name!r}; there are: {known}",
+                f"no database is named {shown(name)}; there are: {known}",
                 error_code="UNKNOWN_DATABASE",
                 data={"databases": list(self.names)},
             )

@@ -2,7 +2,8 @@
 
 The thread waits inside the driver and cannot look around. So a task beside it waits for the end
 or for a cancel; on a cancel it asks the server to drop the statement, which ends the thread's
-wait. A server that does not answer is hung up on.
+wait. A server that does not answer is hung up on, in time for the thread to notice; one that does
+not even finish connecting cannot be, and its thread is left behind.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nursery_patterns import run_in_thread
 from trio_tools.database.engine import SqlDatabase
 from trio_tools.database.statement import read_only, refused
 from trio_tools.errors import InvalidArgument, TimedOut, ToolFailure, UpstreamFailed
+from trio_tools.threads import PATIENCE_SECONDS, run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from trio_tools.database.statement import Statement
 
 _ROWS_PER_FETCH = 100
-_CANCEL_GRACE_SECONDS = 2.0
+# How long the server has to drop a statement. What is left of the patience with a thread is for
+# the thread to end after it was hung up on.
+_CANCEL_GRACE_SECONDS = 0.8 * PATIENCE_SECONDS
 _CANCEL_AGAIN_SECONDS = 0.02
 _WITHOUT_CURSOR = frozenset({"EXPLAIN", "SHOW"})  # short answers that DECLARE does not take
 
@@ -81,13 +85,13 @@ class PostgresDatabase(SqlDatabase):
         return engine
 
     async def run(self, query: Query, limiter: trio.CapacityLimiter) -> QueryResult:
-        """As `SqlDatabase.run`; a cancel is sent to the server."""
+        """As `SqlDatabase.run`; a cancel is sent to the server. Half a second later it is over."""
         running, finished = _Running(), trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_server, running, finished)
             try:
                 # A failure comes back as a value, or the nursery would wrap it in a group.
-                outcome = await run_in_thread(self._try, query, running, limiter=limiter)
+                outcome = await run_in_tool_thread(self._try, query, running, limiter=limiter)
             finally:
                 finished.set()
         if isinstance(outcome, ToolFailure):

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 from trio_tools.errors import Forbidden, InvalidArgument, ToolFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
 MAX_SQL_CHARACTERS = 100_000
+_MAX_TOLD = 10
+_MAX_NAME_CHARS = 80
 
 # Possessive quantifiers (`*+`) keep it linear: what a quote has taken it never gives back.
 _TOKEN = re.compile(
@@ -143,15 +147,23 @@ def _check_text(sql: str) -> None:
         raise InvalidArgument("sql holds a NUL or a lone surrogate: remove it")
 
 
-def _check_parameters(used: frozenset[str], given: Iterable[str]) -> None:
-    missing, unknown = sorted(used - set(given)), sorted(set(given) - used)
-    if missing or unknown:
+def _check_parameters(used: frozenset[str], given: Mapping[str, Any]) -> None:
+    all_missing, all_unknown = used - given.keys(), given.keys() - used
+    if all_missing or all_unknown:
+        missing, unknown = _first(all_missing), _first(all_unknown)
         wrongs = [
             *(f"no value for :{name}" for name in missing),
             *(f"no :{name} in sql for the value given" for name in unknown),
         ]
+        others = len(all_missing) + len(all_unknown) - len(wrongs)
+        if others:
+            wrongs.append(f"and {others:,} more")
         raise InvalidArgument(
             f"parameters do not match sql: {', '.join(wrongs)}",
             error_code="BAD_PARAMETERS",
             data={"missing": missing, "unknown": unknown},
         )
+
+
+def _first(names: AbstractSet[str]) -> list[str]:
+    return [name[:_MAX_NAME_CHARS] for name in nsmallest(_MAX_TOLD, names)]

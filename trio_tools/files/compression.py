@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 from backports import zstd
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.errors import InvalidArgument, shown
 from trio_tools.files.chunks import read_chunks, slice_chunks
 from trio_tools.files.hashing import encode_text
 from trio_tools.files.roots import too_large
@@ -285,7 +285,7 @@ ALGORITHMS = tuple(_ALGORITHMS)
 def _find(algorithm: str) -> _Algorithm:
     if algorithm not in _ALGORITHMS:
         raise InvalidArgument(
-            f"algorithm {algorithm!r} is unknown: use one of {', '.join(ALGORITHMS)}",
+            f"algorithm {shown(algorithm)} is unknown: use one of {', '.join(ALGORITHMS)}",
             error_code="UNKNOWN_ALGORITHM",
             data={"algorithms": list(ALGORITHMS)},
         )

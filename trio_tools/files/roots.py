@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_MAX_FILE_BYTES = 2**30
+_MAX_PATH_CHARS = 4_096  # as Linux has it
 # Whether a file can be opened relative to its folder, following no link. Not so on Windows, where
 # there can be no roots then, and these flags are of no use.
 _BENEATH = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -85,7 +86,8 @@ class FileRoots:
             Forbidden: It lies outside the roots.
             InvalidArgument: No path looks like that.
         """
-        return self.resolve(path).is_dir()
+        # Path.is_dir() would raise for a name that is too long or a folder that is closed to us.
+        return os.path.isdir(self.resolve(path))  # noqa: PTH112
 
     def open_binary(self, path: str, *, max_bytes: int | None = None) -> BinaryIO:
         """Open a regular file at its beginning, for reading with a buffer.
@@ -146,6 +148,8 @@ class FileRoots:
 
     def _locate(self, path: str) -> _Place:
         """Find the root that `path` ends in. Says nothing about what lies outside, not even if."""
+        if len(path) > _MAX_PATH_CHARS:  # of which each component would be looked up
+            raise _too_long()
         try:
             ends = [(root / path).resolve() for root in self.roots]  # an absolute path stands alone
         except (ValueError, RuntimeError) as error:  # a NUL, a lone surrogate; a circle of links
@@ -198,12 +202,16 @@ def _refusal(path: str, error: OSError) -> ToolFailure:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return Forbidden(f"the system denies reading {path!r}: the operator can allow it")
     if error.errno == errno.ENAMETOOLONG:
-        return InvalidArgument("path is longer than the system allows: check it")
+        return _too_long()
     if error.errno == errno.ELOOP:
         return Forbidden(f"{path!r} became a link while it was opened: call again")
     if error.errno == errno.ENXIO:  # a socket cannot be opened at all
         return _not_regular(path)
     return UpstreamFailed(f"{path!r} cannot be opened: {error.strerror}")
+
+
+def _too_long() -> InvalidArgument:
+    return InvalidArgument("path is longer than the system allows: check it")
 
 
 def _not_regular(path: str) -> InvalidArgument:

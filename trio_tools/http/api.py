@@ -18,7 +18,7 @@ import trio
 
 from nursery_patterns import TokenBucket, TokenBucketStatistics
 from trio_tools.http.api_paths import check_path
-from trio_tools.http.apis import ApiConfig, ApiReply
+from trio_tools.http.apis import ApiConfig, ApiReply, Waiting
 from trio_tools.http.client import PooledClient
 from trio_tools.http.connect import Resolver, create_ssl_context
 from trio_tools.http.content import decode_text, media_type, parse_json
@@ -95,6 +95,8 @@ class ApiClient(PooledClient):
         path: str,
         query: Mapping[str, str | Sequence[str]] | None = None,
         json: Any = None,
+        *,
+        waiting: Waiting | None = None,
     ) -> ApiReply:
         """Call the API once, at its pace.
 
@@ -103,6 +105,7 @@ class ApiClient(PooledClient):
             path: Begins with "/" and with an allowed prefix; no query.
             query: Parameters, escaped here.
             json: Body, sent as JSON; None for no body.
+            waiting: Counts how long the call waits, also if it fails.
 
         Raises:
             InvalidRequest: The path or the body is not what can be sent.
@@ -115,7 +118,7 @@ class ApiClient(PooledClient):
         secret = self._secret()
         request = self._request(method, path, query, json, secret)
         with trio.CancelScope(deadline=started + self._config.timeout_seconds):
-            return await self._call(request, secret, started)
+            return await self._call(request, secret, started, waiting or Waiting())
         raise FetchTimedOut(
             f"{self._config.name} did not answer within {self._config.timeout_seconds:g} s.",
             code=Code.TIMEOUT,
@@ -173,16 +176,18 @@ class ApiClient(PooledClient):
         line = f"{method} {base_path}{target} HTTP/1.1\r\n".encode("ascii")
         return WireRequest(base.origin, method, line + header_lines(headers), body)
 
-    async def _call(self, request: WireRequest, secret: Secret, started: float) -> ApiReply:
-        name, waited, retries = self._config.name, 0.0, self._config.throttle_retries
+    async def _call(
+        self, request: WireRequest, secret: Secret, started: float, waiting: Waiting
+    ) -> ApiReply:
+        name, retries = self._config.name, self._config.throttle_retries
         while True:
-            since = trio.current_time()
+            waiting.begin()
             await self._bucket.acquire()
             await self._slots.enter(name)
             try:
                 async with self._limiter:
                     sent = trio.current_time()
-                    waited += sent - since
+                    waiting.end()
                     answer = await self._ask(
                         request, lambda _reply, _fields: self._config.max_reply_bytes
                     )
@@ -209,7 +214,7 @@ class ApiClient(PooledClient):
             },
             body=_value(secret.redact(body, cut=truncated), fields, truncated=truncated),
             truncated=truncated,
-            waited_seconds=waited,
+            waited_seconds=waiting.seconds,
             limit=_first_number(fields, _LIMIT_HEADERS),
             remaining=_first_number(fields, _REMAINING_HEADERS),
             retry_after_seconds=pause,

@@ -1,9 +1,11 @@
-"""What an API may be called with, and what comes back: values, no behaviour."""
+"""What an API may be called with, and what comes back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import trio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,28 @@ class ApiConfig:
     max_reply_bytes: int = 500_000
     throttle_retries: int = 2
     max_cooldown_seconds: float = 60.0
+
+
+@dataclass(slots=True)
+class Waiting:
+    """How long one call has waited so far; the caller may keep it, to know when the call failed."""
+
+    _total: float = 0.0
+    _since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Spent waiting for the rate limit, a free slot, or the end of a pause."""
+        begun = 0.0 if self._since is None else trio.current_time() - self._since
+        return self._total + begun
+
+    def begin(self) -> None:
+        """From now on the call waits."""
+        self._since = trio.current_time()
+
+    def end(self) -> None:
+        """It waits no more."""
+        self._total, self._since = self.seconds, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 import trio
 
 from nursery_patterns import WorkerCrashed, run_in_process
-from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
+from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed, shown
 from trio_tools.inference import worker
 from trio_tools.threads import run_in_tool_thread
 
@@ -28,6 +28,7 @@ _Args = TypeVarTuple("_Args")
 DEFAULT_CONCURRENCY = 2
 DEFAULT_MAX_VALUES = 1_000_000
 _SUFFIX = ".onnx"
+_MAX_NAME_CHARS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Models:
         max_values: int = DEFAULT_MAX_VALUES,
     ) -> None:
         if not folder.is_dir():
-            raise ValueError(f"model_folder: {str(folder)!r} is not a folder: create it first")
+            raise ValueError(f"models_folder: {str(folder)!r} is not a folder: create it first")
         self.limiter = limiter or trio.CapacityLimiter(DEFAULT_CONCURRENCY)
         self._folder = folder.resolve()
         self._max_values = max_values
@@ -123,28 +124,34 @@ class Models:
             return await run_in_process(fn, *args, limiter=self.limiter)
         except WorkerCrashed as error:
             raise UpstreamFailed(
-                f"model {name!r} crashed its worker process", error_code="MODEL_CRASHED"
+                f"model {shown(name)} crashed its worker process", error_code="MODEL_CRASHED"
             ) from error
 
     async def _find(self, name: str) -> str:
         return await run_in_tool_thread(self._find_here, name)
 
     def _find_here(self, name: str) -> str:
+        if len(name) > _MAX_NAME_CHARS:  # of which each component would be looked up
+            raise InvalidArgument(
+                f"model is a name of at most {_MAX_NAME_CHARS:,} characters, got {len(name):,}"
+            )
         try:
             path = (self._folder / f"{name.removesuffix(_SUFFIX)}{_SUFFIX}").resolve()
             found = path.is_file()
         except (ValueError, OSError) as error:
-            raise InvalidArgument(f"model {name!r} cannot be read as a name: {error}") from error
+            raise InvalidArgument(
+                f"model {shown(name)} cannot be read as a name: {error}"
+            ) from error
         if not path.is_relative_to(self._folder):
             raise Forbidden(
-                f"model {name!r} is outside the folder of the setting model_folder: "
+                f"model {shown(name)} is outside the folder of the setting models_folder: "
                 "use one of the names listed",
                 error_code="OUTSIDE_MODEL_FOLDER",
             )
         if not found:
             names = self._names()
             raise NotFound(
-                f"no model is named {name!r}; there are: {', '.join(names) or 'none'}",
+                f"no model is named {shown(name)}; there are: {', '.join(names) or 'none'}",
                 error_code="UNKNOWN_MODEL",
                 data={"models": names},
             )

@@ -6,23 +6,71 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from nursery_patterns import run_in_process
-from trio_tools.errors import InvalidArgument
+from trio_tools.errors import InvalidArgument, shown
 from trio_tools.threads import run_in_tool_thread
 
 Execution = Literal["async", "thread", "process"]
 
-_SHOWN_CHARS = 80
+_MAX_REASON_CHARS = 300
+_MORE_FIELDS = 10
+_MAX_TEXTS = 1_000
+_MAX_TEXTS_CHARS = 20_000
 
 
 class Item(BaseModel):
     """Base of item types: an unknown field is an error, not a surprise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, item: Any) -> Any:
+        # Each unknown field is an error of its own, and a request has room for 100,000 of them.
+        if isinstance(item, dict):
+            count = len(cast("dict[str, Any]", item))
+            if count > len(cls.model_fields) + _MORE_FIELDS:
+                known = ", ".join(cls.model_fields)
+                raise ValueError(f"it has {count:,} fields, and there are only {known}")
+        return cast("Any", item)
+
+
+def _check_texts(table: Any) -> Any:
+    """Refuse what is wrong with a table of texts with one error, after a bounded search."""
+    if not isinstance(table, dict):
+        return table
+    texts = chars = 0
+    for name, value in cast("dict[str, Any]", table).items():
+        several = cast("list[Any]", value) if isinstance(value, list) else [value]
+        texts, chars = texts + len(several), chars + len(name)
+        if texts > _MAX_TEXTS:
+            raise ValueError(f"at most {_MAX_TEXTS:,} texts are allowed: leave some out")
+        for text in several:
+            if not isinstance(text, str):
+                raise ValueError(f"{shown(name)} has to be text, got {shown(text)}")  # noqa: TRY004
+            chars += len(text)
+    if chars > _MAX_TEXTS_CHARS:
+        raise ValueError(
+            f"at most {_MAX_TEXTS_CHARS:,} characters are allowed, got {chars:,}: shorten it"
+        )
+    return cast("Any", table)
+
+
+Texts = Annotated[dict[str, str], BeforeValidator(_check_texts)]
+"""Texts by name, at most 1,000 of them and 20,000 characters."""
+TextLists = Annotated[dict[str, str | list[str]], BeforeValidator(_check_texts)]
+"""A text or several by name, at most 1,000 of them and 20,000 characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +158,9 @@ class Operation:
             try:
                 checked.append(self.check_item(item))
             except ValueError as error:
-                wrong.append({"index": index, "item": _shown(item), "reason": str(error)})
+                wrong.append(
+                    {"index": index, "item": shown(item), "reason": str(error)[:_MAX_REASON_CHARS]}
+                )
         if wrong:
             told = "; ".join(f"{name}[{w['index']}]: {w['reason'].rstrip('.')}" for w in wrong[:3])
             raise InvalidArgument(
@@ -139,11 +189,6 @@ class Operation:
         if self.runs == "process":
             return await run_in_process(self.fn, item)
         return await self.fn(item)
-
-
-def _shown(item: Any) -> str:
-    told = repr(item)
-    return told if len(told) <= _SHOWN_CHARS else f"{told[:_SHOWN_CHARS]}…"
 
 
 def _unwrapped(fn: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from trio_tools.errors import NotFound
+from trio_tools.errors import NotFound, shown
 from trio_tools.operations.base import Operation
 
 ENTRY_POINT_GROUP = "trio_tools.operations"
@@ -48,7 +48,7 @@ class Operations(Mapping[str, Operation]):
         """
         if name not in self._by_name:
             raise NotFound(
-                f"no operation is named {name!r}; there are: {', '.join(self)}.",
+                f"no operation is named {shown(name)}; there are: {', '.join(self)}.",
                 error_code="UNKNOWN_OPERATION",
                 data={"operations": list(self)},
             )

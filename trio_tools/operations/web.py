@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trio_tools.errors import ToolFailure
 from trio_tools.http.pages import FetchRequest
-from trio_tools.http.urls import parse_url
-from trio_tools.operations.base import Item, Operation
+from trio_tools.http.urls import MAX_URL_LENGTH, parse_url
+from trio_tools.operations.base import Item, Operation, TextLists, Texts
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Taking JSON apart holds the event loop: for some 25 ms with that many bytes, twice that where the
 # machine is slow.
 _MAX_JSON_BYTES = 500_000
+MAX_METHOD_LENGTH = 20
 # What is larger is read in one step of the event loop and written in another.
 _LARGE_BYTES = 50_000
 
@@ -30,7 +31,7 @@ class FetchItem(Item):
 
     url: str = Field(description="Absolute http or https URL.")
     method: Literal["GET", "HEAD"] = "GET"
-    headers: dict[str, str] = Field(default_factory=dict[str, str])
+    headers: Texts = Field(default_factory=dict[str, str])
     body_as: Literal["text", "json", "markdown", "none"] = "text"
     max_bytes: int = Field(20_000, gt=0, description="Most bytes of body; the rest is not read.")
 
@@ -47,9 +48,11 @@ class CallApiItem(Item):
     """One call of a configured API."""
 
     api: str = Field(description="Name of the API.")
-    path: str = Field(description='Path below its base URL, such as "/v1/items".')
-    method: str = "GET"
-    query: dict[str, str | list[str]] = Field(default_factory=dict[str, str | list[str]])
+    path: str = Field(
+        max_length=MAX_URL_LENGTH, description='Path below its base URL, such as "/v1/items".'
+    )
+    method: str = Field("GET", max_length=MAX_METHOD_LENGTH)
+    query: TextLists = Field(default_factory=dict[str, str | list[str]])
     body: Any = Field(None, description="Sent as JSON.")
 
 

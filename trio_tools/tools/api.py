@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.operations.web import reply_data
+from trio_tools.errors import ToolFailure
+from trio_tools.http.apis import Waiting
+from trio_tools.http.urls import MAX_URL_LENGTH
+from trio_tools.operations.base import TextLists
+from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
 if TYPE_CHECKING:
-    from trio_tools.http.api import ApiClient
+    from nursery_patterns import TokenBucketStatistics
     from trio_tools.http.apis import ApiReply
 
 
@@ -20,35 +25,54 @@ async def call_external_api(
     call: Call,
     *,
     api: Annotated[str, Field(description="Name of a configured API.")],
-    path: Annotated[str, Field(description='Path below its base URL, such as "/v1/items".')],
-    method: Annotated[str, Field(description="One that the API allows.")] = "GET",
-    query: Annotated[
-        dict[str, str | list[str]] | None, Field(description="Query parameters, escaped here.")
-    ] = None,
+    path: Annotated[
+        str,
+        Field(
+            max_length=MAX_URL_LENGTH, description='Path below its base URL, such as "/v1/items".'
+        ),
+    ],
+    method: Annotated[
+        str, Field(max_length=MAX_METHOD_LENGTH, description="One that the API allows.")
+    ] = "GET",
+    query: Annotated[TextLists | None, Field(description="Query parameters, escaped here.")] = None,
     body: Annotated[Any, Field(description="Sent as JSON.")] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Time for this call, all waiting included.")
-    ] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Call a configured HTTP API by name. Its secret and its rate limit are taken care of.
 
     Any status is an answer. meta.rate_limit tells what is left and what was waited.
     """
-    with call.time_limit(timeout_seconds):
-        client = await call.state.services.api(api)
-        call.waits_for("a token or a slot of the API, or its reply")
-        reply = await client.call(method, path, query, body)
+    client, waiting = await call.state.services.api(api), Waiting()
+    call.waits_for("a token or a slot of the API, or its reply")
+    try:
+        with call.time_limit(timeout_seconds):
+            reply = await client.call(method, path, query, body, waiting=waiting)
+    except ToolFailure as failure:
+        _tell_rate_limit(failure, client.rate_limit(), waiting.seconds)
+        raise
     return Answer(
         summary=f"{api} answered {reply.status} to {method} {path}, after {reply.elapsed:.3g} s.",
         data=reply_data(api, path, reply),
         warnings=_warnings(reply),
-        rate_limit=_rate_limit(client, reply),
+        rate_limit=_rate_limit(client.rate_limit(), reply),
     )
 
 
-def _rate_limit(client: ApiClient, reply: ApiReply) -> dict[str, Any]:
+def _tell_rate_limit(failure: ToolFailure, bucket: TokenBucketStatistics, waited: float) -> None:
+    """Add to a failure when the API may be called again, as far as it or our bucket tells."""
+    token_seconds = (bucket.waiting + 1 - bucket.tokens) / bucket.rate
+    if token_seconds > 0:
+        failure.data.setdefault("retry_after_seconds", token_seconds)
+    failure.rate_limit = {
+        "limit": bucket.capacity,
+        "remaining": int(bucket.tokens),
+        "retry_after_seconds": failure.data.get("retry_after_seconds"),
+        "waited_seconds": round(waited, 6),
+    }
+
+
+def _rate_limit(bucket: TokenBucketStatistics, reply: ApiReply) -> dict[str, Any]:
     """Tell what the API said about its limit; where it says nothing, what our own bucket holds."""
-    bucket = client.rate_limit()
     return {
         "limit": bucket.capacity if reply.limit is None else reply.limit,
         "remaining": int(bucket.tokens) if reply.remaining is None else reply.remaining,

@@ -46,7 +46,9 @@ async def batch_process(
 async def get_operation(
     call: Call,
     *,
-    operation_id: Annotated[str, Field(description="From an answer or a progress message.")],
+    operation_id: Annotated[
+        str, Field(max_length=128, description="From an answer or a progress message.")
+    ],
     cursor: Annotated[
         str | None, Field(description="Where to go on; leave out for the beginning.")
     ] = None,
@@ -89,7 +91,9 @@ async def get_operation(
 async def cancel_operation(
     call: Call,
     *,
-    operation_id: Annotated[str, Field(description="From a progress message or the status.")],
+    operation_id: Annotated[
+        str, Field(max_length=128, description="From a progress message or the status.")
+    ],
 ) -> Answer:
     """Stop a running operation. Its call returns what it has; what is missing can be done later."""
     await trio.lowlevel.checkpoint()

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from nursery_patterns import Batch, Counts, Report, current_request, time_budget
-from trio_tools.errors import InvalidArgument
 from trio_tools.operations.base import Operation
 from trio_tools.operations.work import Result, Work
 from trio_tools.store import StoredOperation, new_operation_id
+from trio_tools.tools.arguments import check_count
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.pages import Digest, Pages
 from trio_tools.tools.progress import run_with_progress
@@ -57,7 +57,7 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     Raises:
         InvalidArgument: An argument is out of its bounds, or the operation id is taken.
     """
-    _check_size(call, request)
+    check_count(request.items_argument, len(request.items), call.state.settings.max_items)
     limits = call.state.limits_of(request.operation.limit_name)
     concurrency = limits.concurrency_for(request.max_concurrent)
     seconds = call.limits.seconds_for(request.timeout_seconds)
@@ -77,16 +77,6 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     call.state.pace_of(request.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
     return _answer(call, kept, report, timing, concurrency)
-
-
-def _check_size(call: Call, request: BatchRequest) -> None:
-    size, most = len(request.items), call.state.settings.max_items
-    if not 1 <= size <= most:
-        raise InvalidArgument(
-            f"{request.items_argument} takes 1 to {most} items, got {size}: "
-            + ("split them over several calls" if size else "give at least one"),
-            data={"argument": request.items_argument, "minimum": 1, "maximum": most},
-        )
 
 
 def _open(call: Call, request: BatchRequest) -> StoredOperation:

@@ -25,12 +25,14 @@ class Call:
         tool: Name of the tool.
         client_id: Who calls.
         report_progress: Sends (done, total, message) to the caller, if it wants progress.
+        timed: Whether the tool has the argument timeout_seconds.
     """
 
     state: ServerState
     tool: str
     client_id: str
     report_progress: ReportProgress
+    timed: bool = True
 
     @property
     def limits(self) -> LiveLimits:
@@ -55,12 +57,17 @@ class Call:
         with trio.move_on_after(max(0.0, allowed - self.waited)) as scope:
             yield
         if scope.cancelled_caught:
-            most = self.limits.declared.max_timeout_seconds
-            raise TimedOut(
-                f"{self.tool} was not done within {allowed:g} s and was stopped: allow more with "
-                f"timeout_seconds (at most {most:g}), or ask for less",
-                data={"argument": "timeout_seconds", "timeout_seconds": allowed, "maximum": most},
-            )
+            raise self._out_of_time(allowed)
+
+    def _out_of_time(self, allowed: float) -> TimedOut:
+        told = f"{self.tool} was not done within {allowed:g} s and was stopped: "
+        if not self.timed:
+            return TimedOut(f"{told}ask for less", data={"timeout_seconds": allowed})
+        most = self.limits.declared.max_timeout_seconds
+        return TimedOut(
+            f"{told}allow more with timeout_seconds (at most {most:g}), or ask for less",
+            data={"argument": "timeout_seconds", "timeout_seconds": allowed, "maximum": most},
+        )
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:

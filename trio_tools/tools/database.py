@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
@@ -10,6 +12,7 @@ from pydantic import Field
 
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
@@ -31,16 +34,14 @@ async def query_database(
     cursor: Annotated[
         str | None, Field(description="From meta.pagination, with the same sql, for more rows.")
     ] = None,
-    timeout_seconds: Annotated[
-        float | None, Field(gt=0, description="Stop the statement after this time.")
-    ] = None,
+    timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Run one read-only SQL statement and return its rows, a page at a time.
 
     Use ORDER BY if you read several pages.
     """
     database = database or _the_only_one(call.state.services.databases.names)
-    asked = _fingerprint(database, sql, parameters)
+    asked = partial(_fingerprint, database, sql, parameters)  # only of what is worth it
     position = _position(call, cursor, asked)
     with call.time_limit(timeout_seconds):
         async with call.slot():
@@ -56,7 +57,7 @@ async def query_database(
     pagination = None
     warnings: list[str] = []
     if result.next_position is not None:
-        mark = {"asked": asked, "position": result.next_position}
+        mark = {"asked": asked(), "position": result.next_position}
         following = call.state.query_cursors.encode(mark)
         pagination = {"cursor": following, "page_size": max_rows, "total": None}
         warnings.append(f'There are more rows: repeat the call with cursor="{following}".')
@@ -85,11 +86,11 @@ def _fingerprint(*asked: Any) -> str:
     return hashlib.sha256(repr(asked).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def _position(call: Call, cursor: str | None, asked: str) -> int:
+def _position(call: Call, cursor: str | None, asked: Callable[[], str]) -> int:
     if cursor is None:
         return 0
     mark = call.state.query_cursors.decode(cursor)
-    if mark["asked"] != asked:
+    if mark["asked"] != asked():
         raise InvalidArgument(
             "cursor belongs to another statement: repeat database, sql and parameters as they were "
             "when it was given out, or leave it out",

@@ -11,19 +11,31 @@ from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple
 
 from mcp.types import ToolAnnotations
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nursery_patterns import Counts
-from trio_tools.errors import InvalidArgument, NotFound
+from trio_tools.errors import InvalidArgument, NotFound, shown
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.base import Operation
-from trio_tools.operations.work import BadItem
+from trio_tools.operations.base import Operation, Texts
+from trio_tools.operations.work import BadItem, json_bytes
 from trio_tools.settings import DatasetSettings
 from trio_tools.threads import run_in_tool_thread
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
+
+# They become part of each item.
+_MAX_OPTIONS_BYTES = 20_000
+
+
+def _check_options(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    size = len(json_bytes(options))
+    if size > _MAX_OPTIONS_BYTES:
+        raise ValueError(
+            f"at most {_MAX_OPTIONS_BYTES:,} bytes are allowed, got {size:,}: shorten them"
+        )
+    return options
 
 
 class Record(NamedTuple):
@@ -53,7 +65,7 @@ async def process_large_dataset(
         str | None, Field(description="Where the chunk begins; leave out for the first one.")
     ] = None,
     fields: Annotated[
-        dict[str, str] | None,
+        Texts | None,
         Field(
             description="Build each item from the record: item field to record key, such as "
             '{"url": "homepage"}. By default the record is the item.'
@@ -62,6 +74,7 @@ async def process_large_dataset(
     options: Annotated[
         dict[str, Any] | None,
         Field(description='Further fields of each item, such as {"algorithm": "md5"}.'),
+        AfterValidator(_check_options),
     ] = None,
     max_concurrent: MaxConcurrent = None,
     timeout_seconds: BudgetSeconds = None,
@@ -108,7 +121,7 @@ def _nothing(
     max_concurrent: int | None,
     timeout_seconds: float | None,
 ) -> Answer:
-    summary = f"{dataset!r} has no records from there on."
+    summary = f"{shown(dataset)} has no records from there on."
     concurrency = call.state.limits_of(operation.limit_name).concurrency_for(max_concurrent)
     timing = Timing(call.waited, call.limits.seconds_for(timeout_seconds), expired=False)
     data: dict[str, Any] = {
@@ -133,7 +146,7 @@ async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
         # What has no suffix is the name of a dataset, if it is no folder.
         if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
             raise NotFound(
-                f"no dataset is named {dataset!r}, nor is a folder; there are: "
+                f"no dataset is named {shown(dataset)}, nor is a folder; there are: "
                 f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
                 error_code="UNKNOWN_DATASET",
                 data={"datasets": list(configured)},
@@ -159,28 +172,17 @@ def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, s
 
 
 async def _read_table(call: Call, known: DatasetSettings, after: Any, size: int) -> Chunk:
-    """Read rows in the order of the key, from after the last one: no row is skipped or repeated."""
+    from trio_tools.database.tables import Table  # noqa: PLC0415 - few need it
+
     assert known.database is not None
     assert known.table is not None
     assert known.key is not None
-    table = ".".join(map(_quoted, known.table.split(".")))
-    key = _quoted(known.key)
-    where = "" if after is None else f"WHERE {key} > :after"
-    result = await call.state.services.databases.query(
-        known.database,
-        f"SELECT * FROM {table} {where} ORDER BY {key}",  # noqa: S608 - names from the settings, quoted
-        {} if after is None else {"after": after},
-        max_rows=size,
-        timeout_seconds=call.limits.declared.max_timeout_seconds,
-    )
-    rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-    records = [Record(f"{known.key} {row[known.key]}", row) for row in rows]
-    return Chunk(records, rows[-1][known.key] if result.truncated else None)
-
-
-def _quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    seconds = call.limits.declared.max_timeout_seconds
+    databases = call.state.services.databases
+    table = Table(databases, known.database, known.table, known.key, seconds)
+    chunk = await table.read_chunk(after, size)
+    records = [Record(f"{known.key} {row[known.key]}", row) for row in chunk.rows]
+    return Chunk(records, chunk.last_key)
 
 
 def _item(
@@ -207,8 +209,8 @@ def _position(call: Call, dataset: str, cursor: str | None) -> Any:
     mark = call.state.dataset_cursors.decode(cursor)
     if mark["dataset"] != dataset:
         raise InvalidArgument(
-            f"cursor belongs to another dataset than {dataset!r}: name that one, or leave cursor "
-            "out to start from the beginning",
+            f"cursor belongs to another dataset than {shown(dataset)}: name that one, or leave "
+            "cursor out to start from the beginning",
             error_code="INVALID_CURSOR",
         )
     return mark["at"]

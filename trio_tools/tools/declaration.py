@@ -11,19 +11,24 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any, cast
 
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.errors import InvalidArgument, shown
 from trio_tools.state import LiveLimits
+from trio_tools.tools.arguments import check_count
 from trio_tools.tools.call import Answer
 
-_MAX_SHOWN = 80
+_MAX_PROBLEMS = 10
+_MAX_UNKNOWN = 5
+_MAX_NAME_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,12 @@ class Tool:
         hints = typing.get_type_hints(self.fn, include_extras=True)
         _, *parameters = inspect.signature(self.fn).parameters.values()
         fields: dict[str, Any] = {
-            p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
+            p.name: (
+                Annotated[hints[p.name], BeforeValidator(_no_truth_for_a_number)]
+                if _takes_number(hints[p.name])
+                else hints[p.name],
+                ... if p.default is inspect.Parameter.empty else p.default,
+            )
             for p in parameters
         }
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -120,51 +130,95 @@ class Tool:
         on_request = f"; up to {most} in parallel on request" if most > usual else ""
         return f"up to {usual} in parallel", on_request
 
-    def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def check(self, arguments: dict[str, Any], *, max_items: int) -> dict[str, Any]:
         """Return the arguments as the function takes them.
 
+        The answer to wrong ones is short and soon made, however long they are: lists are counted
+        before their entries are looked at, and the first problems stand for all.
+
+        Args:
+            arguments: By name, as JSON values.
+            max_items: Most entries of a list.
+
         Raises:
-            InvalidArgument: Some are unknown, missing or wrong; the message names them all.
+            InvalidArgument: Some are unknown, missing or wrong; the message names the first ten.
         """
+        given = self._given(arguments)
+        for name, value in given.items():
+            if isinstance(value, list) and self._takes_list(name) and value:
+                check_count(name, len(cast("list[Any]", value)), max_items)
+        problems = self._unknown(arguments, len(arguments) - len(given))
+        checked = None
         try:
-            checked = self._model.model_validate(self._parsed(arguments))
+            checked = self._model.model_validate(given)
         except ValidationError as error:
-            problems = [self._problem(e) for e in error.errors(include_url=False)]
+            found = error.errors(include_url=False, include_context=False)
+            problems += [_problem(each) for each in found[:_MAX_PROBLEMS]]
+            problems += _number_of_others(len(found) - _MAX_PROBLEMS, "problems")
+        if problems or checked is None:
             raise InvalidArgument(
                 f"{'; '.join(problems)}. Correct that and call {self.name} again.",
                 data={"problems": problems, "arguments": list(self._fields)},
-            ) from None
+            )
         return {name: getattr(checked, name) for name in self._fields}
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:
         return tuple(self._model.model_fields)
 
-    def _parsed(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        # Some hosts send lists and objects as JSON inside of a string.
-        parsed = dict(arguments)
-        for name, value in arguments.items():
-            if isinstance(value, str) and name in self._fields and value[:1] in ("[", "{"):
-                if str in _alternatives(self._model.model_fields[name].annotation):
-                    continue
-                try:
-                    parsed[name] = json.loads(value)
-                except ValueError:
-                    continue
-        return parsed
+    def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that there are; some hosts send lists and objects as JSON text."""
+        given = {name: arguments[name] for name in self._fields if name in arguments}
+        for name, value in given.items():
+            if not isinstance(value, str) or value[:1] not in ("[", "{"):
+                continue
+            if str not in _alternatives(self._model.model_fields[name].annotation):
+                with suppress(ValueError, RecursionError):  # then it is told as the text it is
+                    given[name] = json.loads(value)
+        return given
 
-    def _problem(self, error: Any) -> str:
-        name = ".".join(map(str, error["loc"])) or "arguments"
-        if error["type"] == "extra_forbidden":
-            known = ", ".join(self._fields) or "none"
-            return f"{name} is no argument of {self.name}, which takes {known}"
-        if error["type"] == "missing":
-            return f"{name} is missing"
-        shown = repr(error["input"])
-        if len(shown) > _MAX_SHOWN:
-            shown = f"{shown[:_MAX_SHOWN]}…"
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{name}: {message[:1].lower()}{message[1:]}, got {shown}"
+    def _takes_list(self, name: str) -> bool:
+        kinds = _alternatives(self._model.model_fields[name].annotation)
+        return any(typing.get_origin(kind) is list for kind in kinds)
+
+    def _unknown(self, arguments: Iterable[str], count: int) -> list[str]:
+        """Say that `count` of the arguments are none of this tool; nothing if all are."""
+        if not count:
+            return []
+        unknown = (name for name in arguments if name not in self._fields)
+        names = [_name(name) for name in islice(unknown, _MAX_UNKNOWN)]
+        names += _number_of_others(count - _MAX_UNKNOWN, "names")
+        known = ", ".join(self._fields) or "none"
+        what = "is no argument" if count == 1 else "are no arguments"
+        return [f"{', '.join(names)} {what} of {self.name}, which takes {known}"]
+
+
+def _problem(error: Any) -> str:
+    name = _name(".".join(map(str, error["loc"])) or "arguments")
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {shown(error['input'])}"
+
+
+def _name(name: str) -> str:
+    """Return the name as the caller gave it, cut if it is long."""
+    return name if len(name) <= _MAX_NAME_CHARS else f"{name[: _MAX_NAME_CHARS - 1]}…"
+
+
+def _number_of_others(count: int, what: str) -> list[str]:
+    return [f"{count:,} more {what}"] if count > 0 else []
+
+
+def _takes_number(hint: Any) -> bool:
+    kinds = _alternatives(typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
+    return bool({int, float} & set(kinds)) and bool not in kinds
+
+
+def _no_truth_for_a_number(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("is a number")  # noqa: TRY004 - pydantic wants it so
+    return value
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from trio_tools.operations.base import Texts
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
 from trio_tools.tools.batches import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
@@ -19,7 +20,7 @@ async def fetch_urls(
     urls: Annotated[list[str], Field(description="Absolute http or https URLs.")],
     method: Annotated[Literal["GET", "HEAD"], Field(description="Request method.")] = "GET",
     headers: Annotated[
-        dict[str, str] | None, Field(description="Request headers sent with each URL.")
+        Texts | None, Field(description="Request headers sent with each URL.")
     ] = None,
     body_as: Annotated[
         Literal["text", "json", "markdown", "none"],

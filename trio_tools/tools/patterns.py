@@ -23,6 +23,7 @@ from nursery_patterns import (
     stream_batch,
     time_budget,
 )
+from trio_tools.errors import InvalidArgument
 from trio_tools.http.pages import FetchRequest
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -31,7 +32,9 @@ Calls = Annotated[int, Field(ge=1, le=100, description="How many calls.")]
 Items = Annotated[list[str], Field(min_length=1, max_length=100, description="Any texts.")]
 Seconds = Annotated[float, Field(ge=0, le=10, description="Seconds that each one takes.")]
 Parallel = Annotated[int, Field(ge=1, le=20, description="Most of them at once.")]
-Timeout = Annotated[float, Field(gt=0, le=60, description="Seconds for all of it.")]
+Timeout = Annotated[
+    float, Field(gt=0, description="Seconds for all of it, fewer than the tool may take.")
+]
 
 
 async def rate_limited_operation(
@@ -85,7 +88,7 @@ async def process_batch_streaming(
 
 
 async def process_with_timeout(
-    _call: Call,
+    call: Call,
     *,
     items: Items,
     seconds: Seconds = 0.1,
@@ -93,7 +96,7 @@ async def process_with_timeout(
 ) -> Answer:
     """Pattern: a deadline with partial results. What finished lies outside of what is cancelled."""
     batch = Batch(_shout(seconds), items, limit=2)
-    with time_budget(timeout) as budget:
+    with time_budget(_seconds_left(call, timeout)) as budget:
         await batch.run()
     report = batch.report()
     return Answer(
@@ -108,7 +111,7 @@ async def process_with_timeout(
 
 
 async def query_with_timeout(
-    _call: Call,
+    call: Call,
     *,
     seconds: Seconds = 0.5,
     timeout: Timeout = 0.2,  # noqa: ASYNC109 - the subject of the example
@@ -122,7 +125,7 @@ async def query_with_timeout(
             time.sleep(0.01)
         return "rows"
 
-    with trio.move_on_after(timeout):
+    with trio.move_on_after(_seconds_left(call, timeout)):
         rows = await run_in_thread(query)
         return Answer(summary="The query ended in time.", data={"rows": rows, "timed_out": False})
     return Answer(summary="The query was stopped.", data={"rows": None, "timed_out": True})
@@ -152,7 +155,7 @@ async def cancellable_operation(
 
 
 async def main_operation(
-    _call: Call,
+    call: Call,
     *,
     items: Items,
     seconds: Seconds = 0.05,
@@ -168,7 +171,7 @@ async def main_operation(
         name: Batch(_shout(seconds), items, limiter=limits["work"], name=name)
         for name in ("first", "second")
     }
-    with time_budget(timeout) as budget:
+    with time_budget(_seconds_left(call, timeout)) as budget:
         async with trio.open_nursery() as nursery:
             for batch in batches.values():
                 nursery.start_soon(batch.run)
@@ -177,6 +180,24 @@ async def main_operation(
         summary=f"Two batches of {len(items)} shared 3 slots, in {budget.elapsed:.3g} s.",
         data={**done, "peak": limits.snapshot()["work"].peak, "expired": budget.expired},
     )
+
+
+def _seconds_left(call: Call, timeout: float) -> float:
+    """Return what is left of `timeout` since the call arrived.
+
+    It has to end before the time of the tool does, which cuts the tool itself, results and all.
+
+    Raises:
+        InvalidArgument: It does not.
+    """
+    most = call.limits.declared.timeout_seconds
+    if timeout >= most:
+        raise InvalidArgument(
+            f"timeout must be below {most:g}, the time that {call.tool} has, got {timeout:g}: "
+            "lower it",
+            data={"argument": "timeout", "maximum": most},
+        )
+    return max(0.0, timeout - call.waited)
 
 
 def _shout(seconds: float) -> Any:

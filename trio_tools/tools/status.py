@@ -1,10 +1,16 @@
-"""`get_concurrency_status`: what goes on right now, read from the live objects."""
+"""`get_concurrency_status`: what goes on right now, read from the live objects.
+
+Of its own calls and operations a client sees all, of those of other clients how many there are.
+"""
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from mcp.types import ToolAnnotations
@@ -16,8 +22,12 @@ from trio_tools.tools.batches import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
+if TYPE_CHECKING:
+    from trio_tools.http.hosts import HostState
+
 # The share of a budget that advice plans with.
 _SAFETY = 0.8
+_MAX_HOSTS = 50
 
 
 async def get_concurrency_status(call: Call) -> Answer:
@@ -28,10 +38,11 @@ async def get_concurrency_status(call: Call) -> Answer:
     await trio.lowlevel.checkpoint()
     state = call.state
     now = trio.current_time()
-    operations = {kept.request_id: kept for kept in state.store.running()}
-    calls = [
-        _call(running, operations.get(running.request_id), now) for running in state.calls.values()
-    ]
+    operations = state.store.running()
+    by_request = {kept.request_id: kept for kept in operations}
+    own_calls = [running for running in state.calls.values() if running.client_id == call.client_id]
+    own_operations = [kept for kept in operations if kept.owner == call.client_id]
+    hosts = state.services.hosts()
     departed = sum(running.departed for running in state.calls.values())
     limits = {name: _limit(state, name) for name in state.limits}
     lines = _lines(state)
@@ -39,15 +50,20 @@ async def get_concurrency_status(call: Call) -> Answer:
     waiting = sum(line["waiting"] for line in lines.values())
     return Answer(
         summary=(
-            f"{len(calls)} calls under way ({waiting} waiting for their turn), {busy} items in "
-            f"flight, {len(operations)} batch operations running."
+            f"{len(state.calls)} calls under way ({waiting} waiting for their turn), {busy} items "
+            f"in flight, {len(operations)} batch operations running."
         ),
         data={
             "limits": limits,
             "lines": lines,
-            "calls": calls,
-            "operations": [_operation(kept, now) for kept in operations.values()],
-            "hosts": {name: asdict(host) for name, host in state.services.hosts().items()},
+            "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
+            "operations": [_operation(kept, now) for kept in own_operations],
+            "others": {
+                "calls": _by_tool(state.calls.values(), own_calls),
+                "operations": _by_tool(operations, own_operations),
+            },
+            "hosts": _busiest(hosts),
+            "hosts_left_out": max(0, len(hosts) - _MAX_HOSTS),
             "rate_limits": {
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
@@ -75,6 +91,22 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
         "waits_for": waits_for,
         "departed": running.departed,
     }
+
+
+def _by_tool(
+    everyones: Iterable[RunningCall | StoredOperation],
+    own: Iterable[RunningCall | StoredOperation],
+) -> dict[str, int]:
+    """Count those that are not the caller's own, by tool."""
+    return dict(Counter(it.tool for it in everyones) - Counter(it.tool for it in own))
+
+
+def _busiest(hosts: Mapping[str, HostState]) -> dict[str, Any]:
+    def weight(name: str) -> tuple[int, float]:
+        host = hosts[name]
+        return host.in_flight + host.waiting, host.cooling_seconds
+
+    return {name: asdict(hosts[name]) for name in heapq.nlargest(_MAX_HOSTS, hosts, key=weight)}
 
 
 def _limit(state: ServerState, name: str) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""A table read a chunk of rows at a time, each chunk from behind the last row of the one before.
+
+Nothing is held open between chunks: the key of the last row says where to go on. It can do so only
+if it is another one in each row, and the database has to say so itself, since it may compare in
+another way than we do: under a collation, or in fewer digits. So at each border it is asked how
+many rows have that key, and a border that is not exactly one row is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trio_tools.errors import InvalidArgument, shown
+
+if TYPE_CHECKING:
+    from trio_tools.database.databases import Databases
+    from trio_tools.database.results import QueryResult
+
+Key = str | int | float
+
+
+class TableChunk(NamedTuple):
+    """Rows in the order of the key, and the key of the last one; None at the end of the table."""
+
+    rows: list[dict[str, Any]]
+    last_key: Key | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or view, in the order of a column that is different in each row.
+
+    Attributes:
+        databases: Where it is looked for.
+        database: Name of its database.
+        name: Its name, `schema.table` if need be. Quoted here, so no SQL comes in by it.
+        key: The column.
+        timeout_seconds: For each statement; a chunk takes three.
+    """
+
+    databases: Databases
+    database: str
+    name: str
+    key: str
+    timeout_seconds: float
+
+    async def read_chunk(self, after: Key | None, size: int) -> TableChunk:
+        """Return up to `size` rows from behind the one with the key `after`; None to begin.
+
+        Over all chunks each row comes once, as long as nobody changes the table meanwhile.
+
+        Raises:
+            InvalidArgument: There is no such column, or its values do not tell where the next
+                chunk begins.
+            ToolFailure: As `Databases.query`.
+        """
+        await self._check_that_the_key_is_there()
+        where = "" if after is None else f"WHERE {_quoted(self.key)} > :after"
+        given = {} if after is None else {"after": after}
+        result = await self._query("*", f"{where} ORDER BY {_quoted(self.key)}", given, size)
+        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        if not result.truncated:
+            return TableChunk(rows, None)
+        last = rows[-1][self.key]
+        await self._check_border(last)
+        return TableChunk(rows, last)
+
+    async def _check_that_the_key_is_there(self) -> None:
+        """Compare names: some databases take an unknown one in quotes for a text."""
+        columns = (await self._query("*", "WHERE 1 = 0", {}, 1)).columns
+        if self.key not in columns:
+            raise InvalidArgument(
+                f"table {self.name!r} has no column {self.key!r}, which is its key here; it has: "
+                f"{', '.join(columns)}",
+                error_code="UNKNOWN_KEY",
+                remediation="Let the operator name one of them as the key of this dataset.",
+                data={"columns": list(columns)},
+            )
+
+    async def _check_border(self, last: Any) -> None:
+        key = _quoted(self.key)
+        if not isinstance(last, Key):
+            raise self._unusable(f"{shown(last)} is no value to go on from")
+        try:
+            found = await self._query(
+                f"{key} IS NULL", f"WHERE {key} = :last OR {key} IS NULL", {"last": last}, 2
+            )
+        except InvalidArgument as failure:  # the database cannot read its own value in our words
+            raise self._unusable(f"{shown(last)} is no value to go on from") from failure
+        if any(is_null for (is_null,) in found.rows):
+            raise self._unusable("there are rows that have no value in it (NULL)")
+        if found.row_count > 1:
+            raise self._unusable(f"several rows have the value {shown(last)}")
+        if not found.row_count:
+            raise self._unusable(f"{shown(last)}, as it is told, finds no row again")
+
+    def _unusable(self, why: str) -> InvalidArgument:
+        return InvalidArgument(
+            f"table {self.name!r} cannot be read in chunks by its key {self.key!r}: {why}. "
+            "Nothing of this chunk was done",
+            error_code="UNUSABLE_KEY",
+            remediation="Let the operator name as the key of this dataset a column of whole "
+            "numbers or texts that is different in each row and never NULL, such as the primary "
+            "key. A chunk_size that takes in all rows needs none.",
+            data={"key": self.key},
+        )
+
+    async def _query(
+        self, what: str, rest: str, parameters: dict[str, Any], max_rows: int
+    ) -> QueryResult:
+        table = ".".join(map(_quoted, self.name.split(".")))
+        return await self.databases.query(
+            self.database,
+            f"SELECT {what} FROM {table} {rest}",  # noqa: S608 - all names are quoted
+            parameters,
+            max_rows=max_rows,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
