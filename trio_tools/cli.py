@@ -166,9 +166,11 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(
-            f"setting {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors(include_url=False)
-        )
-    return str(error)
+    if not isinstance(error, ValidationError):
+        return str(error)
+    told: list[str] = []
+    for each in error.errors(include_url=False):
+        name = ".".join(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        told.append(message if message.startswith(f"{name}.") else f"setting {name}: {message}")
+    return "; ".join(told)

@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -41,7 +42,10 @@ class Section(BaseModel):
 
 
 class ToolLimits(Section):
-    """How much of one tool may go on at once, and for how long."""
+    """How much of one tool may go on at once, and for how long.
+
+    Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
+    """
 
     concurrency: PositiveInt = Field(10, description="Items of one call in flight by default.")
     max_concurrency: PositiveInt = Field(
@@ -56,19 +60,6 @@ class ToolLimits(Section):
     item_timeout_seconds: PositiveFloat | None = Field(
         None, description="Time of one item of a batch by default; null for none of its own."
     )
-
-    @model_validator(mode="after")
-    def _caps_cover_defaults(self) -> Self:
-        for name in ("concurrency", "timeout_seconds"):
-            value, cap = getattr(self, name), getattr(self, f"max_{name}")
-            if value > cap:
-                raise ValueError(f"{name} is {value}, above max_{name} ({cap}): raise that too")
-        if (self.item_timeout_seconds or 0) > self.max_timeout_seconds:
-            raise ValueError(
-                f"item_timeout_seconds is {self.item_timeout_seconds}, above max_timeout_seconds "
-                f"({self.max_timeout_seconds}): raise that too"
-            )
-        return self
 
 
 class FetchSettings(Section):
@@ -175,17 +166,48 @@ class HttpSettings(Section):
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
 # 60 s after which most clients hang up.
+_CPUS = os.cpu_count() or 1
 _BATCH = {"timeout_seconds": 50.0}
-_TOOL_LIMITS: dict[str, dict[str, Any]] = {
+_BUILT_IN: dict[str, dict[str, Any]] = {
     "fetch_urls": _BATCH,
     "batch_process": _BATCH,
     "process_large_dataset": _BATCH,
     "call_external_api": {"concurrency": 3, "max_concurrency": 3},
     "query_database": {"concurrency": 5, "max_concurrency": 5},
-    "compute_hash": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
-    "compress_data": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
+    "compute_hash": {"concurrency": _CPUS, "max_concurrency": _CPUS},
+    "compress_data": {"concurrency": _CPUS, "max_concurrency": _CPUS},
     "run_inference": {"concurrency": 2, "max_concurrency": 2},
 }
+_CAP_OF = {
+    "concurrency": "max_concurrency",
+    "timeout_seconds": "max_timeout_seconds",
+    "item_timeout_seconds": "max_timeout_seconds",
+}
+
+
+def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
+    """Return the limits of a tool: what was given, and for the rest what is built in.
+
+    A default that nobody gave follows a cap that was lowered.
+
+    Raises:
+        ValueError: A default was given that is above its cap.
+    """
+    chosen = given.model_fields_set
+    built_in = {k: v for k, v in _BUILT_IN.get(tool, {}).items() if k not in chosen}
+    values = given.model_dump() | built_in
+    for name, cap_name in _CAP_OF.items():
+        value, cap = values[name], values[cap_name]
+        if value is None or value <= cap:
+            continue
+        if name in chosen:
+            usual = "" if cap_name in chosen else " unless set"
+            raise ValueError(
+                f"limits.{tool}.{name} is {value}, above {cap_name} ({cap}{usual}): lower it, or "
+                f"set limits.{tool}.{cap_name} to at least {value}"
+            )
+        values[name] = cap
+    return ToolLimits.model_construct(_fields_set=set(chosen), **values)
 
 
 class Settings(BaseSettings):
@@ -245,10 +267,14 @@ class Settings(BaseSettings):
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
     )
 
+    @field_validator("limits")
+    @classmethod
+    def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
+        return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
+
     def limits_of(self, tool: str) -> ToolLimits:
         """Return the limits of a tool or operation: the operator's, over the built-in ones."""
-        given = self.limits[tool].model_dump(exclude_unset=True) if tool in self.limits else {}
-        return ToolLimits.model_validate({**_TOOL_LIMITS.get(tool, {}), **given})
+        return self.limits.get(tool) or _over_built_in(tool, ToolLimits.model_validate({}))
 
     @classmethod
     def settings_customise_sources(

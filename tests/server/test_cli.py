@@ -190,6 +190,7 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         (("tools", "--set", "max_items=0"), "setting max_items: "),
         (("tools", "--set", "fetch.ports.x=1"), "setting fetch.ports"),
         (("tools", "--set", "max_itmes=3"), "setting max_itmes: "),
+        (("serve", "--set", "limits.x.concurrency=60"), "trio-tools: limits.x.concurrency is 60, "),
         (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file"),
         (("tools", "--file-root", "/no/such/folder"), "/no/such/folder"),
     ],

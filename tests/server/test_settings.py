@@ -3,6 +3,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
 
@@ -134,6 +135,73 @@ def test_limits_of_a_tool_are_the_operators_over_the_built_in_ones():
     assert settings.limits_of("call_external_api").concurrency == 3
     assert settings.limits_of("query_database").concurrency == 5
     assert settings.limits_of("an_operation_of_mine").concurrency == 10
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "expected"),
+    [
+        ("fetch_urls", {"max_timeout_seconds": 40}, {"timeout_seconds": 40}),
+        ("batch_process", {"max_timeout_seconds": "40"}, {"timeout_seconds": 40}),
+        ("fetch_urls", {"max_timeout_seconds": 60}, {"timeout_seconds": 50}),
+        ("fetch_urls", {"max_concurrency": 5}, {"concurrency": 5}),
+        ("call_external_api", {"max_concurrency": 2}, {"concurrency": 2}),
+        ("call_external_api", {"max_concurrency": 20}, {"concurrency": 3}),
+        ("an_operation_of_mine", {"max_concurrency": 4}, {"concurrency": 4}),
+        ("fetch_urls", {"concurrency": 50}, {"max_concurrency": 50}),
+    ],
+)
+def test_a_default_that_nobody_gave_follows_its_cap_down_and_never_up(tool, given, expected):
+    settings = Settings(limits={tool: given})
+    for limits in (settings.limits[tool], settings.limits_of(tool)):
+        assert limits.model_dump(include=expected) == expected
+    again = Settings(limits=settings.limits)
+    assert again.limits_of(tool) == settings.limits_of(tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "message"),
+    [
+        ("query_database", {"concurrency": 8}, "concurrency is 8, above max_concurrency (5"),
+        ("run_inference", {"concurrency": 4}, "concurrency is 4, above max_concurrency (2"),
+        ("x", {"concurrency": 51}, "concurrency is 51, above max_concurrency (50"),
+        (
+            "fetch_urls",
+            {"timeout_seconds": 301},
+            "timeout_seconds is 301.0, above max_timeout_seconds (300.0",
+        ),
+        (
+            "fetch_urls",
+            {"item_timeout_seconds": 301},
+            "item_timeout_seconds is 301.0, above max_timeout_seconds (300.0",
+        ),
+    ],
+)
+def test_a_default_above_a_cap_that_nobody_gave_is_refused_with_setting_cap_and_fix(
+    tool, given, message
+):
+    with pytest.raises(ValidationError) as error:
+        Settings(limits={tool: given})
+    [(name, value)] = given.items()
+    cap = "max_concurrency" if name == "concurrency" else "max_timeout_seconds"
+    [(_, told_)] = told(error)
+    value = value if name == "concurrency" else float(value)
+    assert f"limits.{tool}.{message} unless set)" in told_
+    assert told_.endswith(f"lower it, or set limits.{tool}.{cap} to at least {value}")
+
+
+async def test_what_a_server_declares_are_its_limits_whichever_of_them_were_given():
+    lowered = {
+        "fetch_urls": {"max_timeout_seconds": 40},
+        "batch_process": {"max_timeout_seconds": 40, "max_concurrency": 5},
+        "call_external_api": {"max_concurrency": 2},
+        "query_database": {"max_concurrency": 8},
+    }
+    listings = await create_server(Settings(limits=lowered)).list_tools()
+    told_ = {listing.name: listing.description for listing in listings}
+    assert "Timeout: 40 s by default, 40 s at most" in told_["fetch_urls"]
+    assert "Timeout: 40 s by default, 40 s at most" in told_["batch_process"]
+    assert "up to 2 in parallel" in told_["call_external_api"]
+    assert "up to 8 in parallel" in told_["query_database"]
 
 
 def test_settings_do_not_change_once_they_are_made():
