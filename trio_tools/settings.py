@@ -107,7 +107,10 @@ class ApiSettings(Section):
 class DatabaseSettings(Section):
     """One database that `query_database` may read by name."""
 
-    url: str = Field(description="SQLAlchemy URL, such as sqlite:////data/app.db.")
+    url: SecretStr = Field(
+        description="SQLAlchemy URL, such as sqlite:////data/app.db; it may hold a password.",
+        repr=False,
+    )
 
 
 class DatasetSettings(Section):

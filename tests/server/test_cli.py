@@ -122,6 +122,28 @@ def test_settings_shows_that_there_are_tokens_but_never_one(capsys):
     assert "(secret)" in out
 
 
+def test_settings_go_into_sections_by_name_and_show_no_secret_in_them(capsys, monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_DATABASES__SHOP__URL", "postgresql://me:hush@host/shop")
+    words = ["--set=apis.weather.base_url=https://example.org/v1", "--set=limits.x.max_calls=7"]
+    words += ["--set=http.tls_key_password=hush"]
+    status, out, err = run(capsys, "settings", *words)
+    rows = rows_of(out)
+    assert status == 0
+    assert rows["databases.shop.url"][0] == "(secret)"
+    assert rows["http.tls_key_password"][0] == "(secret)"
+    assert rows["apis.weather.base_url"][0] == '"https://example.org/v1"'
+    assert rows["limits.x.max_calls"] == ["7", "Calls at work at once."]
+    assert rows["datasets"][0] == "{}"
+    assert "hush" not in out + err
+
+
+def test_a_wrong_setting_shows_no_secret(capsys):
+    status, out, err = run(capsys, "settings", "--set", "databases.shop=postgresql://me:hush@host")
+    assert status == 2
+    assert err.startswith("trio-tools: setting databases.shop: ")
+    assert "hush" not in out + err
+
+
 def test_a_call_prints_the_envelope_for_machines(capsys):
     status, envelope = called(capsys, "compute_hash", "--text", "abc")
     assert status == 0

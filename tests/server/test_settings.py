@@ -239,3 +239,27 @@ def test_every_door_is_closed_by_default():
 
 def test_tokens_are_not_shown_with_the_settings():
     assert "hush" not in repr(Settings(http={"tokens": {"me": "hush"}}))
+
+
+def test_the_url_of_a_database_is_shown_nowhere():
+    settings = Settings(databases={"shop": {"url": "postgresql://me:hush@host/shop"}})
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "hush" not in shown
+    assert settings.databases["shop"].url.get_secret_value() == "postgresql://me:hush@host/shop"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"databases": {"shop": "postgresql://me:hush@host/shop"}},
+        {"databases": {"shop": {"url": ["hush"]}}},
+        {"databases": {"shop": {"uri": "postgresql://me:hush@host/shop"}}},
+        {"databases": "hush"},
+        {"http": {"tokens": ["hush"]}},
+        {"http": {"tls_key_password": 1, "hush_is_no_name": "hush"}},
+    ],
+)
+def test_a_wrong_setting_is_told_without_what_was_given(given):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    assert "hush" not in str(error.value).replace("hush_is_no_name", "")
