@@ -160,8 +160,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.replace("-", "_").split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            section = ".".join(parents[:depth])
+            raise ValueError(  # noqa: TRY004 - of the command, not of the code
+                f"--set gives {section} a value and then sets {name} in it: leave out one of them"
+            )
     tree[leaf] = value
 
 
@@ -172,5 +177,7 @@ def _told(error: Exception) -> str:
     for each in error.errors(include_url=False):
         name = ".".join(map(str, each["loc"]))
         message = each["msg"].removeprefix("Value error, ")
+        if each["type"] in {"tuple_type", "frozen_set_type"}:
+            message = """it takes a JSON list, such as ["a", "b"]"""
         told.append(message if message.startswith(f"{name}.") else f"setting {name}: {message}")
     return "; ".join(told)

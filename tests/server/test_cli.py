@@ -213,6 +213,22 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         (("tools", "--set", "fetch.ports.x=1"), "setting fetch.ports"),
         (("tools", "--set", "max_itmes=3"), "setting max_itmes: "),
         (("serve", "--set", "limits.x.concurrency=60"), "trio-tools: limits.x.concurrency is 60, "),
+        (
+            ("tools", "--set", "file_roots=/tmp"),
+            "setting file_roots: it takes a JSON list, such as",
+        ),
+        (
+            ("tools", "--set", "fetch.ports=80"),
+            "setting fetch.ports: it takes a JSON list, such as",
+        ),
+        (("tools", "--set", "fetch.allow_networks=[1]"), "setting fetch.allow_networks.0: "),
+        (
+            ("serve", "--set", "http=1", "--set", "http.port=2"),
+            "--set gives http a value and then sets http.port in it: leave out one of them",
+        ),
+        (("serve", "--set", "http.port=2", "--set", "http=1"), "setting http: Input should be"),
+        (("serve", "--set", "max_items=2", "--set", "max_items.x=1"), "--set gives max_items a"),
+        (("serve", "--set", "http.path=mcp"), "setting http.path: it must begin with a slash"),
         (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file"),
         (("tools", "--file-root", "/no/such/folder"), "/no/such/folder"),
     ],
@@ -223,6 +239,17 @@ def test_a_wrong_command_is_exit_status_2_and_one_sentence(capsys, words, told):
     assert told in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_variable_that_is_not_json_is_told_by_name_without_its_value(capsys, monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_FETCH__ALLOW_NETWORKS", "hush")
+    monkeypatch.setenv("HUSH", "hush")
+    status, out, err = run(capsys, "tools")
+    assert (status, out) == (2, "")
+    assert err == (
+        "trio-tools: TRIO_TOOLS_FETCH__ALLOW_NETWORKS is not JSON, as lists and tables are in the "
+        """environment: write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'\n"""
+    )
 
 
 def test_a_port_that_is_taken_is_exit_status_2_and_one_sentence(capsys):

@@ -3,6 +3,8 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from tests.transports.requests import exchange, get, http_server
+from trio_tools.sections import OWN_PATHS
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
@@ -263,3 +265,108 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
     with pytest.raises(ValidationError) as error:
         Settings(**given)
     assert "hush" not in str(error.value).replace("hush_is_no_name", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "reason"),
+    [
+        (
+            {"fetch": {"allow_networks": ["10.0.0.0/8", "127.0.0.1/8"]}},
+            "fetch.allow_networks.1",
+            "it has bits set behind its prefix: write 127.0.0.0/8, or an address alone",
+        ),
+        (
+            {"fetch": {"allow_networks": ["intranet"]}},
+            "fetch.allow_networks.0",
+            "it is no network: write one like 10.0.0.0/8, or an address",
+        ),
+        *(
+            ({"databases": {"a": {"url": url}}}, "databases.a.url", "it must begin with sqlite:///")
+            for url in (
+                "mysql://h/d",
+                "sqlite://",
+                "sqlite:///",
+                "sqlite:///:memory:",
+                "postgresql:d",
+                "xpostgres://h/d",
+                "",
+            )
+        ),
+        *(
+            ({"apis": {"a": {"base_url": url}}}, "apis.a.base_url", "it must be an absolute URL")
+            for url in (
+                "example.org",
+                "//example.org",
+                "ftp://example.org",
+                "https://",
+                "https:///v1",
+                "https://:443",
+                "https://me:hush@example.org",
+                "https://example.org:0",
+                "https://example.org:99999",
+                "https://[::1",
+                "https://example.org/v 1",
+                "https://example.org?key=hush",
+                "https://example.org/#v1",
+            )
+        ),
+        (
+            {"apis": {"a": {"base_url": "https://a", "allowed_methods": ["GE T"]}}},
+            "apis.a.allowed_methods.0",
+            "it is no HTTP method: write one like GET or POST",
+        ),
+        (
+            {"apis": {"a": {"base_url": "https://a", "allowed_path_prefixes": ["/v1", "v2"]}}},
+            "apis.a.allowed_path_prefixes.1",
+            "it must begin with a slash",
+        ),
+        *(
+            (
+                {"http": {"path": path}},
+                "http.path",
+                "it must begin with a slash and be a plain path",
+            )
+            for path in ("mcp", "", "/m cp", "/mcp?x", "/mcp#x", "/m%63p", "/{name}")
+        ),
+        *(
+            (
+                {"http": {"path": path}},
+                "http.path",
+                f"it is {path}, which the server answers itself",
+            )
+            for path in ("/healthz", "/readyz", "/metrics")
+        ),
+        (
+            {"models_folder": "/no/such/folder"},
+            "models_folder",
+            "'/no/such/folder' is not a folder: create it",
+        ),
+    ],
+)
+def test_what_could_show_only_with_the_first_call_is_refused_at_the_start(given, where, reason):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    [(place, message)] = told(error)
+    assert place == where
+    assert message.startswith(f"Value error, {reason}")
+    assert "hush" not in str(error.value)
+
+
+def test_what_can_be_meant_is_taken(tmp_path):
+    api = {"base_url": "HTTPS://[::1]:8443/v1/", "allowed_methods": ["get", "Post"]}
+    urls = ["sqlite:////srv/a.db", "sqlite+pysqlite:///a.db", "postgres://h", "postgresql+x://h/d"]
+    settings = Settings(
+        apis={"a": api},
+        databases={str(number): {"url": url} for number, url in enumerate(urls)},
+        fetch={"allow_networks": ["10.0.0.0/8", "192.168.1.7", "fd00::/8"]},
+        http={"path": "/"},
+        models_folder=tmp_path,
+    )
+    assert settings.apis["a"].allowed_methods == {"GET", "POST"}
+    assert [each.url.get_secret_value() for each in settings.databases.values()] == urls
+
+
+@pytest.mark.parametrize("path", sorted(OWN_PATHS))
+async def test_the_server_answers_these_paths_itself(path):
+    async with http_server() as address:
+        assert (await exchange(address, get(path))).status == 200
