@@ -26,6 +26,7 @@ OUTSIDERS = {
     "outcome": ("nursery_patterns._trial",),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
+        "trio_tools.sections",
         "trio_tools.settings",
         "trio_tools.operations",
         "trio_tools.tools",

@@ -3,9 +3,10 @@
 The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
 Packages state their inner order in the same way.
 
-    L0   settings  errors  logs  console  version   what the operator decides; failures; terminal
+    L0   sections  errors  logs  console  version   what is in the settings; failures; terminal
          threads                                left behind when they do not stop
-    L1   responses  cursors  explain            the envelope; page marks; from error to answer
+    L1   settings                               what the operator decides
+         responses  cursors  explain            the envelope; page marks; from error to answer
     L2   http  database  files  inference       doors to the outside; no mcp import
     L3   services                               what lives as long as the server
     L4   operations                             functions of one item, by name

@@ -160,15 +160,24 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.replace("-", "_").split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            section = ".".join(parents[:depth])
+            raise ValueError(  # noqa: TRY004 - of the command, not of the code
+                f"--set gives {section} a value and then sets {name} in it: leave out one of them"
+            )
     tree[leaf] = value
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(
-            f"setting {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors(include_url=False)
-        )
-    return str(error)
+    if not isinstance(error, ValidationError):
+        return str(error)
+    told: list[str] = []
+    for each in error.errors(include_url=False):
+        name = ".".join(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        if each["type"] in {"tuple_type", "frozen_set_type"}:
+            message = """it takes a JSON list, such as ["a", "b"]"""
+        told.append(message if message.startswith(f"{name}.") else f"setting {name}: {message}")
+    return "; ".join(told)

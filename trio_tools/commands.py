@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from pydantic import BaseModel
@@ -154,8 +154,10 @@ def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, 
     rows: list[tuple[str, str, str]] = []
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            rows += _setting_rows(value, f"{prefix}{name}.")
+        sections = _sections(name, value)
+        if sections:
+            for inner_name, inner in sections.items():
+                rows += _setting_rows(inner, f"{prefix}{inner_name}.")
         elif info.repr:
             shown = json.loads(section.model_dump_json(include={name}))[name]
             rows.append((f"{prefix}{name}", json.dumps(shown), info.description or ""))
@@ -164,6 +166,16 @@ def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, 
                 (f"{prefix}{name}", "(secret)" if value else "none", info.description or "")
             )
     return rows
+
+
+def _sections(name: str, value: Any) -> dict[str, BaseModel]:
+    """Return the sections that a setting is or, as `databases`, holds by name."""
+    if isinstance(value, BaseModel):
+        return {name: value}
+    if not isinstance(value, dict):
+        return {}
+    held = cast("dict[str, Any]", value).items()
+    return {f"{name}.{key}": inner for key, inner in held if isinstance(inner, BaseModel)}
 
 
 async def demo(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:

@@ -93,9 +93,11 @@ class Services:
         from trio_tools.database.results import DatabaseConfig  # noqa: PLC0415
 
         if self._databases is None:
-            configured = self._settings.databases.items()
             self._databases = Databases(
-                [DatabaseConfig(name, database.url) for name, database in configured],
+                [
+                    DatabaseConfig(name, database.url.get_secret_value())
+                    for name, database in self._settings.databases.items()
+                ],
                 limiter=trio.CapacityLimiter(_NEVER_BINDING),
             )
             self._open.push_async_callback(self._databases.aclose)

@@ -10,38 +10,43 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from trio_tools.sections import (
+    ApiSettings,
+    DatabaseSettings,
+    DatasetSettings,
+    FetchSettings,
+    HttpSettings,
+    Section,
+)
 
-class Section(BaseModel):
-    """A part of the settings; an unknown name in it is an error, not a surprise."""
-
-    # Times and caps are shown in schemas, and JSON has no infinity. What is wrong is named, not
-    # shown: it may be a secret that was given to the wrong name.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+__all__ = [
+    "ApiSettings",
+    "DatabaseSettings",
+    "DatasetSettings",
+    "FetchSettings",
+    "HttpSettings",
+    "Settings",
+    "ToolLimits",
+]
 
 
 class ToolLimits(Section):
-    """How much of one tool may go on at once, and for how long."""
+    """How much of one tool may go on at once, and for how long.
+
+    Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
+    """
 
     concurrency: PositiveInt = Field(10, description="Items of one call in flight by default.")
     max_concurrency: PositiveInt = Field(
@@ -57,135 +62,71 @@ class ToolLimits(Section):
         None, description="Time of one item of a batch by default; null for none of its own."
     )
 
-    @model_validator(mode="after")
-    def _caps_cover_defaults(self) -> Self:
-        for name in ("concurrency", "timeout_seconds"):
-            value, cap = getattr(self, name), getattr(self, f"max_{name}")
-            if value > cap:
-                raise ValueError(f"{name} is {value}, above max_{name} ({cap}): raise that too")
-        if (self.item_timeout_seconds or 0) > self.max_timeout_seconds:
-            raise ValueError(
-                f"item_timeout_seconds is {self.item_timeout_seconds}, above max_timeout_seconds "
-                f"({self.max_timeout_seconds}): raise that too"
-            )
-        return self
-
-
-class FetchSettings(Section):
-    """What `fetch_urls` may reach."""
-
-    schemes: frozenset[str] = Field(
-        frozenset({"http", "https"}), description="URL schemes it may use."
-    )
-    ports: frozenset[int] | None = Field(
-        frozenset({80, 443, 8080, 8443}), description="Ports it may connect to; null for any."
-    )
-    allow_private: bool = Field(
-        default=False, description="Whether private and local addresses may be reached."
-    )
-    allow_hosts: frozenset[str] = Field(
-        frozenset(), description="Host names that may be reached whatever their address."
-    )
-    allow_networks: tuple[str, ...] = Field(
-        (), description="Networks (CIDR) that may be reached though they are private."
-    )
-    max_connections: PositiveInt = Field(100, description="Sockets open at once.")
-    max_connections_per_host: PositiveInt = Field(10, description="Requests to one host at once.")
-    connect_timeout_seconds: PositiveFloat = Field(10.0, description="Time for one connection.")
-    max_body_bytes: PositiveInt = Field(5_000_000, description="Most bytes of one body.")
-    max_redirects: NonNegativeInt = Field(5, description="Redirects followed per URL.")
-    user_agent: str = Field("trio-tools", description="Sent with every request.")
-
-
-class ApiSettings(Section):
-    """One HTTP API that `call_external_api` may call by name."""
-
-    base_url: str = Field(description="Where its paths start, with the scheme.")
-    auth_env: str | None = Field(
-        None, description="Environment variable that holds the secret; never shown to a caller."
-    )
-    auth_header: str = Field("authorization", description="Header that carries the secret.")
-    auth_scheme: str = Field("Bearer", description="Word in front of the secret; may be empty.")
-    rate_per_second: PositiveFloat = Field(5.0, description="Requests per second over time.")
-    burst: PositiveInt = Field(5, description="Requests that may come at once.")
-    max_concurrent: PositiveInt = Field(3, description="Requests in flight at once.")
-    allowed_methods: frozenset[str] = Field(frozenset({"GET"}), description="HTTP methods.")
-    allowed_path_prefixes: tuple[str, ...] = Field(("/",), description="Paths that may be called.")
-
-
-class DatabaseSettings(Section):
-    """One database that `query_database` may read by name."""
-
-    url: str = Field(description="SQLAlchemy URL, such as sqlite:////data/app.db.")
-
-
-class DatasetSettings(Section):
-    """One dataset that `process_large_dataset` may read by name: a path, or a table."""
-
-    path: str | None = Field(None, description="File or folder under the file roots.")
-    kind: Literal["json_lines", "csv", "folder"] | None = Field(
-        None, description="What the path is; by default told by its name."
-    )
-    database: str | None = Field(None, description="Name of a database, for a table in it.")
-    table: str | None = Field(None, description="Table or view, `schema.table` if need be.")
-    key: str | None = Field(
-        None, description="Column that orders the rows of the table, different in each."
-    )
-
-    @model_validator(mode="after")
-    def _is_a_path_or_a_table(self) -> Self:
-        given = (self.database, self.table, self.key)
-        if (self.path is None) == (None in given) or (self.path is not None and any(given)):
-            raise ValueError("a dataset has either a path, or database, table and key")
-        return self
-
-
-class HttpSettings(Section):
-    """How the Streamable HTTP transport is served."""
-
-    host: str = Field("127.0.0.1", description="Address to bind. Others than loopback need tokens.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
-    path: str = Field("/mcp", description="Where MCP is served.")
-    insecure: bool = Field(
-        default=False, description="Serve other addresses than loopback without tokens."
-    )
-    tokens: dict[str, str] = Field(
-        default_factory=dict[str, str], description="Bearer tokens by client name.", repr=False
-    )
-    token_file: Path | None = Field(None, description="File of lines `client-name token`.")
-    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the own.")
-    allowed_origins: tuple[str, ...] = Field((), description="Origin headers accepted.")
-    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Most bytes of one request body.")
-    max_header_bytes: PositiveInt = Field(32_768, description="Most bytes of the request headers.")
-    max_sessions: PositiveInt = Field(1_000, description="Sessions of the older protocol at once.")
-    max_connections: PositiveInt = Field(1_000, description="Connections open at once.")
-    max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
-    calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")
-    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM).")
-    tls_key_file: Path | None = Field(
-        None, description="Private key (PEM); by default in the file of the certificate."
-    )
-    tls_key_password: SecretStr | None = Field(
-        None, description="Password of the private key, if it has one.", repr=False
-    )
-    tls_key_password_file: Path | None = Field(
-        None, description="File that holds that password in its only line."
-    )
-
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
 # 60 s after which most clients hang up.
+_CPUS = os.cpu_count() or 1
 _BATCH = {"timeout_seconds": 50.0}
-_TOOL_LIMITS: dict[str, dict[str, Any]] = {
+_BUILT_IN: dict[str, dict[str, Any]] = {
     "fetch_urls": _BATCH,
     "batch_process": _BATCH,
     "process_large_dataset": _BATCH,
     "call_external_api": {"concurrency": 3, "max_concurrency": 3},
     "query_database": {"concurrency": 5, "max_concurrency": 5},
-    "compute_hash": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
-    "compress_data": {"concurrency": os.cpu_count() or 1, "max_concurrency": os.cpu_count() or 1},
+    "compute_hash": {"concurrency": _CPUS, "max_concurrency": _CPUS},
+    "compress_data": {"concurrency": _CPUS, "max_concurrency": _CPUS},
     "run_inference": {"concurrency": 2, "max_concurrency": 2},
 }
+_CAP_OF = {
+    "concurrency": "max_concurrency",
+    "timeout_seconds": "max_timeout_seconds",
+    "item_timeout_seconds": "max_timeout_seconds",
+}
+
+
+def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
+    """Return the limits of a tool: what was given, and for the rest what is built in.
+
+    A default that nobody gave follows a cap that was lowered.
+
+    Raises:
+        ValueError: A default was given that is above its cap.
+    """
+    chosen = given.model_fields_set
+    built_in = {k: v for k, v in _BUILT_IN.get(tool, {}).items() if k not in chosen}
+    values = given.model_dump() | built_in
+    for name, cap_name in _CAP_OF.items():
+        value, cap = values[name], values[cap_name]
+        if value is None or value <= cap:
+            continue
+        if name in chosen:
+            usual = "" if cap_name in chosen else " unless set"
+            raise ValueError(
+                f"limits.{tool}.{name} is {value}, above {cap_name} ({cap}{usual}): lower it, or "
+                f"set limits.{tool}.{cap_name} to at least {value}"
+            )
+        values[name] = cap
+    return ToolLimits.model_construct(_fields_set=set(chosen), **values)
+
+
+class _Environment(EnvSettingsSource):
+    """The variables of the environment, whose lists and tables are JSON."""
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return super().__call__()
+        except SettingsError as error:
+            # The text that did not parse tells the variable; it may be a secret, and stays unsaid.
+            text, prefix = getattr(error.__cause__, "doc", None), self.env_prefix.lower()
+            names = [
+                name.upper()
+                for name, value in self.env_vars.items()
+                if value == text and name.startswith(prefix)
+            ]
+            raise SettingsError(
+                f"{' or '.join(names)} is not JSON, as lists and tables are in the environment: "
+                """write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'"""
+            ) from None
 
 
 class Settings(BaseSettings):
@@ -245,10 +186,23 @@ class Settings(BaseSettings):
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
     )
 
+    @field_validator("limits")
+    @classmethod
+    def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
+        return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
+
+    @field_validator("models_folder")
+    @classmethod
+    def _is_a_folder(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(
+                f"{str(folder)!r} is not a folder: create it, or name the one that holds the models"
+            )
+        return folder
+
     def limits_of(self, tool: str) -> ToolLimits:
         """Return the limits of a tool or operation: the operator's, over the built-in ones."""
-        given = self.limits[tool].model_dump(exclude_unset=True) if tool in self.limits else {}
-        return ToolLimits.model_validate({**_TOOL_LIMITS.get(tool, {}), **given})
+        return self.limits.get(tool) or _over_built_in(tool, ToolLimits.model_validate({}))
 
     @classmethod
     def settings_customise_sources(
@@ -260,10 +214,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the TOML file below the environment; there is no `.env` file by surprise."""
-        del dotenv_settings, file_secret_settings
+        del env_settings, dotenv_settings, file_secret_settings
+        environment = _Environment(settings_cls)
         config = os.environ.get("TRIO_TOOLS_CONFIG")
         if not config:
-            return init_settings, env_settings
+            return init_settings, environment
         if not Path(config).is_file():
             raise FileNotFoundError(f"TRIO_TOOLS_CONFIG names {config!r}, which is not a file")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(config))
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(config))

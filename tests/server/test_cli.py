@@ -122,6 +122,28 @@ def test_settings_shows_that_there_are_tokens_but_never_one(capsys):
     assert "(secret)" in out
 
 
+def test_settings_go_into_sections_by_name_and_show_no_secret_in_them(capsys, monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_DATABASES__SHOP__URL", "postgresql://me:hush@host/shop")
+    words = ["--set=apis.weather.base_url=https://example.org/v1", "--set=limits.x.max_calls=7"]
+    words += ["--set=http.tls_key_password=hush"]
+    status, out, err = run(capsys, "settings", *words)
+    rows = rows_of(out)
+    assert status == 0
+    assert rows["databases.shop.url"][0] == "(secret)"
+    assert rows["http.tls_key_password"][0] == "(secret)"
+    assert rows["apis.weather.base_url"][0] == '"https://example.org/v1"'
+    assert rows["limits.x.max_calls"] == ["7", "Calls at work at once."]
+    assert rows["datasets"][0] == "{}"
+    assert "hush" not in out + err
+
+
+def test_a_wrong_setting_shows_no_secret(capsys):
+    status, out, err = run(capsys, "settings", "--set", "databases.shop=postgresql://me:hush@host")
+    assert status == 2
+    assert err.startswith("trio-tools: setting databases.shop: ")
+    assert "hush" not in out + err
+
+
 def test_a_call_prints_the_envelope_for_machines(capsys):
     status, envelope = called(capsys, "compute_hash", "--text", "abc")
     assert status == 0
@@ -190,6 +212,23 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         (("tools", "--set", "max_items=0"), "setting max_items: "),
         (("tools", "--set", "fetch.ports.x=1"), "setting fetch.ports"),
         (("tools", "--set", "max_itmes=3"), "setting max_itmes: "),
+        (("serve", "--set", "limits.x.concurrency=60"), "trio-tools: limits.x.concurrency is 60, "),
+        (
+            ("tools", "--set", "file_roots=/tmp"),
+            "setting file_roots: it takes a JSON list, such as",
+        ),
+        (
+            ("tools", "--set", "fetch.ports=80"),
+            "setting fetch.ports: it takes a JSON list, such as",
+        ),
+        (("tools", "--set", "fetch.allow_networks=[1]"), "setting fetch.allow_networks.0: "),
+        (
+            ("serve", "--set", "http=1", "--set", "http.port=2"),
+            "--set gives http a value and then sets http.port in it: leave out one of them",
+        ),
+        (("serve", "--set", "http.port=2", "--set", "http=1"), "setting http: Input should be"),
+        (("serve", "--set", "max_items=2", "--set", "max_items.x=1"), "--set gives max_items a"),
+        (("serve", "--set", "http.path=mcp"), "setting http.path: it must begin with a slash"),
         (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file"),
         (("tools", "--file-root", "/no/such/folder"), "/no/such/folder"),
     ],
@@ -200,6 +239,17 @@ def test_a_wrong_command_is_exit_status_2_and_one_sentence(capsys, words, told):
     assert told in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_variable_that_is_not_json_is_told_by_name_without_its_value(capsys, monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_FETCH__ALLOW_NETWORKS", "hush")
+    monkeypatch.setenv("HUSH", "hush")
+    status, out, err = run(capsys, "tools")
+    assert (status, out) == (2, "")
+    assert err == (
+        "trio-tools: TRIO_TOOLS_FETCH__ALLOW_NETWORKS is not JSON, as lists and tables are in the "
+        """environment: write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'\n"""
+    )
 
 
 def test_a_port_that_is_taken_is_exit_status_2_and_one_sentence(capsys):

@@ -3,6 +3,9 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from tests.transports.requests import exchange, get, http_server
+from trio_tools.sections import OWN_PATHS
+from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
 
@@ -136,6 +139,73 @@ def test_limits_of_a_tool_are_the_operators_over_the_built_in_ones():
     assert settings.limits_of("an_operation_of_mine").concurrency == 10
 
 
+@pytest.mark.parametrize(
+    ("tool", "given", "expected"),
+    [
+        ("fetch_urls", {"max_timeout_seconds": 40}, {"timeout_seconds": 40}),
+        ("batch_process", {"max_timeout_seconds": "40"}, {"timeout_seconds": 40}),
+        ("fetch_urls", {"max_timeout_seconds": 60}, {"timeout_seconds": 50}),
+        ("fetch_urls", {"max_concurrency": 5}, {"concurrency": 5}),
+        ("call_external_api", {"max_concurrency": 2}, {"concurrency": 2}),
+        ("call_external_api", {"max_concurrency": 20}, {"concurrency": 3}),
+        ("an_operation_of_mine", {"max_concurrency": 4}, {"concurrency": 4}),
+        ("fetch_urls", {"concurrency": 50}, {"max_concurrency": 50}),
+    ],
+)
+def test_a_default_that_nobody_gave_follows_its_cap_down_and_never_up(tool, given, expected):
+    settings = Settings(limits={tool: given})
+    for limits in (settings.limits[tool], settings.limits_of(tool)):
+        assert limits.model_dump(include=expected) == expected
+    again = Settings(limits=settings.limits)
+    assert again.limits_of(tool) == settings.limits_of(tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "message"),
+    [
+        ("query_database", {"concurrency": 8}, "concurrency is 8, above max_concurrency (5"),
+        ("run_inference", {"concurrency": 4}, "concurrency is 4, above max_concurrency (2"),
+        ("x", {"concurrency": 51}, "concurrency is 51, above max_concurrency (50"),
+        (
+            "fetch_urls",
+            {"timeout_seconds": 301},
+            "timeout_seconds is 301.0, above max_timeout_seconds (300.0",
+        ),
+        (
+            "fetch_urls",
+            {"item_timeout_seconds": 301},
+            "item_timeout_seconds is 301.0, above max_timeout_seconds (300.0",
+        ),
+    ],
+)
+def test_a_default_above_a_cap_that_nobody_gave_is_refused_with_setting_cap_and_fix(
+    tool, given, message
+):
+    with pytest.raises(ValidationError) as error:
+        Settings(limits={tool: given})
+    [(name, value)] = given.items()
+    cap = "max_concurrency" if name == "concurrency" else "max_timeout_seconds"
+    [(_, told_)] = told(error)
+    value = value if name == "concurrency" else float(value)
+    assert f"limits.{tool}.{message} unless set)" in told_
+    assert told_.endswith(f"lower it, or set limits.{tool}.{cap} to at least {value}")
+
+
+async def test_what_a_server_declares_are_its_limits_whichever_of_them_were_given():
+    lowered = {
+        "fetch_urls": {"max_timeout_seconds": 40},
+        "batch_process": {"max_timeout_seconds": 40, "max_concurrency": 5},
+        "call_external_api": {"max_concurrency": 2},
+        "query_database": {"max_concurrency": 8},
+    }
+    listings = await create_server(Settings(limits=lowered)).list_tools()
+    told_ = {listing.name: listing.description for listing in listings}
+    assert "Timeout: 40 s by default, 40 s at most" in told_["fetch_urls"]
+    assert "Timeout: 40 s by default, 40 s at most" in told_["batch_process"]
+    assert "up to 2 in parallel" in told_["call_external_api"]
+    assert "up to 8 in parallel" in told_["query_database"]
+
+
 def test_settings_do_not_change_once_they_are_made():
     settings = Settings()
     with pytest.raises(ValidationError):
@@ -171,3 +241,132 @@ def test_every_door_is_closed_by_default():
 
 def test_tokens_are_not_shown_with_the_settings():
     assert "hush" not in repr(Settings(http={"tokens": {"me": "hush"}}))
+
+
+def test_the_url_of_a_database_is_shown_nowhere():
+    settings = Settings(databases={"shop": {"url": "postgresql://me:hush@host/shop"}})
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "hush" not in shown
+    assert settings.databases["shop"].url.get_secret_value() == "postgresql://me:hush@host/shop"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"databases": {"shop": "postgresql://me:hush@host/shop"}},
+        {"databases": {"shop": {"url": ["hush"]}}},
+        {"databases": {"shop": {"uri": "postgresql://me:hush@host/shop"}}},
+        {"databases": "hush"},
+        {"http": {"tokens": ["hush"]}},
+        {"http": {"tls_key_password": 1, "hush_is_no_name": "hush"}},
+    ],
+)
+def test_a_wrong_setting_is_told_without_what_was_given(given):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    assert "hush" not in str(error.value).replace("hush_is_no_name", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "reason"),
+    [
+        (
+            {"fetch": {"allow_networks": ["10.0.0.0/8", "127.0.0.1/8"]}},
+            "fetch.allow_networks.1",
+            "it has bits set behind its prefix: write 127.0.0.0/8, or an address alone",
+        ),
+        (
+            {"fetch": {"allow_networks": ["intranet"]}},
+            "fetch.allow_networks.0",
+            "it is no network: write one like 10.0.0.0/8, or an address",
+        ),
+        *(
+            ({"databases": {"a": {"url": url}}}, "databases.a.url", "it must begin with sqlite:///")
+            for url in (
+                "mysql://h/d",
+                "sqlite://",
+                "sqlite:///",
+                "sqlite:///:memory:",
+                "postgresql:d",
+                "xpostgres://h/d",
+                "",
+            )
+        ),
+        *(
+            ({"apis": {"a": {"base_url": url}}}, "apis.a.base_url", "it must be an absolute URL")
+            for url in (
+                "example.org",
+                "//example.org",
+                "ftp://example.org",
+                "https://",
+                "https:///v1",
+                "https://:443",
+                "https://me:hush@example.org",
+                "https://example.org:0",
+                "https://example.org:99999",
+                "https://[::1",
+                "https://example.org/v 1",
+                "https://example.org?key=hush",
+                "https://example.org/#v1",
+            )
+        ),
+        (
+            {"apis": {"a": {"base_url": "https://a", "allowed_methods": ["GE T"]}}},
+            "apis.a.allowed_methods.0",
+            "it is no HTTP method: write one like GET or POST",
+        ),
+        (
+            {"apis": {"a": {"base_url": "https://a", "allowed_path_prefixes": ["/v1", "v2"]}}},
+            "apis.a.allowed_path_prefixes.1",
+            "it must begin with a slash",
+        ),
+        *(
+            (
+                {"http": {"path": path}},
+                "http.path",
+                "it must begin with a slash and be a plain path",
+            )
+            for path in ("mcp", "", "/m cp", "/mcp?x", "/mcp#x", "/m%63p", "/{name}")
+        ),
+        *(
+            (
+                {"http": {"path": path}},
+                "http.path",
+                f"it is {path}, which the server answers itself",
+            )
+            for path in ("/healthz", "/readyz", "/metrics")
+        ),
+        (
+            {"models_folder": "/no/such/folder"},
+            "models_folder",
+            "'/no/such/folder' is not a folder: create it",
+        ),
+    ],
+)
+def test_what_could_show_only_with_the_first_call_is_refused_at_the_start(given, where, reason):
+    with pytest.raises(ValidationError) as error:
+        Settings(**given)
+    [(place, message)] = told(error)
+    assert place == where
+    assert message.startswith(f"Value error, {reason}")
+    assert "hush" not in str(error.value)
+
+
+def test_what_can_be_meant_is_taken(tmp_path):
+    api = {"base_url": "HTTPS://[::1]:8443/v1/", "allowed_methods": ["get", "Post"]}
+    urls = ["sqlite:////srv/a.db", "sqlite+pysqlite:///a.db", "postgres://h", "postgresql+x://h/d"]
+    settings = Settings(
+        apis={"a": api},
+        databases={str(number): {"url": url} for number, url in enumerate(urls)},
+        fetch={"allow_networks": ["10.0.0.0/8", "192.168.1.7", "fd00::/8"]},
+        http={"path": "/"},
+        models_folder=tmp_path,
+    )
+    assert settings.apis["a"].allowed_methods == {"GET", "POST"}
+    assert [each.url.get_secret_value() for each in settings.databases.values()] == urls
+
+
+@pytest.mark.parametrize("path", sorted(OWN_PATHS))
+async def test_the_server_answers_these_paths_itself(path):
+    async with http_server() as address:
+        assert (await exchange(address, get(path))).status == 200

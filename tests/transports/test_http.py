@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from functools import partial
 
 import pytest
 import trio
@@ -21,8 +22,11 @@ from tests.transports.requests import (
     open_session,
     post,
 )
+from trio_tools.server import create_server
+from trio_tools.settings import Settings
 from trio_tools.transports import connections as connections_module
 from trio_tools.transports import gate as gate_module
+from trio_tools.transports import serve_http, serve_stdio
 
 SECRET, OTHER = "s" * 32, "o" * 32
 
@@ -50,6 +54,40 @@ async def test_several_servers_live_in_one_process_and_one_can_stop():
         assert (await exchange(first, get("/healthz"))).status == 200
         with pytest.raises(OSError, match="connect"):
             await connect(second)
+
+
+async def test_a_server_that_was_made_with_settings_is_served_by_them(monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_HTTP__PATH", "/elsewhere")
+    server = create_server(Settings(http={"port": 0, "path": "/here", "tokens": {"me": SECRET}}))
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve_http, server=server))
+        assert address.url.endswith("/here")
+        anonymous = await exchange(address, post(PING, path="/here"))
+        assert anonymous.status == 401
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_plain_server_is_served_by_the_settings_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_HTTP__PORT", "0")
+    monkeypatch.setenv("TRIO_TOOLS_HTTP__PATH", "/elsewhere")
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve_http, server=make_server()))
+        assert address.url.endswith("/elsewhere")
+        nursery.cancel_scope.cancel()
+
+
+async def test_stdio_too_is_served_by_the_settings_of_the_server(monkeypatch):
+    graces = []
+
+    async def serve_streams(*_, grace_seconds, **__):
+        graces.append(grace_seconds)
+
+    monkeypatch.setattr("trio_tools.transports.stdio.serve_streams", serve_streams)
+    monkeypatch.setenv("TRIO_TOOLS_SHUTDOWN_GRACE_SECONDS", "7")
+    await serve_stdio(server=create_server(Settings(shutdown_grace_seconds=3)))
+    await serve_stdio(server=make_server())
+    await serve_stdio(Settings(shutdown_grace_seconds=2), server=make_server())
+    assert graces == [3, 7, 2]
 
 
 async def test_a_taken_port_is_an_error_and_starts_nothing():

@@ -139,14 +139,19 @@ def test_tokens_come_from_a_file_too(tmp_path):
         (f"alice {SECRET} more", "line 1: write"),
         ("alice short", "has 5 characters: use at least 16"),
         (f"alice {SECRET}\nbob {SECRET}", "two clients have the same token"),
+        (f"alice {SECRET}\n\nalice {OTHER}", "line 3: client 'alice' has a token already"),
+        (f"carol {SECRET}", "line 1: client 'carol' has a token already"),
+        ("", "http.token_file '.*tokens' holds no token: write lines `client-name token`"),
+        ("# none yet\n\n", "http.token_file '.*tokens' holds no token"),
     ],
 )
 def test_a_token_file_that_is_wrong_is_told_without_the_secret(tmp_path, text, message):
     path = tmp_path / "tokens"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
-        doorkeeper(token_file=path)
+        doorkeeper(token_file=path, tokens={"carol": "c" * 16})
     assert SECRET not in str(caught.value)
+    assert OTHER not in str(caught.value)
 
 
 def test_headers_have_a_bound_together():

@@ -72,19 +72,22 @@ async def serve_http(
     Several servers may run in one process, each with a server object of its own.
 
     Args:
-        settings: By default from the environment. Port 0 binds a free one.
+        settings: By default those that `server` was made with; without one, from the environment.
+            Port 0 binds a free one.
         server: What to serve; by default `create_server(settings)`. Served once.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
         task_status: Reports the `Address` once requests are taken.
 
     Raises:
-        ValueError: The settings would let other machines in without tokens, a token is weak, or
-            the certificate, its key or the key's password is not right.
-        OSError: The address cannot be bound, or a certificate file cannot be read.
+        ValueError: The settings would let other machines in without tokens, a token is weak or
+            missing, or the certificate, its key or the key's password is not right.
+        OSError: The address cannot be bound, or a file of tokens or of the certificate cannot be
+            read.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
-    settings = settings or Settings()  # pyright: ignore[reportCallIssue]
+    own = server.state.settings if isinstance(server, ToolServer) else None
+    settings = settings or own or Settings()  # pyright: ignore[reportCallIssue]
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Doorkeeper.from_settings(http), tls_context(http)
     house = _House(server or create_server(settings), http, doorkeeper, tls)

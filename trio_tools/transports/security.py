@@ -67,7 +67,9 @@ class Doorkeeper:
 
         Raises:
             ValueError: The address is reachable from other machines, and there is neither a token
-                nor `insecure`; or a token is too short or given twice.
+                nor `insecure`; a token is too short or given twice; or the file of tokens holds
+                none, a client twice, or what is no token.
+            OSError: The file of tokens cannot be read.
         """
         tokens = _tokens(settings)
         loopback = is_loopback(settings.host)
@@ -154,7 +156,7 @@ def is_loopback(host: str) -> bool:
 def _tokens(settings: HttpSettings) -> dict[str, str]:
     tokens = dict(settings.tokens)
     if settings.token_file is not None:
-        tokens |= _read_tokens(settings.token_file)
+        _read_tokens(settings.token_file, tokens)
     for name, token in tokens.items():
         if len(token) < _MIN_TOKEN_CHARS:
             raise ValueError(
@@ -167,16 +169,28 @@ def _tokens(settings: HttpSettings) -> dict[str, str]:
     return tokens
 
 
-def _read_tokens(path: Path) -> dict[str, str]:
-    tokens: dict[str, str] = {}
+def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
+    """Add the tokens of a file to those there are."""
+    before = len(tokens)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2:  # noqa: PLR2004 - a name and a token
             raise ValueError(f"{path}, line {number}: write `client-name token`")
-        tokens[words[0]] = words[1]
-    return tokens
+        name, token = words
+        if name in tokens:
+            raise ValueError(
+                f"{path}, line {number}: client {name!r} has a token already, in a line before or "
+                "in http.tokens: leave one of them out, or name the clients apart"
+            )
+        tokens[name] = token
+    # Who sets a file of tokens wants them asked for: without any, everyone would pass.
+    if len(tokens) == before:
+        raise ValueError(
+            f"http.token_file {str(path)!r} holds no token: write lines `client-name token` into "
+            "it, or leave the setting out"
+        )
 
 
 def _digest(token: bytes) -> bytes:

@@ -50,7 +50,7 @@ async def serve_stdio(
     any of these reasons.
 
     Args:
-        settings: By default from the environment.
+        settings: By default those that `server` was made with; without one, from the environment.
         server: What to serve; by default `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
@@ -59,7 +59,8 @@ async def serve_stdio(
     Raises:
         RuntimeError: Standard input and output serve another server already.
     """
-    settings = settings or Settings()  # pyright: ignore[reportCallIssue]
+    own = server.state.settings if isinstance(server, ToolServer) else None
+    settings = settings or own or Settings()  # pyright: ignore[reportCallIssue]
     server = server or create_server(settings)
     with claim_stdio() as (wire_in, wire_out):
         async with open_wire(wire_in) as reading, open_wire(wire_out) as writing:

@@ -1,0 +1,227 @@
+"""The sections of the settings, each a table of values that knows when one of them is wrong.
+
+What would show only with the first call is refused here instead: a name that can never match, an
+address that is none. Messages say what is wrong without showing it, as it may be a secret that was
+given to the wrong name; where it stands is in the error.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What the HTTP server answers itself, whatever `http.path` is."""
+
+_BASE_URL: Final = re.compile(
+    r"https?://[^\x00-\x20\x7f\\/?#@]+(/[^\x00-\x20\x7f\\?#]*)?", re.IGNORECASE
+)
+_DATABASE_URL: Final = re.compile(
+    r"sqlite(\+\w+)?:///(?!:memory:$).+ | postgres(ql)?(\+\w+)?://.*", re.VERBOSE | re.DOTALL
+)
+_METHOD: Final = re.compile(r"[A-Z]+")
+_HTTP_PATH: Final = re.compile(r"/[^\x00-\x20\x7f\\?#%{}]*")
+
+
+class Section(BaseModel):
+    """A part of the settings; an unknown name in it is an error, not a surprise."""
+
+    # Times and caps are shown in schemas, and JSON has no infinity. What is wrong is named, not
+    # shown: it may be a secret that was given to the wrong name.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+def _network(text: str) -> str:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("it is no network: write one like 10.0.0.0/8, or an address") from None
+    try:
+        ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"it has bits set behind its prefix: write {network}, or an address alone"
+        ) from None
+    return text
+
+
+def _base_url(text: str) -> str:
+    if not (_BASE_URL.fullmatch(text) and _names_a_host(text)):
+        raise ValueError(
+            "it must be an absolute URL such as https://example.org/v1, with http or https and a "
+            "host, and without credentials (use auth_env), query or fragment"
+        )
+    return text
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half of an IPv6 address
+        return False
+
+
+def _method(text: str) -> str:
+    method = text.upper()
+    if not _METHOD.fullmatch(method):
+        raise ValueError("it is no HTTP method: write one like GET or POST")
+    return method
+
+
+def _path_prefix(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("it must begin with a slash, as every path does: write one like /v1")
+    return text
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    if not _DATABASE_URL.fullmatch(url.get_secret_value()):
+        raise ValueError(
+            "it must begin with sqlite:/// and name a file, as in sqlite:////srv/data/shop.db, or "
+            "begin with postgresql://"
+        )
+    return url
+
+
+def _http_path(text: str) -> str:
+    if not _HTTP_PATH.fullmatch(text):
+        raise ValueError(
+            "it must begin with a slash and be a plain path such as /mcp, without spaces, "
+            "escapes, braces or a query"
+        )
+    if text in OWN_PATHS:
+        raise ValueError(
+            f"it is {text}, which the server answers itself: take another one, such as /mcp"
+        )
+    return text
+
+
+class FetchSettings(Section):
+    """What `fetch_urls` may reach."""
+
+    schemes: frozenset[str] = Field(
+        frozenset({"http", "https"}), description="URL schemes it may use."
+    )
+    ports: frozenset[int] | None = Field(
+        frozenset({80, 443, 8080, 8443}), description="Ports it may connect to; null for any."
+    )
+    allow_private: bool = Field(
+        default=False, description="Whether private and local addresses may be reached."
+    )
+    allow_hosts: frozenset[str] = Field(
+        frozenset(), description="Host names that may be reached whatever their address."
+    )
+    allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="Networks (CIDR) that may be reached though they are private."
+    )
+    max_connections: PositiveInt = Field(100, description="Sockets open at once.")
+    max_connections_per_host: PositiveInt = Field(10, description="Requests to one host at once.")
+    connect_timeout_seconds: PositiveFloat = Field(10.0, description="Time for one connection.")
+    max_body_bytes: PositiveInt = Field(5_000_000, description="Most bytes of one body.")
+    max_redirects: NonNegativeInt = Field(5, description="Redirects followed per URL.")
+    user_agent: str = Field("trio-tools", description="Sent with every request.")
+
+
+class ApiSettings(Section):
+    """One HTTP API that `call_external_api` may call by name."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        description="Where its paths start, with the scheme."
+    )
+    auth_env: str | None = Field(
+        None, description="Environment variable that holds the secret; never shown to a caller."
+    )
+    auth_header: str = Field("authorization", description="Header that carries the secret.")
+    auth_scheme: str = Field("Bearer", description="Word in front of the secret; may be empty.")
+    rate_per_second: PositiveFloat = Field(5.0, description="Requests per second over time.")
+    burst: PositiveInt = Field(5, description="Requests that may come at once.")
+    max_concurrent: PositiveInt = Field(3, description="Requests in flight at once.")
+    allowed_methods: frozenset[Annotated[str, AfterValidator(_method)]] = Field(
+        frozenset({"GET"}), description="HTTP methods."
+    )
+    allowed_path_prefixes: tuple[Annotated[str, AfterValidator(_path_prefix)], ...] = Field(
+        ("/",), description="Paths that may be called."
+    )
+
+
+class DatabaseSettings(Section):
+    """One database that `query_database` may read by name."""
+
+    url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        description="SQLAlchemy URL, such as sqlite:////data/app.db; it may hold a password.",
+        repr=False,
+    )
+
+
+class DatasetSettings(Section):
+    """One dataset that `process_large_dataset` may read by name: a path, or a table."""
+
+    path: str | None = Field(None, description="File or folder under the file roots.")
+    kind: Literal["json_lines", "csv", "folder"] | None = Field(
+        None, description="What the path is; by default told by its name."
+    )
+    database: str | None = Field(None, description="Name of a database, for a table in it.")
+    table: str | None = Field(None, description="Table or view, `schema.table` if need be.")
+    key: str | None = Field(
+        None, description="Column that orders the rows of the table, different in each."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_path_or_a_table(self) -> Self:
+        given = (self.database, self.table, self.key)
+        if (self.path is None) == (None in given) or (self.path is not None and any(given)):
+            raise ValueError("a dataset has either a path, or database, table and key")
+        return self
+
+
+class HttpSettings(Section):
+    """How the Streamable HTTP transport is served."""
+
+    host: str = Field("127.0.0.1", description="Address to bind. Others than loopback need tokens.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    path: Annotated[str, AfterValidator(_http_path)] = Field(
+        "/mcp", description="Where MCP is served."
+    )
+    insecure: bool = Field(
+        default=False, description="Serve other addresses than loopback without tokens."
+    )
+    tokens: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Bearer tokens by client name.", repr=False
+    )
+    token_file: Path | None = Field(None, description="File of lines `client-name token`.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the own.")
+    allowed_origins: tuple[str, ...] = Field((), description="Origin headers accepted.")
+    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Most bytes of one request body.")
+    max_header_bytes: PositiveInt = Field(32_768, description="Most bytes of the request headers.")
+    max_sessions: PositiveInt = Field(1_000, description="Sessions of the older protocol at once.")
+    max_connections: PositiveInt = Field(1_000, description="Connections open at once.")
+    max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
+    calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")
+    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM).")
+    tls_key_file: Path | None = Field(
+        None, description="Private key (PEM); by default in the file of the certificate."
+    )
+    tls_key_password: SecretStr | None = Field(
+        None, description="Password of the private key, if it has one.", repr=False
+    )
+    tls_key_password_file: Path | None = Field(
+        None, description="File that holds that password in its only line."
+    )
