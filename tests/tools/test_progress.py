@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tests.server.kit import connected
-from tests.tools.kit import nap_server
+from tests.tools.kit import nap_server, server_with
 from trio_tools.tools.call import Call
 
 
@@ -97,3 +97,42 @@ async def test_a_way_to_the_caller_that_is_broken_ends_the_telling_only(autojump
     answer = await tool.fn(call, operation="nap", items=[1.0] * 50)
     assert answer.data["complete"]
     assert len(told) == 1
+
+
+PATTERNS = {
+    "process_batch_streaming": {"items": ["a"] * 100, "max_concurrent": 1},
+    "cancellable_operation": {"steps": 100},
+}
+
+
+@pytest.mark.parametrize("tool", PATTERNS)
+@pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.01, 0.1])
+async def test_the_small_tools_tell_as_seldom_and_the_last_they_tell_is_the_whole(
+    autojump_clock, era, tool, seconds
+):
+    told = []
+
+    async def tell(progress, total, message):
+        told.append((trio.current_time(), progress, total, message))
+
+    async with connected(server_with(toolset="patterns"), era) as client:
+        arguments = {**PATTERNS[tool], "seconds": seconds}
+        answer = await client.call_tool(tool, arguments, progress_callback=tell)
+        await trio.sleep(1)
+    assert not answer.is_error
+    times = [at for at, *_ in told]
+    assert max(sum(start <= at < start + 1 for at in times) for start in times) <= 20
+    done = [progress for _, progress, _, _ in told]
+    assert done == sorted(set(done))
+    assert told[-1][1:3] == (100, 100)
+    assert len(told) >= min(100, 100 * seconds / 0.06)
+
+
+async def test_a_client_that_does_not_read_holds_up_no_small_tool(autojump_clock):
+    async def stuck(*_):
+        await trio.sleep_forever()
+
+    server = server_with(toolset="patterns")
+    tool = server._tools_by_name["cancellable_operation"]
+    await tool.fn(Call(server.state, tool.name, "anna", stuck), steps=40, seconds=0.25)
+    assert trio.current_time() == 10.06  # the last message is given up, then cleaned

@@ -27,6 +27,7 @@ from trio_tools.errors import InvalidArgument
 from trio_tools.http.pages import FetchRequest
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
+from trio_tools.tools.progress import paced_progress
 
 Calls = Annotated[int, Field(ge=1, le=100, description="How many calls.")]
 Items = Annotated[list[str], Field(min_length=1, max_length=100, description="Any texts.")]
@@ -80,10 +81,13 @@ async def process_batch_streaming(
 ) -> Answer:
     """Pattern: a stream. Each outcome is handled as it comes; a slow handler slows the work."""
     order: list[str] = []
-    async with stream_batch(_shout(seconds), items, limit=max_concurrent) as outcomes:
+    async with (
+        paced_progress(call) as tell,
+        stream_batch(_shout(seconds), items, limit=max_concurrent) as outcomes,
+    ):
         async for outcome in outcomes:
             order.append(f"{outcome.value}")
-            await call.report_progress(len(order), len(items), f"{outcome.item} is done")
+            tell(len(order), len(items), f"{outcome.item} is done")
     return Answer(summary=f"{len(order)} done, as they completed.", data={"as_completed": order})
 
 
@@ -144,9 +148,10 @@ async def cancellable_operation(
     """
     cleaned = False
     try:
-        for step in range(1, steps + 1):
-            await trio.sleep(seconds)
-            await call.report_progress(step, steps, f"step {step} of {steps}")
+        async with paced_progress(call) as tell:
+            for step in range(1, steps + 1):
+                await trio.sleep(seconds)
+                tell(step, steps, f"step {step} of {steps}")
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
             await trio.sleep(0.01)  # such as telling a server that we leave

@@ -1,13 +1,16 @@
-"""How a batch tells its caller how it goes: seldom, in order, and never at the batch's expense.
+"""How a tool tells its caller how it goes: seldom, in order, and never at the work's expense.
 
-Counts only ever grow, so what happened since the last message is in the next one. A client that
-does not read holds up the task that tells it, and nothing else.
+What is told only ever grows, so what happened since the last message is in the next one. A client
+that does not read holds up the task that tells it, and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import trio
 
@@ -24,52 +27,111 @@ _INTERVAL_SECONDS = 0.055
 _LAST_SECONDS = 0.05
 
 
+class _Message(NamedTuple):
+    done: float
+    total: float | None
+    text: str
+
+
+_NOTHING = _Message(-1, None, "")
+
+
 async def run_with_progress(call: Call, kept: StoredOperation) -> None:
     """Run the batch and tell the caller how it goes. The first message names the operation id."""
-    teller = _Teller(call, kept)
+    progress = kept.batch.progress
+
+    async def more_than(told: float) -> None:
+        def is_news(counts: Counts) -> bool:
+            return counts.done > told
+
+        await progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
+
+    async with _telling(call, lambda: _message_of(kept), more_than):
+        await kept.batch.run()
+
+
+@asynccontextmanager
+async def paced_progress(call: Call) -> AsyncGenerator[Callable[[float, float | None, str], None]]:
+    """Give a function to tell how it goes with: `tell(done, total, text)`, as often as one likes.
+
+    It waits for nothing. The latest of what it was told is sent when the time has come, and when
+    the block ends, if more is done than in the message before.
+    """
+    latest = _Latest()
+    async with _telling(call, latest.get, latest.more_than):
+        yield latest.tell
+
+
+class _Latest:
+    def __init__(self) -> None:
+        self._message = _NOTHING
+        self._changed = trio.Event()
+
+    def get(self) -> _Message:
+        return self._message
+
+    def tell(self, done: float, total: float | None, text: str) -> None:
+        self._message = _Message(done, total, text)
+        self._changed.set()
+
+    async def more_than(self, told: float) -> None:
+        while self._message.done <= told:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+
+@asynccontextmanager
+async def _telling(
+    call: Call, latest: Callable[[], _Message], more_than: Callable[[float], Awaitable[None]]
+) -> AsyncGenerator[None]:
+    teller = _Teller(call, latest, more_than)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(teller.tell_changes)
-        await kept.batch.run()
-        nursery.cancel_scope.cancel(reason="the batch is done")
+        yield
+        nursery.cancel_scope.cancel(reason="the work is done")
     await teller.tell_last()
 
 
 class _Teller:
-    def __init__(self, call: Call, kept: StoredOperation) -> None:
+    def __init__(
+        self,
+        call: Call,
+        latest: Callable[[], _Message],
+        more_than: Callable[[float], Awaitable[None]],
+    ) -> None:
         self._call = call
-        self._kept = kept
-        self._told = -1  # items done by the last message: each next one says more
+        self._latest = latest
+        self._more_than = more_than
+        self._told: float = _NOTHING.done  # by the last message: each next one says more
 
     async def tell_changes(self) -> None:
-        progress = self._kept.batch.progress
         while True:
-            counts = await progress.wait_value(self._is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
-            await self._tell(counts)
+            await self._more_than(self._told)
+            await self._tell(self._latest())
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
-        counts = self._kept.batch.progress.value
-        if self._is_news(counts):
+        message = self._latest()
+        if message.done > self._told:
             with trio.move_on_after(_LAST_SECONDS):
-                await self._tell(counts)
+                await self._tell(message)
 
-    def _is_news(self, counts: Counts) -> bool:
-        return counts.done > self._told
-
-    async def _tell(self, counts: Counts) -> None:
+    async def _tell(self, message: _Message) -> None:
         try:
-            await self._call.report_progress(counts.done, counts.total, self._line(counts))
+            await self._call.report_progress(*message)
         except Exception as error:  # noqa: BLE001 - the way to the caller is no part of the work
-            _log.debug("progress of %s cannot be told: %r", self._kept.operation_id, error)
+            _log.debug("progress of %s cannot be told: %r", self._call.tool, error)
             self._told = sys.maxsize
         else:
-            self._told = counts.done  # only now: cut before it left, it is still to be told
+            self._told = message.done  # only now: cut before it left, it is still to be told
 
-    def _line(self, counts: Counts) -> str:
-        failed = counts.failed + counts.timed_out
-        parts = [f"{self._kept.operation_id}: {counts.done} of {counts.total} done"]
-        if failed:
-            parts.append(f"{failed} failed")
-        if counts.done and self._kept.work.last is not None:
-            parts.append(f"last: {short_text(self._kept.work.label_of(self._kept.work.last))}")
-        return ", ".join(parts)
+
+def _message_of(kept: StoredOperation) -> _Message:
+    counts, work = kept.batch.progress.value, kept.work
+    failed = counts.failed + counts.timed_out
+    parts = [f"{kept.operation_id}: {counts.done} of {counts.total} done"]
+    if failed:
+        parts.append(f"{failed} failed")
+    if counts.done and work.last is not None:
+        parts.append(f"last: {short_text(work.label_of(work.last))}")
+    return _Message(counts.done, counts.total, ", ".join(parts))
