@@ -18,7 +18,7 @@ Packages state their inner order in the same way.
     L10  demo                                   bulk work that goes wrong in every way
     L11  commands                               what each command does
     L12  cli                                    arguments to settings; the only `trio.run`
-    L13  __main__                               python -m trio_tools
+    L13  __main__                               what a signal means while all this is imported
 
 The names for applications that embed the server are here, and loaded when they are first used.
 """

@@ -70,10 +70,10 @@ def environment(**settings):
 
 
 @asynccontextmanager
-async def running(transport, **settings):
+async def running(word, *, module="tests.processes.server_under_test", **settings):
     """Start the server; kill it at the end of the block if it still runs."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.processes.server_under_test", transport],
+        [sys.executable, "-m", module, word],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

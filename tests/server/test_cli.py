@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
-from importlib.metadata import entry_points
+import tomllib
+from importlib.metadata import EntryPoint
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.server.kit import server_of
+from tests.test_architecture import ROOT
+from trio_tools import __main__ as launcher
 from trio_tools import __version__
 from trio_tools.cli import main
 from trio_tools.settings import Settings
@@ -66,9 +69,21 @@ def rows_of(table):
     return {line[0]: line[1:] for line in lines}
 
 
-def test_the_console_script_is_this_function():
-    [script] = entry_points(group="console_scripts", name="trio-tools")
-    assert script.load() is main
+def test_the_console_script_settles_signals_and_then_is_this_function(monkeypatch):
+    # What is declared, not what some installation of before had.
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    [(name, value)] = declared.items()
+    script = EntryPoint(name, value, "console_scripts").load()
+    assert (name, script) == ("trio-tools", launcher.main)
+    monkeypatch.setattr("trio_tools.cli.main", lambda: 77)
+    monkeypatch.setattr(sys, "argv", ["trio-tools", "tools"])
+    assert script() == 77
+
+
+def test_the_launcher_imports_nothing_heavy_before_signals_are_settled():
+    code = "import sys, trio_tools.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert not {"argparse", "trio", "pydantic", "trio_tools.cli"} & set(done.stdout.split())
 
 
 def test_version_is_that_of_the_package(capsys):
