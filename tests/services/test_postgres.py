@@ -240,6 +240,29 @@ async def test_a_cancel_among_many_hits_only_its_own(databases):
     assert threading.active_count() - before <= 10
 
 
+async def test_a_cancel_on_its_way_reaches_the_server_after_the_call_is_over(
+    databases, monkeypatch
+):
+    import psycopg  # noqa: PLC0415 - an extra
+
+    cancel, over = psycopg.Connection.cancel_safe, threading.Event()
+
+    def cancel_late(connection, **options):
+        over.wait(20)
+        cancel(connection, **options)
+
+    await databases.query("shop", "SELECT 1")
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", cancel_late)
+    with trio.move_on_after(0.05) as scope:
+        await databases.query("shop", SLOW[1])
+    assert scope.cancelled_caught
+    assert abandoned_threads()
+    over.set()
+    with trio.fail_after(20):
+        while (await databases.query("shop", STATEMENTS_RUNNING)).rows != ((0,),):
+            pass
+
+
 async def test_a_server_that_does_not_answer_is_hung_up_on(databases):
     databases.limiter.total_tokens = 1
     (pid,) = (await databases.query("shop", "SELECT pg_backend_pid()")).rows[0]

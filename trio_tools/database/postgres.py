@@ -2,8 +2,8 @@
 
 The thread waits inside the driver and cannot look around. So a task beside it waits for the end
 or for a cancel; on a cancel it asks the server to drop the statement, which ends the thread's
-wait. A server that does not answer is hung up on, in time for the thread to notice; one that does
-not even finish connecting cannot be, and its thread is left behind.
+wait. The caller waits half a second for that. A server that takes longer is asked for two seconds
+and then hung up on, by threads that are left behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
     from trio_tools.database.statement import Statement
 
 _ROWS_PER_FETCH = 100
-# How long the server has to drop a statement. What is left of the patience with a thread is for
-# the thread to end after it was hung up on.
-_CANCEL_GRACE_SECONDS = 0.8 * PATIENCE_SECONDS
+_CANCEL_GRACE_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.02
 _WITHOUT_CURSOR = frozenset({"EXPLAIN", "SHOW"})  # short answers that DECLARE does not take
 
@@ -184,6 +183,9 @@ class _Running:
         self._connection: psycopg.Connection | None = None
         # A double of the connection's socket, closed when the connection is given back.
         self._socket: socket.socket | None = None
+        # Set unless a connection is in use or being cleaned.
+        self._at_rest = threading.Event()
+        self._at_rest.set()
 
     @contextmanager
     def watch(self, connection: Connection) -> Generator[None]:
@@ -195,6 +197,7 @@ class _Running:
 
         driver = cast("psycopg.Connection", connection.connection.driver_connection)
         with socket.socket(fileno=os.dup(driver.fileno())) as self._socket:
+            self._at_rest.clear()
             with self._lock:
                 self._connection = driver
             try:
@@ -208,8 +211,21 @@ class _Running:
                     _reset(driver)
                 except psycopg.Error:
                     connection.invalidate()
+                finally:
+                    self._at_rest.set()
 
-    def cancel(self) -> None:
+    def end(self) -> None:
+        """See to it that the thread gives its connection back. Blocks, for 2 s or little more."""
+        give_up_at = time.monotonic() + _CANCEL_GRACE_SECONDS
+        while not self._at_rest.is_set():
+            if time.monotonic() > give_up_at:
+                self._hang_up()
+                return
+            self._cancel()
+            # Between two statements the server drops nothing, so it is asked again.
+            self._at_rest.wait(_CANCEL_AGAIN_SECONDS)
+
+    def _cancel(self) -> None:
         """Ask the server to drop the statement, if one runs. Blocks on the network."""
         import psycopg  # noqa: PLC0415 - an extra
 
@@ -217,7 +233,7 @@ class _Running:
             if self._connection is not None:
                 self._connection.cancel_safe(timeout=_CANCEL_GRACE_SECONDS)
 
-    def hang_up(self) -> None:
+    def _hang_up(self) -> None:
         """End the thread's wait for the server, and the connection with it. Does not block."""
         double = self._socket
         with suppress(OSError):  # the thread was faster, and has closed it
@@ -226,18 +242,13 @@ class _Running:
 
 
 async def _cancel_on_server(running: _Running, finished: trio.Event) -> None:
-    """Wait for the end of a query; on a cancel, see to it that it ends."""
+    """Wait for the end of a query; on a cancel, see to it that it ends, if need be later."""
     try:
         await finished.wait()
     finally:
-        give_up_at = trio.current_time() + _CANCEL_GRACE_SECONDS
-        with trio.CancelScope(shield=True, deadline=give_up_at):
-            while not finished.is_set():
-                await run_in_thread(
-                    running.cancel, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
-                )
-                # Between two statements the server drops nothing, so it is asked again.
-                with trio.move_on_after(_CANCEL_AGAIN_SECONDS):
-                    await finished.wait()
         if not finished.is_set():
-            running.hang_up()
+            deadline = trio.current_time() + PATIENCE_SECONDS
+            with trio.CancelScope(shield=True, deadline=deadline):
+                await run_in_thread(
+                    running.end, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+                )
