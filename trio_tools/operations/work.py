@@ -1,25 +1,35 @@
 """`Work`: an operation over the items of one batch, and what each result takes.
 
-A failure is explained, and a result measured, in the step in which its item ends. So the answer
-for a thousand items is put together without a long step, and an unexpected error is logged once.
+A failure is explained, and a result turned into JSON and counted, in the step in which its item
+ends. So the answer for a thousand items is put together without a long step, and an unexpected
+error is logged once.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import trio
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from trio_tools.errors import InvalidArgument, ToolFailure
 from trio_tools.explain import explain
 from trio_tools.operations.base import Operation
+from trio_tools.operations.sizes import held_bytes
 
-# What an outcome takes beside its result: the outcome itself, its item, its place in the books.
-_BYTES_PER_OUTCOME = 500
+# What an outcome takes beside its item and result: 200 as measured, and as much again for what the
+# item becomes when it is checked.
+_BYTES_PER_OUTCOME = 400
+# What a failure takes beside its texts and data.
+_BYTES_PER_FAILURE = 400
+# JSON that is shorter nests too little, and has too few digits, not to be read back.
+_MAYBE_UNREADABLE_BYTES = 400
+# The bytes of UTF-8 that begin no character.
+_CONTINUATION = bytes(range(0x80, 0xC0))
 
 # The operation whose item the current task works on.
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
@@ -39,12 +49,27 @@ def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> b
 
 
 class Result(NamedTuple):
-    """What an operation returned for one item: a value, or its JSON text if that is large."""
+    """What an operation returned for one item, as JSON: as objects it could take 30 times that.
 
-    value: Any
-    size: int
-    """Bytes as JSON, so at least as many as characters."""
-    text: str | None = None
+    Attributes:
+        json: UTF-8.
+        chars: Characters of it if it is larger than a page, so that it is read in parts; else None.
+    """
+
+    json: bytes
+    chars: int | None = None
+
+    def value(self) -> Any:
+        """Return it as JSON values, as the answer will have them."""
+        return from_json(self.json)
+
+    def part(self, start: int, most: int) -> str:
+        """Return at most `most` characters of the JSON text from byte `start` on.
+
+        Costs what it returns, however large the whole is.
+        """
+        # A character has at most four bytes; one that is cut in two at the end is beyond `most`.
+        return self.json[start : start + 4 * most].decode(errors="ignore")[:most]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +90,13 @@ class Work:
     Args:
         operation: What is done to each item.
         items: As the caller gave them, JSON values; only their size is of interest.
-        page_bytes: A result of more bytes is kept as its JSON text.
-        reserve: Called with the bytes of each result; raises if there is no room for them.
+        page_bytes: A result of more bytes is read in parts.
+        reserve: Called with the bytes of each result or failure; raises if there is no room.
 
     Attributes:
         operation: What is done to each item.
         last: The item that ended last, or None.
-        size: Bytes that items and results take, about.
+        size: Bytes of memory that items, results and failures hold, about.
     """
 
     def __init__(
@@ -101,17 +126,17 @@ class Work:
             value = await self.operation.run(item)
             text = self._keep(value)
             if len(text) <= self._page_bytes:
-                return Result(value, len(text))
-            # Megabytes take a step of their own to write and to read; what is finished is not lost.
+                return Result(text)
+            # Megabytes are written in a step and counted in another; what is finished is not lost.
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return Result(None, len(text), text.decode())
+            return Result(text, _chars_of(text))
         except Exception as error:  # noqa: BLE001 - explained here, raised below
             failure = explain(error)
         finally:
             self.last = item
         # Kept for an hour perhaps, so without the frames that it came through and their objects.
         failure.__cause__ = failure.__context__ = failure.__traceback__ = None
-        raise failure
+        raise self._keep_failure(failure)
 
     def label_of(self, item: Any) -> Any:
         """Return how an item is named in reports, as a JSON value."""
@@ -121,26 +146,46 @@ class Work:
         """Make room for a result; return it as JSON."""
         try:
             text = json_bytes(value)
+            if _MAYBE_UNREADABLE_BYTES < len(text) <= self._page_bytes:
+                from_json(text)  # nested too deep, or with too long a number, no page could show it
         except ValueError as error:
             raise ToolFailure(
                 f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
                 "author must return text, numbers, lists and objects.",
                 error_code="NOT_JSON",
             ) from None
-        self._reserve(len(text))
-        self.size += len(text)
+        self._count(sys.getsizeof(text))
         return text
+
+    def _keep_failure(self, failure: ToolFailure) -> ToolFailure:
+        """Make room for a failure; return it, or the one that tells that there is none."""
+        try:
+            told = [failure.message, failure.remediation, failure.data]
+            self._count(_BYTES_PER_FAILURE + held_bytes(told))
+        except ToolFailure as no_room:
+            return no_room
+        return failure
+
+    def _count(self, size: int) -> None:
+        self._reserve(size)
+        self.size += size
 
 
 def _size_of(items: Sequence[Any]) -> int:
     try:
-        return len(json_bytes(items, fallback=repr))
+        as_json = len(json_bytes(items, fallback=repr))
     except ValueError as error:
         raise InvalidArgument(
             f"the items contain what is no text, such as half of a character ({error}): correct "
             "that and call again; nothing was run",
             error_code="NOT_TEXT",
         ) from None
+    return max(held_bytes(items), as_json)  # few large values in many may be missed by the former
+
+
+def _chars_of(text: bytes) -> int:
+    """Return how many characters a text in UTF-8 has; as a `str` it could take 4 times as much."""
+    return len(text) if text.isascii() else len(text.translate(None, _CONTINUATION))
 
 
 def refuse_inside_item(tool: str) -> None:

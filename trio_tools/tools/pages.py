@@ -2,7 +2,8 @@
 
 Every answer keeps to `max_output_chars`: errors first, since failed items are always named, then
 results. A result that is larger than a page by itself is shown by its beginning and read on in
-parts. Sizes were measured when the items ended, so a page costs only what it shows.
+parts. Results are kept as JSON and only those that a page shows are parsed, so a page costs what it
+shows.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Pages:
         """
         position = self._position(cursor)
         if "offset" in position:
-            return self._part(position["index"], position["offset"])
+            return self._part(**{name: position[name] for name in ("index", "offset", "byte")})
         starts = {True: position["results"], False: position["errors"]}
         wanted: list[_Outcome] = []
         for outcome in self._kept.batch.report().outcomes:
@@ -136,26 +137,29 @@ class Pages:
     def _result(self, outcome: _Outcome) -> tuple[Any, int]:
         result = outcome.value
         assert result is not None
-        if result.text is None:
-            return result.value, result.size
+        if result.chars is None:
+            return result.value(), len(result.json)
         beginning = {
             "truncated": True,
-            "json_chars": len(result.text),
-            "json_start": result.text[: min(_START_CHARS, self._max_chars // 2)],
-            "cursor": self._cursor(index=outcome.index, offset=0),
+            "json_chars": result.chars,
+            "json_start": result.part(0, min(_START_CHARS, self._max_chars // 2)),
+            "cursor": self._cursor(index=outcome.index, offset=0, byte=0),
         }
         return beginning, _START_CHARS * 2 + _FRAME_CHARS
 
-    def _part(self, index: int, offset: int) -> Part:
+    def _part(self, index: int, offset: int, byte: int) -> Part:
+        """Return the part that begins at a character, which begins at that byte."""
         outcomes = self._kept.batch.report().outcomes
         result = outcomes[index].value if index < len(outcomes) else None
-        text = result.text if result else None
-        if text is None:  # the id was used anew since
-            raise self._wrong_cursor()
         # Quotes and backslashes double when the text is sent as JSON.
-        end = offset + self._max_chars // 2
-        following = self._cursor(index=index, offset=end) if end < len(text) else None
-        return Part(index, offset, text[offset:end], len(text), following)
+        text = result.part(byte, self._max_chars // 2) if result else ""
+        if result is None or result.chars is None or not text:  # the id was used anew since
+            raise self._wrong_cursor()
+        following, end = None, offset + len(text)
+        if end < result.chars:
+            byte += len(text.encode())
+            following = self._cursor(index=index, offset=end, byte=byte)
+        return Part(index, offset, text, result.chars, following)
 
     def _position(self, cursor: str | None) -> dict[str, Any]:
         if cursor is None:

@@ -1,0 +1,48 @@
+"""How much memory values hold, about: an empty object is 2 bytes of JSON and 64 of memory."""
+
+from __future__ import annotations
+
+import random
+from gc import get_referents
+from sys import getsizeof
+from types import NoneType
+from typing import Any
+
+_NUMBERS = frozenset({int, float, bool, NoneType})
+_NUMBER_BYTES = 28
+_CONTAINERS = frozenset({list, dict, tuple})
+_TEXT = frozenset({str})
+
+# Of a level of more values than this so many are looked at and stand for all, and none of them for
+# more than this each: the walk over megabytes must not hold the event loop.
+_SAMPLE = 2_000
+_MOST_BYTES_IN_SAMPLE = 1_000
+
+
+def held_bytes(value: Any) -> int:
+    """Return how much memory a value holds with everything in it, in bytes, about.
+
+    What is shared within one level of it counts once. It is walked level by level rather than
+    value by value, so that nearly all of the walk is done by functions in C.
+
+    Args:
+        value: JSON values, or objects whose attributes are.
+    """
+    size, weight = 0.0, 1.0
+    level: list[Any] = [value]
+    while level:
+        if len(level) > _SAMPLE:
+            weight *= len(level) / _SAMPLE
+            level = random.sample(
+                level, _SAMPLE
+            )  # at regular distances it could meet nothing but keys
+        different = list({id(one): one for one in level}.values())
+        sized = [one for one in different if type(one) not in _NUMBERS]
+        sizes = map(getsizeof, sized)
+        if weight > 1:
+            sizes = (min(one, _MOST_BYTES_IN_SAMPLE) for one in sizes)
+        size += weight * (sum(sizes) + _NUMBER_BYTES * (len(different) - len(sized)))
+        compound = [one for one in sized if type(one) not in _TEXT]
+        level = get_referents(*[one for one in compound if type(one) in _CONTAINERS])
+        level += [vars(one) for one in compound if hasattr(one, "__dict__")]
+    return int(size)
