@@ -33,9 +33,10 @@ async def same(item: object) -> object:
 
 
 async def failing(count: int) -> object:
-    """Fail with that many characters."""
+    """Fail with that many characters and empty objects."""
     await trio.lowlevel.checkpoint()
-    raise ToolFailure("m" * count, remediation="r" * count, data={"rows": [{} for _ in range(9)]})
+    data = {"text": "x" * count, "rows": [{} for _ in range(count // 100)]}
+    raise ToolFailure("m" * 1_000, remediation="r" * 1_000, data=data)
 
 
 MADE = {
@@ -99,15 +100,15 @@ async def test_items_count_as_what_they_hold(name, count):
 async def test_failures_count_as_what_they_hold():
     counted, held = await count_and_measure(failing, lambda: [5_000] * 60)
     assert held / 2 < counted < held * 2
-    assert counted > 60 * 10_000
+    assert counted > 60 * 10_000  # 2,000 of sentences, 5,000 of text, 50 objects of 64
 
 
 async def test_a_failure_without_room_is_told_as_such():
     server = server_with(failing, max_kept_bytes=100_000)
     async with calling(server) as call:
-        answer = await call("batch_process", operation="failing", items=[20_000] * 9)
+        answer = await call("batch_process", operation="failing", items=[15_000] * 9)
     codes = [error["error_code"] for error in answer["data"]["errors"]]
-    assert sorted(codes) == ["INTERNAL"] * 2 + ["RESULTS_TOO_LARGE"] * 7
+    assert sorted(codes) == ["INTERNAL"] * 3 + ["RESULTS_TOO_LARGE"] * 6
     assert server.state.store.kept_bytes <= 100_000
 
 
