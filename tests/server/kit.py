@@ -18,6 +18,8 @@ from trio_tools.tools.call import Answer
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 
+LONG_STEP_SECONDS = 0.5
+
 ERAS = ["auto", "legacy"]
 
 
@@ -49,12 +51,14 @@ async def connected(server, era="auto"):
 
 @contextmanager
 def no_long_steps():
-    """Fail if a task computes for more than 100 ms at a stretch, the limit for default tools.
+    """Fail if a task computes for very long at a stretch.
 
     Time of the processor is what counts, so that a busy machine fails no test; and what the tests
-    before it left for the garbage collector is not this test's.
+    before it left for the garbage collector is not this test's. A host that runs other machines
+    too can make any step five times as long, so this is five times the limit for default tools;
+    the limit itself is what `tests/tools/test_caps.py` holds them to.
     """
-    monitor = StepMonitor(0.1, timer=time.thread_time, on_block=lambda _: None)
+    monitor = StepMonitor(LONG_STEP_SECONDS, timer=time.thread_time, on_block=lambda _: None)
     gc.freeze()
     try:
         with monitor.watching():

@@ -1,7 +1,7 @@
 """Bad input nearly as large as a request may be: the answer is short, and no step of it is long.
 
-That no step takes more than 100 ms is seen to by `connected`. A request of HTTP may have 4 MiB;
-half of that is sent here, since the client's share of the work falls into the same steps.
+That no step is too long is seen to by `connected`. A request of HTTP may have 4 MiB; half of that
+is sent here, since the client's share of the work falls into the same steps.
 """
 
 import json
