@@ -44,5 +44,6 @@ def held_bytes(value: Any) -> int:
         size += weight * (sum(sizes) + _NUMBER_BYTES * (len(different) - len(sized)))
         compound = [one for one in sized if type(one) not in _TEXT]
         level = get_referents(*[one for one in compound if type(one) in _CONTAINERS])
-        level += [vars(one) for one in compound if hasattr(one, "__dict__")]
+        # A copy: from Python 3.13 on the own dictionary of an object may not refer to its values.
+        level += [dict(vars(one)) for one in compound if hasattr(one, "__dict__")]
     return int(size)
