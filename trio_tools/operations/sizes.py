@@ -45,5 +45,6 @@ def held_bytes(value: Any) -> int:
         compound = [one for one in sized if type(one) not in _TEXT]
         level = get_referents(*[one for one in compound if type(one) in _CONTAINERS])
         # A copy: from Python 3.13 on the own dictionary of an object may not refer to its values.
-        level += [dict(vars(one)) for one in compound if hasattr(one, "__dict__")]
+        owners: list[object] = [one for one in compound if hasattr(one, "__dict__")]
+        level += [dict(vars(one)) for one in owners]
     return int(size)
