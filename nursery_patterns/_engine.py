@@ -134,7 +134,7 @@ class Engine(Generic[ItemT, ValueT]):
         """Run an item, and then others for as long as room and items are there at once."""
         slot.begin()
         outcome: Outcome[ItemT, ValueT]
-        now = trio.current_time
+        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks in the end
         turns = 0
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # a failure may have come first
@@ -161,7 +161,8 @@ class Engine(Generic[ItemT, ValueT]):
                         raise
                 else:
                     self._conclude(outcome, handoff)  # no checkpoint since fn returned
-                    self._pass_on(outcome)
+                    if self.fail_fast:
+                        self._pass_on(outcome)
                 # An error's traceback has this frame, which must not have the error: the two would
                 # keep each other, and the item, alive until a garbage collection.
                 del outcome
@@ -204,7 +205,7 @@ class Engine(Generic[ItemT, ValueT]):
             self.on_ended()  # last: it may run code that is not ours, and raise
 
     def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        if self.fail_fast and outcome.status is _FAILED:
+        if outcome.status is _FAILED:
             assert outcome.error is not None
             self.immediate = False  # no worker starts another item
             raise outcome.error

@@ -719,6 +719,28 @@ async def test_a_nursery_of_an_item_that_is_only_cut_is_no_failure(autojump_cloc
     assert report.counts == Counts(total=3, cancelled=2, not_started=1)
 
 
+class OnlyFailures(BaseExceptionGroup):
+    """Says that it may hold any exception, and holds nothing but failures."""
+
+    def derive(self, excs):
+        return OnlyFailures(self.message, excs)
+
+
+@pytest.mark.parametrize("on_error", ["collect", "cancel"])
+async def test_a_group_of_nothing_but_failures_is_one_whatever_its_class(on_error):
+    async def fn(_):
+        raise OnlyFailures("odd", [ValueError("one")])
+
+    batch = Batch(fn, range(3), limit=1, on_error=on_error)
+    if on_error == "collect":
+        assert (await batch.run()).counts == Counts(total=3, failed=3)
+    else:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await batch.run()
+        assert raised.group_contains(ValueError)
+        assert batch.report().counts == Counts(total=3, failed=1, not_started=2)
+
+
 @pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize("capacity", ["own", "shared", "paced"])
 @pytest.mark.parametrize("turns", range(5))
