@@ -94,7 +94,7 @@ class Batch(Generic[ItemT, ValueT]):
         if bucket is not None:
             paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
             check_instance("bucket", bucket, TokenBucket, call=paced)
-        _check_item_timeout(item_timeout, call="Batch(fn, items, item_timeout=30)")
+        item_timeout = _seconds_per_item(item_timeout, call="Batch(fn, items, item_timeout=30)")
         check_choice("on_error", on_error, ("collect", "cancel"))
 
         self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
@@ -212,8 +212,7 @@ class Batch(Generic[ItemT, ValueT]):
 
     @item_timeout.setter
     def item_timeout(self, value: float | None) -> None:
-        _check_item_timeout(value, call="batch.item_timeout = 30")
-        self._engine.item_timeout = value
+        self._engine.item_timeout = _seconds_per_item(value, call="batch.item_timeout = 30")
 
     def report(self) -> Report[ItemT, ValueT]:
         """Report on all items as they stand: while running, after a cancel, at the end.
@@ -270,9 +269,8 @@ class Batch(Generic[ItemT, ValueT]):
             self._progress.value = self._ledger.counts(active=self._active)
 
 
-def _check_item_timeout(value: float | None, *, call: str) -> None:
-    if value is not None:
-        check_seconds("item_timeout", value, call=call)
+def _seconds_per_item(value: float | None, *, call: str) -> float | None:
+    return None if value is None else check_seconds("item_timeout", value, call=call)
 
 
 class OutcomeStream(Generic[ItemT, ValueT]):

@@ -184,8 +184,11 @@ async def test_all_options_together_are_taken(autojump_clock):
 
 
 async def test_a_whole_number_too_large_for_a_float_is_a_long_time_and_no_rate():
-    report = await run_batch(fetch, ["a"], timeout=10**400)
+    report = await run_batch(fetch, ["a"], timeout=10**400, item_timeout=10**400)
     assert report.values() == ["a"]
+    batch = Batch(fetch, ["a"])
+    batch.item_timeout = 10**400
+    assert (await batch.run()).values() == ["a"]
     with pytest.raises(ValueError, match="rate must be above 0 per second and finite"):
         TokenBucket(rate=10**400, capacity=1)
 
