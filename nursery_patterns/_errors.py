@@ -6,6 +6,8 @@ the caller's own functions is never wrapped: it leaves as an outcome, or in an `
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and WouldBlock
     """The waiting line is full: come back later. Nothing was started and nothing is held.
@@ -18,6 +20,10 @@ class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and Wou
     def __init__(self, message: str = "", *, retry_after: float) -> None:
         super().__init__(message or f"the waiting line is full: try again in {retry_after:g} s")
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Left alone, an exception is made again from its positional arguments only.
+        return partial(type(self), retry_after=self.retry_after), self.args, self.__dict__
 
 
 class NestedBatch(RuntimeError):  # noqa: N818

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 from contextlib import asynccontextmanager
 
 import pytest
@@ -423,3 +425,12 @@ def test_max_waiting_must_be_a_whole_number():
 def test_overloaded_can_be_raised_with_nothing_but_the_seconds():
     error = Overloaded(retry_after=2.5)
     assert (error.retry_after, str(error)) == (2.5, "the waiting line is full: try again in 2.5 s")
+
+
+@pytest.mark.parametrize("through", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_overloaded_can_be_copied_and_pickled_as_any_exception(through):
+    error = Overloaded("full", retry_after=2.5)
+    error.add_note("item 7")
+    again = through(error)
+    assert type(again) is Overloaded
+    assert (again.retry_after, str(again), again.__notes__) == (2.5, "full", ["item 7"])
