@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import pickle
 import signal
@@ -99,7 +100,12 @@ class _Workers:
                 init=_end_with_parent, grace_period=_GRACE
             ) as self._context:
                 self.opened.set()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    # Closing takes one of trio's own threads, and stuck calls that were abandoned
+                    # may hold all of them. The run is over, so nobody needs that bound any more.
+                    trio.to_thread.current_default_thread_limiter().total_tokens = math.inf
         except trio_parallel.BrokenWorkerError as error:
             # Every worker is gone, which is what matters; an error here would crash the run.
             _log.debug("not all idle workers ended by themselves: %s", error)

@@ -327,6 +327,23 @@ def test_a_run_whose_idle_worker_died_badly_still_ends_well(caplog):
     assert "not all idle workers ended by themselves" in caplog.text
 
 
+def test_a_run_ends_though_all_of_trios_own_threads_are_stuck():
+    unstuck = threading.Event()
+    in_the_end = threading.Timer(10, unstuck.set)
+
+    async def main():
+        trio.to_thread.current_default_thread_limiter().total_tokens = 1
+        await run_in_process(os.getpid)
+        with trio.move_on_after(0.1):
+            await trio.to_thread.run_sync(unstuck.wait, abandon_on_cancel=True)
+        in_the_end.start()
+
+    trio.run(main)
+    assert not unstuck.is_set()
+    unstuck.set()
+    in_the_end.cancel()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_no_worker_outlives_a_program_that_is_killed_in_the_middle_of_a_call(how, tmp_path):
     script = tmp_path / "program.py"
