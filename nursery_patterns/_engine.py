@@ -84,7 +84,7 @@ class Engine(Generic[ItemT, ValueT]):
     def item_timeout(self, seconds: float | None) -> None:
         self._item_timeout = seconds
         # A cancel scope per item costs nearly as much as all the rest: only who asks pays for it.
-        self.call = self.fn if seconds is None else self._call_in_time
+        self.call = self.fn if seconds is None else _in_time(self.fn, seconds)
 
     async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
         """Start each item as soon as there is room for it, until the source is exhausted."""
@@ -210,10 +210,15 @@ class Engine(Generic[ItemT, ValueT]):
             self.immediate = False  # no worker starts another item
             raise outcome.error
 
-    async def _call_in_time(self, item: ItemT) -> ValueT:
-        """Call the function within a scope of its own, and say so if that cut it."""
-        seconds = self._item_timeout
-        assert seconds is not None
+
+def _in_time(
+    fn: Callable[[ItemT], Awaitable[ValueT]], seconds: float
+) -> Callable[[ItemT], Awaitable[ValueT]]:
+    """Put each call of the function within a scope of its own, and say so if that cut it."""
+
+    async def call(item: ItemT) -> ValueT:
         with trio.move_on_after(seconds):
-            return await self.fn(item)
+            return await fn(item)
         raise _OutOfTimeError(seconds)
+
+    return call
