@@ -229,8 +229,13 @@ class Batch(Generic[ItemT, ValueT]):
         watches does not pay for it.
         """
         if self._progress is None:
-            self._progress = AsyncValue(self._ledger.counts(active=self._active))
-            self._engine.on_ended = self._publish
+            counts = self._ledger.counts
+            self._progress = progress = AsyncValue(counts(active=self._active))
+
+            def publish() -> None:  # without the batch, or the two would keep each other alive
+                progress.value = counts(active=True)
+
+            self._engine.on_ended = publish
         self._publish()
         return self._progress
 

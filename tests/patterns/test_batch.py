@@ -1,6 +1,8 @@
 """A batch that is run: what it reports, how it resumes, how its limits change while it runs."""
 
 import contextlib
+import gc
+import weakref
 from collections import Counter
 from contextlib import aclosing
 
@@ -245,6 +247,41 @@ async def test_progress_can_be_waited_on_without_polling(autojump_clock):
         nursery.start_soon(batch.run)
     assert times == [1, 2, 4]
     assert batch.progress.value == Counts(total=4, succeeded=4)
+
+
+async def run_it(batch):
+    await batch.run()
+
+
+async def stream_it(batch):
+    async with batch.stream(retain=True) as outcomes:
+        async for _ in outcomes:
+            pass
+
+
+@pytest.mark.parametrize("run", [run_it, stream_it])
+@pytest.mark.parametrize("options", [{}, {"item_timeout": 5}])
+@pytest.mark.parametrize("watched", [False, True])
+async def test_a_batch_that_nobody_needs_any_more_frees_its_outcomes_at_once(run, options, watched):
+    class Value:
+        pass
+
+    async def fn(item):
+        await trio.lowlevel.checkpoint()
+        return Value()
+
+    gc.collect()
+    gc.disable()
+    try:
+        batch = Batch(fn, range(5), limit=2, **options)
+        if watched:
+            assert batch.progress.value.done == 0
+        await run(batch)
+        gone = weakref.ref(batch.report().values()[0])
+        del batch
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_progress_shows_a_cancel(autojump_clock):
