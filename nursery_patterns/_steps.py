@@ -92,6 +92,7 @@ class StepMonitor(trio.abc.Instrument):
         # When the running step began. Infinite for the step in which the monitor is put in, whose
         # beginning it has not seen, so that it never counts as long.
         self._began = math.inf
+        self._blocks = 0  # entered and not yet left
         self._latest: deque[BlockedStep] = deque(maxlen=check_count("keep", keep, call=_CALL))
         self._worst: BlockedStep | None = None
         self._count = 0
@@ -113,15 +114,21 @@ class StepMonitor(trio.abc.Instrument):
 
     @contextlib.contextmanager
     def watching(self) -> Generator[StepMonitor]:
-        """Watch the running loop, all its tasks, until the block is left."""
+        """Watch the running loop, all its tasks, until the block is left.
+
+        Several tasks may do so at once: it watches until the last of their blocks is left.
+        """
         self._began = math.inf
+        self._blocks += 1
         trio.lowlevel.add_instrument(self)
         try:
             yield self
         finally:
+            self._blocks -= 1
             # Trio has taken it out already if `on_block` raised, and said so in its log.
             with contextlib.suppress(KeyError):
-                trio.lowlevel.remove_instrument(self)
+                if not self._blocks:
+                    trio.lowlevel.remove_instrument(self)
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
         """Note the time, as the loop goes on to run tasks; called by trio."""

@@ -169,6 +169,20 @@ async def test_outside_watching_nothing_is_seen():
     assert monitor.count == 0
 
 
+async def test_it_watches_until_the_last_of_several_blocks_is_left():
+    timer, monitor = make_monitor()
+    with monitor.watching():
+        with monitor.watching():
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        timer.now += 1
+        await trio.lowlevel.checkpoint()
+    assert monitor.count == 1
+    timer.now += 1
+    await trio.lowlevel.checkpoint()
+    assert monitor.count == 1
+
+
 async def test_each_report_is_handed_to_the_callback():
     seen = []
     timer, monitor = make_monitor(on_block=seen.append)
