@@ -146,12 +146,13 @@ class Report(Generic[ItemT, ValueT]):
         Raises:
             ExceptionGroup: The errors in input order, each with a note that names its item.
         """
-        failures = [o for o in self.outcomes if o.error is not None]
-        if failures:
-            raise ExceptionGroup(
-                f"{len(failures)} of {len(self.outcomes)} items failed",
-                [_with_note(o.error, f"item {o.index}: {o.item!r}") for o in failures if o.error],
-            )
+        errors = [
+            _with_note(o.error, f"item {o.index}: {o.item!r}")
+            for o in self.outcomes
+            if o.error is not None
+        ]
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} of {len(self.outcomes)} items failed", errors)
 
 
 def _with_note(error: Exception, note: str) -> Exception:

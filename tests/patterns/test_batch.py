@@ -196,6 +196,18 @@ async def test_raise_errors_groups_the_failures_and_notes_their_items(autojump_c
     assert again.value.exceptions[0].__notes__ == ["item 1: 1"]
 
 
+async def test_an_error_that_is_false_as_a_condition_is_raised_with_the_others():
+    class NothingWrongError(Exception):
+        def __len__(self):
+            return 0
+
+    async def fn(item):
+        raise NothingWrongError
+
+    with pytest.RaisesGroup(NothingWrongError):
+        (await run_batch(fn, [1])).raise_errors()
+
+
 async def test_repr_says_how_far_it_is(autojump_clock):
     batch = Batch(sleep_and_return, [1, 5, 5], limit=2, name="naps")
     assert repr(batch) == "<Batch naps: 0/3 done, 0 in flight>"
