@@ -288,12 +288,32 @@ async def test_a_batch_inside_an_item_that_holds_its_limiter_is_refused(policy):
     async def outer(i):
         await policy(inner, [i], limiter=limiter, name="inner")
 
-    [outcome] = await policy_outcomes(policy, outer, [1], limiter=limiter)
-    assert type(outcome.error) is NestedBatch
-    assert str(outcome.error) == (
-        "<Batch inner: 0/1 done, 0 in flight> was started inside an item that holds the same "
-        "limiter, and could wait for that item for ever: give the inner batch a limiter of its own"
-    )
+    # One worker runs all of them: it is so for each of its items.
+    for outcome in await policy_outcomes(policy, outer, [1, 2, 3], limit=1, limiter=limiter):
+        assert type(outcome.error) is NestedBatch
+        assert str(outcome.error) == (
+            "<Batch inner: 0/1 done, 0 in flight> was started inside an item that holds the same "
+            "limiter, and could wait for that item for ever: give the inner batch a limiter of its "
+            "own"
+        )
+
+
+async def run_it(batch):
+    return (await batch.run()).outcomes
+
+
+async def stream_it(batch):
+    async with batch.stream() as outcomes:
+        return [outcome async for outcome in outcomes]
+
+
+@pytest.mark.parametrize("run", [run_it, stream_it])
+async def test_a_batch_inside_an_item_of_another_without_a_limiter_cannot_have_its_places(run):
+    async def outer(i):
+        await run_batch(double, [i], limiter=batch.limiter)
+
+    batch = Batch(outer, range(3), limit=1)
+    assert [type(outcome.error) for outcome in await run(batch)] == [NestedBatch] * 3
 
 
 async def policy_outcomes(policy, fn, items, **options):
