@@ -154,7 +154,7 @@ class Slot:
 
     @property
     def limiter(self) -> trio.CapacityLimiter | None:
-        """The limiter in force; None once the item has ended, whose tasks may live on."""
+        """The limiter in force; None once its worker has ended, whose items' tasks may live on."""
         return None if self._task is None else self._shared or self._room
 
     def __enter__(self) -> Self:
