@@ -154,7 +154,7 @@ async def keeper_of_workers() -> trio.lowlevel.Task | None:
 def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
     try:
         return pickle.dumps((fn, args), protocol=pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+    except (pickle.PicklingError, AttributeError, RecursionError, TypeError, ValueError) as error:
         raise TypeError(
             f"{name_of(fn)} and its arguments must be picklable to be sent to another process, "
             f"but: {error}. Use a function defined at the top level of a module, not a lambda, a "
@@ -165,9 +165,10 @@ def _pickle_job(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
 
 def _how_it_ended(process: Process) -> str:
     code = process.exitcode
-    if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with status {code}"
+    if code is None or code >= 0:
+        return f"exited with status {code}"
+    names = {number.value: number.name for number in signal.Signals}  # not of every real-time one
+    return f"was killed by {names.get(-code, f'signal {-code}')}"
 
 
 # What runs in the worker.

@@ -197,6 +197,10 @@ async def test_a_patience_that_is_none_is_refused(seconds):
         await run_in_thread(int, abandon_after=seconds)
 
 
+def nested(depth):
+    return functools.reduce(lambda inner, _: [inner], range(depth), [])
+
+
 # --- processes --------------------------------------------------------------------------------
 
 
@@ -250,6 +254,14 @@ async def test_a_process_that_crashes_fails_that_call_alone():
     assert current_default_process_limiter().borrowed_tokens == 0
 
 
+async def test_a_process_that_died_of_a_signal_without_a_name_has_crashed_too():
+    nameless = signal.SIGRTMIN + 3
+    with pytest.raises(
+        WorkerCrashed, match=rf"^the worker process was killed by signal {nameless} "
+    ):
+        await run_in_process(signal.raise_signal, nameless)
+
+
 async def test_a_function_that_calls_exit_ends_its_call_and_not_the_program():
     with pytest.raises(WorkerCrashed, match=r"^exit called sys.exit\(4\)$"):
         await run_in_process(sys.exit, 4)
@@ -281,8 +293,9 @@ async def test_a_limiter_of_ones_own_bounds_the_processes():
     [
         (lambda: 1, (), "Can't pickle"),
         (print, (threading.Lock(),), "cannot pickle '_thread.lock' object"),
+        (print, (nested(100_000),), "recursion depth"),
     ],
-    ids=["a lambda", "a lock"],
+    ids=["a lambda", "a lock", "too deep"],
 )
 async def test_what_cannot_be_pickled_is_a_type_error_that_says_what_can(fn, args, reason):
     with pytest.raises(TypeError, match="must be picklable to be sent to another process") as error:
