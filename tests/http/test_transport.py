@@ -474,6 +474,26 @@ async def test_tls_verifies_the_name_of_the_url_and_keeps_connections(authority)
             await client.get("https://other.example/")
 
 
+async def test_a_record_that_comes_unasked_is_not_the_reply_to_the_next_request(authority):
+    async def eager(stream, server):
+        await next_request(stream, server)
+        # Both records go out in one segment, so that they are received together.
+        tcp = stream.transport_stream
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        await stream.send_all(OK)
+        await stream.send_all(OK.replace(b"ok", b"no"))
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        await stream.receive_some()
+
+    tls = server_context(authority, "127.0.0.1")
+    async with (
+        serving(eager, tls=tls) as server,
+        a_client(verify=client_context(authority)) as client,
+    ):
+        assert [(await client.get(server.url)).text for _ in range(3)] == ["ok"] * 3
+        assert server.accepted == 3
+
+
 async def test_tls_with_an_expired_certificate_or_unknown_authority_fails(authority):
     yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     expired = server_context(authority, "127.0.0.1", not_after=yesterday)

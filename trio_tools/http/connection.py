@@ -32,6 +32,10 @@ class Wire(Protocol):
         """Wait for bytes and return them, b"" for the end. A checkpoint unless they were here."""
         ...
 
+    def holds_bytes(self) -> bool:
+        """Whether bytes have come off the socket that `receive` has not given yet."""
+        ...
+
     def close(self) -> None:
         """Close at once, waking whoever waits on it."""
         ...
@@ -64,6 +68,10 @@ class PlainWire(Wire):
                 return self._sock.recv(_RECEIVE_BYTES)
             except BlockingIOError:  # the kernel may wake us for nothing
                 continue
+
+    def holds_bytes(self) -> bool:
+        """Never: what comes off the socket is given at once."""
+        return False
 
     def close(self) -> None:
         """Close at once."""
@@ -119,7 +127,7 @@ class TlsWire(Wire):
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them decrypted, b"" for the end."""
-        if not self._tls.pending() and not self._incoming.pending:
+        if not self.holds_bytes():
             await self._fill()  # asked first, as there is nearly never anything, and asking raises
         while True:
             try:
@@ -129,6 +137,10 @@ class TlsWire(Wire):
                 await self._fill()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
+
+    def holds_bytes(self) -> bool:
+        """Whether more records, or parts of one, came with those that were read."""
+        return bool(self._tls.pending() or self._incoming.pending)
 
     def close(self) -> None:
         """Close at once."""
@@ -201,6 +213,8 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Whether the peer has ended it, or sent bytes that nobody asked for. Never waits."""
+        if self._wire.holds_bytes():
+            return True
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
