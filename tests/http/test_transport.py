@@ -409,6 +409,58 @@ async def test_closing_the_client_fails_what_still_runs():
         await closed(server)
 
 
+async def test_closing_the_client_fails_who_waits_for_a_connection_or_opens_one():
+    async def silent(stream, server):
+        await next_request(stream, server)
+        await stream.receive_some(1)
+
+    async def resolve(host, port):
+        resolving.set()
+        await resolved.wait()
+        return [("127.0.0.1", server.port)]
+
+    resolving, resolved = trio.Event(), trio.Event()
+    async with serving(silent) as server:
+        limits = PoolLimits(max_per_origin=1)
+        transport = TrioTransport(guard=ANYWHERE, limits=limits, resolver=resolve)
+        client = httpx.AsyncClient(transport=transport, timeout=None)
+
+        async def failing(url, code, exception):
+            with failing_with(code, exception):
+                await client.get(url)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing, server.url, Code.CONNECTION_LOST, httpx.ReadError)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            for url in [server.url, f"http://name.example:{server.port}"]:
+                nursery.start_soon(failing, url, Code.CLIENT_CLOSED, httpx.ConnectError)
+            await resolving.wait()
+            await transport.aclose()
+            resolved.set()
+        await closed(server)
+        assert len(server.requests) == 1
+        assert transport._pool.busy_count == 0
+
+
+async def test_a_body_that_is_read_on_after_the_client_was_closed_is_a_read_error(authority):
+    async def unfinished(stream, server):
+        await next_request(stream, server)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
+        await stream.receive_some(1)
+
+    for tls in (None, server_context(authority, "127.0.0.1")):
+        async with (
+            serving(unfinished, tls=tls) as server,
+            a_client(verify=client_context(authority)) as client,
+            client.stream("GET", server.url) as response,
+        ):
+            body = response.aiter_raw()
+            assert await anext(body) == b"ok"
+            await client.aclose()
+            with failing_with(Code.CONNECTION_LOST, httpx.ReadError):
+                await anext(body)
+
+
 @pytest.mark.parametrize(
     "options",
     [

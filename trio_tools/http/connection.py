@@ -62,6 +62,8 @@ class PlainWire(Wire):
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them, b"" for the end."""
+        if self._fd < 0:
+            raise trio.ClosedResourceError("this connection was closed here")
         while True:
             await trio.lowlevel.wait_readable(self._fd)
             try:

@@ -121,13 +121,7 @@ class Pool:
             FetchError: What `Connector.connect` raises, or `CLIENT_CLOSED`.
             FetchTimedOut: No slot within `pool_timeout`.
         """
-        if self._closed:
-            raise FetchError(
-                "This HTTP client is closed.",
-                code=Code.CLIENT_CLOSED,
-                remediation="Make requests inside the client's `async with` block.",
-                phase=Phase.POOL,
-            )
+        self._check_open()
         site = self._sites.get(origin)
         if site is None:
             site = self._sites[origin] = _Site(origin, self._limits.max_per_origin)
@@ -166,7 +160,7 @@ class Pool:
         self._leave(site)
 
     def close(self) -> None:
-        """Close every connection, also those in use: whoever waits on one gets an error."""
+        """Close every connection, also those in use: whoever waits on one, or for one, fails."""
         self._closed = True
         while self._idle:
             self._drop_oldest()
@@ -215,13 +209,27 @@ class Pool:
     async def _open(self, site: _Site, seconds: float | None) -> Connection:
         if self._held + len(self._idle) > self._limits.max_connections:
             self._drop_oldest()
-        connection = None
+        usable = False
         try:
+            self._check_open()  # the pool may have been closed while this one stood in line,
             connection = await self._connector.connect(site.origin, seconds)
+            if self._closed:  # or while it connected
+                connection.close()
+            self._check_open()
+            usable = True
             return connection
         finally:
-            if connection is None:
+            if not usable:
                 self._give_slots(site)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FetchError(
+                "This HTTP client is closed.",
+                code=Code.CLIENT_CLOSED,
+                remediation="Make requests inside the client's `async with` block.",
+                phase=Phase.POOL,
+            )
 
     def _leave(self, site: _Site) -> None:
         site.users -= 1

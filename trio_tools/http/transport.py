@@ -127,7 +127,11 @@ class TrioTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close every connection; requests that still run fail with `httpx.ReadError`."""
+        """Close every connection.
+
+        Requests that wait for their reply fail with `httpx.ReadError`, those that wait for a
+        connection, or are made later, with `httpx.ConnectError`.
+        """
         self._pool.close()
 
 
