@@ -164,6 +164,55 @@ async def test_a_refused_call_is_repeated_after_the_pause_it_wants(autojump_cloc
         assert caught.value.error_code == Code.HOST_COOLING_DOWN
 
 
+@pytest.mark.parametrize("trouble", ["pause", "slowness"])
+async def test_the_pace_is_kept_when_an_api_gets_well_again(trouble, autojump_clock):
+    sent = []
+
+    async def in_trouble_at_first(stream, server):
+        while await next_request(stream, server):
+            sent.append(trio.current_time())
+            if trouble == "pause" and len(sent) == 1:
+                await stream.send_all(reply(b"", "Retry-After: 30", status="429 Slow Down"))
+                continue
+            if trouble == "slowness" and len(sent) == 1:
+                await trio.sleep(30)
+            await stream.send_all(OK)
+
+    pace = {"rate_per_second": 1, "burst": 2, "max_concurrent": 1, "timeout_seconds": 300}
+    async with serving(in_trouble_at_first) as server, api(server, **pace) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(9):
+                nursery.start_soon(client.call, "GET", "/v1")
+            await trio.sleep(20)
+            assert client.rate_limit().waiting == 8 + (trouble == "pause")
+        assert client.rate_limit().waiting == 0
+    assert sent[1] == 30
+    for earlier, later in zip(sent, sent[2:], strict=False):  # no three within a second
+        assert later - earlier >= 1
+
+
+async def test_a_pause_that_begins_while_a_call_waits_for_its_token_is_kept(autojump_clock):
+    async def refusing_after_a_while(stream, server):
+        while await next_request(stream, server):
+            sent.append(trio.current_time())
+            if len(sent) > 1:
+                await stream.send_all(OK)
+            else:
+                await trio.sleep(5)
+                await stream.send_all(reply(b"", "Retry-After: 30", status="429 Slow Down"))
+
+    sent = []
+    pace = {"rate_per_second": 0.1, "burst": 1, "timeout_seconds": 300}
+    async with (
+        serving(refusing_after_a_while) as server,
+        api(server, **pace) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(client.call, "GET", "/v1")
+        nursery.start_soon(client.call, "GET", "/v1")
+    assert sent[1] - sent[0] >= 35
+
+
 async def test_calls_in_flight_are_bounded(autojump_clock):
     async def slow(stream, server):
         while await next_request(stream, server):

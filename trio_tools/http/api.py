@@ -11,6 +11,7 @@ import json as jsonlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,7 +20,7 @@ import trio
 from nursery_patterns import TokenBucket, TokenBucketStatistics
 from trio_tools.http.api_paths import check_path
 from trio_tools.http.apis import ApiConfig, ApiReply, Waiting
-from trio_tools.http.client import PooledClient
+from trio_tools.http.client import Answer, PooledClient
 from trio_tools.http.connect import Resolver, create_ssl_context
 from trio_tools.http.content import decode_text, media_type, parse_json
 from trio_tools.http.decoding import accepted_encodings
@@ -33,6 +34,7 @@ from trio_tools.http.secrets import Secret
 from trio_tools.http.urls import parse_url
 
 _SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+_THROTTLED = frozenset({429, 503})
 _SHOWN_HEADERS = (b"content-type", b"etag", b"last-modified", b"link", b"retry-after")
 _LIMIT_HEADERS = (b"x-ratelimit-limit", b"ratelimit-limit", b"x-rate-limit-limit")
 _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate-limit-remaining")
@@ -41,9 +43,10 @@ _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate
 class ApiClient(PooledClient):
     """Calls one API: `async with ApiClient(config) as api: await api.call("GET", "/v1/items")`.
 
-    Any number of tasks may call at the same time: they wait for the token bucket first, then for a
-    free slot of the API, and last for a place in `limiter`, each first come first served. So who
-    waits for a token or the end of a pause holds nothing that others could use.
+    Any number of tasks may call at the same time: they wait for the end of a pause and a free slot
+    of the API first, then for a token of its bucket, and last for a place in `limiter`, each first
+    come first served. So nobody holds what calls of other APIs could use while waiting for this
+    one, and tokens do not pile up behind a pause or a slow API, to be spent all at once after it.
 
     Args:
         config: Which API, and what may be done with it.
@@ -86,8 +89,13 @@ class ApiClient(PooledClient):
         return f"<ApiClient {self._config.name!r} at {self._base.url}>"
 
     def rate_limit(self) -> TokenBucketStatistics:
-        """Return the state of the token bucket: calls left at once, and how many wait."""
-        return self._bucket.statistics()
+        """Return the state of the token bucket: calls left at once, and how many wait.
+
+        Those that wait for a slot count too: each of them needs a token next.
+        """
+        bucket = self._bucket.statistics()
+        in_line = sum(api.waiting for api in self._slots.snapshot().values())
+        return replace(bucket, waiting=bucket.waiting + in_line)
 
     async def call(
         self,
@@ -179,27 +187,10 @@ class ApiClient(PooledClient):
     async def _call(
         self, request: WireRequest, secret: Secret, started: float, waiting: Waiting
     ) -> ApiReply:
-        name, retries = self._config.name, self._config.throttle_retries
+        retries = self._config.throttle_retries
         while True:
-            waiting.begin()
-            await self._bucket.acquire()
-            await self._slots.enter(name)
-            try:
-                async with self._limiter:
-                    sent = trio.current_time()
-                    waiting.end()
-                    answer = await self._ask(
-                        request, lambda _reply, _fields: self._config.max_reply_bytes
-                    )
-                reply, fields, body, truncated = answer
-                pause = None
-                if reply.status in {429, 503}:
-                    wanted = parse_retry_after(fields.get(b"retry-after", b""))
-                    pause = self._slots.refused(name, started=sent, retry_after=wanted)
-                else:
-                    self._slots.answered_well(name)
-            finally:
-                self._slots.leave(name)
+            answer, pause = await self._ask_in_turn(request, waiting)
+            reply, fields, body, truncated = answer
             again = retries and (reply.status == 429 or request.method in _SAFE_TO_REPEAT)  # noqa: PLR2004
             over = trio.current_time() + (pause or 0) >= trio.current_effective_deadline()
             if pause is None or not again or over:
@@ -220,6 +211,36 @@ class ApiClient(PooledClient):
             retry_after_seconds=pause,
             elapsed=trio.current_time() - started,
         )
+
+    async def _ask_in_turn(
+        self, request: WireRequest, waiting: Waiting
+    ) -> tuple[Answer, float | None]:
+        """Ask when the API may be asked; tell it off if it refuses.
+
+        Returns:
+            The answer, and the seconds that the API wants to be left alone if it refused.
+        """
+        name, slots = self._config.name, self._slots
+        while True:
+            waiting.begin()
+            await slots.enter(name)
+            try:
+                await self._bucket.acquire()
+                async with self._limiter:
+                    waiting.end()
+                    if slots.cooling_seconds(name):
+                        continue  # a pause began while this one stood in line
+                    sent = trio.current_time()
+                    answer = await self._ask(
+                        request, lambda _reply, _fields: self._config.max_reply_bytes
+                    )
+                if answer.reply.status not in _THROTTLED:
+                    slots.answered_well(name)
+                    return answer, None
+                wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))
+                return answer, slots.refused(name, started=sent, retry_after=wanted)
+            finally:
+                slots.leave(name)
 
 
 def _json_bytes(value: Any) -> bytes:
