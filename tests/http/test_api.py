@@ -242,5 +242,30 @@ def test_a_secret_does_not_show_itself():
     assert f"{secret} {secret!r}" == "<Secret> <Secret>"
     assert secret.redact(b'x a"b-long-one y') == b"x [redacted] y"
     assert secret.redact(rb"x a\"b-long-one y") == b"x [redacted] y"
-    assert secret.redact(b"x a", cut=True) == b"x [redacted]"
-    assert Secret("").redact(b"x", cut=True) == b"x"
+    assert Secret("").redact(b"xy", cut_at=1) == b"x"
+
+
+ESCAPED = [
+    rb"abc+de\/f&g<h'\u003d=",  # JSON, as several languages write it
+    rb"abc+de/f\u0026g\u003Ch\u0027\u003d\u003D",
+    b"abc&#43;de&#x2F;f&amp;g&lt;h&#39;&#x3D;&#61;",  # HTML
+    b"abc%2Bde%2ff%26g%3ch%27%3D%3D",  # a URL
+]
+
+
+@pytest.mark.parametrize("echo", ESCAPED)
+def test_a_secret_is_cut_out_however_it_is_escaped_and_wherever_it_is_cut(echo):
+    secret = Secret("abc+de/f&g<h'==")
+    assert secret.redact(b"x " + echo + b" y " + echo) == b"x [redacted] y [redacted]"
+    assert len(echo) <= secret.longest
+    for cut_at in range(3, len(echo) + 3):
+        assert secret.redact(b"x " + echo + b" y " + echo, cut_at=cut_at) == b"x [redacted]"
+
+
+async def test_a_secret_that_a_reply_escapes_is_not_in_the_value():
+    raw = reply(rb'{"you": "hush\u003d\/hush"}', "Content-Type: application/json")
+    config = {"name": "shop", "auth_env": "X"}
+    async with serving(answering(raw)) as server:
+        shop = ApiConfig(base_url=server.url, **config)
+        async with ApiClient(shop, environ={"X": "hush=/hush"}) as client:
+            assert (await client.call("GET", "/")).body == {"you": "[redacted]"}

@@ -187,15 +187,16 @@ class ApiClient(PooledClient):
     async def _call(
         self, request: WireRequest, secret: Secret, started: float, waiting: Waiting
     ) -> ApiReply:
-        retries = self._config.throttle_retries
+        retries, most = self._config.throttle_retries, self._config.max_reply_bytes
         while True:
-            answer, pause = await self._ask_in_turn(request, waiting)
+            answer, pause = await self._ask_in_turn(request, most + secret.longest, waiting)
             reply, fields, body, truncated = answer
             again = retries and (reply.status == 429 or request.method in _SAFE_TO_REPEAT)  # noqa: PLR2004
             over = trio.current_time() + (pause or 0) >= trio.current_effective_deadline()
             if pause is None or not again or over:
                 break
             retries -= 1
+        truncated = truncated or len(body) > most
         return ApiReply(
             status=reply.status,
             headers={
@@ -203,7 +204,7 @@ class ApiClient(PooledClient):
                 for field in _SHOWN_HEADERS
                 if field in fields
             },
-            body=_value(secret.redact(body, cut=truncated), fields, truncated=truncated),
+            body=_value(secret.redact(body, cut_at=most), fields, truncated=truncated),
             truncated=truncated,
             waited_seconds=waiting.seconds,
             limit=_first_number(fields, _LIMIT_HEADERS),
@@ -213,7 +214,7 @@ class ApiClient(PooledClient):
         )
 
     async def _ask_in_turn(
-        self, request: WireRequest, waiting: Waiting
+        self, request: WireRequest, max_bytes: int, waiting: Waiting
     ) -> tuple[Answer, float | None]:
         """Ask when the API may be asked; tell it off if it refuses.
 
@@ -231,9 +232,7 @@ class ApiClient(PooledClient):
                     if slots.cooling_seconds(name):
                         continue  # a pause began while this one stood in line
                     sent = trio.current_time()
-                    answer = await self._ask(
-                        request, lambda _reply, _fields: self._config.max_reply_bytes
-                    )
+                    answer = await self._ask(request, lambda _reply, _fields: max_bytes)
                 if answer.reply.status not in _THROTTLED:
                     slots.answered_well(name)
                     return answer, None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import html
+import re
 
 _SHORTEST_REDACTED = 6
 _REDACTED = b"[redacted]"
+_LONGEST_ESCAPE = 8  # bytes, enough for any that `_forms` knows
 
 
 class Secret:
@@ -13,20 +15,20 @@ class Secret:
 
     Args:
         value: The text; empty for no secret.
+
+    Attributes:
+        longest: Most bytes that it takes where it is escaped.
     """
 
-    __slots__ = ("_forms", "_value")
+    __slots__ = ("_pattern", "_value", "longest")
 
     def __init__(self, value: str) -> None:
         self._value = value
-        # An API may echo all of "Bearer abc" or only the last word of it, as text or inside JSON.
-        words = {value, *value.split()}
-        forms = {form for word in words for form in (word, json.dumps(word)[1:-1])}
-        self._forms = sorted(
-            (form.encode() for form in forms if len(form) >= _SHORTEST_REDACTED),
-            key=len,
-            reverse=True,
-        )
+        self.longest = _LONGEST_ESCAPE * len(value)
+        # An API may echo all of "Bearer abc" or only the last word of it.
+        words = {word for word in (value, *value.split()) if len(word) >= _SHORTEST_REDACTED}
+        forms = (b"".join(map(_forms, word)) for word in sorted(words, key=len, reverse=True))
+        self._pattern = re.compile(b"|".join(forms) or rb"(?!)")  # without a word: never
 
     def __repr__(self) -> str:
         return "<Secret>"
@@ -35,19 +37,30 @@ class Secret:
         """Return the text, to be sent to where it belongs."""
         return self._value
 
-    def redact(self, data: bytes, *, cut: bool = False) -> bytes:
-        """Return `data` with every form of the secret replaced by "[redacted]".
+    def redact(self, data: bytes, *, cut_at: int | None = None) -> bytes:
+        """Return `data` with the secret replaced by "[redacted]", also where it is escaped.
 
         Args:
             data: What came back.
-            cut: Whether it was cut at a cap, so that it may end inside the secret.
+            cut_at: How many bytes of it are to be shown; None for all. Give `longest` bytes more,
+                so that a secret that lies across the cut is recognised too.
         """
-        for form in self._forms:
-            data = data.replace(form, _REDACTED)
-        if cut:
-            for form in self._forms:
-                overlaps = (n for n in range(len(form) - 1, 0, -1) if data.endswith(form[:n]))
-                overlap = next(overlaps, 0)
-                if overlap:
-                    data = data[:-overlap] + _REDACTED
-        return data
+        if cut_at is not None:
+            across = (
+                found.end()
+                for found in self._pattern.finditer(data)
+                if found.end() > cut_at > found.start()
+            )
+            data = data[: next(across, cut_at)]
+        return self._pattern.sub(_REDACTED, data)
+
+
+def _forms(char: str) -> bytes:
+    """Return a pattern for a character as it is, and as JSON, HTML or a URL may escape it."""
+    if char.isascii() and char.isalnum():
+        return char.encode()  # nobody escapes these
+    code, utf8 = ord(char), char.encode(errors="replace")
+    named = html.escape(char).encode(errors="replace")
+    quoted = "".join(f"%{byte:02x}" for byte in utf8)
+    numbered = rf"\\u{code:04x}|&#0?{code};|&#x0?{code:x};|{quoted}".encode()
+    return rb"(?:\\?%b|%b|(?i:%b))" % (re.escape(utf8), re.escape(named), numbered)
