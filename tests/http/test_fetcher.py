@@ -103,6 +103,30 @@ async def test_a_bomb_is_cut_at_the_cap(encoding, encode):
     assert (page.length, page.truncated) == (100_000, True)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+        ("br", brotli.compress),
+        ("zstd", zstd.compress),
+        ("gzip, br", lambda data: brotli.compress(gzip.compress(data))),
+        ("gzip, br", lambda data: brotli.compress(gzip.compress(data)[:-9])),
+    ],
+)
+async def test_an_encoded_body_that_lacks_its_end_is_not_taken_for_a_whole_one(encoding, encode):
+    encoded = encode(b"some text, again and again. " * 1000)
+    whole = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n".encode() + encoded
+    for lacking in (1, len(encoded) - 1):
+        exc = await failure(answering(whole[:-lacking], then_close=True))
+        assert exc.error_code == Code.INVALID_ENCODING
+    exc = await failure(answering(reply(encoded[:-1], f"Content-Encoding: {encoding}")))
+    assert exc.error_code == Code.INVALID_ENCODING
+    page = await fetch(answering(reply(b"", f"Content-Encoding: {encoding}")))
+    assert (page.status, page.text) == (200, "")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "rot13", "gzip," * 9])
 async def test_an_encoding_that_cannot_be_undone_is_named(encoding):
     exc = await failure(answering(reply(b"\x00not that", f"Content-Encoding: {encoding}")))

@@ -29,6 +29,10 @@ class _Codec(Protocol):
         """
         ...
 
+    def has_ended(self) -> bool:
+        """Whether all that the encoding promises has come, its checksum included."""
+        ...
+
 
 class _Gzip:
     def __init__(self, wbits: int = zlib.MAX_WBITS | 16) -> None:
@@ -37,6 +41,9 @@ class _Gzip:
 
     def decode(self, data: bytes, room: int) -> bytes:
         return self._zlib.decompress(data, room)
+
+    def has_ended(self) -> bool:
+        return self._zlib.eof
 
 
 class _Deflate:
@@ -56,16 +63,23 @@ class _Deflate:
             self._codec = _Gzip(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
         return self._codec.decode(data, room)
 
+    def has_ended(self) -> bool:
+        return self._codec is not None and self._codec.has_ended()
+
 
 class _Brotli:
     def __init__(self) -> None:
         # Optional, untyped, and only needed where a server uses it.
         brotli: Any = importlib.import_module("brotli")
         self.errors: type[Exception] = brotli.error
-        self._process: Callable[..., bytes] = brotli.Decompressor().process
+        self._decompressor = brotli.Decompressor()
 
     def decode(self, data: bytes, room: int) -> bytes:
-        return self._process(data, output_buffer_limit=room)[:room]
+        output: bytes = self._decompressor.process(data, output_buffer_limit=room)
+        return output[:room]
+
+    def has_ended(self) -> bool:
+        return bool(self._decompressor.is_finished())
 
 
 class _Zstd:
@@ -80,6 +94,9 @@ class _Zstd:
             return b""  # what follows the frame is none of it
         output: bytes = self._decompressor.decompress(data, max_length=room)
         return output
+
+    def has_ended(self) -> bool:
+        return bool(self._decompressor.eof)
 
 
 _CODECS: dict[str, Callable[[], _Codec]] = {
@@ -149,6 +166,15 @@ class CappedDecoder:
             if not self._rooms[position]:
                 self.full = True
         return data
+
+    def finish(self) -> None:
+        """Say that the body has ended, not `full`.
+
+        Raises:
+            FetchError: `INVALID_ENCODING`, an encoding has not: something is missing.
+        """
+        if not all(codec.has_ended() for codec in self._codecs):
+            raise _invalid("a broken content encoding (it ends too early)")
 
 
 def _codec(name: str) -> _Codec:

@@ -48,6 +48,8 @@ async def read_body(
         pieces.append(piece)
         length += len(piece)
         full = full or length > max_bytes
+    if decoder is not None and not full:
+        decoder.finish()  # where the connection ends the body, nothing else tells that it was cut
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return body[:max_bytes], full
 
