@@ -220,6 +220,7 @@ async def test_json_is_parsed_strictly_and_what_is_none_is_a_named_failure():
     page = await json_of(b"<h1>no</h1>", status="500 Oops")
     assert (page.status, page.json, page.text) == (500, None, "<h1>no</h1>")
     bad = [b"{", b"NaN", b"[1,]", b"[" * 100_000, rb'"\ud800"', b"\xff", b"1" * 5000]
+    bad += [b"1e999", b"[-1E+400]", b"9" * 309 + b".0"]
     for body in bad:
         exc = await failure(answering(reply(body)), body_as="json")
         assert exc.error_code == Code.INVALID_JSON, body

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import functools
 import json
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -173,7 +174,14 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.20} is larger than any number here")
+    return number
+
+
+_STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _invalid_json(reason: str) -> FetchError:
