@@ -8,6 +8,8 @@ import trio
 import trustme
 
 from tests.http.servers import ANYWHERE, OK, answering, closed, config, reply, serving
+from trio_tools.http.api import ApiClient
+from trio_tools.http.apis import ApiConfig
 from trio_tools.http.fetcher import Fetcher
 from trio_tools.http.pages import FetchRequest
 from trio_tools.http.transport import TrioTransport
@@ -117,6 +119,30 @@ def test_a_cancel_anywhere_in_a_fetch():
                 assert fetcher._pool.busy_count == 0
                 assert all(h.in_flight == h.waiting == 0 for h in fetcher.hosts().values())
                 assert (await fetcher.fetch(FetchRequest(server.url))).status
+            await closed(server)
+
+    assert cancelled_everywhere(scenario) >= 4
+
+
+def test_a_cancel_anywhere_in_a_call_of_an_api():
+    throttled = reply(b"", "Retry-After: 0", status="429 Slow Down")
+
+    async def scenario(cancellable):
+        async with serving(answering(throttled, OK)) as server:
+            shop = ApiConfig(
+                name="shop", base_url=server.url, rate_per_second=500, burst=1, max_concurrent=1
+            )
+            limiter = trio.CapacityLimiter(1)
+            async with ApiClient(shop, limiter=limiter, environ={}) as api:
+                async with trio.open_nursery() as rest:
+                    rest.start_soon(api.call, "GET", "/")
+                    rest.start_soon(api.call, "GET", "/")
+                    await trio.lowlevel.checkpoint()
+                    await cancellable(api.call, "GET", "/")
+                assert (limiter.borrowed_tokens, api.rate_limit().waiting) == (0, 0)
+                assert all(h.in_flight == 0 for h in api._slots.snapshot().values())
+                assert api._pool.busy_count == 0
+                assert (await api.call("GET", "/")).body == "ok"
             await closed(server)
 
     assert cancelled_everywhere(scenario) >= 4
