@@ -257,17 +257,17 @@ async def test_redirects_are_followed_checked_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("location", "code"),
+    ("location", "code", "error_type"),
     [
-        ("http://10.0.0.1:80/", Code.BLOCKED_ADDRESS),
-        ("http://169.254.169.254/latest/meta-data/", Code.BLOCKED_ADDRESS),
-        ("http://127.0.0.1:22/", Code.BLOCKED_PORT),
-        ("file:///etc/passwd", Code.BLOCKED_SCHEME),
-        ("http://user:pw@127.0.0.1/", Code.INVALID_URL),
-        ("http://[", Code.INVALID_URL),
+        ("http://10.0.0.1:80/", Code.BLOCKED_ADDRESS, "forbidden"),
+        ("http://169.254.169.254/latest/meta-data/", Code.BLOCKED_ADDRESS, "forbidden"),
+        ("http://127.0.0.1:22/", Code.BLOCKED_PORT, "forbidden"),
+        ("file:///etc/passwd", Code.BLOCKED_SCHEME, "forbidden"),
+        ("http://user:pw@127.0.0.1/", Code.INVALID_URL, "upstream"),
+        ("http://[", Code.INVALID_URL, "upstream"),
     ],
 )
-async def test_a_redirect_to_where_nobody_may_go_is_refused(location, code):
+async def test_a_redirect_to_where_nobody_may_go_is_refused(location, code, error_type):
     async with serving(answering(reply(b"", f"Location: {location}", status="301 M"))) as server:
         settings = FetchConfig(
             ports=frozenset({80, server.port}), allow_hosts=frozenset({"127.0.0.1"})
@@ -275,7 +275,10 @@ async def test_a_redirect_to_where_nobody_may_go_is_refused(location, code):
         async with Fetcher(settings) as fetcher:
             with pytest.raises(FetchError) as caught:
                 await fetcher.fetch(FetchRequest(server.url))
-        assert caught.value.error_code == code
+        assert (caught.value.error_code, caught.value.error_type) == (code, error_type)
+        assert "user:pw" not in caught.value.message
+        if error_type == "upstream":
+            assert caught.value.message.startswith(f"{server.url}/ redirects to what is no URL: ")
 
 
 async def test_credentials_are_dropped_across_origins_and_kept_within():

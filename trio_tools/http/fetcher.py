@@ -12,7 +12,7 @@ from trio_tools.http.client import Answer, Fields, PooledClient
 from trio_tools.http.connect import Resolver, create_ssl_context
 from trio_tools.http.content import MediaType, decode_text, media_type, parse_json, to_markdown
 from trio_tools.http.exchange import Timeouts, WireRequest
-from trio_tools.http.failures import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.failures import Code, FetchError, FetchTimedOut, InvalidRequest, Phase
 from trio_tools.http.headers import RequestHeaders, without_credentials, wrong_argument
 from trio_tools.http.hosts import HostLimits, HostState, parse_retry_after
 from trio_tools.http.pages import FetchConfig, FetchedPage, FetchRequest
@@ -91,7 +91,7 @@ class Fetcher(PooledClient):
             location = _location(answer)
             if location is None:
                 return await self._page(request, target, answer, started, redirects)
-            previous, target = target, parse_url(location, base=target.url)
+            previous, target = target, _redirected(target, location)
             if target.origin != previous.origin:
                 lines = self._headers.lines(without_credentials(request.headers))
         raise FetchError(
@@ -246,6 +246,17 @@ def _location(answer: Answer) -> str | None:
     location = answer.fields.get(b"location")
     # Servers send UTF-8 here where they should have escaped it.
     return location.decode("utf-8", "replace") if location else None
+
+
+def _redirected(target: Target, location: str) -> Target:
+    try:
+        return parse_url(location, base=target.url)
+    except InvalidRequest as exc:  # the caller's URL was a good one
+        raise FetchError(
+            f"{target.url} redirects to what is no URL: {exc.message}",
+            code=Code.INVALID_URL,
+            remediation="The server is broken; ask for where it should lead to directly.",
+        ) from exc
 
 
 def _out_of_time(url: str) -> FetchTimedOut:
