@@ -7,7 +7,7 @@ from tests.http.servers import OK, answering, next_request, reply, serving
 from trio_tools.http.api import ApiClient
 from trio_tools.http.api_paths import check_path
 from trio_tools.http.apis import ApiConfig
-from trio_tools.http.failures import Code, FetchError, FetchRefused
+from trio_tools.http.failures import Code, FetchError, FetchRefused, InvalidRequest
 from trio_tools.http.secrets import Secret
 
 SECRET = "s3cr3t-token-value"
@@ -137,6 +137,14 @@ async def test_a_secret_that_is_no_header_value_is_not_shown_in_the_error():
             with pytest.raises(FetchError) as caught:
                 await client.call("GET", "/v1")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unsendable", [{"query": {"q": "\ud800"}}, {"json": float("nan")}])
+async def test_what_cannot_be_sent_is_the_callers_mistake(unsendable):
+    async with serving(echo) as server, api(server) as client:
+        with pytest.raises(InvalidRequest):
+            await client.call("POST", "/v1", **unsendable)
+        assert server.requests == []
 
 
 async def test_calls_keep_the_pace_and_tell_what_they_waited(autojump_clock):

@@ -116,7 +116,7 @@ class ApiClient(PooledClient):
             waiting: Counts how long the call waits, also if it fails.
 
         Raises:
-            InvalidRequest: The path or the body is not what can be sent.
+            InvalidRequest: The query or the body is not what can be sent.
             FetchRefused: `BLOCKED_METHOD`, `BLOCKED_PATH`; or the secret is missing.
             FetchTimedOut: Time was up.
             HostCoolingDown: The API wants a longer pause than there is time for.
@@ -166,7 +166,7 @@ class ApiClient(PooledClient):
         target = check_path(path, config.allowed_path_prefixes, api=config.name)
         base_path = base.path.decode("ascii").partition("?")[0].rstrip("/")
         if query:
-            target = f"{target}?{urlencode(query, doseq=True)}"
+            target = f"{target}?{_query_text(query)}"
         headers = {
             "Host": base.host_header.decode("ascii"),
             "Accept": "application/json, */*;q=0.5",
@@ -240,6 +240,17 @@ class ApiClient(PooledClient):
                 return answer, slots.refused(name, started=sent, retry_after=wanted)
             finally:
                 slots.leave(name)
+
+
+def _query_text(query: Mapping[str, str | Sequence[str]]) -> str:
+    try:
+        return urlencode(query, doseq=True)
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest(
+            "The query cannot be sent: it contains half of a character.",
+            code=Code.INVALID_REQUEST,
+            remediation="Give text that can be written as UTF-8.",
+        ) from exc
 
 
 def _json_bytes(value: Any) -> bytes:
