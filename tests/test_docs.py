@@ -7,10 +7,12 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.test_public_api import PUBLIC, TESTING
 from trio_tools.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,7 @@ DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 # What an example may need beyond the dependencies of the project.
 EXTRAS = {"aiohttp", "aiometer", "hypercorn", "numpy", "onnxruntime", "sqlalchemy", "stamina"}
 
+EXCERPT = re.compile(r"^```python (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
 
@@ -68,6 +71,43 @@ def test_an_example_opens_with_a_line_that_says_what_it_shows(path):
     assert re.match(r'(# |""")[A-Z]', path.read_text("utf-8"))
 
 
+@each(EXAMPLES)
+def test_an_example_is_shown_on_a_page(path):
+    links = {(page.parent / link).resolve() for page in PAGES for link in links_of(page)}
+    assert path in links
+
+
+@each(PAGES)
+def test_an_excerpt_stands_in_its_example_as_it_is(path):
+    for example, code in EXCERPT.findall(path.read_text("utf-8")):
+        assert code in (ROOT / "docs" / "examples" / example).read_text("utf-8")
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        page = new.pop()
+        reached.add(page)
+        links = {(page.parent / link.partition("#")[0]).resolve() for link in links_of(page)}
+        for target in links - reached:
+            new |= {target} if target.suffix == ".md" else set(target.glob("*.md"))
+    assert set(PAGES) - reached == set()
+
+
+def test_the_index_gives_every_public_name_a_page_that_tells_of_it():
+    table = (ROOT / "docs" / "index.md").read_text("utf-8")
+    pages = {}
+    for link, names in re.findall(r"\]\(([^)]+)\) \| ([^|]*) \|$", table, re.MULTILINE):
+        pages |= dict.fromkeys(re.findall(r"`(\w+)`", names), ROOT / "docs" / link)
+    assert pages.keys() == PUBLIC | TESTING
+    untold = {
+        name
+        for name, page in pages.items()
+        if not re.search(rf"\b{name}\b", page.read_text("utf-8"))
+    }
+    assert untold == set()
+
+
 @each(PAGES)
 def test_python_in_a_page_compiles(path):
     for _, language, code in FENCE.findall(path.read_text("utf-8")):
@@ -86,6 +126,7 @@ def test_a_relative_link_leads_to_a_file_and_a_heading(path):
     assert {link: told for link in links_of(path) if (told := trouble_with(link, path))} == {}
 
 
+@cache
 def links_of(path):
     return LINK.findall(without_code(path.read_text("utf-8")))
 
