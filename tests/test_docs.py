@@ -6,12 +6,16 @@ import re
 import subprocess
 import sys
 import textwrap
+import xml.etree.ElementTree as ET
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from tests.support.examples import load_example
 from tests.test_public_api import PUBLIC, TESTING
 from trio_tools.cli import main
 
@@ -106,6 +110,27 @@ def test_the_index_gives_every_public_name_a_page_that_tells_of_it():
         if not re.search(rf"\b{name}\b", page.read_text("utf-8"))
     }
     assert untold == set()
+
+
+def test_the_picture_of_a_batch_is_what_its_example_does():
+    bars, (cut, whole) = trio.run(
+        load_example("timeline").record, clock=MockClock(autojump_threshold=0)
+    )
+    svg = ET.parse(ROOT / "docs" / "batch.svg").getroot()
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    drawn = {
+        (rect.get("class"), *(float(rect.get(side)) for side in ("x", "y", "width")))
+        for rect in svg.iterfind("svg:rect", space)
+        if rect.get("class") != "card"
+    }
+    assert drawn == {
+        (str(bar.status), 70 + 72 * bar.start, 34 + 19 * bar.page, 72 * (bar.end - bar.start))
+        for bar in bars
+    }
+    told = " ".join(text.text for text in svg.iterfind("svg:text", space))
+    assert f"{cut.succeeded} succeeded, {cut.failed} failed, {cut.cancelled} cancelled" in told
+    assert f"{cut.not_started} not started" in told
+    assert f"{whole.succeeded} succeeded, {whole.failed} failed: complete" in told
 
 
 @each(PAGES)
