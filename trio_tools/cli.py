@@ -1,4 +1,4 @@
-"""The command line: arguments become settings, and the only `trio.run` of the project starts here.
+"""Bulk work for language models: served as MCP, or called from here.
 
 trio-tools serve            serve MCP on stdio, or --transport http
 trio-tools call TOOL ...    call one tool, with a progress bar
