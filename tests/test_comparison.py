@@ -16,7 +16,9 @@ from tests.support.examples import load_example
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = dict(
-    re.findall(r"^\| ([^|]+) \| (.+) \|$", (DOCS / "comparison.md").read_text(), re.MULTILINE)
+    re.findall(
+        r"^\| ([^|]+) \| (.+) \|$", (DOCS / "comparison.md").read_text("utf-8"), re.MULTILINE
+    )
 )
 
 ways = load_example("comparison")

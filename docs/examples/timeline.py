@@ -56,7 +56,7 @@ async def record() -> tuple[list[Bar], list[Counts]]:
 
 
 def drawn(bars: list[Bar]) -> Iterator[str]:
-    ink = {Status.SUCCEEDED: "█", Status.FAILED: "▒", Status.CANCELLED: "░"}
+    ink = {Status.SUCCEEDED: "#", Status.FAILED: "x", Status.CANCELLED: "."}
     for page in range(len(SECONDS)):
         line = [" "] * 28
         for bar in (bar for bar in bars if bar.page == page):
