@@ -113,6 +113,31 @@ async def test_whatever_does_more_than_read_is_forbidden(databases, sql):
     assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
 
 
+@pytest.mark.parametrize("word", ["SHOW", "EXPLAIN"])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        "/* /* */ {word} */ {sql}",  # here comments nest
+        "--\r{sql} /*\n{word}*/",  # and end at a carriage return
+    ],
+)
+async def test_no_comment_hides_a_statement_that_writes(databases, postgres_folder, disguise, word):
+    file = postgres_folder / "written"
+    for sql in (f"COPY shop TO '{file}'", f"COPY shop TO PROGRAM 'touch {file}'", "DISCARD PLANS"):
+        with pytest.raises(InvalidArgument, match="syntax error"):
+            await databases.query("shop", disguise.format(word=word, sql=sql))
+    assert not file.exists()
+
+
+async def test_comments_in_front_are_no_hindrance(databases):
+    for sql in (
+        "-- a plan\nEXPLAIN SELECT 1",
+        " /* a */ /* b */ show server_version",
+        "/**/SELECT 1",
+    ):
+        assert (await databases.query("shop", sql)).row_count == 1
+
+
 async def test_nothing_of_one_query_is_left_to_the_next(databases):
     databases.limiter.total_tokens = 1  # so that they share a connection
     for sql in (

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 _ROWS_PER_FETCH = 100
 _CANCEL_GRACE_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.02
-_WITHOUT_CURSOR = frozenset({"EXPLAIN", "SHOW"})  # short answers that DECLARE does not take
+# Short answers that DECLARE does not take. Sent as they are, so the server has to find that very
+# word in front: it ends comments elsewhere than our lexer does, and COPY would write files.
+_WITHOUT_CURSOR = frozenset({"EXPLAIN", "SHOW"})
 
 _READ_ONLY_STATES = frozenset({"25006", "42501"})  # in a read-only transaction; privilege
 _TIMEOUT_STATES = frozenset({"57014"})
@@ -124,7 +126,7 @@ class PostgresDatabase(SqlDatabase):
             statement.in_pyformat(),
             dict(query.parameters),
             execution_options={
-                "stream_results": statement.kind not in _WITHOUT_CURSOR,
+                "stream_results": not statement.begins_with(_WITHOUT_CURSOR),
                 "max_row_buffer": _ROWS_PER_FETCH,
             },
         )

@@ -39,6 +39,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_COMMENTS_IN_FRONT = re.compile(r"(?: \s | --[^\n]*+ | /\*.*?\*/ )*+", re.VERBOSE | re.DOTALL)
 _WRITING_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -56,7 +57,8 @@ class Statement:
     """One statement with named parameters, as far as words tell."""
 
     sql: str
-    """Without the semicolon, which some drivers take for the beginning of a second statement."""
+    """Without the semicolon, which some drivers take for the beginning of a second statement, and
+    without what our lexer takes for comments in front."""
     words: tuple[str, ...]
     """Key words and bare names in upper case, in order."""
     parameters: frozenset[str]
@@ -82,7 +84,7 @@ class Statement:
         if not _blank_comments(sql).strip(" \t\r\n\f\v;"):
             raise InvalidArgument("sql is empty: write one SELECT statement")
         statement = cls(
-            sql if end is None else sql[: end.start()],
+            _COMMENTS_IN_FRONT.sub("", sql if end is None else sql[: end.start()], count=1),
             words=tuple(token["word"].upper() for token in tokens if token["word"]),
             parameters=frozenset(token["parameter"] for token in tokens if token["parameter"]),
         )
@@ -100,6 +102,10 @@ class Statement:
         return self.kind in _WRITING_WORDS or (
             self.kind in _READING_KINDS and not _WRITING_WORDS_INSIDE.isdisjoint(self.words)
         )
+
+    def begins_with(self, words: AbstractSet[str]) -> bool:
+        """Whether the text itself begins with one of the words (upper case), however it is read."""
+        return self.kind in words and self.sql[: len(self.kind)].upper() == self.kind
 
     def in_pyformat(self) -> str:
         """Return the SQL with `%(name)s` for `:name`, as psycopg wants it."""
