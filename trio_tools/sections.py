@@ -203,8 +203,10 @@ class HttpSettings(Section):
     insecure: bool = Field(
         default=False, description="Serve other addresses than loopback without tokens."
     )
-    tokens: dict[str, str] = Field(
-        default_factory=dict[str, str], description="Bearer tokens by client name.", repr=False
+    tokens: dict[str, SecretStr] = Field(
+        default_factory=dict[str, SecretStr],
+        description="Bearer tokens by client name.",
+        repr=False,
     )
     token_file: Path | None = Field(None, description="File of lines `client-name token`.")
     allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the own.")

@@ -239,8 +239,32 @@ def test_every_door_is_closed_by_default():
     assert settings.http.insecure is False
 
 
-def test_tokens_are_not_shown_with_the_settings():
-    assert "hush" not in repr(Settings(http={"tokens": {"me": "hush"}}))
+def tokens_of(settings):
+    return {name: token.get_secret_value() for name, token in settings.http.tokens.items()}
+
+
+def test_tokens_are_shown_nowhere():
+    settings = Settings(http={"tokens": {"me": "hush"}})
+    for shown in (settings, settings.model_dump(), settings.model_dump_json()):
+        assert "hush" not in f"{shown!r} {shown}"
+    assert tokens_of(settings) == {"me": "hush"}
+    assert tokens_of(Settings(**settings.model_dump())) == {"me": "hush"}
+
+
+@pytest.mark.parametrize(
+    "variable", [("", '{"me": "hush"}'), ("__ME", "hush"), ("__ME", "1234567890123456")]
+)
+def test_tokens_come_from_the_environment(monkeypatch, variable):
+    end, value = variable
+    monkeypatch.setenv(f"TRIO_TOOLS_HTTP__TOKENS{end}", value)
+    assert tokens_of(Settings()) == {"me": value if end else "hush"}
+
+
+def test_tokens_come_from_the_file(monkeypatch, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[http.tokens]\nme = "hush"\n', encoding="utf-8")
+    monkeypatch.setenv("TRIO_TOOLS_CONFIG", str(path))
+    assert tokens_of(Settings()) == {"me": "hush"}
 
 
 def test_the_url_of_a_database_is_shown_nowhere():

@@ -154,7 +154,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _tokens(settings: HttpSettings) -> dict[str, str]:
-    tokens = dict(settings.tokens)
+    tokens = {name: token.get_secret_value() for name, token in settings.tokens.items()}
     if settings.token_file is not None:
         _read_tokens(settings.token_file, tokens)
     for name, token in tokens.items():
