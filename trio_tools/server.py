@@ -182,8 +182,8 @@ def create_server(
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
         TypeError: An argument, or one of the operations, is of another kind.
-        ValueError: Two operations have the same name, a file root is not a folder, or a limit is
-            set for what there is not.
+        ValueError: Two operations have the same name, one that a package offers cannot be loaded,
+            a file root is not a folder, or a limit is set for what there is not.
     """
     if settings is None:
         settings = Settings()  # pyright: ignore[reportCallIssue]

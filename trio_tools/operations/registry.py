@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from trio_tools.errors import NotFound, shown
@@ -55,12 +55,26 @@ class Operations(Mapping[str, Operation]):
         return self._by_name[name]
 
 
-def installed_operations() -> list[AnyOperation]:
+def installed_operations() -> list[Operation]:
     """Load the operations that installed packages offer in the group `trio_tools.operations`.
 
     Each entry point names an `Operation` or an async function of one item.
+
+    Raises:
+        ValueError: One cannot be loaded, or is something else; the message names it.
     """
-    return [entry.load() for entry in entry_points(group=ENTRY_POINT_GROUP)]
+    return [_loaded(entry) for entry in entry_points(group=ENTRY_POINT_GROUP)]
+
+
+def _loaded(entry: EntryPoint) -> Operation:
+    try:
+        return _as_operation(entry.load())
+    except Exception as error:
+        package = f" of the package {entry.dist.name}" if entry.dist else ""
+        raise ValueError(
+            f"operation {entry.name!r}{package} cannot be loaded from {entry.value!r} ({error!r}): "
+            "mend or uninstall the package that offers it"
+        ) from error
 
 
 def _as_operation(given: Any) -> Operation:
