@@ -17,7 +17,7 @@ import trio
 
 from nursery_patterns import Batch
 from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
-from trio_tools.operations.work import Result, Work
+from trio_tools.operations.work import Result, Work, same_json
 
 
 @dataclass(eq=False)
@@ -160,7 +160,7 @@ class MemoryStore:
             self.reserve(operation.owner, operation.work.size)
             self._kept[key] = operation
             return operation
-        if kept.tool != operation.tool or not _same(kept.request, operation.request):
+        if kept.tool != operation.tool or same_json(kept.request) != same_json(operation.request):
             raise InvalidArgument(
                 f"operation_id {operation.operation_id!r} belongs to an earlier call with other "
                 "arguments: repeat those to go on with it, or choose another id",
@@ -224,11 +224,6 @@ def _one(_: StoredOperation) -> int:
 
 def _size(kept: StoredOperation) -> int:
     return kept.work.size
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two requests are the same JSON: to Python, false is 0 and 1 is 1.0."""
-    return one == other and repr(one) == repr(other)
 
 
 def new_operation_id() -> str:

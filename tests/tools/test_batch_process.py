@@ -79,6 +79,30 @@ async def test_an_id_with_other_arguments_is_refused(autojump_clock):
     assert other["data"]["error_type"] == "validation"
 
 
+async def test_the_same_arguments_in_another_order_of_names_are_the_same(era):
+    item = {"text": "a", "algorithm": "md5"}
+    async with calling(server_with(), era) as call:
+        asked = {"operation": "hash", "operation_id": "mine"}
+        first = await call("batch_process", **asked, items=[item])
+        again = await call("batch_process", **asked, items=[dict(reversed(item.items()))])
+        other = await call("batch_process", **asked, items=[item | {"text": "b"}])
+    assert again["data"]["results"] == first["data"]["results"]
+    assert other["data"]["error_code"] == "OPERATION_MISMATCH"
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, False), (1, True), (1, 1.5)])
+async def test_what_only_python_takes_for_the_same_is_something_else(one, other):
+    async def same(item):
+        await trio.lowlevel.checkpoint()
+        return item
+
+    async with calling(server_with(same)) as call:
+        asked = {"operation": "same", "operation_id": "mine"}
+        await call("batch_process", **asked, items=[one])
+        answer = await call("batch_process", **asked, items=[other])
+    assert answer["data"]["error_code"] == "OPERATION_MISMATCH"
+
+
 async def test_a_running_id_is_refused(autojump_clock):
     server, trace = nap_server()
     asked = {"operation": "nap", "items": [5], "operation_id": "mine"}

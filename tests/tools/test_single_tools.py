@@ -35,6 +35,24 @@ async def test_a_query_is_paged_by_its_cursor(shop, era):
     assert other["data"]["error_code"] in {"INVALID_CURSOR", "BAD_PARAMETERS"}
 
 
+async def test_a_cursor_goes_on_whatever_the_order_of_the_parameters(shop):
+    sql = "SELECT id FROM items WHERE id >= :least AND id < :end ORDER BY id"
+    parameters = {"least": 2, "end": 9}
+    turned = dict(reversed(parameters.items()))
+    async with calling(server_with(**shop)) as call:
+
+        async def next_page(sql, parameters, page):
+            cursor = page["meta"]["pagination"]["cursor"]
+            return await call("query_database", sql=sql, parameters=parameters, cursor=cursor)
+
+        page = await call("query_database", sql=sql, parameters=parameters, max_rows=3)
+        assert (await next_page(sql, turned, page))["data"]["rows"] == [[5], [6], [7], [8]]
+        other = await next_page(sql, parameters | {"end": 8}, page)
+        assert other["data"]["error_code"] == "INVALID_CURSOR"
+        page = await call("query_database", sql="SELECT id FROM items", max_rows=9)
+        assert (await next_page("SELECT id FROM items", {}, page))["data"]["rows"] == [[9]]
+
+
 async def test_queries_can_be_a_batch(shop):
     items = [
         {"database": "shop", "sql": "SELECT name FROM items WHERE id = :n", "parameters": {"n": n}}

@@ -7,6 +7,7 @@ error is logged once.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -46,6 +47,14 @@ def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> b
         ValueError: It cannot be expressed.
     """
     return to_json(value, inf_nan_mode="null", fallback=fallback)
+
+
+def same_json(value: Any) -> str:
+    """Return a text that is the same for the same JSON, in whatever order a caller named things.
+
+    To Python, false is 0 and 1 is 1.0; here they are not. What is no JSON is told by its `repr`.
+    """
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 class Result(NamedTuple):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
+from trio_tools.operations.work import same_json
 from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
@@ -41,6 +42,7 @@ async def query_database(
     Use ORDER BY if you read several pages.
     """
     database = database or _the_only_one(call.state.services.databases.names)
+    parameters = parameters or {}
     asked = partial(_fingerprint, database, sql, parameters)  # only of what is worth it
     position = _position(call, cursor, asked)
     with call.time_limit(timeout_seconds):
@@ -83,7 +85,7 @@ def _the_only_one(names: tuple[str, ...]) -> str:
 
 
 def _fingerprint(*asked: Any) -> str:
-    return hashlib.sha256(repr(asked).encode(errors="surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(same_json(asked).encode()).hexdigest()[:16]
 
 
 def _position(call: Call, cursor: str | None, asked: Callable[[], str]) -> int:
