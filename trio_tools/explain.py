@@ -91,15 +91,22 @@ def _known(error: Exception) -> ToolFailure | None:
             return None
 
 
-def explain_outcome(outcome: Outcome[object, object]) -> ToolFailure:
-    """Return why an item has no result, in the same words as for a whole call."""
+def explain_outcome(outcome: Outcome[object, object], *, running: bool = False) -> ToolFailure:
+    """Return why an item has no result, in the same words as for a whole call.
+
+    Args:
+        outcome: Of the item; not one that succeeded.
+        running: Whether its batch is still at work, so that what is not done may yet be.
+    """
     match outcome.status:
+        case Status.CANCELLED | Status.NOT_STARTED if running:
+            return _Unfinished("not done yet, its operation is running", error_code="NOT_DONE_YET")
         case Status.TIMED_OUT:
             return TimedOut(f"{outcome.error}", error_code="ITEM_TIMEOUT")
         case Status.CANCELLED:
             return _Unfinished("started, but cut before it was done", error_code="CANCELLED")
         case Status.NOT_STARTED:
-            return _Unfinished("not started before the time was up", error_code="NOT_STARTED")
+            return _Unfinished("not started before the work was ended", error_code="NOT_STARTED")
         case _:
             assert outcome.error is not None
             return explain(outcome.error)

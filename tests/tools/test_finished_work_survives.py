@@ -146,6 +146,36 @@ async def test_an_operation_can_be_read_while_it_runs(autojump_clock):
         assert total(data["counts"]) == len(ITEMS)
 
 
+async def test_what_is_not_done_is_told_as_it_is_with_how_to_go_on(autojump_clock, era):
+    def unfinished(answer):
+        found = [o for o in answer["data"]["outcomes"] if o["status"] != "succeeded"]
+        return {(o["error_code"], o["reason"]) for o in found}
+
+    server, _ = nap_server()
+    asked = {"operation": "nap", "items": [1, 9, 9, 9], "operation_id": "mine", "max_concurrent": 2}
+    async with calling(server, era) as call:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: call("batch_process", **asked))
+            await trio.sleep(2)
+            running = await call("get_operation", operation_id="mine")
+            stopped = await call("cancel_operation", operation_id="mine")
+        ended = await call("get_operation", operation_id="mine")
+        await call("batch_process", **asked)
+        complete = await call("get_operation", operation_id="mine")
+    assert unfinished(running) == {("NOT_DONE_YET", "not done yet, its operation is running")}
+    assert unfinished(ended) == {
+        ("CANCELLED", "started, but cut before it was done"),
+        ("NOT_STARTED", "not started before the work was ended"),
+    }
+    (told,) = running["meta"]["warnings"]
+    assert "again without cursor" in told
+    for answer in (stopped, ended):
+        (told,) = answer["meta"]["warnings"]
+        assert told.startswith("3 items are not done.")
+        assert 'operation_id="mine"' in told
+    assert complete["meta"]["warnings"] == []
+
+
 async def test_a_thread_that_cannot_be_stopped_is_counted_until_it_ends():
     started, release = threading.Event(), threading.Event()
 

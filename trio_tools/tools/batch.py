@@ -8,8 +8,10 @@ import trio
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from nursery_patterns import Counts
+from trio_tools.store import StoredOperation
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
-from trio_tools.tools.batches import BatchRequest, counts_of, run_batch_call
+from trio_tools.tools.batches import BatchRequest, counts_of, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.pages import Page, Pages, Part
@@ -84,8 +86,16 @@ async def get_operation(
         summary=summary,
         data=data,
         text=f'To go on: cursor="{following}".' if following else "",
+        warnings=_warnings(kept, counts),
         pagination=pagination,
     )
+
+
+def _warnings(kept: StoredOperation, counts: Counts) -> list[str]:
+    if kept.running:
+        still = "It is running: what ends from now on may lie before the page of a cursor. Read it"
+        return [f"{still} again without cursor when it has ended."]
+    return [] if counts.complete else [how_to_go_on(kept, counts)]
 
 
 async def cancel_operation(
@@ -107,6 +117,7 @@ async def cancel_operation(
             else f"{operation_id} was not running; {counts.done} of {counts.total} are done."
         ),
         data={"operation_id": operation_id, "stopped": stopped, "counts": counts_of(counts)},
+        warnings=[] if counts.complete else [how_to_go_on(kept, counts)],
     )
 
 

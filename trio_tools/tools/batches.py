@@ -203,11 +203,7 @@ def _warnings(
             "see `errors` for each and its reason."
         )
     if not report.complete:
-        missing = counts.cancelled + counts.not_started
-        warnings.append(
-            f"{missing} items are not done. To go on with just those, repeat the call with "
-            f'operation_id="{kept.operation_id}".'
-        )
+        warnings.append(how_to_go_on(kept, counts))
     elif timing.tight:
         warnings.append(
             f"{timing.elapsed:.3g} of {timing.seconds:g} s were used, so a larger call may not "
@@ -219,6 +215,14 @@ def _warnings(
             f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
         )
     return warnings
+
+
+def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
+    """Say how many items of an operation are not done, and how the caller gets them done."""
+    return (
+        f"{counts.cancelled + counts.not_started} items are not done. To go on with just those, "
+        f'repeat the call with operation_id="{kept.operation_id}".'
+    )
 
 
 def _text(errors: list[dict[str, Any]]) -> str:

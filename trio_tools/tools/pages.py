@@ -128,7 +128,7 @@ class Pages:
         return entry | {"item": label, "result": result}, size + _MAX_LABEL_CHARS
 
     def _error(self, outcome: _Outcome) -> tuple[dict[str, Any], int]:
-        failure = explain_outcome(outcome)
+        failure = explain_outcome(outcome, running=self._kept.running)
         label = _short(self._kept.work.label_of(outcome.item))
         reason = short_text(failure.told, _MAX_REASON_CHARS)
         error = {"item": label, "reason": reason, "error_code": str(failure.error_code)}
