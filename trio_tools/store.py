@@ -172,8 +172,15 @@ class MemoryStore:
         """Count `size` bytes more for an operation; idle ones make room if need be.
 
         Raises:
-            InvalidArgument: There is no room.
+            InvalidArgument: There is no room. What is larger than all of it drops nothing.
         """
+        if size > self._max_bytes:
+            raise InvalidArgument(
+                f"this takes about {size:,} bytes, and the server keeps {self._max_bytes:,} in "
+                "all: ask for less of each item (max_bytes, max_rows), or for fewer items",
+                error_code="RESULTS_TOO_LARGE",
+                data={"max_kept_bytes": self._max_bytes},
+            )
         while self._bytes + size > self._max_bytes:
             if not self._drop_idle(owner, _size):
                 raise InvalidArgument(

@@ -102,10 +102,23 @@ async def test_a_result_without_room_fails_its_item_alone():
 
 async def test_items_without_room_are_refused_at_once():
     store = store_of(max_bytes=1_000)
-    with pytest.raises(InvalidArgument, match="all 1,000 bytes"):
+    with pytest.raises(InvalidArgument, match="and the server keeps 1,000 in all"):
         store.open(make(store, "big", ["x" * 2_000]))
     assert len(store) == 0
     assert store.kept_bytes == 0
+
+
+async def test_what_is_larger_than_the_store_pushes_out_nothing():
+    store = store_of(max_bytes=10_000)
+    small = store.open(make(store, "small"))
+    await small.batch.run()
+    big = store.open(make(store, "big", ["x" * 5_500]))  # whose result is twice as long
+    with big.at_work():
+        report = await big.batch.run()
+    assert report.outcomes[0].error.error_code == "RESULTS_TOO_LARGE"
+    with pytest.raises(InvalidArgument):
+        store.open(make(store, "bigger", ["x" * 11_000]))
+    assert store.find("small", "anna") is small
 
 
 def kept_of(store, owner, names):
