@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import lzma
+import os
 import zlib
 from functools import partial
 
@@ -159,6 +160,8 @@ async def test_what_unfolds_without_end_is_stopped_at_the_bound(algorithm):
         (b"plain text", "NOT_COMPRESSED"),
         (b"", "NOT_COMPRESSED"),
         ("half", "NOT_COMPRESSED"),
+        ("two", "NOT_COMPRESSED"),
+        ("more", "NOT_COMPRESSED"),
         ("not text", "NOT_TEXT"),
     ],
 )
@@ -172,6 +175,10 @@ async def test_what_is_no_compressed_text_says_what_it_is(algorithm, content, co
     if content == "half":
         whole = packers[algorithm](bytes(range(200)) * 10)
         content = whole[: len(whole) // 2]
+    elif content == "two":
+        content = packers[algorithm](b"one") + packers[algorithm](b"two")
+    elif content == "more":
+        content = packers[algorithm](b"one") + b"something else"
     elif content == "not text":
         content = packers[algorithm](b"ok \xff\xfe")
     with pytest.raises(InvalidArgument) as caught:
@@ -250,6 +257,14 @@ async def test_a_folder_gives_its_files_as_paths(roots, tmp_path, size):
         (tmp_path / name).touch()
     items = await read_all(Dataset(roots, "."), size)
     assert [item.value for item in items] == [str(tmp_path.resolve() / name) for name in "abc"]
+
+
+async def test_a_name_that_is_no_text_is_a_bad_item_and_holds_up_no_other(roots, tmp_path):
+    for name in (b"a", b"b\xff", b"c"):
+        (tmp_path / os.fsdecode(name)).touch()
+    a, b, c = await read_all(Dataset(roots, "."), 2)
+    assert [a.value, c.value] == [str(tmp_path.resolve() / name) for name in "ac"]
+    assert (b.value, b.error) == (None, "the file name b'b\\xff' is no text in UTF-8")
 
 
 async def test_an_empty_dataset_has_no_items(roots, tmp_path):

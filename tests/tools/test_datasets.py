@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sqlite3
 
 import pytest
@@ -64,6 +65,32 @@ async def test_a_folder_gives_the_paths_of_its_files(tmp_path):
         chunks = await _all(call, dataset=str(tmp_path), operation="compress", chunk_size=2)
     paths = [result["path"] for chunk in chunks for result in chunk["results"]]
     assert paths == [str(tmp_path / f"{name}.txt") for name in "abc"]
+
+
+async def test_a_file_whose_name_is_no_text_is_named_and_holds_up_no_other(tmp_path, era):
+    for name in (b"a", b"b\xff", b"c"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    async with calling(server_with(file_roots=(tmp_path,)), era) as call:
+        chunks = await _all(call, dataset=str(tmp_path), operation="hash", chunk_size=2)
+    paths = [result["path"] for chunk in chunks for result in chunk["results"]]
+    assert paths == [str(tmp_path / name) for name in "ac"]
+    (error,) = chunks[0]["errors"]
+    assert (error["item"], error["error_code"]) == ("file 2", "INVALID_ITEM")
+    assert "b'b\\xff'" in error["reason"]
+
+
+async def test_the_answer_to_a_place_that_is_gone_names_what_the_caller_gave(tmp_path):
+    (tmp_path / "numbers.jsonl").write_text("1\n2\n3\n")
+    (tmp_path / "notes.txt").write_text("1\n")
+    async with calling(server_with(double, file_roots=(tmp_path,))) as call:
+        asked = {"dataset": "numbers.jsonl", "operation": "double", "chunk_size": 2}
+        cursor = (await call("process_large_dataset", **asked))["data"]["next_cursor"]
+        (tmp_path / "numbers.jsonl").write_text("1")
+        gone = await call("process_large_dataset", **asked, cursor=cursor)
+        kind = await call("process_large_dataset", **asked | {"dataset": "notes.txt"})
+    assert gone["data"]["error_code"] == "BAD_POSITION"
+    assert "position" not in gone["error"]
+    assert "let the operator name it in the setting datasets" in kind["error"]
 
 
 async def test_a_table_gives_its_rows_in_the_order_of_its_key(tmp_path):

@@ -45,6 +45,8 @@ class _Encoder(Protocol):
 class _Decoder(Protocol):
     @property
     def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
 
 
@@ -128,8 +130,8 @@ def decompress_text(
     come into memory.
 
     Raises:
-        InvalidArgument: Not base64, not of that algorithm, cut short, more than the bound, or not
-            a text in UTF-8.
+        InvalidArgument: Not base64, not of that algorithm, cut short, followed by something else,
+            more than the bound, or not a text in UTF-8.
     """
     decoder = _find(algorithm).decoder()
     try:
@@ -137,8 +139,8 @@ def decompress_text(
         unfolded = b"".join(_unfold(decoder, data, max_output_bytes))
     except (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError) as error:
         raise InvalidArgument(
-            f"content_base64 is not a whole {algorithm} stream ({error}): "
-            "check the algorithm, and that nothing was cut off",
+            f"content_base64 is not one whole {algorithm} stream ({error}): "
+            "check the algorithm, and that nothing was cut off or added; undo several one by one",
             error_code="NOT_COMPRESSED",
         ) from error
     except (binascii.Error, ValueError) as error:
@@ -218,6 +220,8 @@ def _unfold(decoder: _Decoder, data: bytes, limit: int) -> Iterator[bytes]:
         part = b"" if decoder.eof else decoder.decompress(b"", _UNFOLD_BYTES)
     if not decoder.eof:
         raise EOFError("it ends too early")
+    if decoder.unused_data:
+        raise EOFError(f"it goes on for {len(decoder.unused_data):,} bytes after its end")
 
 
 class _ZlibDecoder:
@@ -229,6 +233,10 @@ class _ZlibDecoder:
     @property
     def eof(self) -> bool:
         return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
 
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes:
         return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,7 @@ from trio_tools.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from io import BufferedReader
+    from pathlib import Path
 
     from trio_tools.files.roots import FileRoots
 
@@ -121,7 +123,8 @@ class Dataset:
             return DatasetKind.FOLDER
         raise InvalidArgument(
             f"{self.path!r} is neither a folder nor named {', '.join(_KIND_BY_SUFFIX)}: "
-            f"say its kind, one of {', '.join(DatasetKind)}",
+            f"take one that is, or let the operator name it in the setting datasets, with its kind "
+            f"({', '.join(DatasetKind)})",
             error_code="UNKNOWN_DATASET_KIND",
         )
 
@@ -129,10 +132,17 @@ class Dataset:
         # One name more than asked for tells whether there is a next chunk.
         names = self.roots.list_folder(self.path, after=position or "", count=size + 1)
         folder = self.roots.resolve(self.path)
-        items = tuple(
-            DatasetItem(number, str(folder / name)) for number, name in enumerate(names[:size], 1)
-        )
+        items = tuple(_file_item(number, folder / n) for number, n in enumerate(names[:size], 1))
         return Chunk(items, names[size - 1] if len(names) > size else None)
+
+
+def _file_item(number: int, path: Path) -> DatasetItem:
+    raw = os.fsencode(path.name)  # Linux takes any bytes for a name, and JSON does not
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return DatasetItem(number, error=f"the file name {raw!r} is no text in UTF-8")
+    return DatasetItem(number, str(path))
 
 
 class _Position(NamedTuple):
@@ -153,8 +163,8 @@ def _parse(position: str | None) -> _Position:
 
 def _bad_position(position: str) -> InvalidArgument:
     return InvalidArgument(
-        f"position {position!r} is not one of this dataset, or the file has changed: "
-        "start again without a position",
+        f"the place to go on from ({position!r}) is none of this dataset, or the file has changed "
+        "since: leave it out to start from the beginning",
         error_code="BAD_POSITION",
     )
 

@@ -165,7 +165,10 @@ def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, s
         kind = DatasetKind.FOLDER
     chunk = Dataset(roots, known.path, kind).read_chunk(position, size)
     if kind is DatasetKind.FOLDER:
-        records = [Record(item.value, {"path": item.value}) for item in chunk.items]
+        records = [
+            Record(item.value or f"file {item.number}", {"path": item.value}, item.error)
+            for item in chunk.items
+        ]
     else:
         records = [Record(f"line {item.number}", item.value, item.error) for item in chunk.items]
     return Chunk(records, chunk.next_position)
