@@ -86,6 +86,25 @@ async def test_a_text_is_compressed_and_comes_back(era):
             assert back["data"]["text"] == text
 
 
+async def test_a_result_that_does_not_fit_into_an_answer_is_left_out_of_it():
+    text = base64.b64encode(os.urandom(10_000)).decode()
+    asked = {"text": text, "algorithm": "zlib", "max_output_bytes": 1_000_000}
+    async with calling(server_with(max_output_chars=12_000)) as call:
+        fits = await call("compress_data", **asked | {"text": text[:8_000]})
+        none = await call("compress_data", **asked)
+        small = await call("compress_data", **asked | {"max_output_bytes": 10})
+        paged = await call("batch_process", operation="compress", items=[asked])
+    assert len(fits["data"]["content_base64"]) <= 12_000
+    assert fits["meta"]["warnings"] == []
+    for answer in (none, small):
+        assert answer["data"]["content_base64"] is None
+        assert answer["data"]["content_left_out"]
+    assert "the 9000 bytes that fit into an answer" in none["meta"]["warnings"][0]
+    assert "batch_process" in none["meta"]["warnings"][0]
+    assert "max_output_bytes (10)" in small["meta"]["warnings"][0]
+    assert paged["data"]["results"][0]["truncated"]
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

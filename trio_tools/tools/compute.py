@@ -62,11 +62,9 @@ async def compress_data(
     """
     from trio_tools.files.compression import compress_file, compress_text  # noqa: PLC0415 - costs
 
-    options: dict[str, Any] = {
-        "algorithm": algorithm,
-        "level": level,
-        "max_output_bytes": max_output_bytes,
-    }
+    # Base64 makes four characters of three bytes, and all of them have to fit into the answer.
+    most = min(max_output_bytes, call.state.settings.max_output_chars // 4 * 3)
+    options: dict[str, Any] = {"algorithm": algorithm, "level": level, "max_output_bytes": most}
     files, limiter = call.state.services.files, call.limits.limiter
     with call.time_limit(timeout_seconds):
         match text, path, content_base64:
@@ -87,11 +85,16 @@ async def compress_data(
             f"{found.compressed_bytes}{share}."
         ),
         data=data,
-        warnings=[
-            f"The result has more than max_output_bytes ({max_output_bytes}) and is not shown."
-        ]
-        if found.content_left_out
-        else [],
+        warnings=[_left_out(most, max_output_bytes)] if found.content_left_out else [],
+    )
+
+
+def _left_out(most: int, asked: int) -> str:
+    if most == asked:
+        return f"The result has more than max_output_bytes ({most}) and is not shown."
+    return (
+        f"The result has more than the {most} bytes that fit into an answer and is not shown: use "
+        "batch_process with the operation compress, whose results are read in parts."
     )
 
 
