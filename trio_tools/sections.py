@@ -31,8 +31,15 @@ OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _BASE_URL: Final = re.compile(
     r"https?://[^\x00-\x20\x7f\\/?#@]+(/[^\x00-\x20\x7f\\?#]*)?", re.IGNORECASE
 )
+# As SQLAlchemy reads it, with a port that is a number and no @ in the host: what follows an @ in a
+# password would be taken for either, and told in errors.
 _DATABASE_URL: Final = re.compile(
-    r"sqlite(\+\w+)?:///(?!:memory:$).+ | postgres(ql)?(\+\w+)?://.*", re.VERBOSE | re.DOTALL
+    r"""
+      sqlite(\+\w+)?:///(?!:memory:$).+
+    | postgres(ql)?(\+\w+)?://
+      ([^:/]*(:[^@]*)?@)?  (\[[^/?]+\]|[^@/:?]+)?  (:\d+)?  ([/?].*)?
+    """,
+    re.VERBOSE | re.DOTALL,
 )
 _METHOD: Final = re.compile(r"[A-Z]+")
 _HTTP_PATH: Final = re.compile(r"/[^\x00-\x20\x7f\\?#%{}]*")
@@ -96,7 +103,8 @@ def _database_url(url: SecretStr) -> SecretStr:
     if not _DATABASE_URL.fullmatch(url.get_secret_value()):
         raise ValueError(
             "it must begin with sqlite:/// and name a file, as in sqlite:////srv/data/shop.db, or "
-            "begin with postgresql://"
+            "be like postgresql://user:password@host:5432/database, with %40 for an @ and %3A for "
+            "a : in user or password"
         )
     return url
 

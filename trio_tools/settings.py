@@ -12,7 +12,14 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -156,8 +163,8 @@ class Settings(BaseSettings):
     file_roots: tuple[Path, ...] = Field((), description="Folders that tools may read.")
     max_file_bytes: PositiveInt = Field(2**30, description="Most bytes of one file.")
     max_items: PositiveInt = Field(1_000, description="Items one call may bring.")
-    max_output_chars: PositiveInt = Field(
-        200_000, description="Characters of text that one answer may carry."
+    max_output_chars: int = Field(
+        200_000, ge=100, description="Characters of text that one answer may carry."
     )
     operation_ttl_seconds: PositiveFloat = Field(
         3_600.0, description="How long the outcomes of an operation stay readable."
@@ -190,6 +197,21 @@ class Settings(BaseSettings):
     @classmethod
     def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
         return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
+
+    @field_validator("datasets")
+    @classmethod
+    def _are_of_known_databases(
+        cls, datasets: dict[str, DatasetSettings], info: ValidationInfo
+    ) -> dict[str, DatasetSettings]:
+        known = info.data.get("databases")
+        for name, dataset in datasets.items():
+            if known is not None and dataset.database not in {None, *known}:
+                raise ValueError(
+                    f"datasets.{name}.database is {dataset.database!r}, which is none of the "
+                    f"databases ({', '.join(known) or 'there are none'}): name one, or add "
+                    f"databases.{dataset.database}.url"
+                )
+        return datasets
 
     @field_validator("models_folder")
     @classmethod

@@ -1,6 +1,7 @@
 """Where settings come from, which one wins, and what a wrong one is told."""
 
 import pytest
+import sqlalchemy
 from pydantic import BaseModel, ValidationError
 
 from tests.transports.requests import exchange, get, http_server
@@ -99,6 +100,7 @@ def test_an_unknown_name_in_a_section_of_the_environment_is_an_error(monkeypatch
     ("given", "where"),
     [
         ({"max_items": 0}, "max_items"),
+        ({"max_output_chars": 99}, "max_output_chars"),
         ({"max_items": "many"}, "max_items"),
         ({"toolset": "all"}, "toolset"),
         ({"operation_ttl_seconds": -1}, "operation_ttl_seconds"),
@@ -275,6 +277,23 @@ def test_the_url_of_a_database_is_shown_nowhere():
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgresql:///d",
+        "postgresql://me@/d?host=/run/postgresql",
+        "postgresql+psycopg://me:a/b?c%40@h:5432/d?sslmode=require",
+        "postgres://me@server:word@h/d",
+        "postgresql://[::1]:5432/d",
+    ],
+)
+def test_what_sqlalchemy_reads_as_the_url_of_a_database_is_one(url):
+    settings = Settings(databases={"shop": {"url": url}})
+    assert settings.databases["shop"].url.get_secret_value() == url
+    assert sqlalchemy.make_url(url)
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"databases": {"shop": "postgresql://me:hush@host/shop"}},
@@ -312,9 +331,26 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
                 "sqlite:///",
                 "sqlite:///:memory:",
                 "postgresql:d",
+                "postgresql://me:se@cret@h/d",
+                "postgresql://me:se@cr:et@h/d",
+                "postgresql://h:port/d",
+                "postgresql://h:/d",
                 "xpostgres://h/d",
                 "",
             )
+        ),
+        (
+            {
+                "databases": {"shop": {"url": "postgresql://h/d"}},
+                "datasets": {"customers": {"database": "shap", "table": "t", "key": "id"}},
+            },
+            "datasets",
+            "datasets.customers.database is 'shap', which is none of the databases (shop): name",
+        ),
+        (
+            {"datasets": {"customers": {"database": "shop", "table": "t", "key": "id"}}},
+            "datasets",
+            "datasets.customers.database is 'shop', which is none of the databases (there are no",
         ),
         *(
             ({"apis": {"a": {"base_url": url}}}, "apis.a.base_url", "it must be an absolute URL")
