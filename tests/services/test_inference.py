@@ -129,6 +129,22 @@ async def test_inputs_that_do_not_fit_are_named(models):
         assert "x" in caught.value.message
 
 
+async def test_a_number_too_large_for_its_type_does_not_become_infinite(models):
+    for large in (1e40, -1e40, 10**39):
+        with pytest.raises(InvalidArgument, match="does not take") as caught:
+            await models.run("add", {"x": [[large, 1]], "y": [1, 2]})
+        assert caught.value.error_code == "BAD_INPUTS"
+    assert await models.run("deep/log", {"x": [1e300]}) == {"log": [pytest.approx(690.775528)]}
+
+
+async def test_what_is_no_file_is_not_listed(models, folder):
+    (folder / "a.onnx").mkdir()
+    (folder / "b.onnx").symlink_to(folder / "nowhere")
+    with pytest.raises(NotFound) as caught:
+        await models.run("a", {})
+    assert caught.value.data == {"models": ["add", "deep/log", "same", "spin"]}
+
+
 async def test_outputs_are_bounded(folder):
     models = Models(folder, max_values=3)
     assert await models.run("same", {"x": [1, 2, 3]}) == {"y": [1, 2, 3]}

@@ -16,6 +16,7 @@ from nursery_patterns import StepMonitor
 from tests.http.servers import answering, reply, serving
 from tests.server.kit import LONG_STEP_SECONDS, connected, no_long_steps
 from tests.tools.kit import server_with
+from trio_tools.inference.models import DEFAULT_MAX_VALUES
 from trio_tools.settings import FetchSettings
 
 LIMIT_SECONDS = 0.1
@@ -142,6 +143,22 @@ async def test_the_largest_chunk_of_a_dataset_and_the_largest_page_of_an_operati
     assert data["counts"]["succeeded"] == 1_000
     page = {"operation_id": data["operation_id"], "page_size": 1_000}
     assert (await check_steps(server, "get_operation", page))["outcomes"]
+
+
+async def test_the_most_values_that_a_model_may_give(tmp_path):
+    models = pytest.importorskip("tests.support.models")
+    kind, helper = models.onnx.TensorProto, models.onnx.helper
+    value = helper.make_tensor("value", kind.FLOAT, [1], [0.123456])
+    node = helper.make_node("ConstantOfShape", ["n"], ["y"], value=value)
+    shapes = [("n", kind.INT64, [1])], [("y", kind.FLOAT, ["n"])]
+    models.save_model(tmp_path / "many.onnx", [node], *shapes)
+    server = server_with(models_folder=tmp_path)
+    item = {"model": "many", "inputs": {"n": [DEFAULT_MAX_VALUES]}}
+    data = await check_steps(server, "run_inference", item, success=False)
+    assert "fit into an answer" in data["remediation"]
+    asked = {"operation": "infer", "items": [item]}
+    data = await check_steps(server, "batch_process", asked)
+    assert data["results"][0]["json_chars"] > 20 * DEFAULT_MAX_VALUES
 
 
 async def test_the_largest_answer_of_a_database(tmp_path):

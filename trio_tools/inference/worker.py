@@ -163,8 +163,9 @@ def _array(tensor: Tensor, value: Any) -> Any:
     try:
         natural = numpy.asarray(value)
         fits = not natural.size or natural.dtype.kind in _WELCOME_KINDS[numpy.dtype(dtype).kind]
-        array = numpy.array(value, dtype=dtype) if fits else None
-    except (ValueError, TypeError, OverflowError) as error:
+        with numpy.errstate(over="raise"):  # else 1e40 becomes an infinite float32
+            array = numpy.array(value, dtype=dtype) if fits else None
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InvalidArgument(
             f"input {tensor} does not take what was given: {error}", error_code="BAD_INPUTS"
         ) from error
