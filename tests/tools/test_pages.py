@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.tools.kit import calling, nap_server, server_with
+from trio_tools.operations.base import Operation
 from trio_tools.tools.pages import short_text
 
 BUDGET = 4_000
@@ -141,6 +142,18 @@ async def test_a_long_label_and_a_long_reason_are_cut():
     (error,) = done["data"]["errors"]
     assert len(error["item"]) <= 200
     assert len(error["reason"]) <= 400
+
+
+@pytest.mark.parametrize("label", [lambda item: item["no"], lambda _: object(), lambda _: "\ud800"])
+async def test_a_label_that_cannot_be_had_costs_no_result(label, caplog):
+    server = server_with(Operation(name="echo", fn=echo, label=label))
+    async with calling(server) as call:
+        done = await call("batch_process", operation="echo", items=["a", "fail"])
+        outcomes = await _pages(call, done["data"]["operation_id"])
+    assert done["data"]["results"] == ["a" * 10]
+    assert [error["item"] for error in done["data"]["errors"]] == ["'fail'"]
+    assert [outcome["item"] for outcome in outcomes] == ["'a'", "'fail'"]
+    assert "operation 'echo' cannot name an item" in caplog.text
 
 
 def test_short_text_keeps_what_is_short():

@@ -8,6 +8,7 @@ error is logged once.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple, NoReturn
 import trio
 from pydantic_core import from_json, to_json
 
-from trio_tools.errors import InvalidArgument, ToolFailure
+from trio_tools.errors import InvalidArgument, ToolFailure, shown
 from trio_tools.explain import explain
 from trio_tools.operations.base import Operation
 from trio_tools.operations.sizes import held_bytes
+
+_log = logging.getLogger("trio_tools")
 
 # What an outcome takes beside its item and result: 200 as measured, and as much again for what the
 # item becomes when it is checked.
@@ -148,8 +151,19 @@ class Work:
         raise self._keep_failure(failure)
 
     def label_of(self, item: Any) -> Any:
-        """Return how an item is named in reports, as a JSON value."""
-        return item.label if isinstance(item, BadItem) else self.operation.label_of(item)
+        """Return how an item is named in reports, as a JSON value.
+
+        A name that cannot be had costs no result: the item is quoted instead.
+        """
+        if isinstance(item, BadItem):
+            return item.label
+        try:
+            label = self.operation.label_of(item)
+            json_bytes(label)
+        except Exception as error:  # noqa: BLE001 - of the author of the operation
+            _log.warning("operation %r cannot name an item: %r", self.operation.name, error)
+            return shown(item)
+        return label
 
     def _keep(self, value: Any) -> bytes:
         """Make room for a result; return it as JSON."""
