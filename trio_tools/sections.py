@@ -221,7 +221,10 @@ class HttpSettings(Section):
     allowed_origins: tuple[str, ...] = Field((), description="Origin headers accepted.")
     max_body_bytes: PositiveInt = Field(4 * 2**20, description="Most bytes of one request body.")
     max_header_bytes: PositiveInt = Field(32_768, description="Most bytes of the request headers.")
-    max_sessions: PositiveInt = Field(1_000, description="Sessions of the older protocol at once.")
+    max_sessions: PositiveInt = Field(
+        1_000,
+        description="Sessions of the older protocol at once; the client with most makes room.",
+    )
     max_connections: PositiveInt = Field(1_000, description="Connections open at once.")
     max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
     calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")

@@ -12,6 +12,7 @@ Each module imports only from those above it:
     security      which address, which Host, which Origin, which token
     tls           a certificate, its key, and the password of that
     connections   accepted up to a bound, closable at once
+    sessions      of the older era: to each client its share
     gate          who may pass, and how much
     metrics       what /metrics says
     http          serve_http: many clients over Streamable HTTP

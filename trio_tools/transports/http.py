@@ -19,6 +19,7 @@ from trio_tools.transports.connections import Connections
 from trio_tools.transports.gate import Gate
 from trio_tools.transports.metrics import Metrics
 from trio_tools.transports.security import Doorkeeper
+from trio_tools.transports.sessions import IDLE_SECONDS, Sessions
 from trio_tools.transports.shutdown import (
     Stop,
     answer_running,
@@ -131,6 +132,7 @@ class _House:
             streamable_http_path=settings.path,
             max_request_body_size=settings.max_body_bytes,
             max_sessions=settings.max_sessions,
+            session_idle_timeout=IDLE_SECONDS,
             # The gate checks Host and Origin, for all paths alike.
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
@@ -143,7 +145,11 @@ class _House:
         state = self._tool_server.state if self._tool_server else None
         self._metrics = Metrics(state, connections=lambda: len(self.connections))
         # What Starlette adds for one route is a twentieth of a call.
-        routes = {settings.path: server.session_manager.handle_request}
+        routes = {
+            settings.path: Sessions(
+                server.session_manager.handle_request, max_sessions=settings.max_sessions
+            )
+        }
         self._gate = Gate(
             lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
             doorkeeper,
