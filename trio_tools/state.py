@@ -37,7 +37,7 @@ class RunningCall:
     tool: str
     started: float
     admitted: bool = False
-    answered: bool = False
+    answered: trio.Event = field(default_factory=trio.Event)
     departed: bool = False
     """The caller left or cancelled, and what it started is still unwinding."""
     waits_for: str | None = None

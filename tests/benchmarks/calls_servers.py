@@ -1,7 +1,8 @@
 """The servers that `calls` measures: python -m tests.benchmarks.calls_servers NAME.
 
 Each has the tool `echo`, and prints its port if it serves HTTP. Those of our own also have what
-keeps a server busy: naps, blocked threads, blocked worker processes.
+keeps a server busy: naps, blocked threads, blocked worker processes. Their `echo` is the very tool
+of the others, which is outside of our policy; under the policy it is a tool of ours.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ def add_echo(server):
     return server
 
 
+def under_policy():
+    return ToolServer(ServerState(Settings(http=HTTP)), (*TOOLSETS["default"], of_ours(echo)))
+
+
 def ours():
     state = ServerState(Settings(http=HTTP, limits=LIMITS))
     server = add_echo(ToolServer(state, (*TOOLSETS["default"], *map(of_ours, OUR_TOOLS))))
@@ -58,6 +63,12 @@ def ours():
 def of_ours(fn):
     """A tool under the policy of every tool of ours, and seen in the status."""
     return Tool(fn=fn, title=fn.__name__, execution="async", annotations=ToolAnnotations())
+
+
+async def echo(call, *, text: str) -> Answer:
+    """Give back."""
+    await trio.lowlevel.checkpoint()
+    return Answer(summary=text, data={"result": text})
 
 
 async def nap(call, *, seconds: float) -> Answer:
@@ -109,18 +120,18 @@ def spin(seconds):
         pass
 
 
-def ours_stdio():
+def ours_stdio(make=ours):
     from trio_tools.transports import serve_stdio  # noqa: PLC0415
 
-    trio.run(partial(serve_stdio, Settings(), server=ours(), handle_signals=True))
+    trio.run(partial(serve_stdio, Settings(), server=make(), handle_signals=True))
 
 
-def ours_http():
+def ours_http(make=ours):
     from trio_tools.transports import serve_http  # noqa: PLC0415
 
     async def main():
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_http, Settings(http=HTTP), server=ours(), handle_signals=True)
+            serve = partial(serve_http, Settings(http=HTTP), server=make(), handle_signals=True)
             address = await nursery.start(serve)
             print(address.port, flush=True)
 
@@ -165,9 +176,11 @@ def sdk_uvicorn():
 
 SERVERS = {
     "ours, stdio": ours_stdio,
+    "under our policy, stdio": partial(ours_stdio, under_policy),
     "SDK, stdio on trio": sdk_stdio,
     "SDK, stdio on asyncio": sdk_stdio_asyncio,
     "ours, HTTP": ours_http,
+    "under our policy, HTTP": partial(ours_http, under_policy),
     "SDK, HTTP on Hypercorn's trio": sdk_hypercorn,
     "SDK, HTTP on uvicorn's asyncio": sdk_uvicorn,
 }
