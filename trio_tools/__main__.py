@@ -21,6 +21,7 @@ def main() -> int:
     at once with status 0. They do so until it takes the signals over to stop in order, and again
     once it has stopped. Every other command ends with status 130 on Ctrl-C.
     """
+    _fill_standard_descriptors()
     if sys.argv[1:2] == ["serve"]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
@@ -30,6 +31,15 @@ def main() -> int:
         return command_line()
     except KeyboardInterrupt:  # before there is an event loop, which sees to it from then on
         return _INTERRUPTED
+
+
+def _fill_standard_descriptors() -> None:
+    # On one that is closed, the next file to be opened would get what is printed, also by children.
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # it is the lowest that is free, so what is opened gets its number
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

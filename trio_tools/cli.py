@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet = options.command != "serve" and options.log_level is None
         configure_logging(settings.log_format, "error" if quiet else settings.log_level)
         status = _run(partial(_COMMANDS[options.command], options, settings, rest))
-        sys.stdout.flush()
+        print(end="", flush=True)  # noqa: T201 - there may be no standard output
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

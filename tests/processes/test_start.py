@@ -1,8 +1,11 @@
 """Signals while a command starts, at moments that the process itself tells: no time is guessed."""
 
+import os
 import signal
+import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -77,6 +80,54 @@ async def test_another_command_that_is_interrupted_while_it_starts_ends_with_sta
 
 async def test_another_command_that_is_terminated_ends_by_the_signal():
     assert await struck(signal.SIGTERM, "import", "trio", "tools") == (-signal.SIGTERM, "")
+
+
+async def without(closed, *words):
+    """Run a command with standard descriptors closed; return its status and standard error."""
+    script = f'exec "$0" -m trio_tools "$@" {closed}'
+    with trio.fail_after(30):
+        process = await trio.run_process(
+            ["sh", "-c", script, sys.executable, *words],
+            stdin=b"",
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=environment(),
+            cwd=ROOT,
+        )
+    return process.returncode, process.stderr.decode()
+
+
+@pytest.mark.parametrize(("closed", "what"), [("<&-", "input"), (">&-", "output")])
+async def test_stdio_is_not_served_without_it(closed, what):
+    # Its number is that of the event loop's own descriptor by then.
+    status, told = await without(closed, "serve")
+    assert status == 2
+    assert f"standard {what} (descriptor" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+async def test_another_command_needs_neither_input_nor_output(closed):
+    assert await without(closed, "settings") == (0, "")
+
+
+async def test_what_is_printed_without_an_output_reaches_no_other_file():
+    script = f'exec "$0" -m trio_tools {" ".join(HTTP)} <&- >&-'
+    process = await trio.lowlevel.open_process(
+        ["sh", "-c", script, sys.executable], stderr=subprocess.PIPE, env=environment(), cwd=ROOT
+    )
+    async with process.stderr:
+        with trio.fail_after(30):
+            told = bytearray()
+            while b"serving MCP" not in told:
+                told += await process.stderr.receive_some()
+        opened = Path(f"/proc/{process.pid}/fd")
+        standard = [str((opened / number).readlink()) for number in "01"]
+        process.terminate()
+        with trio.fail_after(30):
+            assert await process.wait() == 0
+    assert standard == [os.devnull] * 2
 
 
 @asynccontextmanager

@@ -7,13 +7,14 @@ is on private descriptors that children do not inherit. Afterwards both are put 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final
+from typing import Final, TextIO
 
 import trio
 
@@ -32,8 +33,10 @@ def claim_stdio() -> Generator[tuple[int, int]]:
 
     Raises:
         RuntimeError: They are claimed already.
-        OSError: One of them is closed.
+        OSError: One of them was closed when the process began.
     """
+    _check_open(0, "input", sys.__stdin__)
+    _check_open(1, "output", sys.__stdout__)
     if not _claimed.acquire(blocking=False):
         raise RuntimeError(
             "standard input and output already serve another server in this process; "
@@ -46,6 +49,16 @@ def claim_stdio() -> Generator[tuple[int, int]]:
         # What was printed meanwhile leaves Python's buffer while 1 is still diverted.
         restore.callback(_flush_stray_output)
         yield wire_in, wire_out
+
+
+def _check_open(fd: int, what: str, stream: TextIO | None) -> None:
+    # Whatever was opened since has its number: it may well be the event loop's own.
+    if stream is None:
+        raise OSError(
+            errno.EBADF,
+            f"standard {what} (descriptor {fd}) was closed when this process began: "
+            "start it with a pipe there, or serve over HTTP",
+        )
 
 
 def open_wire(fd: int) -> trio.abc.Stream:

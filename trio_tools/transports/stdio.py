@@ -58,6 +58,7 @@ async def serve_stdio(
 
     Raises:
         RuntimeError: Standard input and output serve another server already.
+        OSError: One of them was closed when the process began.
     """
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()  # pyright: ignore[reportCallIssue]
