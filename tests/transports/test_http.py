@@ -213,6 +213,20 @@ async def test_pipelined_requests_are_answered_in_order():
     assert ids == list(range(20))
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/healthz"])
+async def test_a_body_of_two_lengths_is_refused_with_all_that_comes_behind_it(path):
+    end, behind = b"0\r\n\r\n", get("/metrics")
+    length = {"content-length": str(len(end + behind)), "transfer-encoding": "chunked"}
+    raw = post(b"", path=path, **length) + end
+    async with http_server() as address:
+        answer = await exchange(address, raw)
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        async with await connect(address) as stream:
+            await stream.send_all(raw + behind)
+            said = b"".join([bytes(data) async for data in stream])
+            assert b"200" not in said
+
+
 async def test_half_a_request_holds_nothing_up(monkeypatch):
     async with http_server() as address:
         async with await connect(address) as half:

@@ -27,6 +27,8 @@ BODY_SECONDS: Final = 30.0
 MAX_BODIES_BYTES: Final = 256 * 2**20
 """What the bodies of all requests under way may weigh, in bytes; further ones are refused."""
 
+_TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
 _log = logging.getLogger("trio_tools")
 
 
@@ -86,6 +88,11 @@ class Gate:
         if scope["http_version"] not in {"1.0", "1.1"}:
             # Hypercorn would speak it, many requests on one connection: past the bound on those.
             raise Denied(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
+        if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:
+            # Where a proxy goes by the other one, the rest is a request that it has not seen.
+            raise Denied(
+                HTTPStatus.BAD_REQUEST, "Send Content-Length or Transfer-Encoding, not both."
+            )
         if path in {"/healthz", "/readyz"}:
             # For whoever starts and watches the server: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
