@@ -1,5 +1,6 @@
 """What the library exports, and nothing else."""
 
+import ast
 import inspect
 import types
 
@@ -66,6 +67,21 @@ def test_the_test_kit_exports_exactly_its_contract():
         )
     }
     assert ours - {"Trial"} == TESTING
+
+
+@pytest.mark.parametrize("module", [nursery_patterns, nursery_patterns.testing])
+def test_what_is_made_elsewhere_is_exported_to_type_checkers_too(module):
+    # To them, a name that is imported into a typed package is private, unless it is imported as
+    # itself.
+    imports = [
+        alias
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    public = [alias for alias in imports if alias.name in PUBLIC | TESTING]
+    assert public
+    assert [alias.name for alias in public if alias.asname != alias.name] == []
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC | TESTING))

@@ -126,26 +126,31 @@ class FetchSettings(Section):
     """What `fetch_urls` may reach."""
 
     schemes: frozenset[str] = Field(
-        frozenset({"http", "https"}), description="URL schemes it may use."
+        default=frozenset({"http", "https"}), description="URL schemes it may use."
     )
     ports: frozenset[int] | None = Field(
-        frozenset({80, 443, 8080, 8443}), description="Ports it may connect to; null for any."
+        default=frozenset({80, 443, 8080, 8443}),
+        description="Ports it may connect to; null for any.",
     )
     allow_private: bool = Field(
         default=False, description="Whether private and local addresses may be reached."
     )
     allow_hosts: frozenset[str] = Field(
-        frozenset(), description="Host names that may be reached whatever their address."
+        default=frozenset(), description="Host names that may be reached whatever their address."
     )
     allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        (), description="Networks (CIDR) that may be reached though they are private."
+        default=(), description="Networks (CIDR) that may be reached though they are private."
     )
-    max_connections: PositiveInt = Field(100, description="Sockets open at once.")
-    max_connections_per_host: PositiveInt = Field(10, description="Requests to one host at once.")
-    connect_timeout_seconds: PositiveFloat = Field(10.0, description="Time for one connection.")
-    max_body_bytes: PositiveInt = Field(5_000_000, description="Most bytes of one body.")
-    max_redirects: NonNegativeInt = Field(5, description="Redirects followed per URL.")
-    user_agent: str = Field("trio-tools", description="Sent with every request.")
+    max_connections: PositiveInt = Field(default=100, description="Sockets open at once.")
+    max_connections_per_host: PositiveInt = Field(
+        default=10, description="Requests to one host at once."
+    )
+    connect_timeout_seconds: PositiveFloat = Field(
+        default=10.0, description="Time for one connection."
+    )
+    max_body_bytes: PositiveInt = Field(default=5_000_000, description="Most bytes of one body.")
+    max_redirects: NonNegativeInt = Field(default=5, description="Redirects followed per URL.")
+    user_agent: str = Field(default="trio-tools", description="Sent with every request.")
 
 
 class ApiSettings(Section):
@@ -155,18 +160,23 @@ class ApiSettings(Section):
         description="Where its paths start, with the scheme."
     )
     auth_env: str | None = Field(
-        None, description="Environment variable that holds the secret; never shown to a caller."
+        default=None,
+        description="Environment variable that holds the secret; never shown to a caller.",
     )
-    auth_header: str = Field("authorization", description="Header that carries the secret.")
-    auth_scheme: str = Field("Bearer", description="Word in front of the secret; may be empty.")
-    rate_per_second: PositiveFloat = Field(5.0, description="Requests per second over time.")
-    burst: PositiveInt = Field(5, description="Requests that may come at once.")
-    max_concurrent: PositiveInt = Field(3, description="Requests in flight at once.")
+    auth_header: str = Field(default="authorization", description="Header that carries the secret.")
+    auth_scheme: str = Field(
+        default="Bearer", description="Word in front of the secret; may be empty."
+    )
+    rate_per_second: PositiveFloat = Field(
+        default=5.0, description="Requests per second over time."
+    )
+    burst: PositiveInt = Field(default=5, description="Requests that may come at once.")
+    max_concurrent: PositiveInt = Field(default=3, description="Requests in flight at once.")
     allowed_methods: frozenset[Annotated[str, AfterValidator(_method)]] = Field(
-        frozenset({"GET"}), description="HTTP methods."
+        default=frozenset({"GET"}), description="HTTP methods."
     )
     allowed_path_prefixes: tuple[Annotated[str, AfterValidator(_path_prefix)], ...] = Field(
-        ("/",), description="Paths that may be called."
+        default=("/",), description="Paths that may be called."
     )
 
 
@@ -182,14 +192,14 @@ class DatabaseSettings(Section):
 class DatasetSettings(Section):
     """One dataset that `process_large_dataset` may read by name: a path, or a table."""
 
-    path: str | None = Field(None, description="File or folder under the file roots.")
+    path: str | None = Field(default=None, description="File or folder under the file roots.")
     kind: Literal["json_lines", "csv", "folder"] | None = Field(
-        None, description="What the path is; by default told by its name."
+        default=None, description="What the path is; by default told by its name."
     )
-    database: str | None = Field(None, description="Name of a database, for a table in it.")
-    table: str | None = Field(None, description="Table or view, `schema.table` if need be.")
+    database: str | None = Field(default=None, description="Name of a database, for a table in it.")
+    table: str | None = Field(default=None, description="Table or view, `schema.table` if need be.")
     key: str | None = Field(
-        None, description="Column that orders the rows of the table, different in each."
+        default=None, description="Column that orders the rows of the table, different in each."
     )
 
     @model_validator(mode="after")
@@ -203,10 +213,12 @@ class DatasetSettings(Section):
 class HttpSettings(Section):
     """How the Streamable HTTP transport is served."""
 
-    host: str = Field("127.0.0.1", description="Address to bind. Others than loopback need tokens.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to bind. Others than loopback need tokens."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
     path: Annotated[str, AfterValidator(_http_path)] = Field(
-        "/mcp", description="Where MCP is served."
+        default="/mcp", description="Where MCP is served."
     )
     insecure: bool = Field(
         default=False, description="Serve other addresses than loopback without tokens."
@@ -216,25 +228,35 @@ class HttpSettings(Section):
         description="Bearer tokens by client name.",
         repr=False,
     )
-    token_file: Path | None = Field(None, description="File of lines `client-name token`.")
-    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the own.")
-    allowed_origins: tuple[str, ...] = Field((), description="Origin headers accepted.")
-    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Most bytes of one request body.")
-    max_header_bytes: PositiveInt = Field(32_768, description="Most bytes of the request headers.")
+    token_file: Path | None = Field(default=None, description="File of lines `client-name token`.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Host headers accepted besides the own."
+    )
+    allowed_origins: tuple[str, ...] = Field(default=(), description="Origin headers accepted.")
+    max_body_bytes: PositiveInt = Field(
+        default=4 * 2**20, description="Most bytes of one request body."
+    )
+    max_header_bytes: PositiveInt = Field(
+        default=32_768, description="Most bytes of the request headers."
+    )
     max_sessions: PositiveInt = Field(
-        1_000,
+        default=1_000,
         description="Sessions of the older protocol at once; the client with most makes room.",
     )
-    max_connections: PositiveInt = Field(1_000, description="Connections open at once.")
-    max_calls_per_client: PositiveInt = Field(50, description="Calls of one client in flight.")
-    calls_per_second_per_client: PositiveFloat = Field(100.0, description="Calls over time.")
-    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM).")
+    max_connections: PositiveInt = Field(default=1_000, description="Connections open at once.")
+    max_calls_per_client: PositiveInt = Field(
+        default=50, description="Calls of one client in flight."
+    )
+    calls_per_second_per_client: PositiveFloat = Field(
+        default=100.0, description="Calls over time."
+    )
+    tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM).")
     tls_key_file: Path | None = Field(
-        None, description="Private key (PEM); by default in the file of the certificate."
+        default=None, description="Private key (PEM); by default in the file of the certificate."
     )
     tls_key_password: SecretStr | None = Field(
-        None, description="Password of the private key, if it has one.", repr=False
+        default=None, description="Password of the private key, if it has one.", repr=False
     )
     tls_key_password_file: Path | None = Field(
-        None, description="File that holds that password in its only line."
+        default=None, description="File that holds that password in its only line."
     )

@@ -186,7 +186,7 @@ def create_server(
             a file root is not a folder, or a limit is set for what there is not.
     """
     if settings is None:
-        settings = Settings()  # pyright: ignore[reportCallIssue]
+        settings = Settings()
     if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"settings must be a Settings object, got {settings!r}: write "

@@ -55,18 +55,23 @@ class ToolLimits(Section):
     Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
     """
 
-    concurrency: PositiveInt = Field(10, description="Items of one call in flight by default.")
-    max_concurrency: PositiveInt = Field(
-        50, description="Items in flight over all calls, and the most one call may ask for."
+    concurrency: PositiveInt = Field(
+        default=10, description="Items of one call in flight by default."
     )
-    max_calls: PositiveInt = Field(10, description="Calls at work at once.")
-    max_waiting: NonNegativeInt = Field(20, description="Calls that may wait for their turn.")
-    timeout_seconds: PositiveFloat = Field(30.0, description="Time of one call by default.")
+    max_concurrency: PositiveInt = Field(
+        default=50, description="Items in flight over all calls, and the most one call may ask for."
+    )
+    max_calls: PositiveInt = Field(default=10, description="Calls at work at once.")
+    max_waiting: NonNegativeInt = Field(
+        default=20, description="Calls that may wait for their turn."
+    )
+    timeout_seconds: PositiveFloat = Field(default=30.0, description="Time of one call by default.")
     max_timeout_seconds: PositiveFloat = Field(
-        300.0, description="The most time a call may ask for, for itself or for an item."
+        default=300.0, description="The most time a call may ask for, for itself or for an item."
     )
     item_timeout_seconds: PositiveFloat | None = Field(
-        None, description="Time of one item of a batch by default; null for none of its own."
+        default=None,
+        description="Time of one item of a batch by default; null for none of its own.",
     )
 
 
@@ -156,34 +161,38 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    name: str = Field("trio-tools", description="Name that the server gives itself.")
+    name: str = Field(default="trio-tools", description="Name that the server gives itself.")
     toolset: Literal["default", "patterns"] = Field(
-        "default", description="`patterns` adds the small tools that each show one pattern."
+        default="default", description="`patterns` adds the small tools that each show one pattern."
     )
-    file_roots: tuple[Path, ...] = Field((), description="Folders that tools may read.")
-    max_file_bytes: PositiveInt = Field(2**30, description="Most bytes of one file.")
-    max_items: PositiveInt = Field(1_000, description="Items one call may bring.")
+    file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
+    max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
+    max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
     max_output_chars: int = Field(
-        200_000, ge=100, description="Characters of text that one answer may carry."
+        default=200_000, ge=100, description="Characters of text that one answer may carry."
     )
     operation_ttl_seconds: PositiveFloat = Field(
-        3_600.0, description="How long the outcomes of an operation stay readable."
+        default=3_600.0, description="How long the outcomes of an operation stay readable."
     )
-    max_operations: PositiveInt = Field(200, description="Operations kept at once.")
+    max_operations: PositiveInt = Field(default=200, description="Operations kept at once.")
     max_kept_bytes: PositiveInt = Field(
-        2**28, description="Bytes of items and results kept over all operations, about."
+        default=2**28, description="Bytes of items and results kept over all operations, about."
     )
     shutdown_grace_seconds: float = Field(
-        1.0, ge=0, description="Time that running calls get to answer when the server stops."
+        default=1.0,
+        ge=0,
+        description="Time that running calls get to answer when the server stops.",
     )
-    log_format: Literal["text", "json"] = Field("text", description="Shape of the log on stderr.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Shape of the log on stderr."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
+        default="info", description="Least level that is logged."
     )
     blocked_step_seconds: PositiveFloat = Field(
-        0.1, description="Hold of the event loop from which on a task step is reported."
+        default=0.1, description="Hold of the event loop from which on a task step is reported."
     )
-    models_folder: Path | None = Field(None, description="Folder of ONNX models.")
+    models_folder: Path | None = Field(default=None, description="Folder of ONNX models.")
     fetch: FetchSettings = Field(default_factory=lambda: FetchSettings.model_validate({}))
     apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])
     databases: dict[str, DatabaseSettings] = Field(default_factory=dict[str, DatabaseSettings])

@@ -88,7 +88,7 @@ async def serve_http(
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     own = server.state.settings if isinstance(server, ToolServer) else None
-    settings = settings or own or Settings()  # pyright: ignore[reportCallIssue]
+    settings = settings or own or Settings()
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Doorkeeper.from_settings(http), tls_context(http)
     house = _House(server or create_server(settings), http, doorkeeper, tls)

@@ -61,7 +61,7 @@ async def serve_stdio(
         OSError: One of them was closed when the process began.
     """
     own = server.state.settings if isinstance(server, ToolServer) else None
-    settings = settings or own or Settings()  # pyright: ignore[reportCallIssue]
+    settings = settings or own or Settings()
     server = server or create_server(settings)
     with claim_stdio() as (wire_in, wire_out):
         async with open_wire(wire_in) as reading, open_wire(wire_out) as writing:
