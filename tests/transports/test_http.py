@@ -184,6 +184,38 @@ async def test_a_body_that_says_it_is_too_long_is_not_waited_for():
     assert answer.status == 413
 
 
+@pytest.mark.parametrize("size", [20_000, 3_000_000])
+async def test_a_refusal_reaches_a_client_that_is_still_sending(size):
+    async with http_server(max_body_bytes=10_000) as address:
+        for _ in range(20):
+            answer = await exchange(address, post(b"x" * size))
+            assert (answer.status, answer.body) == (413, b"The body is longer than 10000 bytes.\n")
+
+
+async def test_a_refusal_is_whole_whatever_comes_behind_it():
+    async with http_server() as address:
+        for _ in range(20):
+            async with await connect(address) as stream:
+                await stream.send_all(post(PING, host="evil.example") + get("/readyz"))
+                reader = Reader(stream)
+                refusal = await reader.read()
+                assert (refusal.status, refusal.body[:9]) == (421, b"This Host")
+                assert (await reader.read()).body == b"ready\n"
+
+
+async def test_a_client_that_does_not_hang_up_in_its_turn_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(connections_module, "LINGER_SECONDS", 0.1)
+    async with http_server() as address, await connect(address) as stream:
+        await stream.send_all(modern_call(1, "echo", text="x", headers={"connection": "close"}))
+        assert (await Reader(stream).read()).status == 200
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b"x")
+                    await trio.sleep(0.01)
+
+
 async def test_a_client_that_sends_on_after_its_refusal_is_hung_up_on():
     async with http_server(max_body_bytes=10_000) as address, await connect(address) as stream:
         await stream.send_all(post(b"", **{"content-length": "100000000"}))

@@ -30,6 +30,9 @@ STALL_SECONDS: Final = 30.0
 HEADER_SECONDS: Final = 10
 """How long a connection may be idle, or take to send the headers of a request."""
 
+LINGER_SECONDS: Final = 1.0
+"""How long a client that is hung up on may go on sending until it sees that."""
+
 _TURNED_AWAY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
     b"connection: close\r\n\r\n"
@@ -125,6 +128,11 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream, ended: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
         self._ended = ended
+        # One task reads at a time, as trio wants it: Hypercorn's, or where that one does not, the
+        # first to close. Nothing more comes once `_at_end` is set.
+        self._reading = False
+        self._closing = False
+        self._at_end = trio.Event()
         self.socket = stream.socket
         # The same descriptor, to send what the kernel takes at once, which is nearly always all:
         # to ask trio first costs an answer of two pieces a thirtieth of its time.
@@ -133,6 +141,7 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """Close the socket now. Whoever reads or writes gets `trio.ClosedResourceError`."""
+        self._at_end.set()
         self._plain.detach()
         self.socket.close()
 
@@ -161,11 +170,24 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._closing:
+            await self._at_end.wait()
+            return b""
+        data = await self._receive(max_bytes)
+        while data and self._closing:
+            data = await self._receive(max_bytes)
+        return data
+
+    async def _receive(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self._reading = True
         try:
             data = await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError:
             data = b""  # a crash of the client ends what it sends, too
+        finally:
+            self._reading = False
         if not data:
+            self._at_end.set()
             await self._ended()
         return data
 
@@ -173,5 +195,22 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        self.close()
-        await trio.lowlevel.checkpoint()
+        """Close, once the client has read what was sent and closed, or `LINGER_SECONDS` later.
+
+        What it still sends is read meanwhile: a connection that is closed with something unread is
+        reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
+        """
+        self._closing, first = True, not self._closing
+        try:
+            with (
+                trio.move_on_after(LINGER_SECONDS),
+                suppress(
+                    trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError
+                ),
+            ):
+                await self._stream.send_eof()  # busy: a client that does not read is not waited for
+                while first and not (self._reading or self._at_end.is_set()):
+                    await self._receive(CHUNK_BYTES)
+                await self._at_end.wait()
+        finally:
+            self.close()

@@ -7,7 +7,7 @@ protocol hand on to the tools.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from typing import Final
@@ -90,9 +90,8 @@ class Gate:
             raise Denied(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
         if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:
             # Where a proxy goes by the other one, the rest is a request that it has not seen.
-            raise Denied(
-                HTTPStatus.BAD_REQUEST, "Send Content-Length or Transfer-Encoding, not both."
-            )
+            reason = "Send Content-Length or Transfer-Encoding, not both."
+            raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
         if path in {"/healthz", "/readyz"}:
             # For whoever starts and watches the server: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
@@ -230,12 +229,7 @@ async def _refuse(receive: Receive, send: Send, denied: Denied) -> None:
         # Hypercorn queues a bounded part of the body and waits for it to be taken before it ends
         # the exchange: a client that still sends would keep the connection for ever.
         nursery.start_soon(_discard, receive)
-        await _respond(
-            send,
-            denied.status,
-            f"{denied.reason}\n".encode(),
-            {**denied.headers, "connection": "close"},
-        )
+        await _respond(send, denied.status, f"{denied.reason}\n".encode(), denied.headers)
         nursery.cancel_scope.cancel()
 
 
@@ -245,7 +239,7 @@ async def _discard(receive: Receive) -> None:
 
 
 async def _respond(
-    send: Send, status: HTTPStatus, body: bytes, headers: dict[str, str] | None = None
+    send: Send, status: HTTPStatus, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
     fields = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
     fields |= headers or {}
