@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from mcp.client import Client
 
 from nursery_patterns import current_request
@@ -449,6 +450,7 @@ async def test_metrics_count_calls_and_no_client_can_grow_them():
         await exchange(address, modern_call(1, "echo", text="x"))
         for number in range(20):
             await exchange(address, modern_call(2, f"invented-{number}"))
+        await trio.testing.wait_all_tasks_blocked(0.05)  # those connections are gone
         answer = await exchange(address, get("/metrics"))
     text = answer.body.decode()
     assert answer.headers["content-type"].startswith("text/plain")

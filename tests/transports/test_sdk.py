@@ -2,7 +2,9 @@
 
 import inspect
 
+from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.message import ServerMessageMetadata
@@ -35,3 +37,11 @@ def test_a_transport_is_told_of_requests_that_settle_without_an_answer():
 def test_hypercorn_serves_one_connection_as_we_call_it():
     parameters = list(inspect.signature(TCPServer.__init__).parameters)
     assert parameters == ["self", "app", "config", "context", "state", "stream"]
+
+
+def test_hypercorn_tells_its_idle_task_when_a_connection_is_idle_and_when_it_is_not():
+    server = TCPServer(None, Config(), WorkerContext(None), {}, None)
+    assert list(inspect.signature(server.idle_task.restart).parameters) == ["task_group", "action"]
+    assert list(inspect.signature(server.idle_task.stop).parameters) == []
+    uses = inspect.getsource(TCPServer).count("idle_task.")
+    assert uses == 3  # restarted at the beginning and when idle, stopped when not

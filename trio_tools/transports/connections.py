@@ -9,9 +9,9 @@ that gives up on a stalled client and that can be closed under whoever uses it.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from typing import Any, Final, cast
 
@@ -64,10 +64,10 @@ class Connections:
         self._tls = tls
         self._config = Config()
         self._config.h11_max_incomplete_size = max_header_bytes
-        self._config.keep_alive_timeout = HEADER_SECONDS
         self._config.ssl_handshake_timeout = HEADER_SECONDS
         self._config.errorlog = _log
         self._config.include_server_header = False
+        self._context = WorkerContext(max_requests=None)
         self._scope = trio.CancelScope()
         self._open: set[_ClosableStream] = set()
 
@@ -86,22 +86,24 @@ class Connections:
             stream.close()
 
     async def _serve_one(self, socket_stream: trio.SocketStream) -> None:
-        # Of its own: Hypercorn would keep a connection that its client has closed until it has been
-        # idle for HEADER_SECONDS, unless the worker ends. So its worker ends.
-        context = WorkerContext(max_requests=None)
-        with closing(_ClosableStream(socket_stream, ended=context.terminated.set)) as stream:
+        with closing(_ClosableStream(socket_stream)) as stream:
             if len(self._open) >= self._max:
                 await self._turn_away(stream)
                 return
             self._open.add(stream)
             try:
-                await TCPServer(
-                    self._app, self._config, context, ConnectionState({}), self._secured(stream)
-                ).run()
+                await self._speaker(stream).run()
             except Exception:  # noqa: BLE001 - one connection's failure is not the server's
                 _log.exception("a connection failed")
             finally:
                 self._open.remove(stream)
+
+    def _speaker(self, stream: _ClosableStream) -> TCPServer:
+        speaker = TCPServer(
+            self._app, self._config, self._context, ConnectionState({}), self._secured(stream)
+        )
+        speaker.idle_task = cast("Any", _IdleTime(stream))
+        return speaker
 
     def _secured(self, stream: _ClosableStream) -> Any:
         if self._tls is None:
@@ -114,20 +116,37 @@ class Connections:
                 await stream.send_all(_TURNED_AWAY)
 
 
+class _IdleTime:
+    """When a connection has been idle for too long, told to its reader as a deadline.
+
+    Hypercorn would start a task for that after each request and cancel it at the next one, which
+    costs as much as a tenth of a call, and keeps the connection of a client that has left.
+    """
+
+    def __init__(self, stream: _ClosableStream) -> None:
+        self._stream = stream
+
+    async def restart(self, *_: object) -> None:
+        self._stream.idle_until(trio.current_time() + HEADER_SECONDS)
+
+    async def stop(self) -> None:
+        self._stream.idle_until(math.inf)
+
+
 class _ClosableStream(trio.abc.HalfCloseableStream):
     """A socket stream that can be closed from outside and does not wait for a stalled client.
 
     Args:
         stream: The socket stream.
-        ended: Called when the client has closed its side.
 
     Attributes:
         socket: The socket, which Hypercorn asks for addresses.
     """
 
-    def __init__(self, stream: trio.SocketStream, ended: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._ended = ended
+        self._idle_until = math.inf
+        self._waiting = trio.CancelScope()  # of the reader; the latest one, if it is over
         # One task reads at a time, as trio wants it: Hypercorn's, or where that one does not, the
         # first to close. Nothing more comes once `_at_end` is set.
         self._reading = False
@@ -181,15 +200,21 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
     async def _receive(self, max_bytes: int | None = None) -> bytes | bytearray:
         self._reading = True
         try:
-            data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            data = b""  # a crash of the client ends what it sends, too
+            with trio.CancelScope(deadline=self._idle_until) as self._waiting:
+                try:
+                    data = await self._stream.receive_some(max_bytes)
+                except trio.BrokenResourceError:
+                    data = b""  # a crash of the client ends what it sends, too
+                if not data:
+                    self._at_end.set()
+                return data
         finally:
             self._reading = False
-        if not data:
-            self._at_end.set()
-            await self._ended()
-        return data
+        raise trio.BrokenResourceError("the client was idle for too long")
+
+    def idle_until(self, deadline: float) -> None:
+        """Wait for the client until `deadline`, on trio's clock, now and from now on."""
+        self._idle_until = self._waiting.deadline = deadline
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()
@@ -201,6 +226,7 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
         reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
         """
         self._closing, first = True, not self._closing
+        self.idle_until(math.inf)
         try:
             with (
                 trio.move_on_after(LINGER_SECONDS),
