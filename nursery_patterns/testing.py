@@ -25,7 +25,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, cast, final
 
-from nursery_patterns._probe import Probe as Probe
+from nursery_patterns._probe import Probe as Probe  # noqa: PLC0414 - exported by this
 from nursery_patterns._trial import Trial
 
 if TYPE_CHECKING:

@@ -106,11 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
         add_help=False,
         help="call one tool",
+        usage="trio-tools call [OPTION ...] TOOL [--ARGUMENT VALUE ...]",
         description="Call a tool through a server and a client in this process. "
         "Arguments of the tool follow its name: --urls http://a --urls http://b. "
         "Ctrl-C makes a batch return what it has.",
     )
-    call.add_argument("tool")
+    call.add_argument("tool", metavar="TOOL", help="its name (see: trio-tools tools)")
     call.add_argument("-h", "--help", action=_ToolHelp, help="after a tool's name: its arguments")
     call.add_argument("--json", action="store_true", help="print the answer for machines")
     tools = subparsers.add_parser("tools", parents=[shared], help="list the tools")

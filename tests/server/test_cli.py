@@ -220,7 +220,7 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         ((), "required: COMMAND"),
         (("dance",), "invalid choice: 'dance'"),
         (("tools", "--colour"), "unknown arguments: --colour"),
-        (("call",), "required: tool"),
+        (("call",), "required: TOOL"),
         (("call", "compute_hash", "abc"), "write --abc before it"),
         (("call", "compute_hash", "--text"), "--text needs a value"),
         (("tools", "--set", "max_items"), "--set takes NAME=VALUE, got 'max_items'"),

@@ -199,7 +199,7 @@ def _warnings(
     warnings: list[str] = []
     if counts.failed or counts.timed_out:
         warnings.append(
-            f"{counts.failed + counts.timed_out} of {counts.total} items have no result: "
+            f"{counts.failed + counts.timed_out} of {counts.total} items failed or timed out: "
             "see `errors` for each and its reason."
         )
     if not report.complete:
