@@ -97,7 +97,7 @@ class Batch(Generic[ItemT, ValueT]):
         item_timeout = _seconds_per_item(item_timeout, call="Batch(fn, items, item_timeout=30)")
         check_choice("on_error", on_error, ("collect", "cancel"))
 
-        self.name = name or getattr(fn, "__qualname__", type(fn).__name__)
+        self.name: str = name or getattr(fn, "__qualname__", type(fn).__name__)
         self._room = trio.CapacityLimiter(limit)  # places in this batch
         self._limiter = limiter or self._room
         # What outlives every run. Whatever is cancelled, these books are not inside of it.

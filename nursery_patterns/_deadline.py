@@ -27,7 +27,7 @@ class TimeBudget:
         self._started = math.nan
         self._ended: float | None = None
         self._seconds = self._asked
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
 
     def __enter__(self) -> Self:
         self._started = trio.current_time()

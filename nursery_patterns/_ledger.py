@@ -28,7 +28,7 @@ class Ledger(Generic[ItemT, ValueT]):
         self.running: dict[int, ItemT] = {}
         self.outcomes: dict[int, Outcome[ItemT, ValueT]] = {}
         self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
-        self.retain = True
+        self.retain: bool = True
         self._cut: set[int] = set()  # started once, and not since
         self._succeeded = 0
         self._failed = 0

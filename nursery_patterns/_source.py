@@ -38,7 +38,7 @@ class Source(Generic[ItemT]):
         self._torn = False  # an earlier run ended in the middle of a pull
         self._ended = False
         self.broken: RuntimeError | None = None  # why the rest is out of reach, if it is
-        self.pulled = 0
+        self.pulled: int = 0
 
     @property
     def immediate(self) -> bool:

@@ -86,7 +86,7 @@ class StepMonitor(trio.abc.Instrument):
         on_block: Callable[[BlockedStep], object] | None = None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.threshold = check_seconds("threshold", threshold, call=_CALL)
+        self.threshold: float = check_seconds("threshold", threshold, call=_CALL)
         self._on_block = _warn if on_block is None else on_block
         self._timer = timer
         # When the running step began. Infinite for the step in which the monitor is put in, whose

@@ -182,9 +182,9 @@ class InFlightGauge:
     """
 
     def __init__(self) -> None:
-        self.now = 0
-        self.peak = 0
-        self.entered = 0
+        self.now: int = 0
+        self.peak: int = 0
+        self.entered: int = 0
 
     def __enter__(self) -> Self:
         self.now += 1
