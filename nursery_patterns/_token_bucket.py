@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -59,9 +60,11 @@ class _Refill:
         self._taken += tokens
         return True
 
-    def retune(self, rate: float, now: float) -> None:
-        """Go on with another rate; what accrued up to `now` stays."""
-        self._anchor, self._held, self._taken = now, self.tokens(now), 0
+    def retune(self, rate: float, clock: Callable[[], float]) -> None:
+        """Go on with another rate; what accrued up to now stays."""
+        if self._anchor > -math.inf:
+            now = clock()
+            self._anchor, self._held, self._taken = now, self.tokens(now), 0
         self.rate = rate
 
 
@@ -145,7 +148,7 @@ class TokenBucket:
     @rate.setter
     def rate(self, rate: float) -> None:
         rate = check_rate("rate", rate, call="bucket.rate = 10")
-        self._refill.retune(rate, trio.current_time())
+        self._refill.retune(rate, trio.current_time)
         self._set_alarm()
 
     async def acquire(self, tokens: int = 1) -> float:

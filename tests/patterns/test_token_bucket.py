@@ -308,6 +308,17 @@ async def test_a_bucket_may_be_made_before_the_run_and_starts_full():
     assert await bucket.acquire(2) == 0.0
 
 
+def test_a_bucket_may_be_retuned_before_the_run():
+    bucket = TokenBucket(rate=5, capacity=2)
+    bucket.rate = 1
+
+    async def main():
+        assert await bucket.acquire(2) == 0.0
+        assert await bucket.acquire() == 1.0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 # --- arguments --------------------------------------------------------------------------------
 
 
