@@ -6,8 +6,9 @@ place in its line for as long as the block of its slot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -50,17 +51,17 @@ async def turn(
         Overloaded: The line is full.
         ServerOverloaded: Time was up in the line.
     """
-    async with AsyncExitStack() as held:
-        with trio.move_on_after(seconds) as patience:
-            await held.enter_async_context(line.slot(key=client_id))
-        if patience.cancelled_caught:
-            usual = line.statistics().mean_hold or 1.0
-            raise ServerOverloaded(
-                f"This call did not get its turn within {seconds:g} s: call again later"
-                f"{', or allow more with timeout_seconds' if timed else ''}.",
-                data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
-            )
-        yield
+    with trio.move_on_after(seconds) as patience:
+        async with line.slot(key=client_id):
+            patience.deadline = math.inf  # it is there
+            yield
+    if patience.cancelled_caught:
+        usual = line.statistics().mean_hold or 1.0
+        raise ServerOverloaded(
+            f"This call did not get its turn within {seconds:g} s: call again later"
+            f"{', or allow more with timeout_seconds' if timed else ''}.",
+            data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
+        )
 
 
 async def _notice_departure(running: RunningCall) -> None:
