@@ -7,7 +7,8 @@ simply what is already there.
 The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
-        _this_run                    what there is once in each trio run
+        _this_run  _frames           what there is once in each trio run; where a task waits
+        _trio_internals              what the test kit asks of trio's private parts
     L1  _outcomes  _token_bucket     what became of an item; rate limit
         _limits  _slot  _deadline    named limiters; an item's places; time budget
         _source  _requests           the items still to come; who asked

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from nursery_patterns._arguments import check_count, check_seconds
+from nursery_patterns._frames import frames_outside_trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -158,14 +159,9 @@ def _warn(step: BlockedStep) -> None:
 
 
 def _where(task: trio.lowlevel.Task) -> str:
-    frames = [frame for frame, _ in task.iter_await_frames()]
-    own = [frame for frame in frames if not _is_trio(frame.f_globals.get("__name__"))]
-    for frame in reversed(own or frames):
-        code = frame.f_code
-        return f"{code.co_filename}:{frame.f_lineno} {code.co_qualname}"
+    frames = frames_outside_trio(task) or list(task.iter_await_frames())
+    if frames:
+        frame, line = frames[-1]
+        return f"{frame.f_code.co_filename}:{line} {frame.f_code.co_qualname}"
     code = getattr(task.coro, "cr_code", None)  # a task that has ended waits nowhere
     return f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname}" if code else task.name
-
-
-def _is_trio(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == "trio"

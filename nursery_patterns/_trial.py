@@ -8,18 +8,23 @@ checkpoint, and so k = 0, 1, 2, ... tries them all.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
-from typing import Any, final
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import final
 
 import outcome
 import trio
 import trio.testing
 
+from nursery_patterns._frames import frames_outside_trio
 from nursery_patterns._processes import keeper_of_workers
+from nursery_patterns._trio_internals import (
+    idle_threads,
+    is_told_of_cancel,
+    reproducible_scheduling,
+)
 
 # Seconds of real time without a single step after which a run counts as stuck. Real time, because
 # only threads, sockets and processes can still wake a run that waits for no deadline.
@@ -87,7 +92,7 @@ class Trial(trio.abc.Instrument):
         """
         clock = trio.testing.MockClock(autojump_threshold=0)
         try:
-            with _reproducible_scheduling(self._seed):
+            with reproducible_scheduling(self._seed):
                 trio.run(self._main, clock=clock, instruments=[self])
         finally:
             if self._stuck:
@@ -135,7 +140,7 @@ class Trial(trio.abc.Instrument):
             self._stuck = f"{describe(task)} did not end, though it was cancelled"
             with suppress(RuntimeError):  # it may even wait for something while it is closed
                 task.coro.close()
-        elif self.cut and not self._swallowed and _is_told_of_cut(task):
+        elif self.cut and not self._swallowed and is_told_of_cancel(task, _CUT):
             self._swallowed = f"the cancel was swallowed: it was told to {describe(task)}"
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -167,15 +172,11 @@ class Trial(trio.abc.Instrument):
 
 def describe(task: trio.lowlevel.Task) -> str:
     """Name a task, and the innermost line outside of trio at which it waits."""
-    lines = [
-        (frame.f_code, line)
-        for frame, line in task.iter_await_frames()
-        if not frame.f_globals.get("__name__", "").startswith(("trio.", "outcome."))
-    ]
-    if not lines:
+    frames = frames_outside_trio(task)
+    if not frames:
         return f"task {task.name}"
-    code, line = lines[-1]
-    return f"task {task.name} at {code.co_filename}:{line} in {code.co_qualname}"
+    frame, line = frames[-1]
+    return f"task {task.name} at {frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}"
 
 
 def _all_tasks() -> set[trio.lowlevel.Task]:
@@ -200,7 +201,7 @@ class _Remains:
 
     def __init__(self) -> None:
         self._tasks = _all_tasks()
-        self._threads = set(threading.enumerate()) - _idle_threads()
+        self._threads = set(threading.enumerate()) - idle_threads()
 
     async def check(self) -> None:
         # Worker processes stay warm until the run ends, and so does the task that keeps them.
@@ -208,47 +209,7 @@ class _Remains:
         if _all_tasks() - expected:
             await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
         tasks = [describe(task) for task in _all_tasks() - expected]
-        busy = set(threading.enumerate()) - _idle_threads() - self._threads
+        busy = set(threading.enumerate()) - idle_threads() - self._threads
         threads = [f"thread {thread.name}" for thread in busy]
         if tasks or threads:
             raise AssertionError(f"left behind: {'; '.join(sorted(tasks + threads))}")
-
-
-# ---------------------------------------------------------------------- private parts of trio
-# Three things that a run has to know are private in trio. They are asked for here and nowhere else,
-# in such a way that another trio makes a check weaker and no run wrong; a test of each tells.
-
-
-def _idle_threads() -> set[threading.Thread]:
-    """The threads that trio keeps for later use. It does so a moment before a call returns."""
-    cache = getattr(sys.modules["trio._core._thread_cache"], "THREAD_CACHE", None)
-    workers: tuple[Any, ...] = tuple(getattr(cache, "_idle_workers", ()))
-    if cache is None or any(not hasattr(worker, "_thread") for worker in workers):
-        return {t for t in threading.enumerate() if t.name.startswith("Trio thread ")}
-    return {worker._thread for worker in workers}  # noqa: SLF001
-
-
-@contextmanager
-def _reproducible_scheduling(seed: int) -> Generator[None]:
-    """Make trio run ready tasks in an order that the seed decides, as it does under Hypothesis."""
-    module = sys.modules["trio._core._run"]
-    shuffle: Any = getattr(module, "_r", None)
-    sorts = getattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", None)
-    if shuffle is None or sorts is None:
-        yield
-        return
-    state = shuffle.getstate()
-    shuffle.seed(seed)
-    setattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", True)  # noqa: B010 - it is declared Final
-    try:
-        yield
-    finally:
-        shuffle.setstate(state)
-        setattr(module, "_ALLOW_DETERMINISTIC_SCHEDULING", sorts)  # noqa: B010
-
-
-def _is_told_of_cut(task: trio.lowlevel.Task) -> bool:
-    """Whether the task's next step begins with a `Cancelled` because of the cut."""
-    message: object = getattr(task, "_next_send", None)
-    error = message.error if isinstance(message, outcome.Error) else None
-    return isinstance(error, trio.Cancelled) and error.reason == _CUT

@@ -23,7 +23,7 @@ OUTSIDERS = {
     "trio": PACKAGES,
     "trio_util": ("nursery_patterns",),
     "trio_parallel": ("nursery_patterns._processes",),
-    "outcome": ("nursery_patterns._trial",),
+    "outcome": ("nursery_patterns._trial", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
         "trio_tools.sections",

@@ -443,7 +443,7 @@ def test_a_seed_decides_the_order_in_which_tasks_run():
 
 
 def test_the_private_parts_of_trio_that_the_kit_uses_are_there():
-    # If this fails, trio has changed: `_reproducible_scheduling` then changes nothing, and
+    # If this fails, trio has changed: `reproducible_scheduling` then changes nothing, and
     # failures are reported as before but may not be reproducible with their seed.
     module = sys.modules["trio._core._run"]
     assert isinstance(module._r, Random)
