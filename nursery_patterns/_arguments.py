@@ -77,10 +77,10 @@ def check_items(items: object, *, call: str) -> None:
 
 
 def check_count(name: str, value: object, *, call: str, minimum: int = 1) -> int:
-    """Return `value` if it is a whole number of at least `minimum` items.
+    """Return `value` if it is a whole number of at least `minimum`.
 
     Raises:
-        TypeError: `value` is not an int (a bool is none either).
+        TypeError: `value` is not an int, or is a bool.
         ValueError: `value` is below `minimum`.
     """
     if not isinstance(value, int) or isinstance(value, bool):
@@ -161,7 +161,7 @@ def check_plain_function(fn: object, caller: str) -> None:
 
 
 def check_limiter(limiter: object, caller: str) -> None:
-    """Refuse a `limiter` that is given and none.
+    """Refuse a `limiter` that is neither None nor a `trio.CapacityLimiter`.
 
     Raises:
         TypeError: With the corrected call of `caller`.
@@ -172,5 +172,5 @@ def check_limiter(limiter: object, caller: str) -> None:
 
 
 def name_of(fn: object) -> str:
-    """Return how a function, or what can be called like one, is named in a message."""
+    """Return how a function, or what was made by one, is named in a message."""
     return getattr(fn, "__qualname__", type(fn).__qualname__)

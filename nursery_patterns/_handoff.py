@@ -91,17 +91,18 @@ class Handoff(Generic[ItemT, ValueT]):
         self._taken += 1
         if self._taken % _OUTCOMES_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        while self._closed or (index := self._next_ready()) is None:
-            if self._closed:
-                raise trio.ClosedResourceError(
-                    "the stream's block was left, and its items were cancelled: "
-                    "iterate inside `async with batch.stream() as outcomes:`"
-                )
+        while not self._closed:
+            index = self._next_ready()
+            if index is not None:
+                return self._give_out(index)
             if self._drained():
                 await trio.lowlevel.checkpoint()
                 return None
             await self._consumers.park()
-        return self._give_out(index)
+        raise trio.ClosedResourceError(
+            "the stream's block was left, and its items were cancelled: "
+            "iterate inside `async with batch.stream() as outcomes:`"
+        )
 
     def _give_out(self, index: int) -> Outcome[ItemT, ValueT]:
         """Hand an outcome over, and wake whom that concerns."""

@@ -19,7 +19,8 @@ class Ledger(Generic[ItemT, ValueT]):
         `waiting`   pulled, and waiting for a token or a slot, or for the first step of its worker
         `running`   its function was called
         given back  in the source again, after a run that was cut
-        ended       counted by its status, and kept in `outcomes` where outcomes are retained
+        ended       counted by its status, and kept in `outcomes` where outcomes are retained,
+                    and in a stream in `undelivered` until its consumer has taken it
     """
 
     def __init__(self, source: Source[ItemT]) -> None:

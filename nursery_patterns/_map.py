@@ -81,14 +81,19 @@ async def stream_batch(
             async for outcome in outcomes:
                 ...
 
+    At most `limit` outcomes are ever ahead of the consumer. Leaving the block cancels what is
+    left.
+
     Args:
         fn: Async function of one item; its exceptions become outcomes.
         items: Any iterable or async iterable, also one without end; read lazily and in order.
         ordered: Yield in input order instead of as they complete.
         **options: As for `Batch`.
 
-    At most `limit` outcomes are ever ahead of the consumer. Leaving the block cancels what is
-    left. Errors are those of `Batch.stream`.
+    Raises:
+        ExceptionGroup: As `Batch.stream`.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of its bounds.
     """
     async with Batch(fn, items, **options).stream(ordered=ordered) as outcomes:
         yield outcomes

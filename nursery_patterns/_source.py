@@ -12,6 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Si
 from itertools import islice
 from typing import Generic, TypeVar
 
+from nursery_patterns._arguments import name_of
+
 ItemT = TypeVar("ItemT")
 
 
@@ -116,7 +118,7 @@ class Source(Generic[ItemT]):
         self._pulling = False
         self._given_back = deque(sorted((*self._given_back, *items), key=lambda entry: entry[0]))
 
-    def given_back(self) -> Iterable[tuple[int, ItemT]]:
+    def given_back(self) -> tuple[tuple[int, ItemT], ...]:
         """Name the items that were pulled, did not end, and come first again."""
         return tuple(self._given_back)
 
@@ -143,11 +145,10 @@ class Source(Generic[ItemT]):
         # An iterator that ends right after a pull was cut or raised has not necessarily given all
         # its items: a generator is closed by that. Taken for the end, it would make a batch that
         # did not see every item look complete.
-        name = getattr(iterator, "__qualname__", type(iterator).__qualname__)
         return RuntimeError(
-            f"the source {name} was cancelled or raised while it made its next item, and has ended "
-            "since, so that the rest of its items is out of reach: to resume such a batch, pass an "
-            "iterator object whose own __next__ or __anext__ can be called again"
+            f"the source {name_of(iterator)} was cancelled or raised while it made its next item, "
+            "and has ended since, so that the rest of its items is out of reach: to resume such a "
+            "batch, pass an iterator object whose own __next__ or __anext__ can be called again"
         )
 
 

@@ -89,7 +89,7 @@ async def run_in_thread(
             fn, *args, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", place)
         )
     finally:
-        await place.left(patience=patience)
+        await place.wait_or_abandon(patience=patience)
 
 
 def abandoned_threads() -> int:
@@ -120,8 +120,8 @@ class _Place:
         self._abandoned.discard(self)
         self._ended.set()
 
-    async def left(self, *, patience: float) -> None:
-        """Wait `patience` seconds at most for a thread that still runs, and then abandon it."""
+    async def wait_or_abandon(self, *, patience: float) -> None:
+        """Give a thread that still runs `patience` seconds to end, and then abandon it."""
         if self._held and patience:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + patience):
                 await self._ended.wait()

@@ -22,7 +22,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Self, cast, final
 
 from nursery_patterns._probe import Probe as Probe  # noqa: PLC0414 - exported by this
@@ -67,14 +67,12 @@ def cancel_at_every_checkpoint(
     if only is None:
         try_once("run to its end", "")
     tried = 0
-    while True:
-        number = tried if only is None else only
+    for number in count() if only is None else (only,):
         again = f"cancel_at_every_checkpoint(scenario, only={number}, seed={seed})"
         if not try_once(f"cancelled at checkpoint {number}", again, cut_after=number).cut:
-            return tried
+            break
         tried += 1
-        if only is not None:
-            return tried
+    return tried
 
 
 def expire_at_every_instant(
