@@ -1,3 +1,5 @@
+"""A bounded line in front of a limiter: who gets in, who is refused, and fair to whom."""
+
 import copy
 import math
 import pickle
@@ -7,9 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from nursery_patterns._admission import Admission, AdmissionStatistics
-from nursery_patterns._errors import Overloaded
-from nursery_patterns._limits import Limits
+from nursery_patterns import Admission, AdmissionStatistics, Limits, Overloaded
 
 
 async def settle():

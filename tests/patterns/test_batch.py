@@ -1,56 +1,14 @@
 """A batch that is run: what it reports, how it resumes, how its limits change while it runs."""
 
-import contextlib
 import gc
 import weakref
-from collections import Counter
-from contextlib import aclosing
 
 import pytest
 import trio
 
-from nursery_patterns import (
-    Batch,
-    Counts,
-    NestedBatch,
-    Outcome,
-    Status,
-    TokenBucket,
-    run_batch,
-)
+from nursery_patterns import Batch, Counts, NestedBatch, Outcome, Status, TokenBucket, run_batch
 from nursery_patterns.testing import InFlightGauge
-from tests.support.policies import AsyncItems, IteratorItems, SizedItems
-
-
-async def sleep_and_return(seconds):
-    await trio.sleep(seconds)
-    return seconds
-
-
-class Recorder:
-    """An item function that takes what `seconds` says and logs when each item starts and ends."""
-
-    def __init__(self, seconds=1):
-        self.seconds = seconds if callable(seconds) else lambda _: seconds
-        self.started = []
-        self.ended = []
-
-    def starts(self):
-        return [item for _, item in self.started]
-
-    def ends(self):
-        return [item for _, item in self.ended]
-
-    async def __call__(self, item):
-        self.started.append((trio.current_time(), item))
-        await trio.sleep(self.seconds(item))
-        self.ended.append((trio.current_time(), item))
-        return item
-
-
-def statuses(report):
-    return [o.status.value for o in report.outcomes]
-
+from tests.support.items import Recorder, sleep_and_return, statuses
 
 # --- reports -------------------------------------------------------------------------------------
 
@@ -106,106 +64,6 @@ async def test_a_report_before_the_first_run_names_all_of_a_sized_source():
     assert statuses(batch.report()) == ["not_started", "not_started"]
     assert batch.report().counts == Counts(total=2, not_started=2)
     assert batch.report().elapsed == 0
-
-
-async def test_looking_at_a_report_takes_no_item_away():
-    items = SizedItems(5)
-    batch = Batch(sleep_and_return, items)
-    assert [o.item for o in batch.report().outcomes] == [0, 1, 2, 3, 4]
-    assert [o.item for o in batch.report().outcomes] == [0, 1, 2, 3, 4]
-    assert (await Batch(sleep_and_return, []).run()).complete
-
-
-async def test_a_report_leaves_a_source_of_unknown_length_alone(autojump_clock):
-    items = IteratorItems(100)
-    batch = Batch(sleep_and_return, items, limit=2)
-    with trio.move_on_after(0):
-        await batch.run()
-    before = items.pulled
-    assert batch.report().counts.total is None
-    assert not batch.report().complete
-    assert items.pulled == before <= 2
-
-
-async def test_the_total_is_known_once_the_source_is_exhausted(autojump_clock):
-    batch = Batch(sleep_and_return, AsyncItems(3))
-    assert batch.report().counts.total is None
-    assert (await batch.run()).counts == Counts(total=3, succeeded=3)
-
-
-async def test_an_item_timeout_that_is_changed_holds_for_the_items_that_start_from_then_on(
-    autojump_clock,
-):
-    batch = Batch(sleep_and_return, [3, 3, 3, 3], limit=2, item_timeout=5)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(batch.run)
-        await trio.sleep(1)
-        batch.item_timeout = 2  # the two in flight keep their 5 s
-        assert batch.item_timeout == 2
-    ended = [(outcome.status, outcome.elapsed) for outcome in batch.report().outcomes]
-    assert ended == [(Status.SUCCEEDED, 3)] * 2 + [(Status.TIMED_OUT, 2)] * 2
-    assert str(batch.report().outcomes[2].error) == "not done within 2 s"
-
-
-async def test_an_item_timeout_can_be_taken_back_while_an_item_is_under_it(autojump_clock):
-    batch = Batch(sleep_and_return, [9, 9], limit=1, item_timeout=2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(batch.run)
-        await trio.sleep(1)
-        batch.item_timeout = None
-    first, second = batch.report().outcomes
-    assert str(first.error) == "not done within 2 s"
-    assert second.value == 9
-
-
-@pytest.mark.parametrize("before", [None, 50])
-async def test_a_run_that_resumes_has_the_item_timeout_of_now(autojump_clock, before):
-    batch = Batch(sleep_and_return, [1, 9, 2], limit=1, item_timeout=before)
-    with trio.move_on_after(5):
-        await batch.run()
-    batch.item_timeout = 3
-    report = await batch.run()
-    statuses = [outcome.status for outcome in report.outcomes]
-    assert statuses == [Status.SUCCEEDED, Status.TIMED_OUT, Status.SUCCEEDED]
-    assert report.elapsed == 5 + 3 + 2
-
-
-def test_an_item_timeout_that_is_none_is_refused_and_the_old_one_stays():
-    batch = Batch(sleep_and_return, [], item_timeout=2)
-    with pytest.raises(ValueError) as caught:
-        batch.item_timeout = 0
-    assert str(caught.value) == (
-        "item_timeout must be above 0 seconds, got 0: write batch.item_timeout = 30"
-    )
-    assert batch.item_timeout == 2
-
-
-async def test_raise_errors_groups_the_failures_and_notes_their_items(autojump_clock):
-    async def fn(i):
-        await trio.sleep(i)
-        if i % 2:
-            raise ValueError(i)
-
-    report = await run_batch(fn, range(4), item_timeout=2.5)
-    with pytest.RaisesGroup(ValueError, trio.TooSlowError) as caught:
-        report.raise_errors()
-    assert caught.value.message == "2 of 4 items failed"
-    assert [e.__notes__ for e in caught.value.exceptions] == [["item 1: 1"], ["item 3: 3"]]
-    with pytest.RaisesGroup(ValueError, trio.TooSlowError) as again:
-        report.raise_errors()
-    assert again.value.exceptions[0].__notes__ == ["item 1: 1"]
-
-
-async def test_an_error_that_is_false_as_a_condition_is_raised_with_the_others():
-    class NothingWrongError(Exception):
-        def __len__(self):
-            return 0
-
-    async def fn(item):
-        raise NothingWrongError
-
-    with pytest.RaisesGroup(NothingWrongError):
-        (await run_batch(fn, [1])).raise_errors()
 
 
 async def test_repr_says_how_far_it_is(autojump_clock):
@@ -350,36 +208,6 @@ async def test_running_a_complete_batch_again_does_nothing(autojump_clock):
     assert fn.starts() == [0, 1, 2]
 
 
-async def test_a_failure_with_on_error_cancel_keeps_finished_outcomes_and_can_be_resumed(
-    autojump_clock,
-):
-    async def fn(i):
-        await trio.sleep(i)
-        if i == 2.5:
-            raise ValueError("two and a half")
-        return i
-
-    batch = Batch(fn, [1, 2.5, 3, 1], limit=3, on_error="cancel")
-    with pytest.RaisesGroup(ValueError):
-        await batch.run()
-    assert statuses(batch.report()) == ["succeeded", "failed", "cancelled", "succeeded"]
-    report = await batch.run()
-    assert statuses(report) == ["succeeded", "failed", "succeeded", "succeeded"]
-
-
-async def test_nothing_is_started_after_the_first_failure():
-    started = []
-
-    async def fn(i):
-        started.append(i)
-        await trio.lowlevel.checkpoint()
-        raise ValueError(i)
-
-    with pytest.RaisesGroup(ValueError):
-        await Batch(fn, range(10), limit=1, on_error="cancel").run()
-    assert started == [0]
-
-
 async def test_a_batch_runs_once_at_a_time(autojump_clock):
     batch = Batch(sleep_and_return, [1, 1], name="naps")
     async with trio.open_nursery() as nursery:
@@ -394,6 +222,56 @@ async def test_a_batch_runs_once_at_a_time(autojump_clock):
         "<Batch naps: 0/2 done, 2 in flight> is running already: wait for it, or make another Batch"
     )
     assert batch.report().complete
+
+
+# --- item timeouts that change -------------------------------------------------------------------
+
+
+async def test_an_item_timeout_that_is_changed_holds_for_the_items_that_start_from_then_on(
+    autojump_clock,
+):
+    batch = Batch(sleep_and_return, [3, 3, 3, 3], limit=2, item_timeout=5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        batch.item_timeout = 2  # the two in flight keep their 5 s
+        assert batch.item_timeout == 2
+    ended = [(outcome.status, outcome.elapsed) for outcome in batch.report().outcomes]
+    assert ended == [(Status.SUCCEEDED, 3)] * 2 + [(Status.TIMED_OUT, 2)] * 2
+    assert str(batch.report().outcomes[2].error) == "not done within 2 s"
+
+
+async def test_an_item_timeout_can_be_taken_back_while_an_item_is_under_it(autojump_clock):
+    batch = Batch(sleep_and_return, [9, 9], limit=1, item_timeout=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(1)
+        batch.item_timeout = None
+    first, second = batch.report().outcomes
+    assert str(first.error) == "not done within 2 s"
+    assert second.value == 9
+
+
+@pytest.mark.parametrize("before", [None, 50])
+async def test_a_run_that_resumes_has_the_item_timeout_of_now(autojump_clock, before):
+    batch = Batch(sleep_and_return, [1, 9, 2], limit=1, item_timeout=before)
+    with trio.move_on_after(5):
+        await batch.run()
+    batch.item_timeout = 3
+    report = await batch.run()
+    statuses = [outcome.status for outcome in report.outcomes]
+    assert statuses == [Status.SUCCEEDED, Status.TIMED_OUT, Status.SUCCEEDED]
+    assert report.elapsed == 5 + 3 + 2
+
+
+def test_an_item_timeout_that_is_none_is_refused_and_the_old_one_stays():
+    batch = Batch(sleep_and_return, [], item_timeout=2)
+    with pytest.raises(ValueError) as caught:
+        batch.item_timeout = 0
+    assert str(caught.value) == (
+        "item_timeout must be above 0 seconds, got 0: write batch.item_timeout = 30"
+    )
+    assert batch.item_timeout == 2
 
 
 # --- limits that change --------------------------------------------------------------------------
@@ -464,6 +342,12 @@ async def test_a_batch_may_start_paused(autojump_clock):
     assert fn.started == [(5, 0), (6, 1)]
 
 
+async def test_the_limiter_in_force_is_not_to_be_exchanged():
+    batch = Batch(trio.sleep, [0])
+    with pytest.raises(AttributeError, match="limiter"):
+        batch.limiter = trio.CapacityLimiter(1)
+
+
 # --- shared limiters -----------------------------------------------------------------------------
 
 
@@ -510,6 +394,28 @@ async def test_the_smaller_of_limit_and_limiter_is_the_bound(autojump_clock):
         assert gauge.peak == bound
 
 
+async def test_a_task_that_outlives_its_item_may_use_the_limiter_that_the_item_held(
+    autojump_clock,
+):
+    limiter = trio.CapacityLimiter(1)
+    done = []
+
+    async def background():
+        with pytest.raises(NestedBatch):
+            await run_batch(trio.sleep, [1], limiter=limiter)
+        await trio.sleep(5)
+        done.append((await run_batch(trio.sleep, [1], limiter=limiter)).complete)
+
+    async with trio.open_nursery() as outer:
+
+        async def item(_):
+            outer.start_soon(background)
+            await trio.sleep(1)
+
+        await run_batch(item, [1], limiter=limiter)
+    assert done == [True]
+
+
 # --- buckets -------------------------------------------------------------------------------------
 
 
@@ -528,160 +434,6 @@ async def test_no_slot_is_held_while_waiting_for_a_token(autojump_clock):
             await trio.sleep(1.01)
             assert limiter.borrowed_tokens == 0
             assert limiter.statistics().tasks_waiting == 0
-
-
-# --- sources -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("items", [(), [], {}, iter([]), "", range(0)])
-async def test_an_empty_source_makes_an_empty_complete_report(items):
-    report = await run_batch(sleep_and_return, items)
-    assert report.outcomes == ()
-    assert report.counts == Counts(total=0)
-    assert report.complete
-
-
-class SaysThree(SizedItems):
-    def __len__(self):
-        return 3
-
-
-@pytest.mark.parametrize(("really", "taken"), [(0, 0), (2, 2), (3, 3), (5, 3)])
-@pytest.mark.parametrize("look_first", [False, True])
-async def test_a_source_that_lies_about_its_length_is_not_believed(
-    autojump_clock, really, taken, look_first
-):
-    batch = Batch(sleep_and_return, SaysThree(really), limit=2)
-    if look_first:
-        batch.report()
-    report = await batch.run()
-    assert report.values() == list(range(taken))
-    assert report.counts.total == taken
-    assert report.complete
-
-
-class Flaky:
-    """An iterator that raises once in the middle, and then goes on."""
-
-    def __init__(self, n, raises_at):
-        self.numbers = iter(range(n))
-        self.raises_at = raises_at
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self.raises_at == 0:
-            self.raises_at = None
-            raise OSError("try again")
-        if self.raises_at is not None:
-            self.raises_at -= 1
-        return next(self.numbers)
-
-
-async def test_an_iterator_that_can_go_on_after_an_error_is_resumed(autojump_clock):
-    batch = Batch(sleep_and_return, Flaky(5, raises_at=2), limit=2)
-    with pytest.RaisesGroup(OSError):
-        await batch.run()
-    report = await batch.run()
-    assert report.values() == [0, 1, 2, 3, 4]
-    assert report.complete
-
-
-def two_and_an_error():
-    yield 0
-    yield 1
-    raise OSError("gone")
-
-
-class SizedTwoAndAnError:
-    def __len__(self):
-        return 5
-
-    def __iter__(self):
-        return two_and_an_error()
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (two_and_an_error, "two_and_an_error"),
-        (lambda: map(int, two_and_an_error()), "map"),
-        (SizedTwoAndAnError, "two_and_an_error"),
-    ],
-)
-@pytest.mark.parametrize("look_first", [False, True])
-async def test_a_source_that_ended_by_an_error_can_never_make_complete_lie(
-    autojump_clock, make, name, look_first
-):
-    batch = Batch(sleep_and_return, make(), limit=2)
-    if look_first:
-        batch.report()
-    with pytest.RaisesGroup(OSError):
-        await batch.run()
-    for _ in range(2):
-        assert not batch.report().complete
-        assert batch.report().counts.total in {None, 5}
-        with pytest.RaisesGroup(RuntimeError) as caught:
-            await batch.run()
-    assert str(caught.value.exceptions[0]) == (
-        f"the source {name} was cancelled or raised while it made its next item, and has ended "
-        "since, so that the rest of its items is out of reach: to resume such a batch, pass an "
-        "iterator object whose own __next__ or __anext__ can be called again"
-    )
-    report = batch.report()
-    assert report.values() in ([0, 1], [0])  # the failure may have cut an item in flight
-    assert not report.complete
-
-
-async def test_an_async_generator_cut_in_the_middle_of_a_pull_cannot_be_resumed(autojump_clock):
-    async def slow():
-        yield 0
-        await trio.sleep(10)
-        yield 1
-
-    async with aclosing(slow()) as items:
-        batch = Batch(sleep_and_return, items)
-        with trio.move_on_after(5):
-            await batch.run()
-        assert batch.report().counts == Counts(total=None, succeeded=1)
-        with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
-            await batch.run()
-        assert not batch.report().complete
-
-
-async def test_an_async_generator_that_waits_to_be_asked_is_resumed(autojump_clock):
-    async def numbers():
-        for i in range(6):
-            yield i
-
-    async with aclosing(numbers()) as items:
-        batch = Batch(Recorder(2), items, limit=2)
-        with trio.move_on_after(3):
-            await batch.run()
-        report = await batch.run()
-    assert report.values() == [0, 1, 2, 3, 4, 5]
-    assert report.complete
-
-
-async def test_a_channel_cut_while_it_waits_loses_nothing(autojump_clock):
-    send, receive = trio.open_memory_channel(0)
-
-    async def feed():
-        async with send:
-            for i in range(4):
-                await trio.sleep(2)
-                await send.send(i)
-
-    async with trio.open_nursery() as nursery, receive:
-        nursery.start_soon(feed)
-        batch = Batch(Recorder(0), receive)
-        for deadline in (1, 3, 5, 5.5):
-            with trio.move_on_at(deadline):
-                await batch.run()
-        report = await batch.run()
-    assert report.values() == [0, 1, 2, 3]
-    assert report.complete
 
 
 # --- run_batch -----------------------------------------------------------------------------------
@@ -706,232 +458,3 @@ async def test_run_batch_is_cancelled_like_any_other_function(autojump_clock):
         await run_batch(trio.sleep, [100], timeout=50)
     assert scope.cancelled_caught
     assert trio.current_time() == 2
-
-
-async def fails_while_it_is_cut(i):
-    """Has a nursery of its own, in which a failure and the cancel come out together."""
-    if i:
-        return i
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.sleep_forever)
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("the clean-up failed")
-
-
-async def test_an_item_that_fails_while_it_is_cut_is_failed_and_the_cancel_goes_on(
-    autojump_clock,
-):
-    batch = Batch(fails_while_it_is_cut, [1, 2, 0, 0, 3], limit=2)
-    with trio.move_on_after(1) as scope:
-        await batch.run()
-    assert scope.cancelled_caught
-    report = batch.report()
-    assert statuses(report) == ["succeeded"] * 2 + ["failed"] * 2 + ["not_started"]
-    for outcome in report.outcomes[2:4]:
-        assert outcome.error.__class__ is ExceptionGroup
-        assert str(outcome.error.exceptions) == "(ValueError('the clean-up failed'),)"
-    assert batch.limiter.borrowed_tokens == 0
-    resumed = await batch.run()
-    assert resumed.counts.failed == 2
-    assert resumed.counts.succeeded == 3
-
-
-async def test_such_a_failure_reaches_the_consumer_of_a_stream_and_the_report(autojump_clock):
-    batch = Batch(fails_while_it_is_cut, [1, 0], limit=2)
-    with trio.move_on_after(1):
-        async with batch.stream(retain=True) as outcomes:
-            async for outcome in outcomes:
-                assert outcome.value == 1
-    assert batch.report().counts == Counts(total=2, succeeded=1, failed=1)
-
-
-async def test_such_a_failure_leaves_a_run_that_is_to_end_with_the_first_one(autojump_clock):
-    batch = Batch(fails_while_it_is_cut, [0, 0], limit=2, on_error="cancel")
-    with pytest.raises(ExceptionGroup) as raised:
-        with trio.move_on_after(1):
-            await batch.run()
-    assert [str(group.exceptions) for group in raised.value.exceptions] == [
-        "(ValueError('the clean-up failed'),)"
-    ] * 2
-    assert batch.report().counts.failed == 2
-
-
-async def test_a_nursery_of_an_item_that_is_only_cut_is_no_failure(autojump_clock):
-    async def fn(_):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            nursery.start_soon(trio.sleep_forever)
-
-    report = await run_batch(fn, range(3), limit=2, timeout=1)
-    assert report.counts == Counts(total=3, cancelled=2, not_started=1)
-
-
-class OnlyFailures(BaseExceptionGroup):
-    """Says that it may hold any exception, and holds nothing but failures."""
-
-    def derive(self, excs):
-        return OnlyFailures(self.message, excs)
-
-
-@pytest.mark.parametrize("on_error", ["collect", "cancel"])
-async def test_a_group_of_nothing_but_failures_is_one_whatever_its_class(on_error):
-    async def fn(_):
-        raise OnlyFailures("odd", [ValueError("one")])
-
-    batch = Batch(fn, range(3), limit=1, on_error=on_error)
-    if on_error == "collect":
-        assert (await batch.run()).counts == Counts(total=3, failed=3)
-    else:
-        with pytest.raises(BaseExceptionGroup) as raised:
-            await batch.run()
-        assert raised.group_contains(ValueError)
-        assert batch.report().counts == Counts(total=3, failed=1, not_started=2)
-
-
-@pytest.mark.parametrize("waits", [True, False])
-@pytest.mark.parametrize("capacity", ["own", "shared", "paced"])
-@pytest.mark.parametrize("turns", range(5))
-async def test_nothing_is_started_after_the_first_failure_however_many_are_woken_with_it(
-    autojump_clock, waits, capacity, turns
-):
-    options = {
-        "own": {},
-        "shared": {"limiter": trio.CapacityLimiter(3)},
-        "paced": {"bucket": TokenBucket(rate=1000, capacity=1000)},
-    }[capacity]
-    for _ in range(20):
-        events = [trio.Event() for _ in range(4)]
-        log = []
-
-        async def fn(item, log=log, events=events):
-            log.append(item)
-            if waits or item < 4:
-                await events[item % 4].wait()
-            if item == 0:
-                log.append("failed")
-                raise ValueError
-
-        async def wake(events=events):
-            await trio.sleep(1)
-            events[1].set()
-            events[2].set()
-            for _ in range(turns):
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            events[0].set()
-            events[3].set()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wake)
-            with pytest.RaisesGroup(ValueError):
-                await Batch(fn, range(1_000), limit=4, on_error="cancel", **options).run()
-        assert log[-1] == "failed"
-
-
-@pytest.mark.parametrize("kind", ["raises", "was cut"])
-async def test_items_pulled_before_the_source_broke_end_and_only_the_rest_is_lost(
-    autojump_clock, kind
-):
-    runs = Counter()
-
-    async def fn(item):
-        runs[item] += 1
-        await trio.sleep(1)
-        return item
-
-    def raising():
-        yield from (0, 1)
-        raise OSError("page 3 is gone")
-
-    async def cut():
-        yield 0
-        yield 1
-        await trio.sleep(100)
-        yield 2
-
-    batch = Batch(fn, raising() if kind == "raises" else cut(), limit=4)
-    with trio.move_on_after(0.5), contextlib.suppress(ExceptionGroup):
-        await batch.run()
-    assert batch.report().counts.succeeded == 0
-    for _ in range(2):
-        with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
-            await batch.run()
-        assert batch.report().values() == [0, 1]
-        assert not batch.report().complete
-    assert runs[0] == 2  # once before, once again
-    assert 1 <= runs[1] <= 2  # the source may have broken before it was its turn
-
-
-async def test_a_stream_over_what_a_broken_source_gave_ends_and_then_says_so(autojump_clock):
-    def raising():
-        yield from (1, 2)
-        raise OSError
-
-    batch = Batch(trio.sleep, raising(), limit=4)
-    with pytest.RaisesGroup(OSError):
-        await batch.run()
-    got = []
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="out of reach")):
-        async with batch.stream(ordered=True) as outcomes:
-            got.extend([outcome.item async for outcome in outcomes])
-    assert got == [1, 2]
-
-
-async def test_the_limiter_in_force_is_not_to_be_exchanged():
-    batch = Batch(trio.sleep, [0])
-    with pytest.raises(AttributeError, match="limiter"):
-        batch.limiter = trio.CapacityLimiter(1)
-
-
-async def test_a_task_that_outlives_its_item_may_use_the_limiter_that_the_item_held(
-    autojump_clock,
-):
-    limiter = trio.CapacityLimiter(1)
-    done = []
-
-    async def background():
-        with pytest.raises(NestedBatch):
-            await run_batch(trio.sleep, [1], limiter=limiter)
-        await trio.sleep(5)
-        done.append((await run_batch(trio.sleep, [1], limiter=limiter)).complete)
-
-    async with trio.open_nursery() as outer:
-
-        async def item(_):
-            outer.start_soon(background)
-            await trio.sleep(1)
-
-        await run_batch(item, [1], limiter=limiter)
-    assert done == [True]
-
-
-class WithoutLength:
-    def __len__(self):
-        raise TypeError("not known yet")
-
-    def __iter__(self):
-        return iter(range(3))
-
-
-class OldSequence:
-    def __getitem__(self, index):
-        if index > 2:
-            raise IndexError
-        return index
-
-
-@pytest.mark.parametrize("items", [WithoutLength(), OldSequence()])
-async def test_whatever_can_be_iterated_is_taken(items):
-    async def same(item):
-        await trio.lowlevel.checkpoint()
-        return item
-
-    assert (await run_batch(same, items)).values() == [0, 1, 2]
-
-
-async def test_a_length_that_no_machine_can_hold_is_as_good_as_none(autojump_clock):
-    batch = Batch(trio.sleep, range(10**20))
-    with trio.move_on_after(1):
-        await batch.run()
-    assert batch.report().counts.total is None

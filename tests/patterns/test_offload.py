@@ -1,3 +1,5 @@
+"""Blocking calls in threads and heavy ones in processes: what a cancel does, what outlives it."""
+
 import contextvars
 import functools
 import logging
@@ -14,12 +16,14 @@ import pytest
 import trio
 import trio.lowlevel
 
-from nursery_patterns._errors import Overloaded, WorkerCrashed
-from nursery_patterns._limits import Limits
-from nursery_patterns._processes import current_default_process_limiter, run_in_process
-from nursery_patterns._threads import (
+from nursery_patterns import (
+    Limits,
+    Overloaded,
+    WorkerCrashed,
     abandoned_threads,
+    current_default_process_limiter,
     current_default_thread_limiter,
+    run_in_process,
     run_in_thread,
 )
 
@@ -362,7 +366,7 @@ async def test_no_worker_outlives_a_program_that_is_killed_in_the_middle_of_a_ca
     script = tmp_path / "program.py"
     script.write_text(
         "import os, trio\n"
-        "from nursery_patterns._processes import run_in_process\n"
+        "from nursery_patterns import run_in_process\n"
         "async def main():\n"
         "    print(await run_in_process(os.getpid), flush=True)\n"
         f"    await run_in_process(exec, {SPIN!r})\n"

@@ -1,3 +1,5 @@
+"""The step monitor: which steps it reports, whose they are, and where they end."""
+
 import logging
 import math
 import time
@@ -7,7 +9,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from nursery_patterns._steps import BlockedStep, StepMonitor
+from nursery_patterns import BlockedStep, StepMonitor
 
 
 class Timer:

@@ -10,6 +10,7 @@ import trio.testing
 
 from nursery_patterns import Batch, Counts, Status, stream_batch
 from nursery_patterns.testing import InFlightGauge
+from tests.support.items import sleep_and_return
 from tests.support.policies import IteratorItems, shared_limiter
 
 both_orders = pytest.mark.parametrize("ordered", [False, True])
@@ -18,11 +19,6 @@ both_orders = pytest.mark.parametrize("ordered", [False, True])
 async def identity(i):
     await trio.lowlevel.checkpoint()
     return i
-
-
-async def sleep_and_return(seconds):
-    await trio.sleep(seconds)
-    return seconds
 
 
 # --- back-pressure -------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+"""A rate limit: exact instants, a fair line, cancels that cost nobody anything, retunes."""
+
 import math
 
 import pytest
@@ -6,7 +8,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nursery_patterns._token_bucket import TokenBucket, TokenBucketStatistics, _Refill
+from nursery_patterns import TokenBucket, TokenBucketStatistics
+from nursery_patterns._token_bucket import _Refill
 
 
 class Steps(trio.abc.Instrument):
