@@ -92,6 +92,17 @@ async def test_with_no_line_it_is_a_slot_at_once_or_never(autojump_clock):
     assert admission.statistics().admitted == 2
 
 
+async def test_it_is_full_once_a_newcomer_would_neither_get_a_slot_nor_find_room(autojump_clock):
+    limiter = trio.CapacityLimiter(2)
+    without_line, with_line = Admission(limiter, max_waiting=0), Admission(limiter, max_waiting=1)
+    async with crowd(with_line, (100,)):
+        assert not without_line.full
+        async with crowd(with_line, (100,)):
+            assert (without_line.full, with_line.full) == (True, False)
+            async with crowd(with_line, (100,)):
+                assert with_line.full
+
+
 @pytest.mark.parametrize("leaver", ["front", "middle", "last"])
 async def test_a_cancelled_waiter_frees_its_place_at_once(autojump_clock, leaver):
     admission = Admission(trio.CapacityLimiter(1), max_waiting=3)

@@ -56,6 +56,7 @@ async def test_a_name_is_made_when_it_is_first_asked_for():
     assert limits["b"].total_tokens == 7
     assert limits["b"] is limits["b"]
     assert (list(limits), len(limits)) == (["a", "b"], 2)
+    assert Limits()["any"].total_tokens == 10
 
 
 async def test_without_a_default_an_unknown_name_is_an_error():

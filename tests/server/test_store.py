@@ -66,12 +66,22 @@ async def test_an_operation_is_dropped_once_nobody_has_used_it_for_that_time(aut
     assert store.kept_bytes == 0
 
 
+async def test_the_id_of_an_operation_that_is_too_old_is_free_for_another_request(autojump_clock):
+    store = store_of(ttl=100)
+    store.open(operation())
+    await trio.sleep(100.001)
+    other = operation(items=(2.0,))
+    assert store.open(other) is other
+    assert len(store) == 1
+
+
 async def test_a_running_operation_is_kept_however_long_it_takes(autojump_clock):
     store = store_of(ttl=100)
     kept = store.open(operation())
     with kept.at_work():
         await trio.sleep(1000)
         assert store.find("op", "me") is kept
+        await trio.sleep(1000)
     await trio.sleep(100)  # counted from the end of the work
     assert store.find("op", "me") is kept
 
