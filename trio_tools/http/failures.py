@@ -63,7 +63,6 @@ class FetchError(ToolFailure):
     """
 
     error_type = ErrorType.UPSTREAM
-    default_code = Code.CONNECT_FAILED
 
     def __init__(
         self,
@@ -82,25 +81,21 @@ class FetchRefused(FetchError):  # noqa: N818 - said as it is
     """The settings of this client do not allow it; the message names the one that would."""
 
     error_type = ErrorType.FORBIDDEN
-    default_code = Code.BLOCKED_ADDRESS
 
 
 class FetchTimedOut(FetchError):  # noqa: N818 - said as it is
     """The time given was not enough; `phase` tells for what."""
 
     error_type = ErrorType.TIMEOUT
-    default_code = Code.TIMEOUT
 
 
 class InvalidRequest(FetchError):  # noqa: N818 - said as it is
     """The URL, a header or an argument is wrong; nothing was sent."""
 
     error_type = ErrorType.VALIDATION
-    default_code = Code.INVALID_REQUEST
 
 
 class HostCoolingDown(FetchError):  # noqa: N818 - said as it is
     """The host asked for a pause longer than the time left; `data["retry_after_seconds"]`."""
 
     error_type = ErrorType.RATE_LIMITED
-    default_code = Code.HOST_COOLING_DOWN

@@ -57,7 +57,8 @@ class _Host:
         self.freed: trio.Event | None = None
 
     def cools(self) -> bool:
-        return trio.current_time() < self.cools_until
+        # Nearly none has ever been refused, and then there is no need to look at the clock.
+        return self.cools_until > -math.inf and trio.current_time() < self.cools_until
 
 
 class HostLimits:
@@ -78,7 +79,7 @@ class HostLimits:
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(self._max_per_host)
-        elif host.door is not None or host.in_flight >= int(host.limit) or not self._is_warm(host):
+        elif host.door is not None or host.in_flight >= int(host.limit) or host.cools():
             return False
         host.users += 1
         host.in_flight += 1
@@ -197,14 +198,11 @@ class HostLimits:
             host.strikes += 1
             host.limit = max(1.0, host.limit / 2)
 
-    def _is_warm(self, host: _Host) -> bool:
-        return host.cools_until == -math.inf or trio.current_time() >= host.cools_until
-
     def _let_go(self, name: str, host: _Host) -> None:
         host.users -= 1
         if host.users:
             return
-        if host.limit >= self._max_per_host and self._is_warm(host):
+        if host.limit >= self._max_per_host and not host.cools():
             del self._hosts[name]
         elif len(self._hosts) > _MAX_REMEMBERED:
             oldest = next((n for n, other in self._hosts.items() if not other.users), name)
