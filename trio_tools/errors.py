@@ -1,7 +1,7 @@
 """Failures that a caller can act on, as exceptions with the words the answer will carry.
 
-Services and operations raise them; `server` holds the one table that turns any exception into a
-response. Whatever is not a `ToolFailure` is a defect: its text never reaches the client.
+Services and operations raise them; `explain` holds the one table that turns any other exception
+into one of them. What it does not know is a defect: its text never reaches the client.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         message: One sentence that says what is wrong and what to do. Of one that is longer than
             `MAX_MESSAGE_CHARS`, the beginning and the end are kept.
         error_code: Upper-case name for machines; the class has a default.
-        error_type: The kind; the class has a default.
         remediation: What to do, as an instruction. Empty if the message says it all.
         data: Further fields for the answer, such as bounds or names.
 
     Attributes:
+        error_type: The kind, one for each class.
         rate_limit: What is known of the rate limit that the call was under, for `meta.rate_limit`.
     """
 

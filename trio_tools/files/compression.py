@@ -29,9 +29,8 @@ DEFAULT_MAX_INPUT_BYTES = 50_000_000
 DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
 
 _CHUNK_BYTES = 2**13  # the slowest levels take some 25 ms for it
-_CHUNKS_PER_BLOCK = (
-    4  # of zstd, which would gather 128 KiB and then be deaf for as long as it takes
-)
+# Of zstd, which would gather 128 KiB and then be deaf for as long as those take.
+_CHUNKS_PER_BLOCK = 4
 _UNFOLD_BYTES = 2**18
 _WINDOW_BYTES = 2**23  # level 9 of lzma would take 64 MiB and ten times that to search it
 _DECODER_MEMORY_BYTES = 2**27

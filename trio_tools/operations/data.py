@@ -14,6 +14,9 @@ from trio_tools.services import Services
 if TYPE_CHECKING:
     from trio_tools.database.results import QueryResult
 
+# The time of an item is up to its batch, whose cancel ends the statement.
+_NEVER_BINDING_SECONDS = 86_400.0
+
 
 class QueryItem(Item):
     """One statement that reads, for one database."""
@@ -73,19 +76,15 @@ def _model_of(item: InferItem) -> str:
 
 
 async def _query(services: Services, item: QueryItem) -> dict[str, Any]:
-    # The item's own time is up to the batch: a cancel ends the statement.
     result = await services.databases.query(
         item.database,
         item.sql,
         item.parameters,
         max_rows=item.max_rows,
-        timeout_seconds=_A_DAY,
+        timeout_seconds=_NEVER_BINDING_SECONDS,
     )
     return query_data(result)
 
 
 async def _infer(services: Services, item: InferItem) -> dict[str, Any]:
     return await services.models.run(item.model, item.inputs)
-
-
-_A_DAY = 86_400.0

@@ -33,9 +33,8 @@ def held_bytes(value: Any) -> int:
     while level:
         if len(level) > _SAMPLE:
             weight *= len(level) / _SAMPLE
-            level = random.sample(
-                level, _SAMPLE
-            )  # at regular distances it could meet nothing but keys
+            # Not at regular distances, where it could meet nothing but keys.
+            level = random.sample(level, _SAMPLE)
         different = list({id(one): one for one in level}.values())
         sized = [one for one in different if type(one) not in _NUMBERS]
         sizes = map(getsizeof, sized)
