@@ -17,7 +17,7 @@ from tests.server.kit import (
     status_of,
     work,
 )
-from trio_tools.tools.batches import BatchRequest, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
 
 FOREVER = 10**6

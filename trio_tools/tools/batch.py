@@ -11,7 +11,7 @@ from pydantic import Field
 from nursery_patterns import Counts
 from trio_tools.store import StoredOperation
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
-from trio_tools.tools.batches import BatchRequest, counts_of, how_to_go_on, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, counts_of, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.pages import Page, Pages, Part

@@ -21,7 +21,7 @@ from trio_tools.operations.work import BadItem, json_bytes
 from trio_tools.settings import DatasetSettings
 from trio_tools.threads import run_in_tool_thread
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
-from trio_tools.tools.batches import BatchRequest, Timing, counts_of, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trio_tools.operations.base import Texts
 from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
-from trio_tools.tools.batches import BatchRequest, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 

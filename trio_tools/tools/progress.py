@@ -63,6 +63,8 @@ async def paced_progress(call: Call) -> AsyncGenerator[Callable[[float, float | 
 
 
 class _Latest:
+    """The message that was given last, and a way to wait for one that says more is done."""
+
     def __init__(self) -> None:
         self._message = _NOTHING
         self._changed = trio.Event()
@@ -84,6 +86,7 @@ class _Latest:
 async def _telling(
     call: Call, latest: Callable[[], _Message], more_than: Callable[[float], Awaitable[None]]
 ) -> AsyncGenerator[None]:
+    """Tell the caller what changes while the block runs, and at its end what it does not know."""
     teller = _Teller(call, latest, more_than)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(teller.tell_changes)
@@ -93,6 +96,14 @@ async def _telling(
 
 
 class _Teller:
+    """Sends the caller a message whenever more is done than the last one said, at a bounded pace.
+
+    Args:
+        call: Whose caller is told.
+        latest: Returns the message as of now.
+        more_than: Waits until more is done than that.
+    """
+
     def __init__(
         self,
         call: Call,

@@ -18,7 +18,7 @@ from mcp.types import ToolAnnotations
 from nursery_patterns import abandoned_threads
 from trio_tools.state import RunningCall, ServerState
 from trio_tools.store import StoredOperation
-from trio_tools.tools.batches import counts_of
+from trio_tools.tools.batch_calls import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
