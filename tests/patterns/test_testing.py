@@ -4,15 +4,18 @@ import math
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 
 import pytest
 import trio
+import trio.testing
 
 from nursery_patterns import Admission, Batch, Limits, TokenBucket, run_batch, run_in_process
 from nursery_patterns import _trial as trial_module
 from nursery_patterns.testing import (
     InFlightGauge,
+    Probe,
     cancel_at_every_checkpoint,
     expire_at_every_instant,
 )
@@ -270,6 +273,39 @@ def test_an_outcome_delivered_twice_or_not_at_all_is_found():
         complaint_about(twice)
     )
     assert "counts 1 succeeded, and has 0 such outcomes" in complaint_about(never)
+
+
+def test_an_outcome_that_contradicts_itself_is_found():
+    async def scenario(probe):
+        batch = probe.watch(Batch(trio.sleep, [1]))
+        async with batch.stream() as outcomes:
+            async for outcome in outcomes:
+                probe.delivered(batch, replace(outcome, error=ValueError("odd")))
+
+    assert "ValueError('odd'), elapsed=1.0) contradicts itself" in complaint_about(scenario)
+
+
+def test_two_outcomes_of_one_index_are_found():
+    async def scenario(probe):
+        batch = probe.watch(Batch(trio.sleep, [1, 1]))
+        await batch.run()
+        batch._ledger.outcomes[1] = batch._ledger.outcomes[0]
+
+    assert "does not report one outcome per index, in order: [0, 0]" in complaint_about(scenario)
+
+
+async def test_tasks_that_still_wait_for_a_limiter_are_found():
+    probe = Probe()
+    limiter = probe.watch(trio.CapacityLimiter(1))
+    async with trio.open_nursery() as nursery, limiter:
+        nursery.start_soon(limiter.acquire)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(AssertionError) as caught:
+            probe.verify()
+        nursery.cancel_scope.cancel()
+    assert str(caught.value) == (
+        "1 of 1 tokens of a limiter are still held; 1 tasks still wait for a limiter"
+    )
 
 
 def test_a_swallowed_cancel_is_found():

@@ -46,6 +46,12 @@ async def test_bytes_are_bounded_and_paging_goes_on_behind_them(databases):
     assert [row[0] for row in second.rows] == [3, 4]
 
 
+async def test_rows_of_just_as_many_bytes_as_are_allowed_fit(databases):
+    sql, row = "SELECT id, name FROM shop ORDER BY id", '[1, "shop 1"]'
+    page = await databases.query("shop", sql, max_bytes=2 * len(row))
+    assert (page.row_count, page.truncated) == (2, True)
+
+
 async def test_a_row_that_alone_is_too_large_says_so(databases):
     with pytest.raises(InvalidArgument) as caught:
         await databases.query("shop", "SELECT :text", {"text": "x" * 1000}, max_bytes=1000)
