@@ -1,18 +1,5 @@
-"""No test of the server sees the settings of whoever runs it."""
+"""Both eras of the protocol, and no settings of whoever runs the tests."""
 
-import os
+from tests.server.kit import era, no_settings_from_outside
 
-import pytest
-
-from tests.server.kit import ERAS
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("TRIO_TOOLS_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(params=ERAS)
-def era(request):
-    return request.param
+__all__ = ["era", "no_settings_from_outside"]

@@ -1,9 +1,11 @@
 """Servers with tools made for a test, and clients of both protocol eras to call them."""
 
 import gc
+import os
 import time
 from contextlib import asynccontextmanager, contextmanager
 
+import pytest
 import trio
 from mcp.client import Client
 from mcp.types import ToolAnnotations
@@ -21,6 +23,19 @@ from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 LONG_STEP_SECONDS = 0.5
 
 ERAS = ["auto", "legacy"]
+
+
+@pytest.fixture(params=ERAS)
+def era(request):
+    """Each era of the protocol, as the client's mode."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    """Keep the settings of whoever runs the tests away from the servers."""
+    for name in [name for name in os.environ if name.startswith("TRIO_TOOLS_")]:
+        monkeypatch.delenv(name)
 
 
 def tool(fn, **options):

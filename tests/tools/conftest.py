@@ -1,22 +1,12 @@
-"""Both eras of the protocol, and no settings of whoever runs the tests."""
+"""Both eras of the protocol, no settings of whoever runs the tests, and a shop to ask."""
 
-import os
 import sqlite3
 
 import pytest
 
-from tests.server.kit import ERAS
+from tests.server.kit import era, no_settings_from_outside
 
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("TRIO_TOOLS_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(params=ERAS)
-def era(request):
-    return request.param
+__all__ = ["era", "no_settings_from_outside"]
 
 
 @pytest.fixture
