@@ -1,8 +1,9 @@
 """A body's bytes as what they mean: text, JSON, or the main text of a page as Markdown.
 
-Decoding and parsing are single steps of C code over at most `max_body_bytes`, a few milliseconds,
-and happen where they are called. Finding the main text of a page takes a hundred times as long and
-depends on how hostile the page is, so it runs in a worker process, which a cancel kills.
+Decoding and parsing are single steps of C code and happen where they are called: a few milliseconds
+for a megabyte of text, some fifty for one of JSON, of which whoever asks should thus ask for less.
+Finding the main text of a page takes far longer and depends on how hostile the page is, so it runs
+in a worker process, which a cancel kills.
 """
 
 from __future__ import annotations
