@@ -18,6 +18,7 @@ from nursery_patterns import run_in_thread
 from trio_tools.errors import InvalidArgument, NotFound
 from trio_tools.files.compression import (
     ALGORITHMS,
+    _ZstdEncoder,
     compress_file,
     compress_text,
     decompress_text,
@@ -68,13 +69,26 @@ async def test_a_text_that_is_none_is_refused_where_it_ends(fn):
     assert "character 2" in caught.value.message
 
 
-@pytest.mark.parametrize("work", [hash_file, partial(compress_file, max_input_bytes=GIGABYTE)])
+def read_its_only_line(roots, path):
+    return Dataset(roots, path, DatasetKind.JSON_LINES).read_chunk()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [hash_file, partial(compress_file, max_input_bytes=GIGABYTE), read_its_only_line],
+)
 async def test_a_cancel_stops_the_work_on_a_gigabyte_within_a_chunk(roots, tmp_path, work):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(GIGABYTE)
     with trio.move_on_after(0.05) as scope:
         await in_thread(work, roots, "large")
     assert scope.cancelled_caught  # the thread has ended: it was not abandoned
+
+
+def test_zstd_gives_out_a_block_for_every_32_kib():
+    # Left alone it would gather four times that, and see no cancel while it compresses them.
+    encoder, chunk = _ZstdEncoder(3), os.urandom(8_192)
+    assert [bool(encoder.compress(chunk)) for _ in range(8)] == 2 * [False, False, False, True]
 
 
 async def test_a_file_that_grows_while_it_is_read_is_not_followed(roots, tmp_path):
