@@ -8,6 +8,7 @@ wait in no line.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
@@ -41,6 +42,9 @@ from trio_tools.tools.declaration import Tool
 from trio_tools.version import __version__
 
 _log = logging.getLogger("trio_tools")
+
+# Servers may be made in several threads, and the SDK is one for all (`_logging_left_alone`).
+_sdk_is_changed = threading.Lock()
 
 _INSTRUCTIONS = """\
 Tools for bulk work. Give many items in one call rather than one item in many calls. A call answers
@@ -227,12 +231,13 @@ def _logging_left_alone() -> Generator[None]:
     # belongs to the host, and the command line configures its own. The SDK has no option against
     # it, so the function is out of the way for as long as the constructor runs.
     names = sdk_server.__dict__
-    configure_logging = names["configure_logging"]
-    names["configure_logging"] = _leave_logging_alone
-    try:
-        yield
-    finally:
-        names["configure_logging"] = configure_logging
+    with _sdk_is_changed:
+        configure_logging = names["configure_logging"]
+        names["configure_logging"] = _leave_logging_alone
+        try:
+            yield
+        finally:
+            names["configure_logging"] = configure_logging
 
 
 def _leave_logging_alone(_level: str = "INFO") -> None:

@@ -1,9 +1,12 @@
 """What an application that embeds the server may count on."""
 
 import logging
+import threading
+from contextlib import suppress
 
 import pytest
 import trio
+from mcp.server.mcpserver import server as sdk_server
 from mcp.shared.exceptions import MCPError
 from mcp.types import JSONRPCNotification, JSONRPCRequest
 from trio.testing import wait_all_tasks_blocked
@@ -11,8 +14,9 @@ from trio.testing import wait_all_tasks_blocked
 import trio_tools
 from tests.server.kit import connected, envelope_of, server_of, work
 from trio_tools.operations.base import Operation
-from trio_tools.server import create_server
+from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
+from trio_tools.state import ServerState
 from trio_tools.tools.call import Answer
 
 
@@ -24,6 +28,35 @@ def test_making_a_server_leaves_the_logging_of_its_host_alone(handlers, monkeypa
     create_server(Settings(log_level="debug"))
     assert root.handlers == handlers
     assert root.level == logging.CRITICAL
+
+
+def test_servers_that_are_made_in_several_threads_leave_the_sdk_as_it_was(monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    configure_logging = sdk_server.configure_logging
+    inside = threading.Barrier(2)
+
+    class Meeting:
+        """Read for the name in the middle of the SDK's constructor, where the two would meet."""
+
+        @property
+        def name(self) -> str:
+            with suppress(threading.BrokenBarrierError):
+                inside.wait(0.1)
+            return "name"
+
+    def make():
+        state = ServerState(Settings())
+        state.settings = Meeting()
+        ToolServer(state, ())
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sdk_server.configure_logging is configure_logging
+    assert root.handlers == []
 
 
 async def test_tools_of_the_sdk_work_beside_ours(era):
