@@ -120,6 +120,7 @@ class ServerState:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         """Keep services open and watch the event loop, for as long as a connection is served."""
+        self.drained = False  # which the stop of an earlier one may have left behind
         async with self.services.opened():
             with self.monitor.watching():
                 yield

@@ -102,6 +102,17 @@ async def test_a_taken_port_is_an_error_and_starts_nothing():
     assert len(server.middleware) == len(make_server().middleware)
 
 
+async def test_a_server_that_is_being_served_is_not_served_a_second_time():
+    server = make_server()
+    async with http_server(server) as first:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            async with http_server(server):
+                pass
+        assert (await exchange(first, modern_call(1, "echo", text="x"))).status == 200
+    async with http_server(server) as again:
+        assert (await exchange(again, modern_call(1, "echo", text="x"))).status == 200
+
+
 async def test_other_addresses_need_tokens():
     with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
         async with http_server(host="0.0.0.0"):

@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.server.kit import nap_many, server_of
 from tests.transports.lines import (
     INITIALIZE,
     LineClient,
@@ -84,6 +85,38 @@ async def test_a_cancel_of_the_server_gives_calls_their_grace_and_refuses_new_on
     assert answers[3]["error"]["message"] == "The server is shutting down."
     assert answers[1]["result"]["content"][0]["text"] == "slept 0.5"
     assert answers[2]["error"]["code"] == -32000
+
+
+async def test_a_server_that_is_served_again_takes_batches_again(autojump_clock):
+    server = server_of(nap_many)
+    async with served(server) as client:
+        await client.initialize()
+        await client.write(call(1, "nap_many", items=[100]))
+        await trio.testing.wait_all_tasks_blocked()
+        await client.stream.send_eof()
+        [cut] = await client.read_all()
+    async with served(server) as client:
+        await client.initialize()
+        await client.write(call(1, "nap_many", items=[100], timeout_seconds=200))
+        whole = await client.read()
+    ends = [answer["result"]["structuredContent"]["data"]["complete"] for answer in (cut, whole)]
+    assert ends == [False, True]
+
+
+async def test_a_server_that_is_being_served_is_not_served_a_second_time(autojump_clock):
+    server = make_server()
+    stages = len(server.middleware)
+    async with served(server) as client:
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(RuntimeError, match="is being served already"),
+            flatten_subgroups=True,
+        ):
+            async with served(server):
+                pass
+        await client.initialize()
+        await client.write(call(1, "nap", seconds=3))
+        assert (await client.read())["result"]["content"][0]["text"] == "slept 3"
+    assert len(server.middleware) == stages
 
 
 async def test_a_bad_line_is_answered_and_the_next_one_is_served(autojump_clock, caplog):

@@ -31,7 +31,17 @@ _NEWEST: Final = 1 / 8
 
 @contextmanager
 def middleware(server: MCPServer[Any], *stages: ServerMiddleware[Any]) -> Generator[None]:
-    """Let every request of `server` pass `stages`, outermost first, within the block."""
+    """Let every request of `server` pass `stages`, outermost first, within the block.
+
+    Raises:
+        RuntimeError: The server is served already: whichever of the two stopped first would end
+            the calls of both.
+    """
+    if any(isinstance(stage, RunningCalls) for stage in server.middleware):
+        raise RuntimeError(
+            "this server object is being served already: give each transport its own, from "
+            "create_server(...), or serve this one again when it has stopped"
+        )
     server.middleware.extend(stages)
     try:
         yield

@@ -75,7 +75,8 @@ async def serve_http(
     Args:
         settings: By default those that `server` was made with; without one, from the environment.
             Port 0 binds a free one.
-        server: What to serve; by default `create_server(settings)`. Served once.
+        server: What to serve, and over nothing else meanwhile; by default
+            `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
         task_status: Reports the `Address` once requests are taken.
@@ -85,6 +86,8 @@ async def serve_http(
             missing, or the certificate, its key or the key's password is not right.
         OSError: The address cannot be bound, or a file of tokens or of the certificate cannot be
             read.
+        RuntimeError: `server` is being served already, or signals are to be handled in another
+            thread than the main one.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     own = server.state.settings if isinstance(server, ToolServer) else None

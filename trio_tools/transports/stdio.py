@@ -51,14 +51,17 @@ async def serve_stdio(
 
     Args:
         settings: By default those that `server` was made with; without one, from the environment.
-        server: What to serve; by default `create_server(settings)`.
+        server: What to serve, and over nothing else meanwhile; by default
+            `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
         task_status: Reports when input is being read.
 
     Raises:
-        RuntimeError: Standard input and output serve another server already.
-        OSError: One of them was closed when the process began.
+        RuntimeError: Standard input and output serve another server already, or `server` is being
+            served already, or signals are to be handled in another thread than the main one.
+        OSError: Standard input or output was closed when the process began.
+        ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
@@ -87,12 +90,17 @@ async def serve_streams(
     """Serve one client over any pair of byte streams, as `serve_stdio` does; they stay open.
 
     Args:
-        server: What to serve.
+        server: What to serve, and over nothing else meanwhile.
         reading: Where the client's lines come from.
         writing: Where the answers go.
         grace_seconds: Time for running calls to answer at the stop, in seconds.
         handle_signals: As for `serve_stdio`.
         task_status: Reports when input is being read.
+
+    Raises:
+        RuntimeError: `server` is being served already, or signals are to be handled in another
+            thread than the main one.
+        ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     calls = RunningCalls()
     with ExitStack() as context:
