@@ -26,12 +26,16 @@ async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[No
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_notice_departure, running)
-            yield
-            # Not by a cancel, which would nearly double what the watch costs each call.
+            # The watch ends by this, and not by a cancel, which would nearly double what it costs.
+            try:
+                yield
+            except Exception:
+                running.answered.set()  # with the failure
+                raise
             running.answered.set()
     finally:
         del state.calls[running.request_id]
-        if running.answered.is_set():
+        if running.admitted and running.answered.is_set():
             state.durations[running.tool].add(trio.current_time() - running.started)
 
 

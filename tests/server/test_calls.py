@@ -17,6 +17,7 @@ from tests.server.kit import (
     status_of,
     work,
 )
+from trio_tools.errors import ToolFailure
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
 
@@ -254,6 +255,30 @@ async def test_a_batch_that_gets_its_turn_after_the_drain_answers_and_does_nothi
     ends = [data["counts"]["not_started"] for data in answers]
     assert sorted(ends) == [0, 1, 1]  # the one that ran was cut
     assert all(data["operation_id"] for data in answers)
+
+
+async def test_a_call_that_fails_has_not_departed_and_its_time_is_told(autojump_clock):
+    async def fail(call) -> Answer:
+        """Take three seconds to fail."""
+        await trio.sleep(3)
+        raise ToolFailure("as it had to")
+
+    server = server_of(fail, **limits("fail", max_calls=1, max_waiting=0))
+    departed = []
+
+    class Watch(trio.abc.Instrument):
+        def after_task_step(self, task):
+            departed.extend(running.departed for running in server.state.calls.values())
+
+    async with connected(server) as client:
+        trio.lowlevel.add_instrument(Watch())
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):  # of which one is refused for lack of room, at once
+                nursery.start_soon(envelope_of, client, "fail")
+        durations = (await status_of(client))["durations"]
+    assert departed
+    assert not any(departed)
+    assert durations["fail"] == {"calls": 1, "p50_seconds": 3.0, "p95_seconds": 3.0}
 
 
 async def test_items_of_several_calls_share_one_capacity(autojump_clock):
