@@ -17,6 +17,20 @@ _TEXT = (
     "%(asctime)s %(levelname)s %(name)s [%(request_id)s %(client_id)s %(elapsed).3fs] %(message)s"
 )
 
+# What would end a line, so that a caller could write the next one, or steer a terminal.
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record, whatever its message quotes; a traceback follows on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line, without what a traceback adds."""
+        return super().formatMessage(record).translate(_CONTROLS)
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, request_id, client_id, elapsed."""
@@ -38,11 +52,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
-    """Send the records of the whole process to stderr, replacing what was configured before."""
+    """Send the records of the whole process to stderr, replacing what was configured before.
+
+    Warnings of Python code become records too.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RequestLogFilter())
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What the SDK and the ASGI server say about each request is for their own debugging.
-    for name in ("mcp", "hypercorn"):
+    logging.captureWarnings(capture=True)
+    # What they say about each request is for their own debugging, and quotes requests and answers.
+    for name in ("mcp", "hypercorn", "sse_starlette"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -28,7 +28,7 @@ from mcp.types import (
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import RequestContext, current_request, request_context
-from trio_tools.errors import NotFound, ToolFailure, shown
+from trio_tools.errors import ErrorType, NotFound, ToolFailure, shown
 from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.work import refuse_inside_item
@@ -102,7 +102,7 @@ class ToolServer(MCPServer[ServerState]):
                 answer = await self._run(name, arguments, request, _progress_of(context))
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 failure = explain(error)
-                _log.info("%s failed: %s %s", shown(name), failure.error_code, failure.message)
+                _log.info("%s failed: %s", shown(name), _loggable(failure))
                 return _failed(failure)
             return _succeeded(answer)
 
@@ -242,6 +242,13 @@ def _logging_left_alone() -> Generator[None]:
 
 def _leave_logging_alone(_level: str = "INFO") -> None:
     """Stand in for the SDK's function of that name."""
+
+
+def _loggable(failure: ToolFailure) -> str:
+    # What is wrong with arguments cannot be said without quoting them, and they are the caller's.
+    if failure.error_type is ErrorType.VALIDATION:
+        return failure.error_code
+    return f"{failure.error_code} {failure.message}"
 
 
 def _client_id() -> str:
