@@ -3,6 +3,7 @@
 import logging
 import threading
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -196,6 +197,62 @@ async def test_operations_of_the_application_are_there_by_name():
 def test_what_is_no_operation_is_refused_with_the_words_for_one(operations, error, words):
     with pytest.raises(error, match=words):
         create_server(Settings(), operations=operations)
+
+
+class Greeter:
+    """Greets each item."""
+
+    async def __call__(self, item: int) -> str:
+        return f"hello {item}"
+
+    async def method(self, item: int) -> str:
+        """Greet."""
+        return await self(item)
+
+
+async def greet(greeting: str, item: int) -> str:
+    """Say a greeting."""
+    return f"{greeting} {item}"
+
+
+@pytest.mark.parametrize(
+    ("fn", "description"),
+    [
+        (Greeter(), "Greets each item."),
+        (Greeter().method, "Greet."),
+        (partial(greet, "hello"), "Say a greeting."),
+        (partial(Greeter()), "Greets each item."),
+    ],
+)
+async def test_whatever_is_called_like_an_async_function_may_be_an_operation(fn, description):
+    operation = Operation(name="greet", fn=fn)
+    assert operation.description == description
+    assert operation.item_schema() == {"type": "integer"}
+    assert await operation.run(operation.check_item(7)) == "hello 7"
+
+
+async def nothing() -> None: ...
+
+
+async def by_name(*, item: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("fn", "runs", "error", "words"),
+    [
+        (len, "async", TypeError, "declare it with `async def`"),
+        (greet, "thread", TypeError, "runs in a thread but its fn is an async function"),
+        (Greeter(), "process", TypeError, "runs in a process but its fn is an async function"),
+        (len, "proces", ValueError, "runs='proces': say 'async', 'thread' or 'process'"),
+        (5, "thread", TypeError, "has 5 for a function: pass the function itself"),
+        (greet, "async", TypeError, "one item and nothing else"),
+        (nothing, "async", TypeError, "one item and nothing else"),
+        (by_name, "async", TypeError, "one item and nothing else"),
+    ],
+)
+def test_an_operation_that_could_do_no_item_is_refused_at_once(fn, runs, error, words):
+    with pytest.raises(error, match=words):
+        Operation(name="x", fn=fn, runs=runs)
 
 
 def test_a_file_root_that_is_no_folder_is_refused_by_name(tmp_path):

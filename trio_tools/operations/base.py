@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -86,8 +87,9 @@ class Operation:
 
     Attributes:
         name: How callers name it.
-        fn: Function of one item that returns JSON values. Async for `runs="async"`; a plain
-            function is run in a thread or a worker process (where it must be importable).
+        fn: Function of one item that returns JSON values, or an object that is called like one.
+            Async for `runs="async"`; a plain one is run in a thread or a worker process (where it
+            must be importable).
         description: What it does, for models; by default the first line of the docstring.
         runs: `"async"` for waiting, `"thread"` for blocking calls, `"process"` for computation
             that a cancel must really stop.
@@ -97,6 +99,11 @@ class Operation:
         limit_name: Name of its limiter; operations that share a resource share a name.
         takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
             By default each item of a batch has one from its beginning to its end.
+
+    Raises:
+        TypeError: `fn` is of another kind than `runs` says, or cannot be called with one item, or
+            pydantic does not know the type of the item.
+        ValueError: `name` is no identifier, or `runs` none of the three.
     """
 
     name: str
@@ -115,13 +122,9 @@ class Operation:
                 f"an operation's name must be an identifier, got {self.name!r}: "
                 "write Operation(name='word_count', fn=word_count)"
             )
-        if self.runs == "async" and not inspect.iscoroutinefunction(_unwrapped(self.fn)):
-            raise TypeError(
-                f"operation {self.name!r} runs as async but its fn is a plain function: declare "
-                "it with `async def`, or say runs='thread' or runs='process'"
-            )
+        _check_function(self.name, self.fn, self.runs)
         put = functools.partial(object.__setattr__, self)
-        put("description", self.description or _first_line(self.fn) or self.name)
+        put("description", self.description or _first_line(_unwrapped(self.fn)) or self.name)
         put("limit_name", self.limit_name or self.name)
         put(
             "_items",
@@ -189,6 +192,45 @@ class Operation:
         if self.runs == "process":
             return await run_in_process(self.fn, item)
         return await self.fn(item)
+
+
+def _check_function(operation: str, fn: Any, runs: str) -> None:
+    """Refuse at the start what would fail with every item."""
+    if runs not in get_args(Execution):
+        raise ValueError(
+            f"operation {operation!r} runs={runs!r}: say 'async', 'thread' or 'process'"
+        )
+    if not callable(fn):
+        raise TypeError(
+            f"operation {operation!r} has {fn!r} for a function: pass the function itself, as in "
+            "Operation(name='word_count', fn=word_count)"
+        )
+    if runs == "async" and not (_is_async(fn) or _is_async(_unwrapped(fn))):
+        raise TypeError(
+            f"operation {operation!r} runs as async but its fn is a plain function: declare "
+            "it with `async def`, or say runs='thread' or runs='process'"
+        )
+    if runs != "async" and _is_async(fn):
+        raise TypeError(
+            f"operation {operation!r} runs in a {runs} but its fn is an async function: leave out "
+            "runs, or declare it with `def`"
+        )
+    with suppress(ValueError):  # some functions in C do not tell what they take
+        _check_takes_one(operation, inspect.signature(fn))
+
+
+def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"operation {operation!r} has to take one item and nothing else, but its fn takes "
+            f"{signature} ({error}): give it the rest with functools.partial"
+        ) from None
+
+
+def _is_async(fn: Any) -> bool:
+    return any(map(inspect.iscoroutinefunction, (fn, getattr(fn, "__call__", None))))  # noqa: B004
 
 
 def _unwrapped(fn: Any) -> Any:
