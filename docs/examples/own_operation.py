@@ -24,4 +24,5 @@ async def main() -> None:
         print(wrong.structured_content["error"])
 
 
-trio.run(main)
+if __name__ == "__main__":  # worker processes import this module, too
+    trio.run(main)
