@@ -125,6 +125,7 @@ class _Environment(EnvSettingsSource):
     """The variables of the environment, whose lists and tables are JSON."""
 
     def __call__(self) -> dict[str, Any]:
+        self._refuse_single_underscores()
         try:
             return super().__call__()
         except SettingsError as error:
@@ -139,6 +140,15 @@ class _Environment(EnvSettingsSource):
                 f"{' or '.join(names)} is not JSON, as lists and tables are in the environment: "
                 """write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'"""
             ) from None
+
+    def _refuse_single_underscores(self) -> None:
+        # It would set nothing, and whoever gave tokens by it would serve without any. Other names
+        # pass: not all that begins like ours is meant for us.
+        for section, info in self.settings_cls.model_fields.items():
+            for field in getattr(info.annotation, "model_fields", ()):
+                given, meant = (f"{self.env_prefix}{section}{mark}{field}" for mark in ("_", "__"))
+                if given.lower() in self.env_vars:
+                    raise SettingsError(f"{given.upper()} sets nothing: write {meant.upper()}")
 
 
 class Settings(BaseSettings):
@@ -252,4 +262,8 @@ class Settings(BaseSettings):
             return init_settings, environment
         if not Path(config).is_file():
             raise FileNotFoundError(f"TRIO_TOOLS_CONFIG names {config!r}, which is not a file")
-        return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(config))
+        try:
+            file = TomlConfigSettingsSource(settings_cls, Path(config))
+        except ValueError as error:
+            raise SettingsError(f"{config} is not TOML in UTF-8: {error}") from None
+        return init_settings, environment, file

@@ -63,6 +63,29 @@ def test_a_file_that_is_not_there_is_told_by_name(config):
     assert str(error.value) == f"TRIO_TOOLS_CONFIG names {str(config)!r}, which is not a file"
 
 
+@pytest.mark.parametrize("content", [b"max_items = [", b"name = '\xff'"])
+def test_a_file_that_is_no_toml_is_told_by_name(config, content):
+    config.write_bytes(content)
+    with pytest.raises(ValueError, match="is not TOML in UTF-8") as error:
+        Settings()
+    assert str(config) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("TRIO_TOOLS_HTTP_TOKENS", "TRIO_TOOLS_HTTP__TOKENS"),
+        ("trio_tools_fetch_allow_private", "TRIO_TOOLS_FETCH__ALLOW_PRIVATE"),
+    ],
+)
+def test_a_variable_that_lacks_an_underscore_is_refused_with_its_name(monkeypatch, given, meant):
+    monkeypatch.setenv("TRIO_TOOLS_SERVICE_HOST", "10.0.0.1")  # as an orchestrator may set
+    assert Settings().http.tokens == {}
+    monkeypatch.setenv(given, "hush")
+    with pytest.raises(ValueError, match=f"{given.upper()} sets nothing: write {meant}$"):
+        Settings()
+
+
 def test_no_env_file_is_read_by_surprise(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("TRIO_TOOLS_NAME=surprise\n")
     monkeypatch.chdir(tmp_path)
