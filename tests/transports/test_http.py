@@ -1,13 +1,16 @@
 """Streamable HTTP in this process, over real sockets."""
 
 import logging
+import os
 import socket
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 from mcp.client import Client
+from mcp.server.mcpserver import MCPServer
 
 from nursery_patterns import current_request
 from tests.transports.lines import call, make_server
@@ -111,6 +114,36 @@ async def test_a_server_that_is_being_served_is_not_served_a_second_time():
         assert (await exchange(first, modern_call(1, "echo", text="x"))).status == 200
     async with http_server(server) as again:
         assert (await exchange(again, modern_call(1, "echo", text="x"))).status == 200
+
+
+@asynccontextmanager
+async def breaks_at_its_end(_):
+    """A lifespan."""
+    yield
+    raise ZeroDivisionError("at the end")
+
+
+@contextmanager
+def pipes():
+    """Stand in for the claim to standard input and output."""
+    ends = [*os.pipe(), *os.pipe()]
+    try:
+        yield ends[0], ends[3]
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize("serve", [serve_http, serve_stdio])
+async def test_what_the_lifespan_raises_at_its_end_comes_out_of_a_cancelled_server(
+    serve, monkeypatch
+):
+    monkeypatch.setattr("trio_tools.transports.stdio.claim_stdio", pipes)
+    server = MCPServer("plain", lifespan=breaks_at_its_end)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, Settings(http={"port": 0}), server=server))
+            nursery.cancel_scope.cancel()
 
 
 async def test_other_addresses_need_tokens():

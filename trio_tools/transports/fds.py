@@ -61,7 +61,7 @@ def _check_open(fd: int, what: str, stream: TextIO | None) -> None:
         )
 
 
-def open_wire(fd: int) -> trio.abc.Stream:
+def open_wire(fd: int) -> trio.lowlevel.FdStream | _ThreadStream:
     """Open a stream over a duplicate of `fd`, interruptible whatever `fd` is.
 
     Pipes and sockets are polled. Everything else goes through a thread that a cancel leaves
@@ -107,6 +107,9 @@ class _ThreadStream(trio.abc.Stream):
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Do nothing, as above; here for the sake of `FdStream`, which has it."""
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -95,11 +95,13 @@ async def serve_http(
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Doorkeeper.from_settings(http), tls_context(http)
     house = _House(server or create_server(settings), http, doorkeeper, tls)
-    async with AsyncExitStack() as context:
+    # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
+    # place of what the lifespan raised at its end.
+    with ExitStack() as context:
         # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
         listeners = await _listen(http)
         for listener in listeners:
-            context.push_async_callback(listener.aclose)
+            context.callback(listener.socket.close)
         stop = (
             context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
             if handle_signals

@@ -8,7 +8,7 @@ read from either.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import trio
@@ -66,16 +66,21 @@ async def serve_stdio(
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
     server = server or create_server(settings)
-    with claim_stdio() as (wire_in, wire_out):
-        async with open_wire(wire_in) as reading, open_wire(wire_out) as writing:
-            await serve_streams(
-                server,
-                reading,
-                writing,
-                grace_seconds=settings.shutdown_grace_seconds,
-                handle_signals=handle_signals,
-                task_status=task_status,
-            )
+    with (
+        claim_stdio() as (wire_in, wire_out),
+        # Not with aclose(), which in a cancelled scope would raise Cancelled in place of what the
+        # lifespan raised at its end.
+        closing(open_wire(wire_in)) as reading,
+        closing(open_wire(wire_out)) as writing,
+    ):
+        await serve_streams(
+            server,
+            reading,
+            writing,
+            grace_seconds=settings.shutdown_grace_seconds,
+            handle_signals=handle_signals,
+            task_status=task_status,
+        )
 
 
 async def serve_streams(
