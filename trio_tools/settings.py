@@ -147,7 +147,8 @@ class _Environment(EnvSettingsSource):
         for section, info in self.settings_cls.model_fields.items():
             for field in getattr(info.annotation, "model_fields", ()):
                 given, meant = (f"{self.env_prefix}{section}{mark}{field}" for mark in ("_", "__"))
-                if given.lower() in self.env_vars:
+                value = self.env_vars.get(given.lower()) or ""
+                if value and not value.startswith("tcp://"):  # as Kubernetes names a service
                     raise SettingsError(f"{given.upper()} sets nothing: write {meant.upper()}")
 
 

@@ -79,7 +79,8 @@ def test_a_file_that_is_no_toml_is_told_by_name(config, content):
     ],
 )
 def test_a_variable_that_lacks_an_underscore_is_refused_with_its_name(monkeypatch, given, meant):
-    monkeypatch.setenv("TRIO_TOOLS_SERVICE_HOST", "10.0.0.1")  # as an orchestrator may set
+    monkeypatch.setenv("TRIO_TOOLS_SERVICE_HOST", "10.0.0.1")  # as Kubernetes does for services
+    monkeypatch.setenv("TRIO_TOOLS_HTTP_PORT", "tcp://10.0.0.1:80")
     assert Settings().http.tokens == {}
     monkeypatch.setenv(given, "hush")
     with pytest.raises(ValueError, match=f"{given.upper()} sets nothing: write {meant}$"):
