@@ -3,7 +3,8 @@
 import logging
 import os
 import socket
-from contextlib import asynccontextmanager, contextmanager
+import struct
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
+from sse_starlette.sse import EventSourceResponse
 
 from nursery_patterns import current_request
 from tests.transports.lines import call, make_server
@@ -259,6 +261,63 @@ async def test_a_client_that_does_not_hang_up_in_its_turn_is_not_waited_for(monk
                 while True:
                     await stream.send_all(b"x")
                     await trio.sleep(0.01)
+
+
+async def test_a_connection_that_is_hung_up_by_both_its_ends_of_hypercorn_is_not_reset():
+    length = {"content-length": "5", "transfer-encoding": "chunked"}
+    raw = post(b"", **length) + b"0\r\n\r\n" + b"x" * 300_000
+    async with http_server() as address:
+        for _ in range(20):
+            async with await connect(address) as stream:
+                await stream.send_all(raw)
+                assert b"200" not in b"".join([bytes(data) async for data in stream])
+
+
+async def test_who_was_answered_and_does_not_hang_up_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr(connections_module, "LINGER_SECONDS", 60)
+    async with AsyncExitStack() as clients:
+        with trio.fail_after(10):
+            async with http_server(grace_seconds=60) as address:
+                for _ in range(50):
+                    stream = await clients.enter_async_context(await connect(address))
+                    headers = {"connection": "close"}
+                    await stream.send_all(modern_call(1, "echo", text="x", headers=headers))
+                    assert (await Reader(stream).read()).status == 200
+
+
+async def metrics(address):
+    return (await exchange(address, get("/metrics"))).body
+
+
+@pytest.mark.parametrize("end", ["leaves", "resets"])
+async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing(end):
+    async with http_server() as address:
+        for _ in range(10):
+            stream = await connect(address)
+            await stream.send_all(post(PING)[:-1])
+            if end == "resets":
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await trio.sleep(0.02)
+            await stream.aclose()
+        while b"\ntrio_tools_connections 1.0" not in await metrics(address):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("leaves", ["call", "stream"])
+async def test_a_client_that_leaves_with_a_request_in_line_leaves_nothing(leaves, monkeypatch):
+    monkeypatch.setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", 0.05)
+    async with http_server() as address:
+        session = await open_session(address)
+        first = (
+            post(call(1, "nap", seconds=0.2), **session)
+            if leaves == "call"
+            else get("/mcp", accept="text/event-stream", **session)
+        )
+        async with await connect(address) as stream:
+            await stream.send_all(first + get("/healthz") + get("/healthz"))
+            await trio.sleep(0.1)
+        while b"\ntrio_tools_connections 1.0" not in await metrics(address):  # noqa: ASYNC110
+            await trio.sleep(0.05)
 
 
 async def test_a_client_that_sends_on_after_its_refusal_is_hung_up_on():

@@ -2,6 +2,7 @@
 
 import inspect
 
+import pytest
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -45,3 +46,9 @@ def test_hypercorn_tells_its_idle_task_when_a_connection_is_idle_and_when_it_is_
     assert list(inspect.signature(server.idle_task.stop).parameters) == []
     uses = inspect.getsource(TCPServer).count("idle_task.")
     assert uses == 3  # restarted at the beginning and when idle, stopped when not
+
+
+@pytest.mark.parametrize("name", ["_read_data", "protocol_send"])
+def test_hypercorn_reads_and_sends_by_the_names_that_we_go_between(name):
+    assert inspect.iscoroutinefunction(getattr(TCPServer, name))
+    assert f"self.{name}" in inspect.getsource(TCPServer.run)

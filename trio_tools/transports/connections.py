@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
@@ -92,18 +93,14 @@ class Connections:
                 return
             self._open.add(stream)
             try:
-                await self._speaker(stream).run()
+                await _Speaker(
+                    self._app, self._config, self._context, stream, self._secured(stream)
+                ).run()
+                await stream.linger()
             except Exception:  # noqa: BLE001 - one connection's failure is not the server's
                 _log.exception("a connection failed")
             finally:
                 self._open.remove(stream)
-
-    def _speaker(self, stream: _ClosableStream) -> TCPServer:
-        speaker = TCPServer(
-            self._app, self._config, self._context, ConnectionState({}), self._secured(stream)
-        )
-        speaker.idle_task = cast("Any", _IdleTime(stream))
-        return speaker
 
     def _secured(self, stream: _ClosableStream) -> Any:
         if self._tls is None:
@@ -116,6 +113,46 @@ class Connections:
                 await stream.send_all(_TURNED_AWAY)
 
 
+class _Speaker(TCPServer):
+    """Hypercorn's server of one connection, whose reader ends with a scope.
+
+    Left alone, its reader waits for ever behind an exchange whose client has left, if another
+    request came behind that one. The scope is cancelled only when the application has been told
+    that its client is gone: the reader may be the one who tells it.
+
+    Args:
+        app: The ASGI application.
+        config: Of Hypercorn.
+        context: Of Hypercorn.
+        wire: The stream to the client.
+        stream: The same, or TLS over it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        config: Config,
+        context: WorkerContext,
+        wire: _ClosableStream,
+        stream: Any,
+    ) -> None:
+        super().__init__(app, config, context, ConnectionState({}), stream)
+        self._wire = wire
+        self._reading = trio.CancelScope()
+        self.idle_task = cast("Any", _IdleTime(self._reading))
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)
+        if self._wire.hung_up:
+            self._reading.cancel()
+
+    async def _read_data(self) -> None:
+        with self._reading:
+            await super()._read_data()
+            return
+        await self.protocol.handle(Closed())
+
+
 class _IdleTime:
     """When a connection has been idle for too long, told to its reader as a deadline.
 
@@ -123,14 +160,14 @@ class _IdleTime:
     costs as much as a tenth of a call, and keeps the connection of a client that has left.
     """
 
-    def __init__(self, stream: _ClosableStream) -> None:
-        self._stream = stream
+    def __init__(self, reading: trio.CancelScope) -> None:
+        self._reading = reading
 
     async def restart(self, *_: object) -> None:
-        self._stream.idle_until(trio.current_time() + HEADER_SECONDS)
+        self._reading.deadline = trio.current_time() + HEADER_SECONDS
 
     async def stop(self) -> None:
-        self._stream.idle_until(math.inf)
+        self._reading.deadline = math.inf
 
 
 class _ClosableStream(trio.abc.HalfCloseableStream):
@@ -141,18 +178,13 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
 
     Attributes:
         socket: The socket, which Hypercorn asks for addresses.
+        hung_up: Whether nothing more is sent: it was hung up, closed or found broken.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._idle_until = math.inf
-        self._waiting = trio.CancelScope()  # of the reader; the latest one, if it is over
-        # One task reads at a time, as trio wants it: Hypercorn's, or where that one does not, the
-        # first to close. Nothing more comes once `_at_end` is set.
-        self._reading = False
-        self._closing = False
-        self._at_end = trio.Event()
         self.socket = stream.socket
+        self.hung_up = False
         # The same descriptor, to send what the kernel takes at once, which is nearly always all:
         # to ask trio first costs an answer of two pieces a thirtieth of its time.
         self._plain = socket.socket(fileno=stream.socket.fileno())
@@ -160,19 +192,23 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """Close the socket now. Whoever reads or writes gets `trio.ClosedResourceError`."""
-        self._at_end.set()
+        self.hung_up = True
         self._plain.detach()
         self.socket.close()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         # Hypercorn and SSLStream see to it that one sends at a time.
-        with memoryview(data) as view:
-            for start in range(self._send_at_once(view), len(view), CHUNK_BYTES):
-                with trio.move_on_after(STALL_SECONDS) as patience:
-                    await self._stream.send_all(view[start : start + CHUNK_BYTES])
-                if patience.cancelled_caught:
-                    self.close()
-                    raise trio.BrokenResourceError("the client has stopped reading")
+        try:
+            with memoryview(data) as view:
+                for start in range(self._send_at_once(view), len(view), CHUNK_BYTES):
+                    with trio.fail_after(STALL_SECONDS):
+                        await self._stream.send_all(view[start : start + CHUNK_BYTES])
+        except trio.BrokenResourceError:
+            self.hung_up = True
+            raise
+        except trio.TooSlowError:
+            self.close()
+            raise trio.BrokenResourceError("the client has stopped reading") from None
 
     def _send_at_once(self, data: memoryview) -> int:
         """Send what the kernel has room for, and return how many bytes that were."""
@@ -189,54 +225,29 @@ class _ClosableStream(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._closing:
-            await self._at_end.wait()
-            return b""
-        data = await self._receive(max_bytes)
-        while data and self._closing:
-            data = await self._receive(max_bytes)
-        return data
-
-    async def _receive(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self._reading = True
         try:
-            with trio.CancelScope(deadline=self._idle_until) as self._waiting:
-                try:
-                    data = await self._stream.receive_some(max_bytes)
-                except trio.BrokenResourceError:
-                    data = b""  # a crash of the client ends what it sends, too
-                if not data:
-                    self._at_end.set()
-                return data
-        finally:
-            self._reading = False
-        raise trio.BrokenResourceError("the client was idle for too long")
-
-    def idle_until(self, deadline: float) -> None:
-        """Wait for the client until `deadline`, on trio's clock, now and from now on."""
-        self._idle_until = self._waiting.deadline = deadline
+            return await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            return b""  # a crash of the client ends what it sends, too
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        # Trio's own is for one task at a time; Hypercorn has two that may hang up at once.
+        await trio.lowlevel.checkpoint()
+        with suppress(OSError):  # closed, or the client is gone
+            self.socket.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        """Close, once the client has read what was sent and closed, or `LINGER_SECONDS` later.
+        """Hang up: send nothing more. `linger` and `close` come next, when the reader has ended."""
+        self.hung_up = True
+        await self.send_eof()
+
+    async def linger(self) -> None:
+        """Hang up, and wait until the client has too, for at most `LINGER_SECONDS`.
 
         What it still sends is read meanwhile: a connection that is closed with something unread is
         reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
         """
-        self._closing, first = True, not self._closing
-        self.idle_until(math.inf)
-        try:
-            with (
-                trio.move_on_after(LINGER_SECONDS),
-                suppress(
-                    trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError
-                ),
-            ):
-                await self._stream.send_eof()  # busy: a client that does not read is not waited for
-                while first and not (self._reading or self._at_end.is_set()):
-                    await self._receive(CHUNK_BYTES)
-                await self._at_end.wait()
-        finally:
-            self.close()
+        await self.send_eof()
+        with trio.move_on_after(LINGER_SECONDS), suppress(trio.ClosedResourceError):
+            while await self.receive_some(CHUNK_BYTES):
+                pass
