@@ -25,8 +25,8 @@ TARGETS = (
     ("ours, stdio", "SDK, stdio on trio", 1.15),
     ("under our policy, stdio", "SDK, stdio on trio", 1.15),
     ("ours, HTTP", "SDK, HTTP on Hypercorn's trio", 1.15),
-    # Admission, the envelope and the watch for departed callers, which the other has not.
-    ("under our policy, HTTP", "SDK, HTTP on Hypercorn's trio", 1.25),
+    # With admission, the envelope and the watch for departed callers, which the other has not.
+    ("under our policy, HTTP", "SDK, HTTP on Hypercorn's trio", 1.15),
 )
 
 
