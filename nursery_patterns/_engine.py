@@ -74,6 +74,7 @@ class Engine(Generic[ItemT, ValueT]):
         # has failed that cancels the rest.
         self.immediate = False
         self._waiting_for_room = trio.CancelScope()
+        self._now = trio.current_time
 
     @property
     def item_timeout(self) -> float | None:
@@ -89,6 +90,7 @@ class Engine(Generic[ItemT, ValueT]):
     async def dispatch(self, nursery: trio.Nursery, handoff: Handoff[ItemT, ValueT] | None) -> None:
         """Start each item as soon as there is room for it, until the source is exhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
         self.immediate = self.ledger.source.immediate and self.bucket is None
         ordered = handoff is not None and handoff.ordered
         places = Places(self.room, self.shared, keeps_room=ordered)
@@ -134,7 +136,7 @@ class Engine(Generic[ItemT, ValueT]):
         """Run an item, and then others for as long as room and items are there at once."""
         slot.begin()
         outcome: Outcome[ItemT, ValueT]
-        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks in the end
+        now = self._now
         turns = 0
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # a failure may have come first
