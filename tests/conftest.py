@@ -2,12 +2,18 @@
 
 import gc
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
 from tests.support.postgres import postgres_folder, postgres_url
 
 __all__ = ["postgres_folder", "postgres_url"]
+
+# A run that a shell has put into the background ignores Ctrl-C, and so would the processes that it
+# starts, some of them in order to interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The machine that runs the tests may be busy: an example is never too slow, only too many are.
 settings.register_profile("default", deadline=None, max_examples=60)
