@@ -1,3 +1,4 @@
+import html
 import json
 
 import pytest
@@ -268,6 +269,16 @@ def test_a_secret_is_cut_out_however_it_is_escaped_and_wherever_it_is_cut(echo):
     assert len(echo) <= secret.longest
     for cut_at in range(3, len(echo) + 3):
         assert secret.redact(b"x " + echo + b" y " + echo, cut_at=cut_at) == b"x [redacted]"
+
+
+@pytest.mark.parametrize("char", "-_.'&<%")
+def test_what_is_nearly_a_secret_takes_no_longer_than_anything_else(char):
+    code = ord(char)
+    forms = [char, f"\\{char}", f"\\u{code:04x}", f"%{code:02x}", f"&#{code};", f"&#x{code:x};"]
+    secret = Secret(char * 40 + "x")
+    for form in [*forms, html.escape(char)]:
+        nearly = form.encode() * 40 + b"!"
+        assert secret.redact(nearly) == nearly  # two ways to read each of 40 would take days
 
 
 async def test_a_secret_that_a_reply_escapes_is_not_in_the_value():
