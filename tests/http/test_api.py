@@ -1,5 +1,6 @@
 import html
 import json
+from functools import partial
 
 import pytest
 import trio
@@ -7,7 +8,7 @@ import trio
 from tests.http.servers import OK, answering, next_request, reply, serving
 from trio_tools.http.api import ApiClient
 from trio_tools.http.api_paths import check_path
-from trio_tools.http.apis import ApiConfig
+from trio_tools.http.apis import ApiConfig, Waiting
 from trio_tools.http.failures import Code, FetchError, FetchRefused, InvalidRequest
 from trio_tools.http.secrets import Secret
 
@@ -200,6 +201,31 @@ async def test_the_pace_is_kept_when_an_api_gets_well_again(trouble, autojump_cl
         assert later - earlier >= 1
 
 
+async def test_the_pace_is_kept_when_other_apis_have_held_all_places(autojump_clock):
+    sent = []
+
+    async def noting_when(stream, server):
+        while await next_request(stream, server):
+            sent.append(trio.current_time())
+            await stream.send_all(OK)
+
+    limiter = trio.CapacityLimiter(3)
+    pace = {"rate_per_second": 1, "burst": 2, "max_concurrent": 5, "timeout_seconds": 300}
+    async with serving(noting_when) as server:
+        config = ApiConfig(name="shop", base_url=server.url, **pace)
+        async with ApiClient(config, limiter=limiter) as client, trio.open_nursery() as nursery:
+            for other in range(3):
+                limiter.acquire_on_behalf_of_nowait(other)
+            for _ in range(8):
+                nursery.start_soon(client.call, "GET", "/v1")
+            await trio.sleep(30)
+            assert client.rate_limit().waiting == 8
+            for other in range(3):
+                limiter.release_on_behalf_of(other)
+        assert client.rate_limit().waiting == 0
+    assert sent == [30, 30, 31, 32, 33, 34, 35, 36]
+
+
 async def test_a_pause_that_begins_while_a_call_waits_for_its_token_is_kept(autojump_clock):
     async def refusing_after_a_while(stream, server):
         while await next_request(stream, server):
@@ -210,7 +236,7 @@ async def test_a_pause_that_begins_while_a_call_waits_for_its_token_is_kept(auto
                 await trio.sleep(5)
                 await stream.send_all(reply(b"", "Retry-After: 30", status="429 Slow Down"))
 
-    sent = []
+    sent, waiting = [], Waiting()
     pace = {"rate_per_second": 0.1, "burst": 1, "timeout_seconds": 300}
     async with (
         serving(refusing_after_a_while) as server,
@@ -218,8 +244,10 @@ async def test_a_pause_that_begins_while_a_call_waits_for_its_token_is_kept(auto
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(client.call, "GET", "/v1")
-        nursery.start_soon(client.call, "GET", "/v1")
-    assert sent[1] - sent[0] >= 35
+        await trio.sleep(1)
+        nursery.start_soon(partial(client.call, "GET", "/v1", waiting=waiting))
+    assert sent == [0, 35, 45]
+    assert waiting.seconds in {34, 44}
 
 
 async def test_calls_in_flight_are_bounded(autojump_clock):

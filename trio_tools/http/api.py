@@ -11,6 +11,7 @@ import json as jsonlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -44,9 +45,10 @@ class ApiClient(PooledClient):
     """Calls one API: `async with ApiClient(config) as api: await api.call("GET", "/v1/items")`.
 
     Any number of tasks may call at the same time: they wait for the end of a pause and a free slot
-    of the API first, then for a token of its bucket, and last for a place in `limiter`, each first
-    come first served. So nobody holds what calls of other APIs could use while waiting for this
-    one, and tokens do not pile up behind a pause or a slow API, to be spent all at once after it.
+    of the API first, then until a token of its bucket is due, and last for a place in `limiter`,
+    each first come first served. So nobody holds what calls of other APIs could use while waiting
+    for this one. The token is taken with all the rest in hand: none pile up behind a pause, a slow
+    API or a full `limiter`, to be spent all at once after it.
 
     Args:
         config: Which API, and what may be done with it.
@@ -80,6 +82,8 @@ class ApiClient(PooledClient):
             resolver=resolver,
         )
         self._bucket = TokenBucket(config.rate_per_second, config.burst)
+        # Whoever is first in it waits until a token is due, and takes a place and the token then.
+        self._line = trio.StrictFIFOLock()
         self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
         self._slots = HostLimits(
             max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
@@ -93,9 +97,10 @@ class ApiClient(PooledClient):
 
         Those that wait for a slot count too: each of them needs a token next.
         """
-        bucket = self._bucket.statistics()
-        in_line = sum(api.waiting for api in self._slots.snapshot().values())
-        return replace(bucket, waiting=bucket.waiting + in_line)
+        line = self._line.statistics()
+        for_slots = sum(api.waiting for api in self._slots.snapshot().values())
+        waiting = for_slots + line.locked + line.tasks_waiting
+        return replace(self._bucket.statistics(), waiting=waiting)
 
     async def call(
         self,
@@ -222,15 +227,19 @@ class ApiClient(PooledClient):
             The answer, and the seconds that the API wants to be left alone if it refused.
         """
         name, slots = self._config.name, self._slots
+        waiting.begin()
         while True:
-            waiting.begin()
             await slots.enter(name)
             try:
-                await self._bucket.acquire()
-                async with self._limiter:
+                async with AsyncExitStack() as held:
+                    async with self._line:
+                        bucket = self._bucket.statistics()
+                        await trio.sleep((1 - min(bucket.tokens, 1)) / bucket.rate)
+                        await held.enter_async_context(self._limiter)
+                        if slots.cooling_seconds(name):
+                            continue  # a pause began while this one stood in line
+                        await self._bucket.acquire()  # not before, or it would count from then
                     waiting.end()
-                    if slots.cooling_seconds(name):
-                        continue  # a pause began while this one stood in line
                     sent = trio.current_time()
                     answer = await self._ask(request, lambda _reply, _fields: max_bytes)
                 if answer.reply.status not in _THROTTLED:
