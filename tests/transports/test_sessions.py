@@ -1,6 +1,7 @@
 """Sessions of the older era: whose makes room for whose, and what none of it ends."""
 
 import json
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
@@ -23,6 +24,7 @@ from tests.transports.requests import (
     open_session,
     post,
 )
+from trio_tools.transports.security import Denied
 from trio_tools.transports.sessions import IDLE_SECONDS, Sessions
 
 SECRETS = {name: name * 20 for name in ("alice", "bob", "carol")}
@@ -198,7 +200,10 @@ class Clients:
             begun.append(sent)
 
         with request_context(client_id=name):
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            except Denied as denied:
+                return int(denied.status), {}
         session_id = dict(begun[0]["headers"]).get(b"mcp-session-id", b"").decode()
         return begun[0]["status"], {"mcp-session-id": session_id}
 
@@ -238,6 +243,28 @@ async def test_what_is_asked_for_in_vain_is_counted_no_more(autojump_clock):
         assert (await clients.ask("alice", PING, **ended))[0] == 404
         assert (await clients.ask("bob", INITIALIZE))[0] == 200
         assert [(await clients.ask("alice", PING, **each))[0] for each in alices] == [200] * 2
+
+
+@pytest.mark.parametrize(
+    ("order", "bobs"), [(["carol"] + ["bob"] * 100, 4), (["bob"] * 100 + ["carol"], 5)]
+)
+async def test_a_crowd_takes_no_room_made_for_another_nor_makes_it_cost_more(order, bobs):
+    async with without_a_wire(max_sessions=10) as clients:
+        alices = [(await clients.ask("alice", INITIALIZE))[1] for _ in range(10)]
+        came = Counter()
+
+        async def come(name):
+            status, _ = await clients.ask(name, INITIALIZE)
+            came[name, status] += 1
+
+        async with trio.open_nursery() as nursery:
+            for name in order:
+                nursery.start_soon(come, name)
+                await trio.lowlevel.checkpoint()
+        assert came == {("bob", 200): bobs, ("bob", 503): 100 - bobs, ("carol", 200): 1}
+        # What is left is alice's: nobody's was ended in vain.
+        found = [(await clients.ask("alice", PING, **each))[0] for each in alices]
+        assert found.count(200) == 9 - bobs
 
 
 class Cut(trio.abc.Instrument):

@@ -19,7 +19,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import current_request
-from trio_tools.transports.security import ANONYMOUS
+from trio_tools.transports.security import ANONYMOUS, Denied
 
 IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""
@@ -39,8 +39,9 @@ class Sessions:
 
     A session is in use while a request of it is in flight, be it a call or the stream of its
     notifications; from then on it is left. One in use is never ended, and none for another one of
-    its own client, which may need both. So a newcomer is refused, by the SDK, only if no client
-    that has at least two sessions more than the newcomer's has left one.
+    its own client, which may need both. So a newcomer is `Denied` only if no client that has at
+    least two sessions more than the newcomer's has left one. It does not get as far as the SDK,
+    which would give it the room that another one is just making.
 
     An opening that fails or is cancelled is forgotten, as the SDK does; what was ended for it
     stays ended. To open one at the bound costs O(clients), every other request O(1).
@@ -56,13 +57,17 @@ class Sessions:
         # By name: as many as there are tokens, and the anonymous one.
         self._clients: dict[str, _Client] = {}
         # Invariants: every session that the SDK keeps, and every one that is being opened, is in
-        # `sessions` of one client, but for those that are being ended. `_by_id` has those of them
-        # that were opened. The SDK does not tell when it ends one: it is known here until it has
-        # been left for that long, or is asked for.
+        # `sessions` of one client, but for those that are being ended; `max_sessions` at most are.
+        # `_by_id` has those of them that were opened. The SDK does not tell when it ends one: it is
+        # known here until it has been left for that long, or is asked for.
         self._by_id: dict[bytes, _Session] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI."""
+        """Serve one request, as ASGI.
+
+        Raises:
+            Denied: It would open a session, for which there is no room.
+        """
         # Of several fields of a name the first one counts, as for the SDK.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         version, session_id = headers.get(_VERSION), headers.get(_SESSION_ID)
@@ -82,8 +87,8 @@ class Sessions:
         await self._use(session, scope, receive, send)
 
     async def _open(self, client: _Client, scope: Scope, receive: Receive, send: Send) -> None:
-        session = _Session(client, scope.get("user"))
         leaving = self._make_room(client)
+        session = _Session(client, scope.get("user"))
         client.sessions.add(session)
 
         def begun(status: int, headers: dict[bytes, bytes]) -> None:
@@ -94,8 +99,8 @@ class Sessions:
 
         opened = False
         try:
-            for each in leaving:
-                await self._end(each)
+            if leaving is not None:
+                await self._end(leaving)
             with session.in_use():
                 await self._app(scope, receive, _watched(send, begun))
             opened = session.id is not None
@@ -112,20 +117,19 @@ class Sessions:
         with session.in_use():
             await self._app(scope, receive, _watched(send, begun))
 
-    def _make_room(self, newcomer: _Client) -> list[_Session]:
-        """Forget as many sessions as it takes for one more; return those that are to be ended."""
-        leaving: list[_Session] = []
+    def _make_room(self, newcomer: _Client) -> _Session | None:
+        """Forget a session if it takes that for one more, and return it, to be ended."""
         if self._count() >= self._max_sessions:
             self._forget_ended()
-        while self._count() >= self._max_sessions:
-            least = len(newcomer.sessions) + 2
-            richer = [c for c in self._clients.values() if c.left and len(c.sessions) >= least]
-            if not richer:
-                break  # the SDK refuses the newcomer
-            session = next(iter(max(richer, key=lambda client: len(client.sessions)).left))
-            self._forget(session)
-            leaving.append(session)
-        return leaving
+        if self._count() < self._max_sessions:
+            return None
+        least = len(newcomer.sessions) + 2
+        richer = [c for c in self._clients.values() if c.left and len(c.sessions) >= least]
+        if not richer:
+            raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "Too many sessions are open.")
+        session = next(iter(max(richer, key=lambda client: len(client.sessions)).left))
+        self._forget(session)
+        return session
 
     def _count(self) -> int:
         return sum(len(client.sessions) for client in self._clients.values())
