@@ -387,17 +387,29 @@ async def test_idle_connections_expire(autojump_clock):
         assert server.accepted == 2
 
 
-async def test_closing_the_client_fails_what_still_runs():
-    async def silent(stream, server):
+@pytest.mark.parametrize(
+    ("earlier", "code", "exception"),
+    [
+        (0, Code.CONNECTION_LOST, httpx.ReadError),
+        (1, Code.CLIENT_CLOSED, httpx.ConnectError),  # a connection used again: it may try another
+    ],
+)
+async def test_closing_the_client_fails_what_still_runs(earlier, code, exception):
+    async def silent_in_the_end(stream, server):
+        for _ in range(earlier):
+            await next_request(stream, server)
+            await stream.send_all(OK)
         await next_request(stream, server)
         await stream.receive_some(1)
 
-    async with serving(silent) as server:
+    async with serving(silent_in_the_end) as server:
         transport = TrioTransport(guard=ANYWHERE)
         client = httpx.AsyncClient(transport=transport, timeout=None)
+        for _ in range(earlier):
+            await client.get(server.url)
 
         async def hanging():
-            with failing_with(Code.CONNECTION_LOST, httpx.ReadError):
+            with failing_with(code, exception):
                 await client.get(server.url)
 
         async with trio.open_nursery() as nursery:
@@ -406,6 +418,7 @@ async def test_closing_the_client_fails_what_still_runs():
             await transport.aclose()
         with failing_with(Code.CLIENT_CLOSED, httpx.ConnectError):
             await transport.handle_async_request(httpx.Request("GET", server.url))
+        assert server.accepted == 1
         await closed(server)
 
 

@@ -129,8 +129,9 @@ class TrioTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close every connection.
 
-        Requests that wait for their reply fail with `httpx.ReadError`, those that wait for a
-        connection, or are made later, with `httpx.ConnectError`.
+        Requests that wait for their reply fail with `httpx.ReadError`. Those that wait for a
+        connection, would be sent again on another one, or are made later fail with
+        `httpx.ConnectError`.
         """
         self._pool.close()
 
