@@ -10,6 +10,7 @@ import trio
 
 from nursery_patterns import abandoned_threads
 from trio_tools.database import DatabaseConfig, Databases
+from trio_tools.database.statement import Statement
 from trio_tools.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 
 STATEMENTS_RUNNING = (
@@ -98,6 +99,13 @@ async def test_no_comment_hides_a_statement_that_writes(databases, postgres_fold
         with pytest.raises(InvalidArgument, match="syntax error"):
             await databases.query("shop", disguise.format(word=word, sql=sql))
     assert not file.exists()
+
+
+@pytest.mark.parametrize("sql", ["(SHOW tables)", "'text' SHOW tables", ":a SHOW tables"])
+def test_what_stands_before_the_first_word_counts_as_the_beginning(sql):
+    statement = Statement.parse(sql, {"a": 1} if ":a" in sql else {})
+    assert statement.kind == "SHOW"
+    assert not statement.begins_with({"SHOW"})
 
 
 async def test_comments_in_front_are_no_hindrance(databases):
