@@ -23,7 +23,6 @@ from mcp.types import (
     CallToolResult,
     GetPromptResult,
     InputRequiredResult,
-    TextContent,
 )
 from mcp.types import Tool as ToolListing
 
@@ -33,12 +32,13 @@ from trio_tools.explain import explain
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.work import refuse_inside_item
 from trio_tools.policy import tracked, turn
-from trio_tools.responses import ENVELOPE_SCHEMA, error_response, success_response
+from trio_tools.responses import ENVELOPE_SCHEMA
 from trio_tools.settings import Settings
 from trio_tools.state import RunningCall, ServerState
 from trio_tools.tools.call import Answer, Call, ReportProgress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
+from trio_tools.tools.results import failed, succeeded
 from trio_tools.version import __version__
 
 _log = logging.getLogger("trio_tools")
@@ -103,8 +103,8 @@ class ToolServer(MCPServer[ServerState]):
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 failure = explain(error)
                 _log.info("%s failed: %s", shown(name), _loggable(failure))
-                return _failed(failure)
-            return _succeeded(answer)
+                return failed(failure)
+            return succeeded(answer)
 
     async def get_prompt(
         self,
@@ -273,34 +273,4 @@ def _unknown(name: str, tools: Iterable[str]) -> NotFound:
         f"no tool is named {shown(name)}; there are: {', '.join(names)}.",
         error_code="UNKNOWN_TOOL",
         data={"tools": names},
-    )
-
-
-def _succeeded(answer: Answer) -> CallToolResult:
-    envelope = success_response(
-        answer.data,
-        warnings=answer.warnings,
-        pagination=answer.pagination,
-        rate_limit=answer.rate_limit,
-    )
-    text = "\n".join(filter(None, (answer.summary, *answer.warnings, answer.text)))
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=envelope
-    )
-
-
-def _failed(failure: ToolFailure) -> CallToolResult:
-    envelope = error_response(
-        failure.told,
-        error_code=failure.error_code,
-        error_type=failure.error_type,
-        remediation=failure.remediation,
-        data=failure.data,
-        rate_limit=failure.rate_limit,
-    )
-    # Many clients show a model the text alone, so it says what to do as well.
-    return CallToolResult(
-        content=[TextContent(type="text", text=f"{failure.error_code}: {failure.told}")],
-        structured_content=envelope,
-        is_error=True,
     )

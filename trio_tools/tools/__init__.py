@@ -2,6 +2,7 @@
 
 arguments     the arguments that several tools share
 call          what a tool gets to work with, and what it answers
+results       an answer or a failure as MCP has it
 declaration   what a tool declares: arguments, execution, annotations
 pages         what of an operation fits into one answer
 progress      how a tool tells its caller how it goes
