@@ -7,19 +7,19 @@ simply what is already there.
 The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
-        _this_run  _frames           what there is once in each trio run; where a task waits
+        _run_local  _await_frames    values of one trio run; where a task waits
         _trio_internals              what the test kit asks of trio's private parts
-    L1  _outcomes  _token_bucket     what became of an item; rate limit
-        _limits  _slot  _deadline    named limiters; an item's places; time budget
-        _source  _requests           the items still to come; who asked
+    L1  _outcomes  _token_bucket     how each item ended; rate limit
+        _limits  _slot  _deadline    named limiters; a worker's slot; time budget
+        _source  _requests           the items still to come; request context
         _threads  _processes         blocking calls, heavy computation
-        _steps                       who blocks the loop
-    L2  _ledger  _admission          the books of a batch; a bounded line before a limiter
-    L3  _handoff                     where a stream's workers meet its consumer
+        _step_monitor                who blocks the loop
+    L2  _item_states  _admission     the state of each item; a bounded queue before a limiter
+    L3  _outcome_stream              where a stream's workers meet its consumer
     L4  _engine                      THE engine: a dispatcher and its workers
     L5  _batch                       its public face, and the state that outlives each run
-    L6  _map                         run_batch, stream_batch: policies over the batch
-        _probe  _trial               what a scenario may not leave behind; one run of it
+    L6  _run_batch                   run_batch, stream_batch: policies over the batch
+        _invariants  _scenario_run   what a scenario may not leave behind; one run of it
     L7  testing                      cancel a scenario at each of its checkpoints
 """
 
@@ -34,8 +34,6 @@ from nursery_patterns._errors import Overloaded as Overloaded
 from nursery_patterns._errors import WorkerCrashed as WorkerCrashed
 from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
-from nursery_patterns._map import run_batch as run_batch
-from nursery_patterns._map import stream_batch as stream_batch
 from nursery_patterns._outcomes import Counts as Counts
 from nursery_patterns._outcomes import Outcome as Outcome
 from nursery_patterns._outcomes import Report as Report
@@ -48,9 +46,11 @@ from nursery_patterns._requests import RequestContext as RequestContext
 from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
 from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
+from nursery_patterns._run_batch import run_batch as run_batch
+from nursery_patterns._run_batch import stream_batch as stream_batch
 from nursery_patterns._slot import released_slot as released_slot
-from nursery_patterns._steps import BlockedStep as BlockedStep
-from nursery_patterns._steps import StepMonitor as StepMonitor
+from nursery_patterns._step_monitor import BlockedStep as BlockedStep
+from nursery_patterns._step_monitor import StepMonitor as StepMonitor
 from nursery_patterns._threads import abandoned_threads as abandoned_threads
 from nursery_patterns._threads import (
     current_default_thread_limiter as current_default_thread_limiter,

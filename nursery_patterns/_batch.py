@@ -26,8 +26,8 @@ from nursery_patterns._arguments import (
 )
 from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
-from nursery_patterns._handoff import Handoff
-from nursery_patterns._ledger import Ledger
+from nursery_patterns._item_states import ItemStates
+from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report
 from nursery_patterns._slot import held_limiters
 from nursery_patterns._source import Source
@@ -53,7 +53,7 @@ class Batch(Generic[ItemT, ValueT]):
         fn: Async function of one item. Its exceptions (`Exception` and below) become outcomes.
             Items that the same worker runs share one `contextvars` context.
         items: Any iterable or async iterable. It is read lazily, in order, one item when there is
-            room for it; never more than the items in flight and one waiting for a shared slot.
+            a slot for it; never more than the items in flight and one waiting for a shared slot.
             A sized one is taken at the length it has now.
         limit: Most items in flight in this batch.
         limiter: Capacity shared with others: every running item also holds one of its tokens,
@@ -98,15 +98,15 @@ class Batch(Generic[ItemT, ValueT]):
         check_choice("on_error", on_error, ("collect", "cancel"))
 
         self.name: str = name or getattr(fn, "__qualname__", type(fn).__name__)
-        self._room = trio.CapacityLimiter(limit)  # places in this batch
-        self._limiter = limiter or self._room
-        # What outlives every run. Whatever is cancelled, these books are not inside of it.
-        self._ledger: Ledger[ItemT, ValueT] = Ledger(Source(items))
+        self._batch_limiter = trio.CapacityLimiter(limit)
+        self._limiter = limiter or self._batch_limiter
+        # What outlives every run. Whatever is cancelled, these states are not inside of it.
+        self._states: ItemStates[ItemT, ValueT] = ItemStates(Source(items))
         self._engine = Engine(
             fn,
-            self._ledger,
-            room=self._room,
-            shared=limiter,
+            self._states,
+            batch_limiter=self._batch_limiter,
+            shared_limiter=limiter,
             item_timeout=item_timeout,
             bucket=bucket,
             fail_fast=on_error == "cancel",
@@ -117,7 +117,7 @@ class Batch(Generic[ItemT, ValueT]):
         self._elapsed = 0.0
 
     def __repr__(self) -> str:
-        counts = self._ledger.counts(active=self._active)
+        counts = self._states.counts(active=self._active)
         total = "?" if counts.total is None else counts.total
         return f"<Batch {self.name}: {counts.done}/{total} done, {counts.in_flight} in flight>"
 
@@ -171,13 +171,13 @@ class Batch(Generic[ItemT, ValueT]):
         """
         with (
             self._running(retain=retain),
-            closing(Handoff(self._ledger, ordered=ordered)) as handoff,
+            closing(OutcomeQueue(self._states, ordered=ordered)) as queue,
         ):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 nursery.start_soon(
-                    self._engine.dispatch, nursery, handoff, name=f"{self.name} dispatcher"
+                    self._engine.dispatch, nursery, queue, name=f"{self.name} dispatcher"
                 )
-                yield OutcomeStream(self, handoff)
+                yield OutcomeStream(self, queue)
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
     @property
@@ -186,7 +186,7 @@ class Batch(Generic[ItemT, ValueT]):
 
         Changing its `total_tokens` takes effect at once for items not yet started, upwards too; 0
         pauses. The batch's own is no capacity to share: in a stream, outcomes that wait for their
-        consumer hold its places, so that another batch in that consumer would wait for itself.
+        consumer hold its tokens, so that another batch in that consumer would wait for itself.
         """
         return self._limiter
 
@@ -196,11 +196,13 @@ class Batch(Generic[ItemT, ValueT]):
 
         A whole number, or `math.inf` if that is what the batch's own limiter was set to.
         """
-        return self._room.total_tokens
+        return self._batch_limiter.total_tokens
 
     @limit.setter
     def limit(self, value: int) -> None:
-        self._room.total_tokens = check_count("limit", value, call="batch.limit = 10", minimum=0)
+        self._batch_limiter.total_tokens = check_count(
+            "limit", value, call="batch.limit = 10", minimum=0
+        )
 
     @property
     def item_timeout(self) -> float | None:
@@ -219,7 +221,7 @@ class Batch(Generic[ItemT, ValueT]):
 
         Costs O(items known). To watch a running batch, `progress` is O(1).
         """
-        return self._ledger.report(active=self._active, elapsed=self._seconds_run())
+        return self._states.report(active=self._active, elapsed=self._seconds_run())
 
     @property
     def progress(self) -> AsyncValue[Counts]:
@@ -229,7 +231,7 @@ class Batch(Generic[ItemT, ValueT]):
         watches does not pay for it.
         """
         if self._progress is None:
-            counts = self._ledger.counts
+            counts = self._states.counts
             self._progress = progress = AsyncValue(counts(active=self._active))
 
             def publish() -> None:  # without the batch, or the two would keep each other alive
@@ -249,7 +251,7 @@ class Batch(Generic[ItemT, ValueT]):
                 f"{self!r} was started inside an item that holds the same limiter, and could wait "
                 "for that item for ever: give the inner batch a limiter of its own"
             )
-        self._ledger.begin(retain=retain)
+        self._states.begin(retain=retain)
         self._active_since = trio.current_time()
         try:
             yield
@@ -257,8 +259,8 @@ class Batch(Generic[ItemT, ValueT]):
             self._elapsed = self._seconds_run()
             self._active_since = None
             self._publish()
-        if self._ledger.source.broken is not None:  # what was within reach has ended
-            raise ExceptionGroup(f"{self!r}", [self._ledger.source.broken])
+        if self._states.source.broken is not None:  # what was within reach has ended
+            raise ExceptionGroup(f"{self!r}", [self._states.source.broken])
 
     @property
     def _active(self) -> bool:
@@ -271,7 +273,7 @@ class Batch(Generic[ItemT, ValueT]):
 
     def _publish(self) -> None:
         if self._progress is not None:
-            self._progress.value = self._ledger.counts(active=self._active)
+            self._progress.value = self._states.counts(active=self._active)
 
 
 def _seconds_per_item(value: float | None, *, call: str) -> float | None:
@@ -287,15 +289,15 @@ class OutcomeStream(Generic[ItemT, ValueT]):
         batch: The batch, for its `report()` and `progress`.
     """
 
-    def __init__(self, batch: Batch[ItemT, ValueT], handoff: Handoff[ItemT, ValueT]) -> None:
+    def __init__(self, batch: Batch[ItemT, ValueT], queue: OutcomeQueue[ItemT, ValueT]) -> None:
         self.batch = batch
-        self._handoff = handoff
+        self._queue = queue
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Outcome[ItemT, ValueT]:
-        outcome = await self._handoff.take()
+        outcome = await self._queue.take()
         if outcome is None:
             raise StopAsyncIteration
         return outcome

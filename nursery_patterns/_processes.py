@@ -16,7 +16,7 @@ import trio
 
 from nursery_patterns._arguments import check_limiter, check_plain_function, name_of
 from nursery_patterns._errors import WorkerCrashed
-from nursery_patterns._this_run import of_this_run
+from nursery_patterns._run_local import run_local
 
 if TYPE_CHECKING:
     from multiprocessing import Process
@@ -38,7 +38,7 @@ _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
 
 def current_default_process_limiter() -> trio.CapacityLimiter:
     """Return the limiter of `run_in_process` in this trio run: one per CPU unless changed."""
-    return of_this_run(_limiter, lambda: trio.CapacityLimiter(os.cpu_count() or 1))
+    return run_local(_limiter, lambda: trio.CapacityLimiter(os.cpu_count() or 1))
 
 
 async def run_in_process(
@@ -130,7 +130,7 @@ _workers: trio.lowlevel.RunVar[_Workers] = trio.lowlevel.RunVar("nursery_pattern
 
 
 async def _workers_of_this_run() -> _Workers:
-    workers = of_this_run(_workers, _start_workers)
+    workers = run_local(_workers, _start_workers)
     await workers.opened.wait()
     return workers
 

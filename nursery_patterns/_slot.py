@@ -1,4 +1,4 @@
-"""The places a worker holds: one in its batch, and one in the shared limiter if there is one."""
+"""A worker's slot: a token of its batch's limiter, and one of the shared limiter, if any."""
 
 from __future__ import annotations
 
@@ -12,150 +12,160 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from types import TracebackType
 
-# Each item that is away from its slot is a task with its memory, some 10 kB: this many bound it.
-_MOST_AWAY = 1_000
+# An item that released its slot is a task with its memory, about 10 kB; this number bounds them.
+_MAX_RELEASED = 1_000
 
 # The slots of the items that the current task runs inside of, outermost first.
 _held: ContextVar[tuple[Slot, ...]] = ContextVar("_held", default=())
 
 
-class Places:
-    """What the slots of one run have in common: where places come from, and who is away from his.
+class SlotLimiters:
+    """What the slots of one run have in common: their limiters, and which slots are released.
 
     Args:
-        room: Places in the batch.
-        shared: Places shared with others, if any.
-        keeps_room: Whether an item that gives its slot back keeps its room in the batch. It must
-            where finished items wait in their room for one that has yet to come back.
+        batch: Bounds the items of this batch.
+        shared: Bounds the items of several batches, if there is one.
+        keep_batch_token: Whether an item that releases its slot keeps its token of `batch`.
+            Required for ordered streams: outcomes hold their tokens there while they wait for the
+            outcome of an item before them.
     """
 
-    __slots__ = ("away", "keeps_room", "returning", "room", "shared")
+    __slots__ = ("batch", "keep_batch_token", "reacquiring", "released", "shared")
 
     def __init__(
         self,
-        room: trio.CapacityLimiter,
+        batch: trio.CapacityLimiter,
         shared: trio.CapacityLimiter | None,
         *,
-        keeps_room: bool = False,
+        keep_batch_token: bool = False,
     ) -> None:
-        self.room = room
+        self.batch = batch
         self.shared = shared
-        self.keeps_room = keeps_room
-        # Whose items are without their places, until they have them again or their worker ends.
-        # At most _MOST_AWAY.
-        self.away: set[Slot] = set()
-        self.returning = 0  # of these, who wait for their places again
+        self.keep_batch_token = keep_batch_token
+        # Slots whose items released them, until they are acquired again or their worker ends.
+        # At most _MAX_RELEASED.
+        self.released: set[Slot] = set()
+        self.reacquiring = 0  # of these, how many wait to be acquired again
 
 
 class Slot:
-    """What one worker may hold, taken in a fixed order and given back together.
+    """The tokens that one worker holds, acquired in a fixed order and released together.
 
-    Room in the batch comes first and the shared place last, so that nobody sits on shared
-    capacity while waiting for anything else. Leaving the `with` block gives back what is held.
+    The token of the batch's limiter comes first and the shared one last, so that no task holds
+    shared capacity while it waits for anything else. Leaving the `with` block releases them.
     """
 
-    __slots__ = ("_has_room", "_has_shared", "_places", "_room", "_shared", "_task")
+    __slots__ = (
+        "_batch_limiter",
+        "_has_batch_token",
+        "_has_shared_token",
+        "_limiters",
+        "_shared_limiter",
+        "_task",
+    )
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._room = places.room
-        self._shared = places.shared
-        self._has_room = False
-        self._has_shared = False
+    def __init__(self, limiters: SlotLimiters) -> None:
+        self._limiters = limiters
+        self._batch_limiter = limiters.batch
+        self._shared_limiter = limiters.shared
+        self._has_batch_token = False
+        self._has_shared_token = False
         self._task: trio.lowlevel.Task | None = None
 
     def begin(self) -> None:
-        """Make it the slot of the current task, and of nobody else, until `end`."""
+        """Make it the slot of the current task, and of no other one, until `end`."""
         self._task = trio.lowlevel.current_task()
         _held.set((*_held.get(), self))
 
     def end(self) -> None:
-        """Give back whatever is held: the task works on no item any more."""
+        """Release it: the task works on no item any more."""
         self._task = None
         self.release()
-        self._places.away.discard(self)
+        self._limiters.released.discard(self)
 
-    async def take_room(self) -> None:
-        """Wait for a place in the batch."""
-        await self._room.acquire_on_behalf_of(self)
-        self._has_room = True
+    async def acquire_batch_token(self) -> None:
+        """Wait for a token of the batch's limiter."""
+        await self._batch_limiter.acquire_on_behalf_of(self)
+        self._has_batch_token = True
 
-    async def take(self) -> None:
-        """Wait for every place that is not held yet."""
-        if not self._has_room:
-            await self.take_room()
-        if self._shared is not None:
-            await self._shared.acquire_on_behalf_of(self)
-            self._has_shared = True
+    async def acquire(self) -> None:
+        """Wait for each token that is not held yet."""
+        if not self._has_batch_token:
+            await self.acquire_batch_token()
+        if self._shared_limiter is not None:
+            await self._shared_limiter.acquire_on_behalf_of(self)
+            self._has_shared_token = True
 
-    def keep(self) -> bool:
-        """Stay for another item if that is fair: nobody waits in front, and no limit was lowered.
+    def try_keep(self) -> bool:
+        """Keep the slot for another item if that is fair; return whether it is kept.
 
-        Besides items that want their places back only the batch's own dispatcher stands in line
-        for the room, so there it is enough that the limit still covers all who hold a place.
+        It is fair if no task waits in front and no limit was lowered. Besides items that acquire
+        their slots again, only the batch's own dispatcher waits for the batch's limiter; so there
+        it is enough that the limit still covers all tokens that are held. The shared token is
+        released first, and taken again only if no task of another batch waits for it.
         """
-        if self._room.borrowed_tokens > self._room.total_tokens:
+        if self._batch_limiter.borrowed_tokens > self._batch_limiter.total_tokens:
             return False
-        if self._places.returning or not self._has_room:
+        if self._limiters.reacquiring or not self._has_batch_token:
             return False
-        if self._shared is None:
+        if self._shared_limiter is None:
             return True
-        self.release_shared()
+        self.release_shared_token()
         try:
-            self._shared.acquire_on_behalf_of_nowait(self)
+            self._shared_limiter.acquire_on_behalf_of_nowait(self)
         except trio.WouldBlock:
             return False
-        self._has_shared = True
+        self._has_shared_token = True
         return True
 
-    def release_shared(self) -> None:
-        """Give back the shared place, and keep the room in the batch."""
-        if self._has_shared and self._shared is not None:
-            self._has_shared = False
-            self._shared.release_on_behalf_of(self)
+    def release_shared_token(self) -> None:
+        """Release the shared token, and keep the one of the batch's limiter."""
+        if self._has_shared_token and self._shared_limiter is not None:
+            self._has_shared_token = False
+            self._shared_limiter.release_on_behalf_of(self)
 
     def release(self) -> None:
-        """Give back whatever is held."""
-        if self._has_shared:
-            self.release_shared()
-        if self._has_room:
-            self._has_room = False
-            self._room.release_on_behalf_of(self)
+        """Release each token that is held."""
+        if self._has_shared_token:
+            self.release_shared_token()
+        if self._has_batch_token:
+            self._has_batch_token = False
+            self._batch_limiter.release_on_behalf_of(self)
 
-    def leave(self) -> bool:
-        """Let others have the places while the item only waits; False if it has to stay.
+    def try_release_for_wait(self) -> bool:
+        """Release the slot while the item only waits; return False if the item has to keep it.
 
-        That is so in a task that the item started, in a second block inside of the first, where
-        nothing could be given back, and where too many are away already.
+        It has to in a task that the item started, in a second block inside of the first, where
+        there is no token to release, and where too many slots are released already.
         """
-        places = self._places
-        held = self._has_shared if places.keeps_room else self._has_room
+        limiters = self._limiters
+        held = self._has_shared_token if limiters.keep_batch_token else self._has_batch_token
         if (
             not held
-            or len(places.away) >= _MOST_AWAY
+            or len(limiters.released) >= _MAX_RELEASED
             or self._task is not trio.lowlevel.current_task()
         ):
             return False
-        if places.keeps_room:
-            self.release_shared()
+        if limiters.keep_batch_token:
+            self.release_shared_token()
         else:
             self.release()
-        places.away.add(self)
+        limiters.released.add(self)
         return True
 
-    async def come_back(self) -> None:
-        """Wait for the places again, in line with everybody else."""
-        self._places.returning += 1
+    async def reacquire(self) -> None:
+        """Wait for the released tokens again, first come, first served with all other tasks."""
+        self._limiters.reacquiring += 1
         try:
-            await self.take()
+            await self.acquire()
         finally:
-            self._places.returning -= 1
-        self._places.away.discard(self)
+            self._limiters.reacquiring -= 1
+        self._limiters.released.discard(self)
 
     @property
     def limiter(self) -> trio.CapacityLimiter | None:
         """The limiter in force; None once its worker has ended, whose items' tasks may live on."""
-        return None if self._task is None else self._shared or self._room
+        return None if self._task is None else self._shared_limiter or self._batch_limiter
 
     def __enter__(self) -> Self:
         return self
@@ -176,7 +186,7 @@ def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
 
 @asynccontextmanager
 async def released_slot() -> AsyncGenerator[None]:
-    """Give the slot of the current item to others for as long as the item only waits.
+    """Release the slot of the current item for as long as the item only waits.
 
     Inside the function of a batch's item::
 
@@ -189,16 +199,16 @@ async def released_slot() -> AsyncGenerator[None]:
 
     Cancelled inside the block, or while it waits for its slot, the item has none: let it end then.
 
-    At most 1,000 items of a run are away at a time; the next ones keep their slots while they
-    wait. In an ordered stream an item gives back its token of the shared limiter, and keeps its
-    place in the batch: items that are done wait there for those before them. Outside of a batch,
-    and in tasks that an item started, the block changes nothing.
+    At most 1,000 items of a run release their slots at a time; the next ones keep theirs while
+    they wait. In an ordered stream an item releases its token of the shared limiter, and keeps
+    the one of the batch: finished items wait there for those before them. Outside of a batch, and
+    in tasks that an item started, the block changes nothing.
     """
     slots = _held.get()
-    if not slots or not slots[-1].leave():
+    if not slots or not slots[-1].try_release_for_wait():
         yield
         return
     try:
         yield
     finally:
-        await slots[-1].come_back()
+        await slots[-1].reacquire()

@@ -14,7 +14,7 @@ from typing import TypeVar, TypeVarTuple, Unpack, cast, final
 import trio
 
 from nursery_patterns._arguments import check_limiter, check_plain_function, check_seconds
-from nursery_patterns._this_run import of_this_run
+from nursery_patterns._run_local import run_local
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -36,7 +36,7 @@ def current_default_thread_limiter() -> trio.CapacityLimiter:
     It is not trio's default limiter, which `trio.Path` and name lookups use: tool work that fills
     this one does not make those wait.
     """
-    return of_this_run(_limiter, lambda: trio.CapacityLimiter(_THREADS))
+    return run_local(_limiter, lambda: trio.CapacityLimiter(_THREADS))
 
 
 async def run_in_thread(
@@ -83,7 +83,7 @@ async def run_in_thread(
         patience = check_seconds("abandon_after", abandon_after, call=call, zero=True)
     if patience == math.inf:
         return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
-    place = _Place(limiter, of_this_run(_abandoned, set))
+    place = _Place(limiter, run_local(_abandoned, set))
     try:
         return await trio.to_thread.run_sync(
             fn, *args, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", place)
@@ -94,7 +94,7 @@ async def run_in_thread(
 
 def abandoned_threads() -> int:
     """Return how many threads that `run_in_thread` abandoned in this trio run have not ended."""
-    return len(of_this_run(_abandoned, set))
+    return len(run_local(_abandoned, set))
 
 
 @final

@@ -25,8 +25,8 @@ from functools import partial
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Self, cast, final
 
-from nursery_patterns._probe import Probe as Probe  # noqa: PLC0414 - exported by this
-from nursery_patterns._trial import Trial
+from nursery_patterns._invariants import Probe as Probe  # noqa: PLC0414 - exported by this
+from nursery_patterns._scenario_run import ScenarioRun
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -128,7 +128,7 @@ def _try(
     seed: int,
     cut_after: int | None = None,
     deadline: float = math.inf,
-) -> Trial:
+) -> ScenarioRun:
     probe = Probe()
 
     async def settle() -> None:
@@ -137,7 +137,7 @@ def _try(
             await _with_probe(after, probe)()
             probe.verify()
 
-    trial = Trial(
+    trial = ScenarioRun(
         _with_probe(scenario, probe),
         settle,
         max_steps=max_steps,

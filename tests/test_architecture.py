@@ -23,7 +23,7 @@ OUTSIDERS = {
     "trio": PACKAGES,
     "trio_util": ("nursery_patterns",),
     "trio_parallel": ("nursery_patterns._processes",),
-    "outcome": ("nursery_patterns._trial", "nursery_patterns._trio_internals"),
+    "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
         "trio_tools.sections",
@@ -51,7 +51,7 @@ OUTSIDERS = {
     "rich": ("trio_tools.console", "trio_tools.demo", "trio_tools.commands"),
 }
 # Whoever may start an event loop: the command line, and the test kit, whose runs are its subject.
-RUNNERS = ("trio_tools.cli", "nursery_patterns._trial")
+RUNNERS = ("trio_tools.cli", "nursery_patterns._scenario_run")
 
 
 def name_of(path):

@@ -66,7 +66,7 @@ def test_the_test_kit_exports_exactly_its_contract():
             "nursery_patterns"
         )
     }
-    assert ours - {"Trial"} == TESTING
+    assert ours - {"ScenarioRun"} == TESTING
 
 
 @pytest.mark.parametrize("module", [nursery_patterns, nursery_patterns.testing])

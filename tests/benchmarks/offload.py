@@ -17,7 +17,7 @@ import trio
 
 from nursery_patterns import run_in_process, run_in_thread
 from nursery_patterns._admission import Admission
-from nursery_patterns._steps import StepMonitor
+from nursery_patterns._step_monitor import StepMonitor
 from nursery_patterns._token_bucket import TokenBucket
 
 Row = tuple[str, str, str]

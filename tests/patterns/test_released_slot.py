@@ -226,7 +226,7 @@ async def test_outside_of_a_batch_it_only_waits(autojump_clock):
 
 
 async def test_only_so_many_are_away_at_a_time(autojump_clock, monkeypatch):
-    monkeypatch.setattr("nursery_patterns._slot._MOST_AWAY", 2)
+    monkeypatch.setattr("nursery_patterns._slot._MAX_RELEASED", 2)
     started = []
 
     async def fn(item):
@@ -242,7 +242,7 @@ async def test_only_so_many_are_away_at_a_time(autojump_clock, monkeypatch):
 async def test_items_that_are_cut_while_away_are_away_until_somebody_took_their_outcome(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr("nursery_patterns._slot._MOST_AWAY", 10)
+    monkeypatch.setattr("nursery_patterns._slot._MAX_RELEASED", 10)
     started = itertools.count()
 
     async def fn(_):

@@ -45,7 +45,7 @@ async def test_a_source_without_end_is_streamed_with_a_bounded_number_of_everyth
     batch = Batch(identity, itertools.count(), limit=4)
     async with batch.stream(ordered=ordered) as outcomes:
         async for outcome in outcomes:
-            books = batch._ledger
+            books = batch._states
             assert len(books.running) + len(books.waiting) + len(books.undelivered) <= 2 * 4
             assert not books.outcomes
             if outcome.index == 2000:
@@ -293,7 +293,7 @@ async def test_streams_left_early_again_and_again_let_nothing_pile_up(ordered, c
             async for outcome in outcomes:
                 got.append(outcome.index)
                 await trio.testing.wait_all_tasks_blocked()
-                assert len(batch._ledger.undelivered) <= 4
+                assert len(batch._states.undelivered) <= 4
                 break
     async with batch.stream(ordered=ordered) as outcomes:
         got += [o.index async for o in outcomes]
@@ -321,7 +321,7 @@ async def test_after_a_resume_workers_go_on_as_far_ahead_as_before():
         for _ in range(20):
             await anext(outcomes)
             await trio.testing.wait_all_tasks_blocked()
-        assert len(batch._ledger.undelivered) == 4
+        assert len(batch._states.undelivered) == 4
 
 
 # --- retaining, and failures ------------------------------------------------------------
@@ -419,7 +419,7 @@ async def test_an_ordered_stream_that_is_resumed_with_a_lower_limit_goes_on(auto
 
     with trio.move_on_after(5):
         await consume()
-    assert len(batch._ledger.undelivered) > 0
+    assert len(batch._states.undelivered) > 0
     batch.limit = 1
     with trio.fail_after(100):
         await consume()

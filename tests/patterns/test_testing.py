@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from nursery_patterns import Admission, Batch, Limits, TokenBucket, run_batch, run_in_process
-from nursery_patterns import _trial as trial_module
+from nursery_patterns import _scenario_run as run_module
 from nursery_patterns.testing import (
     InFlightGauge,
     Probe,
@@ -211,21 +211,21 @@ def broken(batch, mistake):
 
     async def call(item):
         value = await well(item)
-        await mistake(engine.ledger, item)
+        await mistake(engine.states, item)
         return value
 
     engine.call = call
     return batch
 
 
-async def lose_for_a_moment(ledger, item):
-    index = next(index for index, running in ledger.running.items() if running == item)
-    ledger.running.pop(index)
+async def lose_for_a_moment(states, item):
+    index = next(index for index, running in states.running.items() if running == item)
+    states.running.pop(index)
     await trio.lowlevel.checkpoint()
-    ledger.running[index] = item
+    states.running[index] = item
 
 
-async def forget(ledger, item):
+async def forget(states, item):
     await trio.lowlevel.checkpoint()  # finished, and not recorded
 
 
@@ -289,7 +289,7 @@ def test_two_outcomes_of_one_index_are_found():
     async def scenario(probe):
         batch = probe.watch(Batch(trio.sleep, [1, 1]))
         await batch.run()
-        batch._ledger.outcomes[1] = batch._ledger.outcomes[0]
+        batch._states.outcomes[1] = batch._states.outcomes[0]
 
     assert "does not report one outcome per index, in order: [0, 0]" in complaint_about(scenario)
 
@@ -335,7 +335,7 @@ def test_a_cancel_that_is_swallowed_for_ever_is_found():
 
 
 def test_a_clean_up_that_waits_for_ever_is_found(monkeypatch):
-    monkeypatch.setattr(trial_module, "_STUCK_AFTER", 0.05)
+    monkeypatch.setattr(run_module, "_STUCK_AFTER", 0.05)
 
     async def scenario(probe):
         try:
@@ -352,7 +352,7 @@ def test_a_clean_up_that_waits_for_ever_is_found(monkeypatch):
 
 
 def test_a_scenario_that_waits_for_ever_is_found(monkeypatch):
-    monkeypatch.setattr(trial_module, "_STUCK_AFTER", 0.05)
+    monkeypatch.setattr(run_module, "_STUCK_AFTER", 0.05)
 
     async def scenario(probe):
         await Batch(trio.Event.wait, [trio.Event()]).run()

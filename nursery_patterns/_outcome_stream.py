@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 if TYPE_CHECKING:
-    from nursery_patterns._ledger import Ledger
+    from nursery_patterns._item_states import ItemStates
     from nursery_patterns._outcomes import Outcome
 
 ItemT = TypeVar("ItemT")
@@ -21,26 +21,26 @@ ValueT = TypeVar("ValueT")
 _OUTCOMES_PER_TURN = 16
 
 
-class Handoff(Generic[ItemT, ValueT]):
+class OutcomeQueue(Generic[ItemT, ValueT]):
     """The outcomes that wait for the consumer, and who waits for whom.
 
     Invariant: each undelivered outcome has one worker parked in `wait_until_taken`, but for those
     that an earlier stream left over; no fresh item is started for as long as there are any.
     """
 
-    def __init__(self, ledger: Ledger[ItemT, ValueT], *, ordered: bool) -> None:
-        self._ledger = ledger
-        self._ready = ledger.undelivered  # outlives this stream: what is not taken is not lost
+    def __init__(self, states: ItemStates[ItemT, ValueT], *, ordered: bool) -> None:
+        self._states = states
+        self._ready = states.undelivered  # outlives this stream: what is not taken is not lost
         self._left_over = set(self._ready)
         # Indexes not yet taken, lowest first. Items are pulled in that order, those given back
         # before any fresh one, so that appending the fresh ones keeps it sorted.
         self._open: deque[int] | None = None
         if ordered:
-            given_back = (index for index, _ in ledger.source.given_back())
+            given_back = (index for index, _ in states.source.given_back())
             self._open = deque(sorted((*self._ready, *given_back)))
         self._closed = False
         self._taken = 0
-        self._fresh_from = ledger.source.pulled
+        self._fresh_from = states.source.pulled
         self._dispatcher = trio.lowlevel.ParkingLot()
         self._workers = trio.lowlevel.ParkingLot()
         self._consumers = trio.lowlevel.ParkingLot()
@@ -52,7 +52,7 @@ class Handoff(Generic[ItemT, ValueT]):
 
     async def wait_for_fresh(self) -> None:
         """Wait until a fresh item may be started: each stream would leave `limit` more behind."""
-        if self._left_over and not self._ledger.source.given_back():
+        if self._left_over and not self._states.source.given_back():
             await self._dispatcher.park()
 
     def expect(self, index: int) -> None:
@@ -128,5 +128,5 @@ class Handoff(Generic[ItemT, ValueT]):
         return None
 
     def _drained(self) -> bool:
-        books = self._ledger
-        return books.source.exhausted and not (books.running or books.waiting or self._ready)
+        states = self._states
+        return states.source.exhausted and not (states.running or states.waiting or self._ready)

@@ -18,7 +18,7 @@ import outcome
 import trio
 import trio.testing
 
-from nursery_patterns._frames import frames_outside_trio
+from nursery_patterns._await_frames import frames_outside_trio
 from nursery_patterns._processes import keeper_of_workers
 from nursery_patterns._trio_internals import (
     idle_threads,
@@ -38,7 +38,7 @@ class _Stuck(BaseException):
 
 
 @final
-class Trial(trio.abc.Instrument):
+class ScenarioRun(trio.abc.Instrument):
     """Run `scenario` once, and hold on to what a check wants to know afterwards.
 
     Args:

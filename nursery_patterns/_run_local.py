@@ -1,4 +1,4 @@
-"""What there is once in each trio run, made when it is first asked for."""
+"""Values of which each trio run has its own, made when they are first used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 _T = TypeVar("_T")
 
 
-def of_this_run(variable: trio.lowlevel.RunVar[_T], make: Callable[[], _T]) -> _T:
+def run_local(variable: trio.lowlevel.RunVar[_T], make: Callable[[], _T]) -> _T:
     """Return the value that the variable has in this trio run; make it if it has none yet."""
     try:
         return variable.get()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from nursery_patterns._arguments import check_count, check_seconds
-from nursery_patterns._frames import frames_outside_trio
+from nursery_patterns._await_frames import frames_outside_trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -1,4 +1,4 @@
-"""The books of a batch: which item stands where. Pure bookkeeping, without a single await."""
+"""The state of each item of a batch: plain bookkeeping, without a single await."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
 
-class Ledger(Generic[ItemT, ValueT]):
+class ItemStates(Generic[ItemT, ValueT]):
     """Keeps every item in exactly one place, at every moment.
 
     Invariant: an index below `source.pulled` is in exactly one of

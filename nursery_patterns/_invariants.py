@@ -1,4 +1,4 @@
-"""What a scenario shows after it was cut: that the books balance and that nothing is held."""
+"""What a scenario shows after it was cut: that items are conserved and that nothing is held."""
 
 from __future__ import annotations
 
