@@ -26,20 +26,23 @@ OUTSIDERS = {
     "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
-        "trio_tools.sections",
+        "trio_tools.settings.schema",
         "trio_tools.settings",
         "trio_tools.operations",
         "trio_tools.tools",
         "trio_tools.transports",
-        "trio_tools.commands",
-        "trio_tools.cli",
+        "trio_tools.command_line.commands",
+        "trio_tools.command_line.main",
     ),
-    "pydantic_core": ("trio_tools.operations.work", "trio_tools.transports.wire"),
+    "pydantic_core": (
+        "trio_tools.operations.item_runner",
+        "trio_tools.transports.stdio.jsonrpc_lines",
+    ),
     "pydantic_settings": ("trio_tools.settings",),
-    "httpx": ("trio_tools.http.transport",),
-    "httptools": ("trio_tools.http.parser",),
-    "certifi": ("trio_tools.http.connect",),
-    "idna": ("trio_tools.http.urls",),
+    "httpx": ("trio_tools.http.httpx_transport",),
+    "httptools": ("trio_tools.http.wire.response_parser",),
+    "certifi": ("trio_tools.http.wire.connector",),
+    "idna": ("trio_tools.http.wire.urls",),
     "sqlalchemy": ("trio_tools.database",),
     "psycopg": ("trio_tools.database.postgres",),
     "backports": ("trio_tools.files.compression",),
@@ -48,10 +51,14 @@ OUTSIDERS = {
     "hypercorn": ("trio_tools.transports",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
-    "rich": ("trio_tools.console", "trio_tools.demo", "trio_tools.commands"),
+    "rich": (
+        "trio_tools.command_line.console",
+        "trio_tools.command_line.demo",
+        "trio_tools.command_line.commands",
+    ),
 }
 # Whoever may start an event loop: the command line, and the test kit, whose runs are its subject.
-RUNNERS = ("trio_tools.cli", "nursery_patterns._scenario_run")
+RUNNERS = ("trio_tools.command_line.main", "nursery_patterns._scenario_run")
 
 
 def name_of(path):

@@ -9,17 +9,16 @@ import textwrap
 import xml.etree.ElementTree as ET
 from collections import Counter
 from functools import cache
-from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.support import maps
 from tests.support.examples import load_example
-from tests.test_architecture import PACKAGES, layers_of
 from tests.test_public_api import PUBLIC, TESTING
-from trio_tools.cli import main
+from trio_tools.command_line.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -114,18 +113,9 @@ def test_the_index_gives_every_public_name_a_page_that_tells_of_it():
     assert untold == set()
 
 
-@pytest.mark.parametrize("house", PACKAGES)
-def test_the_map_of_the_architecture_draws_each_module_over_those_that_it_may_import(house):
-    lines = FENCE.search((ROOT / "docs" / "architecture.md").read_text("utf-8"))[3].splitlines()
-    middle = lines[0].index(PACKAGES[1]) - 1
-    column = slice(middle) if house == PACKAGES[0] else slice(middle, None)
-    layers = layers_of(house)
-    drawn = [
-        list(takewhile(layers.__contains__, re.findall(r"\w+", line[column]))) for line in lines
-    ]
-    assert sorted(name for names in drawn for name in names) == sorted(layers)
-    for above, below in pairwise(filter(None, drawn)):
-        assert min(layers[name] for name in above) >= max(layers[name] for name in below)
+def test_the_maps_of_the_architecture_are_those_of_the_packages():
+    page = maps.PAGE.read_text("utf-8")
+    assert page == maps.with_maps(page), "run `python -m tests.support.maps`"
 
 
 def test_the_picture_of_a_batch_is_what_its_example_does():

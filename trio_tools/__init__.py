@@ -1,24 +1,20 @@
 """An MCP server on trio for bulk work: bounded, on time, and never losing what is finished.
 
-The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
-Packages state their inner order in the same way.
+The rooms, lowest first. Each imports only from rooms below its own; a test enforces it. Every room
+says in its docstring what belongs there, and draws its inner order in the same way.
 
-    L0   sections  errors  logs  console  version   what is in the settings; failures; terminal
-         threads                                left behind when they do not stop
-    L1   settings                               what the operator decides
-         responses  cursors  explain            the envelope; page marks; from error to answer
-    L2   http  database  files  inference       doors to the outside; no mcp import
-    L3   services                               what lives as long as the server
-    L4   operations                             functions of one item, by name
-    L5   store                                  operations that outlive their calls
-    L6   state                                  what is live: limits, lines, calls
-    L7   tools  policy                          the MCP tools, one file per family; their turns
-    L8   server                                 composition root: tools and policy
-    L9   transports                             stdio, Streamable HTTP, in memory
-    L10  demo                                   bulk work that goes wrong in every way
-    L11  commands                               what each command does
-    L12  cli                                    arguments to settings; the only `trio.run`
-    L13  __main__                               what a signal means while all this is imported
+    L0   version                             of the distribution
+    L1   settings                            what the operator decides; the log
+    L2   answers                             the envelope, failures, cursors
+    L3   http  database  files  inference    doors to the outside; no MCP server import
+    L4   services                            what lives as long as the server
+    L5   operations                          functions of one item, by name; their store
+    L6   live                                limits, queues, calls: what status and metrics read
+    L7   tools                               the MCP tools, one file per family
+    L8   server                              composition root, and the policy around each call
+    L9   transports                          stdio, Streamable HTTP, in memory
+    L10  command_line                        arguments, commands, terminal; the only `trio.run`
+    L11  __main__                            what a signal means while all this is imported
 
 The names for applications that embed the server are here, and loaded when they are first used.
 """
@@ -26,13 +22,17 @@ The names for applications that embed the server are here, and loaded when they 
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trio_tools.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from trio_tools.operations.base import Operation
-    from trio_tools.responses import error_response, success_response
+    from trio_tools.answers.envelope import error_response, success_response
+    from trio_tools.operations import Operation
     from trio_tools.server import ToolServer, create_server
     from trio_tools.settings import Settings
     from trio_tools.transports import serve_http, serve_stdio
@@ -50,14 +50,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Operation": "operations.base",
+    "Operation": "operations.operation",
     "Settings": "settings",
     "ToolServer": "server",
     "create_server": "server",
-    "error_response": "responses",
+    "error_response": "answers.envelope",
     "serve_http": "transports",
     "serve_stdio": "transports",
-    "success_response": "responses",
+    "success_response": "answers.envelope",
 }
 
 
@@ -65,3 +65,34 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+# Modules that applications imported before they moved into rooms. Both names are one module.
+_MOVED = {
+    "trio_tools.errors": "trio_tools.answers.errors",
+    "trio_tools.responses": "trio_tools.answers.envelope",
+    "trio_tools.cli": "trio_tools.command_line.main",
+    "trio_tools.operations.base": "trio_tools.operations.operation",
+    "trio_tools.http.failures": "trio_tools.http.wire.errors",
+    "trio_tools.http.fetcher": "trio_tools.http.fetching.fetcher",
+    "trio_tools.http.api": "trio_tools.http.apis.client",
+    "trio_tools.http.guard": "trio_tools.http.wire.address_policy",
+    "trio_tools.http.transport": "trio_tools.http.httpx_transport",
+}
+
+
+class _MovedModules(Loader):
+    """Finds a module by its former name. The import system asks it last."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> ModuleSpec | None:
+        return ModuleSpec(name, _MovedModules()) if name in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the import system."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(_MOVED[module.__name__])
+
+
+sys.meta_path.append(_MovedModules())

@@ -26,7 +26,7 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     try:
-        from trio_tools.cli import main as command_line  # noqa: PLC0415 - see above
+        from trio_tools.command_line.main import main as command_line  # noqa: PLC0415 - see above
 
         return command_line()
     except KeyboardInterrupt:  # before there is an event loop, which sees to it from then on

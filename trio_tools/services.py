@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_tools.errors import NotFound, shown
+from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases
-    from trio_tools.http.api import ApiClient
-    from trio_tools.http.fetcher import Fetcher
-    from trio_tools.http.hosts import HostState
+    from trio_tools.http.apis.client import ApiClient
+    from trio_tools.http.fetching.fetcher import Fetcher
+    from trio_tools.http.fetching.host_throttle import HostState
     from trio_tools.inference.models import Models
 
 _CLOSING_SECONDS = 1.0
@@ -80,8 +80,8 @@ class Services:
         return {} if self._fetcher is None else self._fetcher.hosts()
 
     def _make_fetcher(self) -> Fetcher:
-        from trio_tools.http.fetcher import Fetcher  # noqa: PLC0415 - see above
-        from trio_tools.http.pages import FetchConfig  # noqa: PLC0415
+        from trio_tools.http.fetching.fetcher import Fetcher  # noqa: PLC0415 - see above
+        from trio_tools.http.fetching.types import FetchConfig  # noqa: PLC0415
 
         fetch = self._settings.fetch.model_dump()
         return Fetcher(FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls")))
@@ -136,7 +136,7 @@ class Services:
             if name not in self._settings.apis:
                 known = ", ".join(self._settings.apis) or "none is configured"
                 raise NotFound(
-                    f"no API is named {shown(name)}; there are: {known}",
+                    f"no API is named {brief_repr(name)}; there are: {known}",
                     error_code="UNKNOWN_API",
                     data={"apis": list(self._settings.apis)},
                 )
@@ -148,8 +148,8 @@ class Services:
 def _client(
     name: str, api: ApiSettings, settings: Settings, limiter: trio.CapacityLimiter
 ) -> ApiClient:
-    from trio_tools.http.api import ApiClient  # noqa: PLC0415 - see above
-    from trio_tools.http.apis import ApiConfig  # noqa: PLC0415
+    from trio_tools.http.apis.client import ApiClient  # noqa: PLC0415 - see above
+    from trio_tools.http.apis.types import ApiConfig  # noqa: PLC0415
 
     return ApiClient(
         ApiConfig(

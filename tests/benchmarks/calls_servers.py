@@ -18,9 +18,9 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import ToolAnnotations
 
 from nursery_patterns import run_in_process, run_in_thread
+from trio_tools.live.state import ServerState
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
-from trio_tools.state import ServerState
 from trio_tools.tools.call import Answer
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool

@@ -89,9 +89,9 @@ def stock_httpx(job: Job) -> float:
 def ours_through_async_client(job: Job) -> float:
     import httpx
 
-    from trio_tools.http.guard import Guard
-    from trio_tools.http.pool import PoolLimits
-    from trio_tools.http.transport import TrioTransport
+    from trio_tools.http.httpx_transport import TrioTransport
+    from trio_tools.http.wire.address_policy import Guard
+    from trio_tools.http.wire.pool import PoolLimits
 
     def client() -> httpx.AsyncClient:
         transport = TrioTransport(
@@ -124,8 +124,8 @@ def _httpx(job: Job, make_client: Callable) -> float:
 
 def ours_as_fetch_urls(job: Job) -> float:
     from nursery_patterns import run_batch
-    from trio_tools.http.fetcher import Fetcher
-    from trio_tools.http.pages import FetchConfig, FetchRequest
+    from trio_tools.http.fetching.fetcher import Fetcher
+    from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 
     config = FetchConfig(
         allow_private=True,

@@ -16,8 +16,8 @@ import trio
 from nursery_patterns import stream_batch
 from tests.benchmarks._runner import measure
 from tests.benchmarks.http_server import _answer, _free_port, _wait_for
-from trio_tools.http.fetcher import Fetcher
-from trio_tools.http.pages import FetchConfig, FetchRequest
+from trio_tools.http.fetching.fetcher import Fetcher
+from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 
 MAX_CONNECTIONS = 100
 IN_FLIGHT = 200

@@ -27,7 +27,7 @@ STARTS = {
         "import trio_tools.server\ntrio_tools.server.create_server()"
     ),
     "trio-tools serve, until it has served nobody": (
-        "import sys\nfrom trio_tools.cli import main\nassert main(['serve']) == 0"
+        "import sys\nfrom trio_tools.command_line.main import main\nassert main(['serve']) == 0"
     ),
 }
 _MOST = 1.2

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from trio_tools.http.guard import Guard
-from trio_tools.http.pages import FetchConfig
+from trio_tools.http.fetching.types import FetchConfig
+from trio_tools.http.wire.address_policy import Guard
 
 Handler = Callable[[trio.abc.Stream], Awaitable[None]]
 

@@ -6,11 +6,11 @@ import pytest
 import trio
 
 from tests.http.servers import OK, answering, next_request, reply, serving
-from trio_tools.http.api import ApiClient
-from trio_tools.http.api_paths import check_path
-from trio_tools.http.apis import ApiConfig, Waiting
-from trio_tools.http.failures import Code, FetchError, FetchRefused, InvalidRequest
-from trio_tools.http.secrets import Secret
+from trio_tools.http.apis.client import ApiClient
+from trio_tools.http.apis.paths import check_path
+from trio_tools.http.apis.redaction import Secret
+from trio_tools.http.apis.types import ApiConfig, Waiting
+from trio_tools.http.wire.errors import Code, FetchError, FetchRefused, InvalidRequest
 
 SECRET = "s3cr3t-token-value"
 

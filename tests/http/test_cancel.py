@@ -8,11 +8,11 @@ import trio
 import trustme
 
 from tests.http.servers import ANYWHERE, OK, answering, closed, config, reply, serving
-from trio_tools.http.api import ApiClient
-from trio_tools.http.apis import ApiConfig
-from trio_tools.http.fetcher import Fetcher
-from trio_tools.http.pages import FetchRequest
-from trio_tools.http.transport import TrioTransport
+from trio_tools.http.apis.client import ApiClient
+from trio_tools.http.apis.types import ApiConfig
+from trio_tools.http.fetching.fetcher import Fetcher
+from trio_tools.http.fetching.types import FetchRequest
+from trio_tools.http.httpx_transport import TrioTransport
 
 
 class CancelAtStep(trio.abc.Instrument):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nursery_patterns import run_batch
 from tests.http.servers import ANYWHERE, next_request, serving
-from trio_tools.http.transport import TrioTransport
+from trio_tools.http.httpx_transport import TrioTransport
 
 SAME = {
     "sized": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\nx: 2\r\n\r\nhello",

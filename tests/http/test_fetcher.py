@@ -11,10 +11,10 @@ from backports import zstd
 
 from nursery_patterns import run_batch
 from tests.http.servers import OK, answering, closed, config, next_request, reply, serving
-from trio_tools.errors import ErrorType
-from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.fetcher import Fetcher
-from trio_tools.http.pages import FetchConfig, FetchRequest
+from trio_tools.answers.errors import ErrorType
+from trio_tools.http.fetching.fetcher import Fetcher
+from trio_tools.http.fetching.types import FetchConfig, FetchRequest
+from trio_tools.http.wire.errors import Code, FetchError
 
 
 async def fetch(handler, path="/", *, settings=None, **request):

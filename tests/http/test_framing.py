@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from tests.http.servers import ANYWHERE, OK, answering, next_request, serving
-from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.transport import TrioTransport
+from trio_tools.http.httpx_transport import TrioTransport
+from trio_tools.http.wire.errors import Code, FetchError
 
 CHUNKED = {"Transfer-Encoding": "chunked"}
 BOTH = {**CHUNKED, "Content-Length": "5"}

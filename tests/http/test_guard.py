@@ -2,9 +2,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from trio_tools.http.failures import Code, FetchRefused
-from trio_tools.http.guard import Guard
-from trio_tools.http.urls import Origin
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.errors import Code, FetchRefused
+from trio_tools.http.wire.urls import Origin
 
 BLOCKED = [
     "0.0.0.0",

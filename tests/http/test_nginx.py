@@ -12,9 +12,9 @@ import trio
 import trustme
 
 from tests.http.servers import ANYWHERE, config
-from trio_tools.http.fetcher import Fetcher
-from trio_tools.http.pages import FetchRequest
-from trio_tools.http.transport import TrioTransport
+from trio_tools.http.fetching.fetcher import Fetcher
+from trio_tools.http.fetching.types import FetchRequest
+from trio_tools.http.httpx_transport import TrioTransport
 
 NGINX = shutil.which("nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt: nginx-light)")

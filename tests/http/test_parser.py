@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.parser import _NEXT, Event, ReplyParser, State
+from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.response_parser import _NEXT, Event, ReplyParser, State
 
 REPLIES = {
     "sized": (b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),

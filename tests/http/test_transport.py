@@ -13,10 +13,10 @@ import trio
 import trustme
 
 from tests.http.servers import ANYWHERE, OK, answering, closed, next_request, reply, serving
-from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.guard import Guard
-from trio_tools.http.pool import PoolLimits
-from trio_tools.http.transport import Caps, TrioTransport
+from trio_tools.http.httpx_transport import Caps, TrioTransport
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.pool import PoolLimits
 
 
 @contextlib.asynccontextmanager

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_tools.http import urls
-from trio_tools.http.failures import Code, FetchError
-from trio_tools.http.urls import Origin, parse_url
+from trio_tools.http.wire import urls
+from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.urls import Origin, parse_url
 
 
 @pytest.mark.parametrize(

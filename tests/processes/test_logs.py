@@ -10,7 +10,7 @@ from tests.processes.running import environment
 from tests.transports.lines import call
 from tests.transports.requests import exchange, modern_call, open_session, post
 from trio_tools.transports.http import Address
-from trio_tools.transports.wire import LineFramer
+from trio_tools.transports.stdio.jsonrpc_lines import LineFramer
 
 COMMAND = [sys.executable, "-m", "trio_tools", "serve", "--transport", "http", "--port", "0"]
 TALKATIVE = ["--log-format", "json", "--log-level", "debug"]

@@ -57,7 +57,7 @@ async def struck(number, event, subject, *words):
 @pytest.mark.parametrize(
     ("event", "subject", "words"),
     [
-        ("import", "trio_tools.cli", STDIO),
+        ("import", "trio_tools.command_line.main", STDIO),
         ("import", "trio", STDIO),
         ("import", "pydantic_settings", STDIO),
         ("import", "trio_tools.transports.stdio", STDIO),  # in `trio.run` from here on
@@ -73,7 +73,7 @@ async def test_a_server_that_is_stopped_while_it_starts_ends_with_status_0_and_n
     assert await struck(number, event, subject, *words) == (0, "")
 
 
-@pytest.mark.parametrize("subject", ["trio_tools.cli", "trio", "rich.console"])
+@pytest.mark.parametrize("subject", ["trio_tools.command_line.main", "trio", "rich.console"])
 async def test_another_command_that_is_interrupted_while_it_starts_ends_with_status_130(subject):
     assert await struck(signal.SIGINT, "import", subject, "tools") == (130, "")
 

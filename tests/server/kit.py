@@ -11,10 +11,10 @@ from mcp.client import Client
 from mcp.types import ToolAnnotations
 
 from nursery_patterns import StepMonitor, request_context
-from trio_tools.operations.base import Operation
+from trio_tools.live.state import ServerState
+from trio_tools.operations.operation import Operation
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
-from trio_tools.state import ServerState
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
 from trio_tools.tools.declaration import Tool

@@ -15,7 +15,7 @@ from tests.server.kit import (
     tool,
     work,
 )
-from trio_tools.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer

@@ -17,7 +17,7 @@ from tests.server.kit import (
     status_of,
     work,
 )
-from trio_tools.errors import ToolFailure
+from trio_tools.answers.errors import ToolFailure
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
 
@@ -139,7 +139,7 @@ async def test_a_client_that_does_not_read_progress_holds_up_nothing(autojump_cl
 
 async def with_children(call) -> Answer:
     """Start children that tell how they end."""
-    told = call.state.told = []
+    told = call.state.user_message = []
 
     async def child(number):
         try:
@@ -162,7 +162,7 @@ async def test_cancelling_a_call_ends_its_children_and_nothing_of_it_is_left(era
         assert scope.cancelled_caught
         assert trio.current_time() - started == 5
         await wait_all_tasks_blocked()
-        assert sorted(server.state.told) == [0, 1, 2]
+        assert sorted(server.state.user_message) == [0, 1, 2]
         assert server.state.calls == {}
         status = await status_of(client)
         assert status["calls"] == []

@@ -17,7 +17,7 @@ from tests.server.kit import server_of
 from tests.test_architecture import ROOT
 from trio_tools import __main__ as launcher
 from trio_tools import __version__
-from trio_tools.cli import main
+from trio_tools.command_line.main import main
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
 
@@ -44,7 +44,7 @@ trio.run(main)
 @pytest.fixture(autouse=True)
 def _nothing_of_the_process_is_changed(monkeypatch):
     # `main` is the top of a process of its own, so it may set both. Here it is a guest.
-    monkeypatch.setattr("trio_tools.cli.configure_logging", lambda *_: None)
+    monkeypatch.setattr("trio_tools.command_line.main.configure_logging", lambda *_: None)
     monkeypatch.setenv("TRIO_TOOLS_CONFIG", "")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -75,7 +75,7 @@ def test_the_console_script_settles_signals_and_then_is_this_function(monkeypatc
     [(name, value)] = declared.items()
     script = EntryPoint(name, value, "console_scripts").load()
     assert (name, script) == ("trio-tools", launcher.main)
-    monkeypatch.setattr("trio_tools.cli.main", lambda: 77)
+    monkeypatch.setattr("trio_tools.command_line.main.main", lambda: 77)
     monkeypatch.setattr(sys, "argv", ["trio-tools", "tools"])
     assert script() == 77
 
@@ -83,7 +83,9 @@ def test_the_console_script_settles_signals_and_then_is_this_function(monkeypatc
 def test_the_launcher_imports_nothing_heavy_before_signals_are_settled():
     code = "import sys, trio_tools.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert not {"argparse", "trio", "pydantic", "trio_tools.cli"} & set(done.stdout.split())
+    assert not {"argparse", "trio", "pydantic", "trio_tools.command_line.main"} & set(
+        done.stdout.split()
+    )
 
 
 def test_version_is_that_of_the_package(capsys):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trio_tools.cursors import Cursors
-from trio_tools.errors import InvalidArgument
+from trio_tools.answers.cursors import Cursors
+from trio_tools.answers.errors import InvalidArgument
 
 CURSORS = Cursors("tests")
 JSON = st.recursive(

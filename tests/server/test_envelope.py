@@ -9,8 +9,8 @@ import trio
 
 from nursery_patterns import RequestLogFilter, current_request
 from tests.server.kit import connected, envelope_of, nap_many, server_of, work
-from trio_tools.errors import Forbidden
-from trio_tools.responses import ENVELOPE_SCHEMA, error_response, success_response
+from trio_tools.answers.envelope import ENVELOPE_SCHEMA, error_response, success_response
+from trio_tools.answers.errors import Forbidden
 from trio_tools.tools.call import Answer
 
 

@@ -8,7 +8,7 @@ import trio
 from nursery_patterns import Overloaded, WorkerCrashed, request_context
 from tests.server.kit import connected, envelope_of, nap_many, server_of
 from trio_tools import errors
-from trio_tools.explain import explain
+from trio_tools.answers.error_mapping import to_failure
 from trio_tools.tools.call import Answer
 
 FAILURES = {
@@ -132,19 +132,19 @@ def test_of_several_the_first_one_that_a_caller_can_act_on_is_told():
     group = ExceptionGroup(
         "both", [ValueError("a defect"), errors.NotFound("first"), errors.Forbidden("second")]
     )
-    assert explain(group).message == "first"
+    assert to_failure(group).message == "first"
 
 
 def test_a_defect_beside_a_failure_is_logged_all_the_same(caplog):
     defect = ValueError("a defect")
-    explain(ExceptionGroup("both", [errors.NotFound("not here"), defect]))
+    to_failure(ExceptionGroup("both", [errors.NotFound("not here"), defect]))
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert defect in record.exc_info[1].exceptions
 
 
 def test_a_defect_outside_of_any_request_has_no_reference(caplog):
-    assert explain(ValueError()).data == {"reference": "none"}
+    assert to_failure(ValueError()).data == {"reference": "none"}
 
 
 async def test_a_defect_in_an_item_is_told_as_a_reference_too(autojump_clock, caplog):
@@ -168,5 +168,5 @@ async def test_the_server_goes_on_after_a_defect(era, caplog):
 async def test_a_failure_is_named_by_its_own_words():
     with request_context("req"):
         failure = errors.Forbidden("closed", error_code="DOOR", remediation="open it")
-        assert explain(failure) is failure
+        assert to_failure(failure) is failure
     assert str(failure) == "closed"

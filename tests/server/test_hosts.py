@@ -14,10 +14,10 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_tools
 from tests.server.kit import connected, envelope_of, server_of, work
-from trio_tools.operations.base import Operation
+from trio_tools.live.state import ServerState
+from trio_tools.operations.operation import Operation
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
-from trio_tools.state import ServerState
 from trio_tools.tools.call import Answer
 
 

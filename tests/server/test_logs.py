@@ -12,7 +12,7 @@ RECORDS = """
 import logging, sys, warnings
 import trio
 from nursery_patterns import request_context
-from trio_tools.logs import configure_logging
+from trio_tools.settings.logs import configure_logging
 
 async def main():
     with request_context("the-request", "the-client"):

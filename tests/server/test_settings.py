@@ -5,9 +5,9 @@ import sqlalchemy
 from pydantic import BaseModel, ValidationError
 
 from tests.transports.requests import exchange, get, http_server
-from trio_tools.sections import OWN_PATHS
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
+from trio_tools.settings.schema import OWN_PATHS
 
 
 @pytest.fixture

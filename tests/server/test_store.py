@@ -7,14 +7,14 @@ import trio
 
 from nursery_patterns import Batch
 from tests.server.kit import NAP
-from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
-from trio_tools.operations.work import Work
-from trio_tools.store import MemoryStore, StoredOperation, new_operation_id
+from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.operations.item_runner import ItemRunner
+from trio_tools.operations.store import MemoryStore, StoredOperation, new_operation_id
 
 
 def operation(operation_id="op", owner="me", *, items=(1.0,), tool="nap_many", store=None):
     reserve = partial(store.reserve, owner) if store is not None else lambda _: None
-    work = Work(NAP, list(items), page_bytes=10**6, reserve=reserve)
+    work = ItemRunner(NAP, list(items), page_bytes=10**6, reserve=reserve)
     batch = Batch(work.run, items)
     return StoredOperation(operation_id, owner, tool, list(items), work, batch)
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 import trio
 
+from trio_tools.answers.errors import InvalidArgument, NotFound, TimedOut
 from trio_tools.database import DatabaseConfig, Databases
-from trio_tools.errors import InvalidArgument, NotFound, TimedOut
 
 
 @pytest.fixture(params=["sqlite_shop_url", "postgres_shop_url"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_tools.errors import Forbidden, InvalidArgument, NotFound
+from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound
 from trio_tools.files import roots as roots_module
 from trio_tools.files.roots import FileRoots
 

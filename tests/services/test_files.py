@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nursery_patterns import run_in_thread
-from trio_tools.errors import InvalidArgument, NotFound
+from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.files.compression import (
     ALGORITHMS,
     _ZstdEncoder,

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tests.support.models import save_endless_model, save_model
-from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
+from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
 from trio_tools.inference.models import ModelInfo, Models
 from trio_tools.inference.worker import Tensor
 

@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from nursery_patterns import abandoned_threads
+from trio_tools.answers.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.database.statement import Statement
-from trio_tools.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 
 STATEMENTS_RUNNING = (
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trio-tools' "

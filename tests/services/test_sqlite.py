@@ -12,9 +12,9 @@ from functools import partial
 import pytest
 import trio
 
+from trio_tools.answers.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.database.sqlite import SqliteDatabase
-from trio_tools.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 ENDLESS_SORT = (

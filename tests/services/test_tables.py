@@ -4,9 +4,9 @@ import sqlite3
 
 import pytest
 
+from trio_tools.answers.errors import InvalidArgument
 from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.database.tables import Table
-from trio_tools.errors import InvalidArgument
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from tests.server.kit import connected, envelope_of
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 

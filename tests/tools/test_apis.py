@@ -13,7 +13,7 @@ from trio_tools.settings import ApiSettings
 
 SECRET = "hush-hush-123"
 LIMITED = ("RateLimit-Limit: 60", "RateLimit-Remaining: 0", f"ETag: {SECRET}")
-LEFT = ("RateLimit-Limit: 60", "RateLimit-Remaining: 58", f"Link: <{SECRET}>")
+LEFT = ("RateLimit-Limit: 60", "RateLimit-Remaining: 58", f"StdioConnection: <{SECRET}>")
 
 
 def busy(seconds):

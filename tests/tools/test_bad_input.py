@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.kit import connected, envelope_of, status_of
 from tests.tools.kit import ENDLESS, Trace, server_with, threads_at_work
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 
 NO_TEXT = base64.b64encode(zlib.compress(b"\xff\xfe")).decode()
 

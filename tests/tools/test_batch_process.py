@@ -8,7 +8,7 @@ import trio
 
 from tests.server.kit import call_as, connected, status_of
 from tests.tools.kit import calling, nap_server, server_with, total
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 

@@ -24,7 +24,7 @@ from tests.server.kit import call_as, connected, status_of
 from tests.support.postgres import AT_WORK
 from tests.tools.kit import ENDLESS, server_with, threads_at_work, until
 from tests.tools.spinning import spin
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 
 # The guarantee: from the cancel until nothing is at work. The machine may be busy with other
 # things for a while, so it is the median of some cancels in a row that has to keep it, at the

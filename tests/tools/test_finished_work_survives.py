@@ -7,7 +7,7 @@ import trio
 
 from tests.server.kit import connected, envelope_of, status_of
 from tests.tools.kit import calling, nap_server, server_with, total
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 
 ITEMS = [1, 40, 2, -1, 40, 3, 4]
 ASKED = {"operation": "nap", "items": ITEMS, "operation_id": "mine", "max_concurrent": 3}

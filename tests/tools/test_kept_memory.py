@@ -11,10 +11,10 @@ import trio
 
 from nursery_patterns import Batch
 from tests.tools.kit import calling, server_with
-from trio_tools.errors import ToolFailure
-from trio_tools.operations.base import Operation
-from trio_tools.operations.sizes import held_bytes
-from trio_tools.operations.work import Work
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.operations.item_runner import ItemRunner
+from trio_tools.operations.memory_estimate import held_bytes
+from trio_tools.operations.operation import Operation
 
 EMOJI = "\U0001f600"
 
@@ -55,7 +55,7 @@ async def count_and_measure(function, items):
 
     async def run():
         reserved = []
-        work = Work(
+        work = ItemRunner(
             Operation(name="work", fn=function), items(), page_bytes=20_000, reserve=reserved.append
         )
         before = work.size
@@ -209,7 +209,7 @@ async def test_a_large_result_that_is_cut_short_is_finished_all_the_same():
             scope.cancel()
             return "ж" * 50_000
 
-        work = Work(
+        work = ItemRunner(
             Operation(name="large", fn=large), [1], page_bytes=20_000, reserve=lambda _: None
         )
         batch = Batch(work.run, [1])

@@ -11,8 +11,8 @@ import pytest
 
 from tests.server.kit import connected
 from tests.tools.kit import server_with
-from trio_tools.errors import MAX_MESSAGE_CHARS, InvalidArgument, shown
-from trio_tools.operations.base import Operation
+from trio_tools.answers.errors import MAX_MESSAGE_CHARS, InvalidArgument, brief_repr
+from trio_tools.operations.operation import Operation
 
 MANY = 500_000
 LONG = "x" * 2_000_000
@@ -164,7 +164,7 @@ async def test_of_many_unknown_names_the_first_are_told_and_the_number_of_the_ot
     ids=["text", "number", "truth", "null", "share", "list", "long", "ones", "names", "nested"],
 )
 def test_what_a_message_quotes_is_short(value, text):
-    assert shown(value) == text
+    assert brief_repr(value) == text
     assert len(text) <= 80
 
 
@@ -174,6 +174,6 @@ def test_of_a_long_message_the_beginning_and_the_end_are_kept():
     assert failure.message.startswith("path xxx")
     assert failure.message.endswith("x is wrong: correct it")
     assert str(failure) == failure.message
-    assert len(failure.told) <= 2 * MAX_MESSAGE_CHARS
+    assert len(failure.user_message) <= 2 * MAX_MESSAGE_CHARS
     exact = "y" * MAX_MESSAGE_CHARS
     assert InvalidArgument(exact).message == exact

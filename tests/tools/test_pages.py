@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from tests.tools.kit import calling, nap_server, server_with
-from trio_tools.operations.base import Operation
-from trio_tools.tools.pages import short_text
+from trio_tools.operations.operation import Operation
+from trio_tools.tools.pagination import short_text
 
 BUDGET = 4_000
 

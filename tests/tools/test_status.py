@@ -6,7 +6,7 @@ import trio
 
 from tests.server.kit import call_as
 from tests.tools.kit import calling, nap_server
-from trio_tools.http.hosts import HostState
+from trio_tools.http.fetching.host_throttle import HostState
 
 
 def batch(name):

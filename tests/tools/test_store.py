@@ -8,10 +8,10 @@ import trio
 from nursery_patterns import Batch
 from tests.server.kit import call_as, connected
 from tests.tools.kit import nap_server
-from trio_tools.errors import InvalidArgument, NotFound, ServerOverloaded
-from trio_tools.operations.base import Operation
-from trio_tools.operations.work import Work
-from trio_tools.store import MemoryStore, StoredOperation
+from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.operations.item_runner import ItemRunner
+from trio_tools.operations.operation import Operation
+from trio_tools.operations.store import MemoryStore, StoredOperation
 
 
 async def double(text: str) -> str:
@@ -21,7 +21,7 @@ async def double(text: str) -> str:
 
 def make(store, name, items=("a",), owner="anna"):
     reserve = partial(store.reserve, owner)
-    work = Work(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=reserve)
+    work = ItemRunner(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=reserve)
     return StoredOperation(name, owner, "tool", list(items), work, Batch(work.run, items))
 
 

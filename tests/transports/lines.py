@@ -9,7 +9,7 @@ import trio.testing
 from mcp.server.mcpserver import Context, MCPServer
 
 from trio_tools.transports.stdio import serve_streams
-from trio_tools.transports.wire import LineFramer
+from trio_tools.transports.stdio.jsonrpc_lines import LineFramer
 
 
 def make_server():

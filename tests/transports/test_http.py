@@ -30,9 +30,9 @@ from tests.transports.requests import (
 )
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
-from trio_tools.transports import connections as connections_module
-from trio_tools.transports import gate as gate_module
 from trio_tools.transports import serve_http, serve_stdio
+from trio_tools.transports.http import asgi_guard as gate_module
+from trio_tools.transports.http import connections as connections_module
 
 SECRET, OTHER = "s" * 32, "o" * 32
 
@@ -140,7 +140,7 @@ def pipes():
 async def test_what_the_lifespan_raises_at_its_end_comes_out_of_a_cancelled_server(
     serve, monkeypatch
 ):
-    monkeypatch.setattr("trio_tools.transports.stdio.claim_stdio", pipes)
+    monkeypatch.setattr("trio_tools.transports.stdio.serve.claim_stdio", pipes)
     server = MCPServer("plain", lifespan=breaks_at_its_end)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:

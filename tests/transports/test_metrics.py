@@ -2,7 +2,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.kit import nap_many, server_of
-from trio_tools.transports.metrics import Metrics
+from trio_tools.transports.http.metrics import Metrics
 
 
 def samples(metrics, name):

@@ -8,7 +8,7 @@ import trio
 from tests.server.kit import connected, envelope_of, status_of
 from tests.transports.lines import INITIALIZE, call, served
 from tests.transports.requests import connect, http_server, modern_call
-from trio_tools.operations.base import Operation
+from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 

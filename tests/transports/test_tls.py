@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.transports.lines import make_server
 from tests.transports.requests import Reader, connect, get, http_server, modern_call
 from trio_tools.settings import HttpSettings, Settings
-from trio_tools.transports.tls import tls_context
+from trio_tools.transports.http.tls import tls_context
 
 
 @pytest.fixture

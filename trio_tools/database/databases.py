@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from nursery_patterns import run_in_thread
+from trio_tools.answers.errors import InvalidArgument, NotFound, TimedOut, brief_repr
 from trio_tools.database.postgres import PostgresDatabase
 from trio_tools.database.results import Query
 from trio_tools.database.sqlite import SqliteDatabase
 from trio_tools.database.statement import Statement
-from trio_tools.errors import InvalidArgument, NotFound, TimedOut, shown
-from trio_tools.threads import run_in_tool_thread
+from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -151,7 +151,7 @@ class Databases:
         if name not in self._databases:
             known = ", ".join(self.names) or "none is configured"
             raise NotFound(
-                f"no database is named {shown(name)}; there are: {known}",
+                f"no database is named {brief_repr(name)}; there are: {known}",
                 error_code="UNKNOWN_DATABASE",
                 data={"databases": list(self.names)},
             )

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from nursery_patterns import run_in_thread
+from trio_tools.answers.errors import InvalidArgument, ToolFailure
 from trio_tools.database.results import Query, QueryResult, QueryTiming, take_rows
-from trio_tools.errors import InvalidArgument, ToolFailure
-from trio_tools.threads import run_in_tool_thread
+from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from nursery_patterns import run_in_thread
+from trio_tools.answers.errors import InvalidArgument, TimedOut, ToolFailure, UpstreamFailed
 from trio_tools.database.engine import SqlDatabase
 from trio_tools.database.statement import read_only, refused
-from trio_tools.errors import InvalidArgument, TimedOut, ToolFailure, UpstreamFailed
-from trio_tools.threads import PATIENCE_SECONDS, run_in_tool_thread
+from trio_tools.settings.threads import PATIENCE_SECONDS, run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from trio_tools.answers.errors import InvalidArgument, ToolFailure, UpstreamFailed
 from trio_tools.database.engine import SqlDatabase
 from trio_tools.database.statement import read_only, refused
-from trio_tools.errors import InvalidArgument, ToolFailure, UpstreamFailed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Engine

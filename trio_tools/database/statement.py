@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
-from trio_tools.errors import Forbidden, InvalidArgument, ToolFailure
+from trio_tools.answers.errors import Forbidden, InvalidArgument, ToolFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trio_tools.errors import InvalidArgument, shown
+from trio_tools.answers.errors import InvalidArgument, brief_repr
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases
@@ -81,19 +81,19 @@ class Table:
     async def _check_border(self, last: Any) -> None:
         key = _quoted(self.key)
         if not isinstance(last, Key):
-            raise self._unusable(f"{shown(last)} is no value to go on from")
+            raise self._unusable(f"{brief_repr(last)} is no value to go on from")
         try:
             found = await self._query(
                 f"{key} IS NULL", f"WHERE {key} = :last OR {key} IS NULL", {"last": last}, 2
             )
         except InvalidArgument as failure:  # the database cannot read its own value in our words
-            raise self._unusable(f"{shown(last)} is no value to go on from") from failure
+            raise self._unusable(f"{brief_repr(last)} is no value to go on from") from failure
         if any(is_null for (is_null,) in found.rows):
             raise self._unusable("there are rows that have no value in it (NULL)")
         if found.row_count > 1:
-            raise self._unusable(f"several rows have the value {shown(last)}")
+            raise self._unusable(f"several rows have the value {brief_repr(last)}")
         if not found.row_count:
-            raise self._unusable(f"{shown(last)}, as it is told, finds no row again")
+            raise self._unusable(f"{brief_repr(last)}, as it is told, finds no row again")
 
     def _unusable(self, why: str) -> InvalidArgument:
         return InvalidArgument(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 from backports import zstd
 
-from trio_tools.errors import InvalidArgument, shown
+from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.files.chunks import read_chunks, slice_chunks
 from trio_tools.files.hashing import encode_text
 from trio_tools.files.roots import too_large
@@ -292,7 +292,7 @@ ALGORITHMS = tuple(_ALGORITHMS)
 def _find(algorithm: str) -> _Algorithm:
     if algorithm not in _ALGORITHMS:
         raise InvalidArgument(
-            f"algorithm {shown(algorithm)} is unknown: use one of {', '.join(ALGORITHMS)}",
+            f"algorithm {brief_repr(algorithm)} is unknown: use one of {', '.join(ALGORITHMS)}",
             error_code="UNKNOWN_ALGORITHM",
             data={"algorithms": list(ALGORITHMS)},
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import trio
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from io import BufferedReader

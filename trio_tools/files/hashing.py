@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trio_tools.errors import InvalidArgument, shown
+from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.files.chunks import read_chunks, slice_chunks
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def check_algorithm(algorithm: str) -> None:
     """
     if algorithm not in ALGORITHMS:
         raise InvalidArgument(
-            f"algorithm {shown(algorithm)} is unknown: use one of {', '.join(ALGORITHMS)}",
+            f"algorithm {brief_repr(algorithm)} is unknown: use one of {', '.join(ALGORITHMS)}",
             error_code="UNKNOWN_ALGORITHM",
             data={"algorithms": list(ALGORITHMS)},
         )

@@ -15,7 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from trio_tools.errors import Forbidden, InvalidArgument, NotFound, ToolFailure, UpstreamFailed
+from trio_tools.answers.errors import (
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    ToolFailure,
+    UpstreamFailed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,31 +1,12 @@
 """HTTP for many URLs at once: bounded, guarded, and cheap per request.
 
-The public names below load their modules when they are first used, because httpx, which only
-`transport` needs, costs start-up time. Each module imports only from those above it:
+What goes out over HTTP belongs here. The public names below load their modules when they are first
+used, because httpx, which only `httpx_transport` needs, costs start-up time.
 
-    failures     what can go wrong with one URL
-    urls         a URL, taken apart once                                  no I/O
-    guard        may this client talk to that address?                    no I/O
-    parser       replies from bytes, as a table of states                 no I/O
-    framing      the head of a request, and how its body ends             no I/O
-    decoding     gzip, deflate, br and zstd undone under a cap            no I/O
-    headers      the header lines of a request                            no I/O
-    pages        what a fetch may do, is asked for, and gives             no I/O
-    connection   one connection: bytes out, bytes in
-    connect      resolve, check every address, connect, TLS
-    pool         which connection does a request get?
-    exchange     one request and its reply
-    replies      a reply's fields by name, its body up to a cap
-    client       a pool for as long as a block lasts
-    transport    `TrioTransport`: the engine behind httpx's interface
-    extraction   the main text of a page, in a worker process             no I/O
-    content      bytes into text, JSON or Markdown
-    hosts        per-host limits that adapt to 429, 503 and slowness
-    fetcher      `Fetcher`: what `fetch_urls` uses
-    secrets      a secret that does not show itself                       no I/O
-    apis         what an API may be called with, and gives                no I/O
-    api_paths    may this path be called?                                 no I/O
-    api          `ApiClient`: what `call_external_api` uses
+    wire              one request over one connection; the engine
+    fetching          `Fetcher`: many URLs, many hosts, pages as text
+    apis              `ApiClient`: configured APIs, by name
+    httpx_transport   `TrioTransport`: the engine behind httpx's interface
 """
 
 from __future__ import annotations
@@ -34,9 +15,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trio_tools.http.api import ApiClient
-    from trio_tools.http.apis import ApiConfig, ApiReply
-    from trio_tools.http.failures import (
+    from trio_tools.http.apis.client import ApiClient
+    from trio_tools.http.apis.types import ApiConfig, ApiReply
+    from trio_tools.http.fetching.fetcher import Fetcher
+    from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
+    from trio_tools.http.httpx_transport import Caps, TrioTransport
+    from trio_tools.http.wire.address_policy import Guard
+    from trio_tools.http.wire.errors import (
         Code,
         FetchError,
         FetchRefused,
@@ -44,11 +29,7 @@ if TYPE_CHECKING:
         HostCoolingDown,
         InvalidRequest,
     )
-    from trio_tools.http.fetcher import Fetcher
-    from trio_tools.http.guard import Guard
-    from trio_tools.http.pages import FetchConfig, FetchedPage, FetchRequest
-    from trio_tools.http.pool import PoolLimits
-    from trio_tools.http.transport import Caps, TrioTransport
+    from trio_tools.http.wire.pool import PoolLimits
 
 __all__ = [
     "ApiClient",
@@ -71,9 +52,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("ApiClient",),
-    "apis": ("ApiConfig", "ApiReply"),
-    "failures": (
+    "apis.client": ("ApiClient",),
+    "apis.types": ("ApiConfig", "ApiReply"),
+    "wire.errors": (
         "Code",
         "FetchError",
         "FetchRefused",
@@ -81,11 +62,11 @@ _HOMES = {
         "HostCoolingDown",
         "InvalidRequest",
     ),
-    "fetcher": ("Fetcher",),
-    "guard": ("Guard",),
-    "pages": ("FetchConfig", "FetchRequest", "FetchedPage"),
-    "pool": ("PoolLimits",),
-    "transport": ("Caps", "TrioTransport"),
+    "fetching.fetcher": ("Fetcher",),
+    "wire.address_policy": ("Guard",),
+    "fetching.types": ("FetchConfig", "FetchRequest", "FetchedPage"),
+    "wire.pool": ("PoolLimits",),
+    "httpx_transport": ("Caps", "TrioTransport"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

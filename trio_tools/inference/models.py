@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 import trio
 
 from nursery_patterns import WorkerCrashed, run_in_process
-from trio_tools.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed, shown
+from trio_tools.answers.errors import (
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    UpstreamFailed,
+    brief_repr,
+)
 from trio_tools.inference import worker
-from trio_tools.threads import run_in_tool_thread
+from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,7 +130,7 @@ class Models:
             return await run_in_process(fn, *args, limiter=self.limiter)
         except WorkerCrashed as error:
             raise UpstreamFailed(
-                f"model {shown(name)} crashed its worker process", error_code="MODEL_CRASHED"
+                f"model {brief_repr(name)} crashed its worker process", error_code="MODEL_CRASHED"
             ) from error
 
     async def _find(self, name: str) -> str:
@@ -140,18 +146,18 @@ class Models:
             found = path.is_file()
         except (ValueError, OSError) as error:
             raise InvalidArgument(
-                f"model {shown(name)} cannot be read as a name: {error}"
+                f"model {brief_repr(name)} cannot be read as a name: {error}"
             ) from error
         if not path.is_relative_to(self._folder):
             raise Forbidden(
-                f"model {shown(name)} is outside the folder of the setting models_folder: "
+                f"model {brief_repr(name)} is outside the folder of the setting models_folder: "
                 "use one of the names listed",
                 error_code="OUTSIDE_MODEL_FOLDER",
             )
         if not found:
             names = self._names()
             raise NotFound(
-                f"no model is named {shown(name)}; there are: {', '.join(names) or 'none'}",
+                f"no model is named {brief_repr(name)}; there are: {', '.join(names) or 'none'}",
                 error_code="UNKNOWN_MODEL",
                 data={"models": names},
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument
 
 _MAX_SESSIONS = 4  # per process; a session holds the weights of its model
 

@@ -1,13 +1,16 @@
-"""Operations: functions of one item that tools run over many. Each imports only those above it.
+"""Operations: functions of one item that run over many, and the store that keeps what they did.
 
-sizes      how much memory values hold
-base       `Operation` and what it declares
-work       an operation over the items of one batch
-registry   the operations of one server, by name
-web        fetch, call_api
-content    hash, compress
-data       query, infer
-builtin    the six of them
+What can be done with an item belongs here, and how its outcomes outlive the call. Nothing here
+knows MCP. Each module imports only those above it.
+
+memory_estimate  how much memory values hold
+operation        `Operation` and what it declares
+item_runner      an operation over the items of one batch
+store            operations that outlive their calls
+web              fetch, call_api
+content          hash, compress
+data             query, infer
+registry         the operations of one server, by name
 """
 
-from trio_tools.operations.base import Operation as Operation
+from trio_tools.operations.operation import Operation as Operation

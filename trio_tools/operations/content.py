@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from trio_tools.files.hashing import hash_file, hash_text
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.base import Item, Operation
+from trio_tools.operations.operation import Item, Operation
 from trio_tools.services import Services
 
 _SHOWN_CHARS = 40

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from trio_tools.operations.base import Item, Operation
+from trio_tools.operations.operation import Item, Operation
 from trio_tools.services import Services
 
 if TYPE_CHECKING:

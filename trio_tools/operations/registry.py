@@ -7,8 +7,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from trio_tools.errors import NotFound, shown
-from trio_tools.operations.base import Operation
+from trio_tools.answers.errors import NotFound, brief_repr
+from trio_tools.operations.content import content_operations
+from trio_tools.operations.data import data_operations
+from trio_tools.operations.operation import Operation
+from trio_tools.operations.web import web_operations
+from trio_tools.services import Services
+from trio_tools.settings import Settings
 
 ENTRY_POINT_GROUP = "trio_tools.operations"
 
@@ -48,11 +53,20 @@ class Operations(Mapping[str, Operation]):
         """
         if name not in self._by_name:
             raise NotFound(
-                f"no operation is named {shown(name)}; there are: {', '.join(self)}.",
+                f"no operation is named {brief_repr(name)}; there are: {', '.join(self)}.",
                 error_code="UNKNOWN_OPERATION",
                 data={"operations": list(self)},
             )
         return self._by_name[name]
+
+
+def builtin_operations(services: Services, settings: Settings) -> list[Operation]:
+    """Return the built-in operations, bound to the services and settings of a server."""
+    return [
+        *web_operations(services, settings),
+        *content_operations(services),
+        *data_operations(services),
+    ]
 
 
 def installed_operations() -> list[Operation]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import trio
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from trio_tools.errors import ToolFailure
-from trio_tools.http.pages import FetchRequest
-from trio_tools.http.urls import MAX_URL_LENGTH, parse_url
-from trio_tools.operations.base import Item, Operation, TextLists, Texts
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.http.fetching.types import FetchRequest
+from trio_tools.http.wire.urls import MAX_URL_LENGTH, parse_url
+from trio_tools.operations.operation import Item, Operation, TextLists, Texts
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
-    from trio_tools.http.apis import ApiReply
+    from trio_tools.http.apis.types import ApiReply
 
 # Taking JSON apart holds the event loop: for some 25 ms with that many bytes, twice that where the
 # machine is slow.

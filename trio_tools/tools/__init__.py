@@ -1,10 +1,11 @@
-"""The MCP tools, one file per family. Each imports only those above it.
+"""The MCP tools, one file per family, and what they share.
 
-arguments     the arguments that several tools share
+What a caller can ask for, and the shape of what a tool answers, belong here. The work itself is
+done by `operations` and the doors below. Each module imports only those above it.
+
 call          what a tool gets to work with, and what it answers
-results       an answer or a failure as MCP has it
 declaration   what a tool declares: arguments, execution, annotations
-pages         what of an operation fits into one answer
+pagination    what of an operation fits into one answer
 progress      how a tool tells its caller how it goes
 batch_calls   how a batch-like tool runs an operation over many items
 fetch         fetch_urls

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.errors import ToolFailure
-from trio_tools.http.apis import Waiting
-from trio_tools.http.urls import MAX_URL_LENGTH
-from trio_tools.operations.base import TextLists
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.http.apis.types import Waiting
+from trio_tools.http.wire.urls import MAX_URL_LENGTH
+from trio_tools.operations.operation import TextLists
 from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
 if TYPE_CHECKING:
     from nursery_patterns import TokenBucketStatistics
-    from trio_tools.http.apis import ApiReply
+    from trio_tools.http.apis.types import ApiReply
 
 
 async def call_external_api(

@@ -9,12 +9,17 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from nursery_patterns import Counts
-from trio_tools.store import StoredOperation
-from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
+from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batch_calls import BatchRequest, counts_of, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.pages import Page, Pages, Part
+from trio_tools.tools.declaration import (
+    BudgetSeconds,
+    ItemTimeoutSeconds,
+    MaxConcurrent,
+    OperationId,
+    Tool,
+)
+from trio_tools.tools.pagination import Page, Pages, Part
 
 
 async def batch_process(

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from nursery_patterns import Batch, Counts, Report, current_request, time_budget
-from trio_tools.operations.base import Operation
-from trio_tools.operations.work import Result, Work
-from trio_tools.store import StoredOperation, new_operation_id
-from trio_tools.tools.arguments import check_count
+from trio_tools.operations.item_runner import ItemRunner, Result
+from trio_tools.operations.operation import Operation
+from trio_tools.operations.store import StoredOperation, new_operation_id
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.pages import Digest, Pages
+from trio_tools.tools.declaration import check_count
+from trio_tools.tools.pagination import Digest, Pages
 from trio_tools.tools.progress import run_with_progress
 
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
@@ -85,7 +85,7 @@ def _open(call: Call, request: BatchRequest) -> StoredOperation:
     items = request.items
     if not request.checked:
         items = operation.check_items(items, name=request.items_argument)
-    work = Work(
+    work = ItemRunner(
         operation,
         request.items,
         page_bytes=state.settings.max_output_chars,

@@ -10,8 +10,9 @@ from typing import Any
 import trio
 
 from nursery_patterns import current_request
-from trio_tools.errors import TimedOut
-from trio_tools.state import LiveLimits, ServerState
+from trio_tools.answers.errors import TimedOut
+from trio_tools.live.limits import LiveLimits
+from trio_tools.live.state import ServerState
 
 ReportProgress = Callable[[float, float | None, str | None], Awaitable[None]]
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
-from trio_tools.threads import run_in_tool_thread
-from trio_tools.tools.arguments import TimeoutSeconds
+from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
 
 async def compute_hash(

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.errors import InvalidArgument, NotFound
+from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.operations.data import query_data
-from trio_tools.operations.work import same_json
-from trio_tools.tools.arguments import TimeoutSeconds
+from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
 _COLUMNS_TOLD = 20
 

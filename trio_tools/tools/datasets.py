@@ -14,16 +14,21 @@ from mcp.types import ToolAnnotations
 from pydantic import AfterValidator, Field
 
 from nursery_patterns import Counts
-from trio_tools.errors import InvalidArgument, NotFound, shown
+from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.base import Operation, Texts
-from trio_tools.operations.work import BadItem, json_bytes
+from trio_tools.operations.item_runner import BadItem, json_bytes
+from trio_tools.operations.operation import Operation, Texts
 from trio_tools.settings import DatasetSettings
-from trio_tools.threads import run_in_tool_thread
-from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
+from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.batch_calls import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import (
+    BudgetSeconds,
+    ItemTimeoutSeconds,
+    MaxConcurrent,
+    OperationId,
+    Tool,
+)
 
 # They become part of each item.
 _MAX_OPTIONS_BYTES = 20_000
@@ -121,7 +126,7 @@ def _nothing(
     max_concurrent: int | None,
     timeout_seconds: float | None,
 ) -> Answer:
-    summary = f"{shown(dataset)} has no records from there on."
+    summary = f"{brief_repr(dataset)} has no records from there on."
     concurrency = call.state.limits_of(operation.limit_name).concurrency_for(max_concurrent)
     timing = Timing(call.waited, call.limits.seconds_for(timeout_seconds), expired=False)
     data: dict[str, Any] = {
@@ -146,7 +151,7 @@ async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
         # What has no suffix is the name of a dataset, if it is no folder.
         if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
             raise NotFound(
-                f"no dataset is named {shown(dataset)}, nor is a folder; there are: "
+                f"no dataset is named {brief_repr(dataset)}, nor is a folder; there are: "
                 f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
                 error_code="UNKNOWN_DATASET",
                 data={"datasets": list(configured)},
@@ -212,8 +217,8 @@ def _position(call: Call, dataset: str, cursor: str | None) -> Any:
     mark = call.state.dataset_cursors.decode(cursor)
     if mark["dataset"] != dataset:
         raise InvalidArgument(
-            f"cursor belongs to another dataset than {shown(dataset)}: name that one, or leave "
-            "cursor out to start from the beginning",
+            f"cursor belongs to another dataset than {brief_repr(dataset)}: name that one, or "
+            "leave cursor out to start from the beginning",
             error_code="INVALID_CURSOR",
         )
     return mark["at"]

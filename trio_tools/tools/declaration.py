@@ -19,16 +19,48 @@ from itertools import islice
 from typing import Annotated, Any, cast
 
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from trio_tools.errors import InvalidArgument, shown
-from trio_tools.state import LiveLimits
-from trio_tools.tools.arguments import check_count
+from trio_tools.answers.errors import InvalidArgument, brief_repr
+from trio_tools.live.limits import LiveLimits
 from trio_tools.tools.call import Answer
 
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
 _MAX_NAME_CHARS = 60
+
+# The arguments that several tools share, each with one meaning and one description.
+MaxConcurrent = Annotated[
+    int | None, Field(gt=0, description="Items in flight at once, within the cap.")
+]
+TimeoutSeconds = Annotated[
+    float | None, Field(ge=0.001, description="Time for this call, all waiting included.")
+]
+BudgetSeconds = Annotated[
+    float | None,
+    Field(ge=0.001, description="Answer within these seconds, with all there is."),
+]
+ItemTimeoutSeconds = Annotated[
+    float | None, Field(gt=0, description="Give up on an item after these seconds.")
+]
+OperationId = Annotated[
+    str | None,
+    Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
+]
+
+
+def check_count(argument: str, count: int, most: int) -> None:
+    """Refuse a list of no items or of too many, by their number alone.
+
+    Raises:
+        InvalidArgument: `count` is not from 1 to `most`.
+    """
+    if not 1 <= count <= most:
+        raise InvalidArgument(
+            f"{argument} takes 1 to {most} items, got {count}: "
+            + ("split them over several calls" if count else "give at least one"),
+            data={"argument": argument, "minimum": 1, "maximum": most},
+        )
 
 
 @dataclass(frozen=True)
@@ -198,7 +230,7 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{name} is missing"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}, got {shown(error['input'])}"
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {brief_repr(error['input'])}"
 
 
 def _name(name: str) -> str:

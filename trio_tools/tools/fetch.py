@@ -7,11 +7,16 @@ from typing import Annotated, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.operations.base import Texts
-from trio_tools.tools.arguments import BudgetSeconds, ItemTimeoutSeconds, MaxConcurrent, OperationId
+from trio_tools.operations.operation import Texts
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import (
+    BudgetSeconds,
+    ItemTimeoutSeconds,
+    MaxConcurrent,
+    OperationId,
+    Tool,
+)
 
 
 async def fetch_urls(

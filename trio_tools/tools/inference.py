@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.errors import InvalidArgument
-from trio_tools.operations.work import json_bytes
-from trio_tools.tools.arguments import TimeoutSeconds
+from trio_tools.answers.errors import InvalidArgument
+from trio_tools.operations.item_runner import json_bytes
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
 
 async def run_inference(

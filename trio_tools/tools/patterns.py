@@ -23,8 +23,8 @@ from nursery_patterns import (
     stream_batch,
     time_budget,
 )
-from trio_tools.errors import InvalidArgument
-from trio_tools.http.pages import FetchRequest
+from trio_tools.answers.errors import InvalidArgument
+from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.progress import paced_progress

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import trio
 
 from nursery_patterns import Counts
-from trio_tools.store import StoredOperation
+from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.call import Call
-from trio_tools.tools.pages import short_text
+from trio_tools.tools.pagination import short_text
 
 _log = logging.getLogger("trio_tools")
 

@@ -16,14 +16,15 @@ import trio
 from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
-from trio_tools.state import RunningCall, ServerState
-from trio_tools.store import StoredOperation
+from trio_tools.live.calls import RunningCall
+from trio_tools.live.state import ServerState
+from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batch_calls import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
 if TYPE_CHECKING:
-    from trio_tools.http.hosts import HostState
+    from trio_tools.http.fetching.host_throttle import HostState
 
 # The share of a budget that advice plans with.
 _SAFETY = 0.8

@@ -1,22 +1,13 @@
 """How clients reach the server: standard input and output, Streamable HTTP, or in memory.
 
-Each module imports only from those above it:
+Everything that accepts, frames, authenticates or ends a connection belongs here.
 
-    shutdown      the one way down, whatever asks for it
-    calls         every request that is being handled, in whatever era
-    sdk           what we take from the SDK without its blessing
-    fds           standard input and output, out of everybody else's reach
-    wire          bytes to lines to messages                              no I/O
-    link          between two byte streams and the SDK
-    stdio         serve_stdio: one client on standard input and output
-    security      which address, which Host, which Origin, which token
-    tls           a certificate, its key, and the password of that
-    connections   accepted up to a bound, closable at once
-    sessions      of the older era: to each client its share
-    gate          who may pass, and how much
-    metrics       what /metrics says
-    http          serve_http: many clients over Streamable HTTP
-    memory        connect_in_process: a client without any wire
+    shutdown   one way to stop, whatever asks for it
+    requests   every request that is being handled, in either era of the protocol
+    sdk        what is used of the SDK beyond its public names
+    stdio      one client on standard input and output
+    http       many clients over Streamable HTTP
+    memory     connect_in_process: a client without a connection
 """
 
 from __future__ import annotations

@@ -1,0 +1,10 @@
+"""What a caller is answered: the envelope, failures, and the marks of pages.
+
+Everything that decides the words or the shape of an answer belongs here. Nothing here knows which
+tool answers, or by which transport.
+
+    errors          failures that a caller can act on
+    envelope        success_response, error_response and their schema
+    cursors         signed marks of where the next page starts
+    error_mapping   the one table from an exception to a failure
+"""

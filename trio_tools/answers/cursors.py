@@ -1,0 +1,53 @@
+"""Opaque page marks: a position that a client carries for us and cannot change unnoticed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from typing import Any
+
+from trio_tools.answers.errors import InvalidArgument
+
+_MAC_BYTES = 12
+
+
+class Cursors:
+    """Turns positions into cursors and back, with a secret that lives as long as the server.
+
+    Args:
+        purpose: What the cursors are for; those of another purpose are refused.
+        secret: Shared secret; by default a new random one.
+    """
+
+    def __init__(self, purpose: str, secret: bytes | None = None) -> None:
+        self._key = hashlib.sha256(purpose.encode() + (secret or secrets.token_bytes(32))).digest()
+
+    def encode(self, position: dict[str, Any]) -> str:
+        """Return a cursor for the position, a dict of JSON values."""
+        body = json.dumps(position, separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(self._mac(body) + body).decode().rstrip("=")
+
+    def decode(self, cursor: str) -> dict[str, Any]:
+        """Return the position of a cursor.
+
+        Raises:
+            InvalidArgument: It was not made here, or was changed since.
+        """
+        try:
+            raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        except ValueError:
+            raw = b""
+        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(body)):
+            raise InvalidArgument(
+                "cursor is not one that this server gave out, or the server was restarted since: "
+                "call again without cursor to start from the beginning.",
+                error_code="INVALID_CURSOR",
+            )
+        return json.loads(body)
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, "sha256")[:_MAC_BYTES]

@@ -1,0 +1,109 @@
+"""The one shape in which every tool answers, whatever happened.
+
+`success`, `data`, `error`, `meta`: published as each tool's output schema, so that a program that
+can read one answer can read them all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from nursery_patterns import current_request
+from trio_tools.answers.errors import ErrorType
+
+RESPONSE_VERSION: Final = "response-v2"
+
+ENVELOPE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": RESPONSE_VERSION,
+    "required": ["success", "data", "error", "meta"],
+    "properties": {
+        "success": {"type": "boolean"},
+        "data": {
+            "type": "object",
+            "description": "The result. On failure: error_code, error_type, remediation and more.",
+        },
+        "error": {
+            "type": ["string", "null"],
+            "description": "On failure, a sentence that says what to do.",
+        },
+        "meta": {
+            "type": "object",
+            "required": ["version", "request_id", "warnings"],
+            "properties": {
+                "version": {"type": "string"},
+                "request_id": {"type": ["string", "null"]},
+                "warnings": {"type": "array", "items": {"type": "string"}},
+                "pagination": {"type": ["object", "null"]},
+                "rate_limit": {"type": ["object", "null"]},
+                "telemetry": {"type": "object"},
+            },
+        },
+    },
+}
+
+
+def success_response(
+    data: dict[str, Any],
+    *,
+    warnings: list[str] | None = None,
+    pagination: dict[str, Any] | None = None,
+    rate_limit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Wrap the result of a call.
+
+    Args:
+        data: The result, as JSON values.
+        warnings: Sentences a caller should read although the call succeeded.
+        pagination: `cursor` for the next page, `page_size`, `total`.
+        rate_limit: `limit`, `remaining`, `retry_after_seconds`, `waited_seconds`.
+    """
+    meta = _meta(warnings=warnings, pagination=pagination, rate_limit=rate_limit)
+    return {"success": True, "data": data, "error": None, "meta": meta}
+
+
+def error_response(
+    message: str,
+    *,
+    error_code: str = "INTERNAL",
+    error_type: ErrorType | str = ErrorType.INTERNAL,
+    remediation: str = "",
+    data: dict[str, Any] | None = None,
+    warnings: list[str] | None = None,
+    rate_limit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Wrap a failure.
+
+    Args:
+        message: One sentence that says what is wrong and what to do.
+        error_code: Upper-case name for machines.
+        error_type: One of `ErrorType`.
+        remediation: What to do, as an instruction; the message by default.
+        data: Further fields, such as bounds, names, or what was finished all the same.
+        warnings: Further sentences.
+        rate_limit: As for `success_response`.
+    """
+    failure = {
+        "error_code": error_code,
+        "error_type": str(error_type),
+        "remediation": remediation or message,
+    }
+    meta = _meta(warnings=warnings, rate_limit=rate_limit)
+    return {"success": False, "data": {**failure, **(data or {})}, "error": message, "meta": meta}
+
+
+def _meta(
+    *,
+    warnings: list[str] | None,
+    pagination: dict[str, Any] | None = None,
+    rate_limit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    request = current_request()
+    return {
+        "version": RESPONSE_VERSION,
+        "request_id": request.request_id if request else None,
+        "warnings": warnings or [],
+        "pagination": pagination,
+        "rate_limit": rate_limit,
+        "telemetry": {"elapsed_seconds": round(request.elapsed, 6) if request else 0.0},
+    }

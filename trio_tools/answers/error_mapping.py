@@ -1,0 +1,116 @@
+"""THE table from an exception to what the caller is told, for whole calls and for single items.
+
+Whatever the table does not know is a defect of this server or of an operation: it is logged whole,
+and the caller gets a reference to that log entry instead of its text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import trio
+
+from nursery_patterns import (
+    NestedBatch,
+    Outcome,
+    Overloaded,
+    Status,
+    WorkerCrashed,
+    current_request,
+)
+from trio_tools.answers.errors import (
+    ErrorType,
+    InvalidArgument,
+    ServerOverloaded,
+    TimedOut,
+    ToolFailure,
+    UpstreamFailed,
+)
+
+_log = logging.getLogger("trio_tools")
+
+
+def to_failure(error: Exception) -> ToolFailure:
+    """Return the failure to report for `error`, which may be a group of several.
+
+    Of a group the first failure that a caller can act on is told; a defect beside it is logged.
+    """
+    told = [_known(leaf) for leaf in _leaves(error)]
+    request = current_request()
+    reference = request.request_id if request else "none"
+    if None in told:
+        _log.error("unexpected error, reference %s", reference, exc_info=error)
+    for failure in told:
+        if failure is not None:
+            return failure
+    return ToolFailure(
+        f"Something broke inside this server. Quote the reference {reference} to its operator.",
+        remediation="Try again; if it breaks again, tell the operator the reference.",
+        data={"reference": reference},
+    )
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for member in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            yield from _leaves(member)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        yield error
+
+
+def _known(error: Exception) -> ToolFailure | None:
+    match error:
+        case ToolFailure():
+            return error
+        case Overloaded():
+            seconds = round(error.retry_after, 3)
+            return ServerOverloaded(
+                f"This server has all the work it can take. Call again in {seconds:g} s.",
+                remediation="Wait that long, then make the same call again, or ask for less.",
+                data={"retry_after_seconds": seconds},
+            )
+        case trio.TooSlowError():
+            return TimedOut(
+                "This was not done within the time that the tool or operation gives itself: ask "
+                "for less, or try again later.",
+            )
+        case WorkerCrashed():
+            return UpstreamFailed(
+                "The worker process died during this computation, so its input may be too large "
+                "or malformed: try a smaller one.",
+                error_code="WORKER_CRASHED",
+            )
+        case NestedBatch():
+            return InvalidArgument(
+                "This operation starts a batch within the limiter that its own items hold, and "
+                "could wait for itself for ever: give the inner batch another limiter.",
+                error_code="NESTED_BATCH",
+            )
+        case _:
+            return None
+
+
+def outcome_failure(outcome: Outcome[object, object], *, running: bool = False) -> ToolFailure:
+    """Return why an item has no result, in the same words as for a whole call.
+
+    Args:
+        outcome: Of the item; not one that succeeded.
+        running: Whether its batch is still at work, so that what is not done may yet be.
+    """
+    match outcome.status:
+        case Status.CANCELLED | Status.NOT_STARTED if running:
+            return _Unfinished("not done yet, its operation is running", error_code="NOT_DONE_YET")
+        case Status.TIMED_OUT:
+            return TimedOut(f"{outcome.error}", error_code="ITEM_TIMEOUT")
+        case Status.CANCELLED:
+            return _Unfinished("started, but cut before it was done", error_code="CANCELLED")
+        case Status.NOT_STARTED:
+            return _Unfinished("not started before the work was ended", error_code="NOT_STARTED")
+        case _:
+            assert outcome.error is not None
+            return to_failure(outcome.error)
+
+
+class _Unfinished(ToolFailure):
+    error_type = ErrorType.TIMEOUT

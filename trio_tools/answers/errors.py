@@ -1,0 +1,158 @@
+"""Failures that a caller can act on, as exceptions with the words the answer will carry.
+
+Services and operations raise them; `explain` holds the one table that turns any other exception
+into one of them. What it does not know is a defect: its text never reaches the client.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from enum import StrEnum
+from itertools import islice
+from typing import Any, ClassVar, Final
+
+MAX_MESSAGE_CHARS: Final = 2_000
+"""Most characters of a failure's message, whatever it quotes."""
+
+_SHOWN_CHARS = 80
+
+
+class ErrorType(StrEnum):
+    """The eight kinds of failure, split by what the caller should do next."""
+
+    VALIDATION = "validation"
+    """Correct the arguments and call again."""
+    TIMEOUT = "timeout"
+    """Ask for less or allow more time."""
+    OVERLOADED = "overloaded"
+    """Wait `retry_after_seconds` and call again, unchanged."""
+    RATE_LIMITED = "rate_limited"
+    """The upstream or a bucket says wait."""
+    NOT_FOUND = "not_found"
+    """Nothing has that name: list the names first."""
+    FORBIDDEN = "forbidden"
+    """The settings of this server do not allow it."""
+    UPSTREAM = "upstream"
+    """Something behind this server failed."""
+    INTERNAL = "internal"
+    """A defect here: quote the request id to the operator."""
+
+
+class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the caller can mend
+    """A failure with everything an answer needs.
+
+    Args:
+        message: One sentence that says what is wrong and what to do. Of one that is longer than
+            `MAX_MESSAGE_CHARS`, the beginning and the end are kept.
+        error_code: Upper-case name for machines; the class has a default.
+        remediation: What to do, as an instruction. Empty if the message says it all.
+        data: Further fields for the answer, such as bounds or names.
+
+    Attributes:
+        error_type: The kind, one for each class.
+        rate_limit: What is known of the rate limit that the call was under, for `meta.rate_limit`.
+    """
+
+    error_type: ClassVar[ErrorType] = ErrorType.INTERNAL
+    default_code: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_code: str | None = None,
+        remediation: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        self.message = _bounded(message)
+        super().__init__(self.message)
+        self.error_code = error_code or self.default_code
+        self.remediation = _bounded(remediation)
+        self.data = data or {}
+        self.rate_limit: dict[str, Any] | None = None
+
+    @property
+    def user_message(self) -> str:
+        """The message and what to do about it, for places that show one text only."""
+        if not self.remediation:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.remediation}"
+
+
+class InvalidArgument(ToolFailure):
+    """An argument is wrong; the message names it, the bound and the fix."""
+
+    error_type = ErrorType.VALIDATION
+    default_code = "INVALID_ARGUMENT"
+
+
+class TimedOut(ToolFailure):
+    """The time given was not enough."""
+
+    error_type = ErrorType.TIMEOUT
+    default_code = "TIMEOUT"
+
+
+class ServerOverloaded(ToolFailure):
+    """The waiting line is full; `data["retry_after_seconds"]` says when to come back."""
+
+    error_type = ErrorType.OVERLOADED
+    default_code = "OVERLOADED"
+
+
+class RateLimited(ToolFailure):
+    """The upstream asked for a pause; `data["retry_after_seconds"]` says how long."""
+
+    error_type = ErrorType.RATE_LIMITED
+    default_code = "RATE_LIMITED"
+
+
+class NotFound(ToolFailure):
+    """Nothing has that name, id or path."""
+
+    error_type = ErrorType.NOT_FOUND
+    default_code = "NOT_FOUND"
+
+
+class Forbidden(ToolFailure):
+    """The settings do not allow it; the message names the setting that would."""
+
+    error_type = ErrorType.FORBIDDEN
+    default_code = "FORBIDDEN"
+
+
+class UpstreamFailed(ToolFailure):
+    """A host, database or file behind this server failed."""
+
+    error_type = ErrorType.UPSTREAM
+    default_code = "UPSTREAM_FAILED"
+
+
+def brief_repr(value: object) -> str:
+    """Return how a message quotes what a caller sent: in 80 characters, and at little cost.
+
+    Writing out megabytes only to cut them would hold the event loop, so of a long text the
+    beginning and the end are quoted, and of a long list or object the first entries.
+    """
+    text = _brief.repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _SHOWN_CHARS
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        # The base class sorts all keys before it takes the first ones.
+        return super().repr_dict(dict(islice(x.items(), self.maxdict + 1)), level)
+
+
+_brief = _Brief()
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= MAX_MESSAGE_CHARS:
+        return text
+    half = MAX_MESSAGE_CHARS // 2 - 2
+    return f"{text[:half]} … {text[-half:]}"

@@ -1,0 +1,186 @@
+"""What each command does. Whatever is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from pydantic import BaseModel
+
+from trio_tools.settings import Settings
+
+if TYPE_CHECKING:
+    from trio_tools.server import ToolServer
+
+INTERRUPTED = 130
+"""Exit status of what was interrupted before there was anything to answer."""
+
+
+def parse_value(text: str) -> Any:
+    """Return what a word of the command line stands for: JSON if it is that, else itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Serve MCP until it is told to stop."""
+    if options.transport == "http":
+        from trio_tools.transports.http import serve_http  # noqa: PLC0415 - heavy
+
+        await serve_http(settings, handle_signals=True)
+    else:
+        from trio_tools.transports.stdio import serve_stdio  # noqa: PLC0415 - not for http
+
+        await serve_stdio(settings, handle_signals=True)
+    return 0
+
+
+async def call(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Call one tool through a server and a client in this process; print its answer."""
+    from rich.console import Console  # noqa: PLC0415 - serving needs no console
+
+    from trio_tools.command_line.console import progress_bar, show_answer  # noqa: PLC0415
+    from trio_tools.server import create_server  # noqa: PLC0415
+    from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
+
+    server = create_server(settings)
+    if options.help:
+        return await _help_on(options.tool, server)
+    schemas = {listing.name: listing.input_schema for listing in await server.list_tools()}
+    arguments = _tool_arguments(rest, schemas.get(options.tool, {}).get("properties", {}))
+    console = Console(stderr=True)
+    status = INTERRUPTED
+    async with connect_in_process(server) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_interrupt, server.drain, console, nursery.cancel_scope)
+        with progress_bar(console, options.tool) as bar:
+            result = await client.call_tool(options.tool, arguments, progress_callback=bar.update)
+        if options.json:
+            print(json.dumps(result.structured_content, ensure_ascii=False))  # noqa: T201
+        else:
+            text = getattr(result.content[0], "text", "") if result.content else ""
+            show_answer(Console(), text, result.structured_content)
+        status = 1 if result.is_error else 0
+        nursery.cancel_scope.cancel(reason="the call is answered")
+    return status
+
+
+async def _help_on(tool: str, server: ToolServer) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from trio_tools.command_line.console import show_tool  # noqa: PLC0415
+
+    listings = {listing.name: listing for listing in await server.list_tools()}
+    if tool not in listings:
+        raise ValueError(f"no tool is named {tool!r}; there are: {', '.join(listings)}")
+    show_tool(Console(), listings[tool])
+    return 0
+
+
+async def _stop_on_interrupt(
+    drain: Callable[[], None], console: Any, scope: trio.CancelScope
+) -> None:
+    """Let the first Ctrl-C stop the work and keep what is done; the second one ends all."""
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        await anext(signals)
+        console.print("stopping; what is done follows (Ctrl-C again to give up)")
+        drain()
+        await anext(signals)
+        scope.cancel(reason="interrupted twice")
+
+
+def _tool_arguments(words: list[str], properties: dict[str, Any]) -> dict[str, Any]:
+    """Read `--name value` pairs; what the schema calls a list collects all values of its name."""
+    arguments: dict[str, Any] = {}
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not word.startswith("--"):
+            raise ValueError(f"expected --NAME VALUE, got {word!r}: write --{name} before it")
+        if not equals:
+            value = next(remaining, "")
+            if not value:
+                raise ValueError(f"--{name} needs a value")
+        kinds = _kinds(properties.get(name, {}))
+        parsed = value if kinds == {"string"} else parse_value(value)
+        if "array" in kinds and not isinstance(parsed, list):
+            arguments.setdefault(name, []).append(parsed)
+        else:
+            arguments[name] = parsed
+    return arguments
+
+
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    options = schema.get("anyOf", [schema])
+    return {option["type"] for option in options if option.get("type", "null") != "null"}
+
+
+async def tools(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Print the tools with their limits, or their schemas for machines."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from trio_tools.command_line.console import show_tools  # noqa: PLC0415
+    from trio_tools.server import create_server  # noqa: PLC0415
+
+    listings = await create_server(settings).list_tools()
+    if options.json:
+        dumped = [
+            tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listings
+        ]
+        print(json.dumps(dumped))  # noqa: T201
+    else:
+        show_tools(Console(), listings)
+    return 0
+
+
+async def show_settings(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Print every setting, its value and its meaning."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from trio_tools.command_line import console  # noqa: PLC0415
+
+    await trio.lowlevel.checkpoint()
+    console.show_settings(Console(), _setting_rows(settings))
+    return 0
+
+
+def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        sections = _sections(name, value)
+        if sections:
+            for inner_name, inner in sections.items():
+                rows += _setting_rows(inner, f"{prefix}{inner_name}.")
+        elif info.repr:
+            shown = json.loads(section.model_dump_json(include={name}))[name]
+            rows.append((f"{prefix}{name}", json.dumps(shown), info.description or ""))
+        else:
+            rows.append(
+                (f"{prefix}{name}", "(secret)" if value else "none", info.description or "")
+            )
+    return rows
+
+
+def _sections(name: str, value: Any) -> dict[str, BaseModel]:
+    """Return the sections that a setting is or, as `databases`, holds by name."""
+    if isinstance(value, BaseModel):
+        return {name: value}
+    if not isinstance(value, dict):
+        return {}
+    held = cast("dict[str, Any]", value).items()
+    return {f"{name}.{key}": inner for key, inner in held if isinstance(inner, BaseModel)}
+
+
+async def demo(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Run the demo."""
+    from trio_tools.command_line.demo import run_demo  # noqa: PLC0415
+
+    await run_demo(settings)
+    return 0

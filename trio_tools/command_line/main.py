@@ -1,0 +1,184 @@
+"""Bulk work for language models: served as MCP, or called from here.
+
+trio-tools serve            serve MCP on stdio, or --transport http
+trio-tools call TOOL ...    call one tool, with a progress bar
+trio-tools tools            what there is, with limits
+trio-tools settings         every setting, its value and its meaning
+trio-tools demo             bulk work that goes wrong in every way, and what comes of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+from pydantic import ValidationError
+
+from trio_tools.command_line import commands
+from trio_tools.command_line.commands import INTERRUPTED, parse_value
+from trio_tools.settings import Settings
+from trio_tools.settings.logs import configure_logging
+from trio_tools.version import __version__
+
+_Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
+
+_COMMANDS: dict[str, _Command] = {
+    "serve": commands.serve,
+    "call": commands.call,
+    "tools": commands.tools,
+    "settings": commands.show_settings,
+    "demo": commands.demo,
+}
+_USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0: done. 1: the tool answered with a failure. 2: the command or a setting is wrong. 130:
+    interrupted before there was anything to answer.
+    """
+    options, rest = _parser().parse_known_args(argv)
+    if rest and options.command != "call":
+        _parser().error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        settings = _settings(options)
+        quiet = options.command != "serve" and options.log_level is None
+        configure_logging(settings.log_format, "error" if quiet else settings.log_level)
+        status = _run(partial(_COMMANDS[options.command], options, settings, rest))
+        print(end="", flush=True)  # noqa: T201 - there may be no standard output
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError) as error:  # of the start: later ones come in groups
+        print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
+        return _USAGE_ERROR
+    return status
+
+
+def _run(command: Callable[[], Awaitable[int]]) -> int:
+    gc.freeze()  # nothing of the start is garbage, and to look at all of it again takes 90 ms
+    try:
+        status = trio.run(command)
+    except* KeyboardInterrupt:  # out of a nursery it comes in a group
+        status = INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", metavar="FILE", help="TOML file of settings")
+    shared.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting, as in --set fetch.allow_private=true (see: trio-tools settings)",
+    )
+    shared.add_argument("--file-root", metavar="DIR", action="append", help="folder tools may read")
+    shared.add_argument("--toolset", choices=("default", "patterns"))
+    shared.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    shared.add_argument("--log-format", choices=("text", "json"))
+
+    parser = argparse.ArgumentParser(
+        prog="trio-tools",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trio-tools {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = subparsers.add_parser("serve", parents=[shared], help="serve MCP")
+    serve.add_argument("--transport", choices=("stdio", "http"), default="stdio")
+    serve.add_argument("--host", help="address to bind (http)")
+    serve.add_argument("--port", type=int, help="port to bind (http); 0 picks a free one")
+    serve.add_argument(
+        "--insecure", action="store_true", default=None, help="bind without tokens (http)"
+    )
+    call = subparsers.add_parser(
+        "call",
+        parents=[shared],
+        add_help=False,
+        help="call one tool",
+        usage="trio-tools call [OPTION ...] TOOL [--ARGUMENT VALUE ...]",
+        description="Call a tool through a server and a client in this process. "
+        "Arguments of the tool follow its name: --urls http://a --urls http://b. "
+        "Ctrl-C makes a batch return what it has.",
+    )
+    call.add_argument("tool", metavar="TOOL", help="its name (see: trio-tools tools)")
+    call.add_argument("-h", "--help", action=_ToolHelp, help="after a tool's name: its arguments")
+    call.add_argument("--json", action="store_true", help="print the answer for machines")
+    tools = subparsers.add_parser("tools", parents=[shared], help="list the tools")
+    tools.add_argument("--json", action="store_true", help="print the schemas for machines")
+    subparsers.add_parser("settings", parents=[shared], help="list the settings")
+    subparsers.add_parser("demo", parents=[shared], help="see it work")
+    return parser
+
+
+class _ToolHelp(argparse.Action):
+    """Help on the command; behind the name of a tool, help on that tool, which its schema gives."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, *_: object) -> None:
+        if getattr(namespace, "tool", None) is None:
+            parser.print_help()
+            parser.exit()
+        namespace.help = True
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Return the settings: arguments first, then the environment, the file, the defaults."""
+    if options.config:
+        os.environ["TRIO_TOOLS_CONFIG"] = options.config
+    given: dict[str, Any] = {}
+    for assignment in options.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {assignment!r}")
+        _put(given, name, parse_value(value))
+    shortcuts = {
+        "file_roots": options.file_root,
+        "toolset": options.toolset,
+        "log_level": options.log_level,
+        "log_format": options.log_format,
+        "http.host": getattr(options, "host", None),
+        "http.port": getattr(options, "port", None),
+        "http.insecure": getattr(options, "insecure", None),
+    }
+    for name, value in shortcuts.items():
+        if value is not None:
+            _put(given, name, value)
+    return Settings(**given)
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *parents, leaf = name.replace("-", "_").split(".")
+    for depth, parent in enumerate(parents, start=1):
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            section = ".".join(parents[:depth])
+            raise ValueError(  # noqa: TRY004 - of the command, not of the code
+                f"--set gives {section} a value and then sets {name} in it: leave out one of them"
+            )
+    tree[leaf] = value
+
+
+def _told(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    told: list[str] = []
+    for each in error.errors(include_url=False):
+        name = ".".join(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        if each["type"] in {"tuple_type", "frozen_set_type"}:
+            message = """it takes a JSON list, such as ["a", "b"]"""
+        told.append(message if message.startswith(f"{name}.") else f"setting {name}: {message}")
+    return "; ".join(told)

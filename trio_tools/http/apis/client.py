@@ -1,0 +1,299 @@
+"""`ApiClient`: calls to one configured API, at its pace, with a secret that nobody sees.
+
+The operator names the API, its base URL and the environment variable that holds its secret; a
+caller gives a method, a path and a query. The path cannot lead out of the allowed prefixes, the
+secret goes into one request header and is cut out of whatever comes back.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+import trio
+
+from nursery_patterns import TokenBucket, TokenBucketStatistics
+from trio_tools.http.apis.paths import check_path
+from trio_tools.http.apis.redaction import Secret
+from trio_tools.http.apis.types import ApiConfig, ApiReply, Waiting
+from trio_tools.http.fetching.content import decode_text, media_type, parse_json
+from trio_tools.http.fetching.headers import header_lines
+from trio_tools.http.fetching.host_throttle import HostLimits, parse_retry_after
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.client import Answer, PooledClient
+from trio_tools.http.wire.connector import Resolver, create_ssl_context
+from trio_tools.http.wire.content_encoding import accepted_encodings
+from trio_tools.http.wire.errors import (
+    Code,
+    FetchError,
+    FetchRefused,
+    FetchTimedOut,
+    InvalidRequest,
+)
+from trio_tools.http.wire.exchange import Timeouts, WireRequest
+from trio_tools.http.wire.pool import PoolLimits
+from trio_tools.http.wire.urls import parse_url
+
+_SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+_THROTTLED = frozenset({429, 503})
+_SHOWN_HEADERS = (b"content-type", b"etag", b"last-modified", b"link", b"retry-after")
+_LIMIT_HEADERS = (b"x-ratelimit-limit", b"ratelimit-limit", b"x-rate-limit-limit")
+_REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate-limit-remaining")
+
+
+class ApiClient(PooledClient):
+    """Calls one API: `async with ApiClient(config) as api: await api.call("GET", "/v1/items")`.
+
+    Any number of tasks may call at the same time: they wait for the end of a pause and a free slot
+    of the API first, then until a token of its bucket is due, and last for a place in `limiter`,
+    each first come first served. So nobody holds what calls of other APIs could use while waiting
+    for this one. The token is taken with all the rest in hand: none pile up behind a pause, a slow
+    API or a full `limiter`, to be spent all at once after it.
+
+    Args:
+        config: Which API, and what may be done with it.
+        limiter: Capacity shared with other APIs, of which each request in flight holds a place.
+        environ: Where the secret is looked up, at each call, so that it can be rotated.
+        ssl_context: Gives the TLS settings, called once; by default strict ones.
+        resolver: How names become addresses; by default the operating system's way.
+
+    Raises:
+        InvalidRequest: The base URL is none.
+    """
+
+    def __init__(
+        self,
+        config: ApiConfig,
+        *,
+        limiter: trio.CapacityLimiter | None = None,
+        environ: Mapping[str, str] = os.environ,
+        ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._base = parse_url(config.base_url)
+        origin, most = self._base.origin, config.max_concurrent
+        super().__init__(
+            Guard(ports=frozenset({origin.port}), allow_hosts=frozenset({origin.host})),
+            PoolLimits(max_connections=most, max_per_origin=most),
+            timeouts=Timeouts(),
+            ssl_context=ssl_context,
+            resolver=resolver,
+        )
+        self._bucket = TokenBucket(config.rate_per_second, config.burst)
+        # Whoever is first in it waits until a token is due, and takes a place and the token then.
+        self._line = trio.StrictFIFOLock()
+        self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
+        self._slots = HostLimits(
+            max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
+        )
+
+    def __repr__(self) -> str:
+        return f"<ApiClient {self._config.name!r} at {self._base.url}>"
+
+    def rate_limit(self) -> TokenBucketStatistics:
+        """Return the state of the token bucket: calls left at once, and how many wait.
+
+        Those that wait for a slot count too: each of them needs a token next.
+        """
+        line = self._line.statistics()
+        for_slots = sum(api.waiting for api in self._slots.snapshot().values())
+        waiting = for_slots + line.locked + line.tasks_waiting
+        return replace(self._bucket.statistics(), waiting=waiting)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | Sequence[str]] | None = None,
+        json: Any = None,
+        *,
+        waiting: Waiting | None = None,
+    ) -> ApiReply:
+        """Call the API once, at its pace.
+
+        Args:
+            method: One of the allowed methods.
+            path: Begins with "/" and with an allowed prefix; no query.
+            query: Parameters, escaped here.
+            json: Body, sent as JSON; None for no body.
+            waiting: Counts how long the call waits, also if it fails.
+
+        Raises:
+            InvalidRequest: The query or the body is not what can be sent.
+            FetchRefused: `BLOCKED_METHOD`, `BLOCKED_PATH`; or the secret is missing.
+            FetchTimedOut: Time was up.
+            HostCoolingDown: The API wants a longer pause than there is time for.
+            FetchError: Any other failure at the other end.
+        """
+        started = trio.current_time()
+        secret = self._secret()
+        request = self._request(method, path, query, json, secret)
+        with trio.CancelScope(deadline=started + self._config.timeout_seconds):
+            return await self._call(request, secret, started, waiting or Waiting())
+        raise FetchTimedOut(
+            f"{self._config.name} did not answer within {self._config.timeout_seconds:g} s.",
+            code=Code.TIMEOUT,
+            remediation="Call again later, or ask for less.",
+        )
+
+    def _secret(self) -> Secret:
+        name = self._config.auth_env
+        if name is None:
+            return Secret("")
+        value = self._environ.get(name, "")
+        if not value:
+            raise FetchRefused(
+                f"The secret of {self._config.name} is missing: the environment variable {name} is "
+                "not set.",
+                code=Code.MISSING_SECRET,
+                remediation=f"Let the operator set {name} where this server runs.",
+            )
+        return Secret(value)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | Sequence[str]] | None,
+        json: Any,
+        secret: Secret,
+    ) -> WireRequest:
+        config, base = self._config, self._base
+        if method not in config.allowed_methods:
+            raise FetchRefused(
+                f"{config.name} may not be called with {method}; allowed are "
+                f"{', '.join(sorted(config.allowed_methods))}.",
+                code=Code.BLOCKED_METHOD,
+                remediation="Use an allowed method, or let the operator extend `allowed_methods`.",
+            )
+        target = check_path(path, config.allowed_path_prefixes, api=config.name)
+        base_path = base.path.decode("ascii").partition("?")[0].rstrip("/")
+        if query:
+            target = f"{target}?{_query_text(query)}"
+        headers = {
+            "Host": base.host_header.decode("ascii"),
+            "Accept": "application/json, */*;q=0.5",
+            "Accept-Encoding": accepted_encodings(),
+            "User-Agent": "trio-tools",
+        }
+        body = None
+        if json is not None:
+            body = _json_bytes(json)
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        elif method in {"POST", "PUT", "PATCH"}:
+            headers["Content-Length"] = "0"
+        if config.auth_env is not None:
+            headers[config.auth_header] = config.auth_prefix + secret.reveal()
+        line = f"{method} {base_path}{target} HTTP/1.1\r\n".encode("ascii")
+        return WireRequest(base.origin, method, line + header_lines(headers), body)
+
+    async def _call(
+        self, request: WireRequest, secret: Secret, started: float, waiting: Waiting
+    ) -> ApiReply:
+        retries, most = self._config.throttle_retries, self._config.max_reply_bytes
+        while True:
+            answer, pause = await self._ask_in_turn(request, most + secret.longest, waiting)
+            reply, fields, body, truncated = answer
+            again = retries and (reply.status == 429 or request.method in _SAFE_TO_REPEAT)  # noqa: PLR2004
+            over = trio.current_time() + (pause or 0) >= trio.current_effective_deadline()
+            if pause is None or not again or over:
+                break
+            retries -= 1
+        truncated = truncated or len(body) > most
+        return ApiReply(
+            status=reply.status,
+            headers={
+                field.decode(): secret.redact(fields[field]).decode("latin-1")
+                for field in _SHOWN_HEADERS
+                if field in fields
+            },
+            body=_value(secret.redact(body, cut_at=most), fields, truncated=truncated),
+            truncated=truncated,
+            waited_seconds=waiting.seconds,
+            limit=_first_number(fields, _LIMIT_HEADERS),
+            remaining=_first_number(fields, _REMAINING_HEADERS),
+            retry_after_seconds=pause,
+            elapsed=trio.current_time() - started,
+        )
+
+    async def _ask_in_turn(
+        self, request: WireRequest, max_bytes: int, waiting: Waiting
+    ) -> tuple[Answer, float | None]:
+        """Ask when the API may be asked; tell it off if it refuses.
+
+        Returns:
+            The answer, and the seconds that the API wants to be left alone if it refused.
+        """
+        name, slots = self._config.name, self._slots
+        waiting.begin()
+        while True:
+            await slots.enter(name)
+            try:
+                async with AsyncExitStack() as held:
+                    async with self._line:
+                        bucket = self._bucket.statistics()
+                        await trio.sleep((1 - min(bucket.tokens, 1)) / bucket.rate)
+                        await held.enter_async_context(self._limiter)
+                        if slots.cooling_seconds(name):
+                            continue  # a pause began while this one stood in line
+                        await self._bucket.acquire()  # not before, or it would count from then
+                    waiting.end()
+                    sent = trio.current_time()
+                    answer = await self._ask(request, lambda _reply, _fields: max_bytes)
+                if answer.reply.status not in _THROTTLED:
+                    slots.answered_well(name)
+                    return answer, None
+                wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))
+                return answer, slots.refused(name, started=sent, retry_after=wanted)
+            finally:
+                slots.leave(name)
+
+
+def _query_text(query: Mapping[str, str | Sequence[str]]) -> str:
+    try:
+        return urlencode(query, doseq=True)
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest(
+            "The query cannot be sent: it contains half of a character.",
+            code=Code.INVALID_REQUEST,
+            remediation="Give text that can be written as UTF-8.",
+        ) from exc
+
+
+def _json_bytes(value: Any) -> bytes:
+    try:
+        return jsonlib.dumps(value, allow_nan=False).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidRequest(
+            f"The body cannot be sent as JSON: {exc}.",
+            code=Code.INVALID_REQUEST,
+            remediation="Give objects, lists, text, finite numbers, true, false or null.",
+        ) from exc
+
+
+def _value(body: bytes, fields: Mapping[bytes, bytes], *, truncated: bool) -> Any:
+    if not body:
+        return None
+    media = media_type(fields.get(b"content-type", b""))
+    if not truncated and "json" in (media.name or "json"):
+        try:
+            return parse_json(body)
+        except FetchError:
+            pass  # an API in trouble answers with anything; the text then tells more
+    return decode_text(body, media, final=not truncated)[0]
+
+
+def _first_number(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> int | None:
+    for name in names:
+        value = fields.get(name, b"").strip()
+        if value.isdigit():
+            return int(value[:18])
+    return None

@@ -1,0 +1,92 @@
+"""The header lines of a request: what every request has, and what a caller may add to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
+from trio_tools.http.wire.content_encoding import accepted_encodings
+from trio_tools.http.wire.errors import Code, FetchRefused, InvalidRequest
+
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+# Decided by the engine itself; a caller who could set them could break the framing.
+_OURS = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"}
+    | {"expect", "keep-alive", "accept-encoding", "proxy-connection"}
+)
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}\Z")
+_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]{0,8192}\Z")
+
+
+class RequestHeaders:
+    """Makes header lines, the usual ones only once.
+
+    Args:
+        user_agent: Sent unless a caller may and does set another.
+        allowed: Names (lower case) that a caller may set.
+    """
+
+    def __init__(self, user_agent: str, allowed: AbstractSet[str]) -> None:
+        self._usual = {
+            "accept": "*/*",
+            "accept-encoding": accepted_encodings(),
+            "user-agent": user_agent,
+        }
+        self._usual_lines = header_lines(self._usual)
+        self._allowed = frozenset(allowed) - _OURS
+
+    def lines(self, headers: Mapping[str, str]) -> bytes:
+        """Return all lines but Host, with the empty line that ends them.
+
+        Args:
+            headers: What the caller sets.
+
+        Raises:
+            FetchRefused: `BLOCKED_HEADER`.
+            InvalidRequest: A name or value is not what HTTP allows.
+        """
+        if not headers:
+            return self._usual_lines
+        merged = dict(self._usual)
+        for name, value in headers.items():
+            lower = name.lower()
+            if lower not in self._allowed:
+                raise FetchRefused(
+                    f"The request header {name!r} may not be set.",
+                    code=Code.BLOCKED_HEADER,
+                    remediation="Leave it out, or let the operator add it to `allow_headers`; "
+                    f"allowed are {', '.join(sorted(self._allowed))}.",
+                )
+            merged[lower] = value
+        return header_lines(merged)
+
+
+def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what may be sent to another origin than the one the headers were meant for."""
+    return {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Return the header lines with the empty line that ends them.
+
+    Raises:
+        InvalidRequest: A name or value is not what HTTP allows, such as a value of two lines.
+    """
+    for name, value in headers.items():
+        if not _NAME.match(name):
+            raise wrong_argument("a header name", name, "a token of at most 100 characters")
+        if not _VALUE.match(value):
+            # The value may be a secret, so it is not shown.
+            raise wrong_argument(f"the header {name!r}", "(hidden)", "one line of Latin-1 text")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return lines.encode("latin-1") + b"\r\n"
+
+
+def wrong_argument(name: str, value: object, allowed: str) -> InvalidRequest:
+    """Return the error for an argument that is none of the `allowed` ones."""
+    return InvalidRequest(
+        f"{name} must be {allowed}, got {value!r}.",
+        code=Code.INVALID_REQUEST,
+        remediation=f"Give {name} as {allowed}.",
+    )

@@ -1,0 +1,221 @@
+"""How many requests one host takes at a time, learnt from how it answers.
+
+Every host starts with the configured limit. A 429, a 503 or a timeout halves it and makes the host
+cool down, for as long as its Retry-After says within the configured bound; every good answer adds
+a little back (additive increase, multiplicative decrease: Chiu and Jain, 1989). Whoever waits for
+a host waits here, without a connection, first come first served; and for the end of a pause also
+without the slot of its batch, so that other hosts are asked meanwhile. A host that answers well
+costs two dictionary look-ups and keeps no state once nobody uses it.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from dataclasses import dataclass
+
+import trio
+
+from nursery_patterns import released_slot
+from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
+
+_MAX_REMEMBERED = 10_000
+_FIRST_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """One host as `HostLimits.snapshot` shows it.
+
+    Attributes:
+        limit: Requests it is given at a time now.
+        in_flight: Requests it has now.
+        waiting: Requests that wait for it.
+        cooling_seconds: Seconds until it is asked again; 0 if it is not cooling down.
+    """
+
+    limit: int
+    in_flight: int
+    waiting: int
+    cooling_seconds: float
+
+
+class _Host:
+    __slots__ = ("cools_until", "cut_at", "door", "freed", "in_flight", "limit", "strikes", "users")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = float(limit)  # 1 <= limit <= the configured one; whole slots count
+        self.in_flight = 0
+        self.users = 0  # in flight or waiting; the host is forgotten only at 0
+        self.cools_until = -math.inf
+        self.cut_at = -math.inf  # when the limit was last cut
+        self.strikes = 0  # refusals since the last good answer
+        # Only who holds the door waits for a slot; the others wait for the door, in order. So one
+        # task wakes per free slot, and nobody overtakes. When a pause begins all leave the line.
+        self.door: trio.StrictFIFOLock | None = None
+        self.freed: trio.Event | None = None
+
+    def cools(self) -> bool:
+        # Nearly none has ever been refused, and then there is no need to look at the clock.
+        return self.cools_until > -math.inf and trio.current_time() < self.cools_until
+
+
+class HostLimits:
+    """The hosts in use and those in trouble.
+
+    Args:
+        max_per_host: Most requests in flight to one host.
+        max_cooldown_seconds: Longest pause a host can impose, whatever its Retry-After says.
+    """
+
+    def __init__(self, *, max_per_host: int, max_cooldown_seconds: float) -> None:
+        self._max_per_host = max_per_host
+        self._max_cooldown_seconds = max_cooldown_seconds
+        self._hosts: dict[str, _Host] = {}
+
+    def enter_at_once(self, name: str) -> bool:
+        """Enter as `enter` does if the host may get another request now; False if it may not."""
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host(self._max_per_host)
+        elif host.door is not None or host.in_flight >= int(host.limit) or host.cools():
+            return False
+        host.users += 1
+        host.in_flight += 1
+        return True
+
+    async def enter(self, name: str) -> None:
+        """Wait until the host may get another request. Returns without a checkpoint if it may now.
+
+        Each `enter` that returns is followed by one `leave`. A cancelled wait takes nothing.
+
+        Raises:
+            HostCoolingDown: The host cools down past the deadline of the caller's cancel scope, so
+                waiting would be in vain.
+        """
+        if self.enter_at_once(name):
+            return
+        host = self._hosts[name]
+        host.users += 1
+        entered = False
+        try:
+            await self._wait_in_line(name, host)
+            entered = True
+        finally:
+            if not entered:
+                self._let_go(name, host)
+
+    def leave(self, name: str) -> None:
+        """Give the slot back."""
+        host = self._hosts[name]
+        host.in_flight -= 1
+        if host.freed is not None:
+            host.freed.set()
+        self._let_go(name, host)
+
+    def answered_well(self, name: str) -> None:
+        """The host, entered, gave an answer other than 429 or 503: give it a little more."""
+        host = self._hosts[name]
+        if host.limit < self._max_per_host or host.strikes:
+            host.strikes = 0
+            host.limit = min(host.limit + 1 / host.limit, float(self._max_per_host))
+
+    def refused(self, name: str, *, started: float, retry_after: float | None) -> float:
+        """The host, entered, answered 429 or 503: cut its limit and let it cool down.
+
+        Args:
+            name: The host.
+            started: When the request was sent; one sent before the last cut does not cut again.
+            retry_after: Seconds it asked for; None if it did not say, then 1, 2, 4, ... s.
+
+        Returns:
+            Seconds until it may be asked again.
+        """
+        host = self._hosts[name]
+        now = trio.current_time()
+        self._cut(host, started, now)
+        if retry_after is None:
+            retry_after = _FIRST_PAUSE_SECONDS * 2.0 ** min(host.strikes - 1, 30)
+        pause = min(max(retry_after, 0.0), self._max_cooldown_seconds)
+        host.cools_until = max(host.cools_until, now + pause)
+        return host.cools_until - now
+
+    def timed_out(self, name: str, *, started: float) -> None:
+        """The host, entered, did not answer in time: cut its limit."""
+        self._cut(self._hosts[name], started, trio.current_time())
+
+    def cooling_seconds(self, name: str) -> float:
+        """Return the seconds until the host may be asked again, 0 if it may be now."""
+        host = self._hosts.get(name)
+        return max(0.0, host.cools_until - trio.current_time()) if host is not None else 0.0
+
+    def snapshot(self) -> dict[str, HostState]:
+        """Return every host in use or in trouble, by name."""
+        now = trio.current_time()
+        return {
+            name: HostState(
+                limit=int(host.limit),
+                in_flight=host.in_flight,
+                waiting=host.users - host.in_flight,
+                cooling_seconds=max(0.0, host.cools_until - now),
+            )
+            for name, host in self._hosts.items()
+        }
+
+    async def _wait_in_line(self, name: str, host: _Host) -> None:
+        entered = False
+        while not entered:
+            while (now := trio.current_time()) < host.cools_until:
+                self._refuse_vain_wait(name, host, now)
+                async with released_slot():  # nothing but time is waited for
+                    await trio.sleep_until(host.cools_until)
+            door = host.door = host.door or trio.StrictFIFOLock()
+            async with door:
+                while host.in_flight >= int(host.limit) and not host.cools():
+                    host.freed = trio.Event()
+                    await host.freed.wait()
+                entered = not host.cools()
+                host.in_flight += entered
+            if not door.statistics().tasks_waiting and not door.locked():
+                host.door = host.freed = None
+
+    def _refuse_vain_wait(self, name: str, host: _Host, now: float) -> None:
+        if host.cools_until >= trio.current_effective_deadline():
+            seconds = host.cools_until - now
+            raise HostCoolingDown(
+                f"{name} asked for a pause; it may be asked again in {seconds:.0f} s, which is "
+                "past the time this call has.",
+                code=Code.HOST_COOLING_DOWN,
+                remediation="Fetch the rest first and come back to this host later.",
+                phase=Phase.TOTAL,
+                data={"retry_after_seconds": seconds},
+            )
+
+    def _cut(self, host: _Host, started: float, now: float) -> None:
+        if started >= host.cut_at:
+            host.cut_at = now
+            host.strikes += 1
+            host.limit = max(1.0, host.limit / 2)
+
+    def _let_go(self, name: str, host: _Host) -> None:
+        host.users -= 1
+        if host.users:
+            return
+        if host.limit >= self._max_per_host and not host.cools():
+            del self._hosts[name]
+        elif len(self._hosts) > _MAX_REMEMBERED:
+            oldest = next((n for n, other in self._hosts.items() if not other.users), name)
+            del self._hosts[oldest]
+
+
+def parse_retry_after(value: bytes) -> float | None:
+    """Return the seconds that a Retry-After asks for, None if it cannot be read."""
+    text = value.decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())

@@ -1,0 +1,247 @@
+"""The engine behind httpx's public interface: `httpx.AsyncClient(transport=TrioTransport())`.
+
+Requests, responses, timeouts and errors are httpx's; connecting, pooling and parsing are ours.
+This is the only module of the package that imports httpx.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.connector import (
+    Connector,
+    Resolver,
+    create_ssl_context,
+    make_system_resolver,
+)
+from trio_tools.http.wire.content_encoding import KNOWN_ENCODINGS, CappedDecoder, content_encodings
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.wire.exchange import Exchange, Timeouts, WireRequest
+from trio_tools.http.wire.pool import Pool, PoolLimits
+from trio_tools.http.wire.reply import header_fields
+from trio_tools.http.wire.request_framing import request_head, whole_body
+from trio_tools.http.wire.urls import DEFAULT_PORTS, Origin
+
+_TIMEOUT_FOR: dict[Phase, type[httpx.TransportError]] = {
+    Phase.POOL: httpx.PoolTimeout,
+    Phase.CONNECT: httpx.ConnectTimeout,
+    Phase.WRITE: httpx.WriteTimeout,
+    Phase.READ: httpx.ReadTimeout,
+}
+_ERROR_FOR_CODE: dict[str, type[httpx.TransportError]] = {
+    Code.BLOCKED_SCHEME: httpx.UnsupportedProtocol,
+    Code.PROTOCOL_ERROR: httpx.RemoteProtocolError,
+    Code.TOO_LARGE: httpx.RemoteProtocolError,
+    Code.INVALID_REQUEST: httpx.LocalProtocolError,
+}
+_ERROR_FOR_PHASE: dict[Phase, type[httpx.TransportError]] = {
+    Phase.POOL: httpx.ConnectError,
+    Phase.CONNECT: httpx.ConnectError,
+    Phase.WRITE: httpx.WriteError,
+    Phase.REPLY: httpx.RemoteProtocolError,
+    Phase.READ: httpx.ReadError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Most bytes of one reply; None for no bound.
+
+    Attributes:
+        head_bytes: Status line and header fields, interim replies included.
+        body_bytes: Body as it is sent.
+        decoded_bytes: Body after gzip, deflate, br and zstd are undone. httpx undoes them itself
+            and without a bound, so with this set each piece is expanded here first, under the
+            cap, and handed on only if it fits: encoded replies are then decoded twice.
+    """
+
+    head_bytes: int = 65_536
+    body_bytes: int | None = None
+    decoded_bytes: int | None = None
+
+
+class TrioTransport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 for httpx on trio, for many requests at once. Proxies and HTTP/2 are not spoken.
+
+    `httpx.Timeout` is honoured: connect, read, write, pool. Every failure is one of httpx's own
+    exceptions with the request attached and the `FetchError` that tells more as its `__cause__`.
+    A cancel closes the connection of the request it hits and no other.
+
+    Args:
+        verify: TLS settings, True for strict ones with the certificates that httpx trusts. A
+            client that is given a transport does not hand on its own `verify`.
+        guard: What may be connected to; by default the public internet at the usual web ports.
+            `Guard(allow_private=True, ports=None)` allows everything.
+        limits: How many connections, and for how long.
+        caps: How much of one reply.
+        resolver: How names become addresses; by default the operating system's way.
+    """
+
+    def __init__(
+        self,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        guard: Guard | None = None,
+        limits: PoolLimits | None = None,
+        caps: Caps | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._guard = guard or Guard()
+        self._caps = caps or Caps()
+        connector = Connector(
+            self._guard,
+            resolver or make_system_resolver(),
+            lambda: _ssl_context(verify),
+            self._caps.head_bytes,
+        )
+        self._pool = Pool(connector, limits or PoolLimits())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request and return its reply with the body still to be read.
+
+        Raises:
+            httpx.TransportError: The request failed; which subclass tells at what.
+        """
+        try:
+            wire_request = _wire_request(request)
+            self._guard.check_origin(wire_request.origin)
+            exchange = Exchange(self._pool, wire_request, _timeouts(request))
+            await exchange.start()
+        except FetchError as exc:
+            raise _as_httpx(exc, request) from exc
+        reply = exchange.reply
+        return httpx.Response(
+            reply.status,
+            headers=reply.headers,
+            stream=_ReplyStream(exchange, request, self._caps),
+            extensions={
+                "http_version": b"HTTP/" + reply.version.encode("ascii"),
+                "reason_phrase": reply.reason,
+            },
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection.
+
+        Requests that wait for their reply fail with `httpx.ReadError`. Those that wait for a
+        connection, would be sent again on another one, or are made later fail with
+        `httpx.ConnectError`.
+        """
+        self._pool.close()
+
+
+class _ReplyStream(httpx.AsyncByteStream):
+    """The body of one reply, read as it is asked for.
+
+    An iterator, not a generator: nothing of it is left to a garbage collector when the reader
+    stops early.
+    """
+
+    def __init__(self, exchange: Exchange, request: httpx.Request, caps: Caps) -> None:
+        self._exchange = exchange
+        self._request = request
+        self._max_bytes = caps.body_bytes
+        self._max_decoded_bytes = caps.decoded_bytes
+        self._meter: CappedDecoder | None = None
+        # What httpx does not undo cannot expand.
+        encoding = header_fields(exchange.reply.headers).get(b"content-encoding", b"")
+        encodings = content_encodings(encoding)
+        if caps.decoded_bytes is not None and encodings and KNOWN_ENCODINGS.issuperset(encodings):
+            self._meter = CappedDecoder(encodings, caps.decoded_bytes + 1)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._exchange.read()
+            self._check(piece)
+        except FetchError as exc:
+            raise _as_httpx(exc, self._request) from exc
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the connection back, closed if the body was not read to its end."""
+        self._exchange.close()
+
+    def _check(self, piece: bytes) -> None:
+        if self._max_bytes is not None and self._exchange.reply.body_bytes > self._max_bytes:
+            raise _too_large("body", self._max_bytes)
+        if self._meter is not None:
+            self._meter.decode(piece)
+            if self._meter.full:
+                raise _too_large("decoded body", self._max_decoded_bytes)
+
+
+def _wire_request(request: httpx.Request) -> WireRequest:
+    url = request.url
+    port = url.port or DEFAULT_PORTS.get(url.scheme, 0)
+    head = request_head(request.method, url.raw_path, request.headers.raw)
+    try:
+        body = whole_body(request.content, head.length)
+    except httpx.RequestNotRead:
+        body = _pieces_of(request)
+    return WireRequest(
+        origin=Origin(url.scheme, url.raw_host.decode("ascii").strip("[]"), port),
+        method=request.method,
+        head=head.data,
+        body=body,
+        length=head.length,
+        last=head.last,
+    )
+
+
+def _pieces_of(request: httpx.Request) -> Any:
+    stream = request.stream
+    if not isinstance(stream, httpx.AsyncByteStream):
+        raise TypeError(
+            "a synchronous stream cannot be sent by an async client: pass content=... as bytes or "
+            "an async iterator of bytes"
+        )
+    return stream.__aiter__
+
+
+def _timeouts(request: httpx.Request) -> Timeouts:
+    given: dict[str, float | None] = request.extensions.get("timeout", {})
+    return Timeouts(
+        connect=given.get("connect"),
+        read=given.get("read"),
+        write=given.get("write"),
+        pool=given.get("pool"),
+    )
+
+
+def _ssl_context(verify: ssl.SSLContext | bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's name
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    context = create_ssl_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _as_httpx(exc: FetchError, request: httpx.Request) -> httpx.RequestError:
+    if exc.error_code == Code.INVALID_ENCODING:
+        return httpx.DecodingError(exc.message, request=request)
+    if isinstance(exc, FetchTimedOut):
+        kind = _TIMEOUT_FOR[exc.phase]
+    else:
+        kind = _ERROR_FOR_CODE.get(exc.error_code) or _ERROR_FOR_PHASE[exc.phase]
+    return kind(exc.message, request=request)
+
+
+def _too_large(what: str, limit: int | None) -> FetchError:
+    return FetchError(
+        f"The {what} of the reply is longer than {limit} bytes.",
+        code=Code.TOO_LARGE,
+        remediation="Raise the cap of the transport if it must be read.",
+    )

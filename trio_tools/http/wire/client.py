@@ -1,0 +1,109 @@
+"""What `Fetcher` and `ApiClient` share: a pool that lives as long as their block, and one exchange.
+
+They go to the engine directly: what httpx does per request (building models, merging settings,
+cookies, decoders) costs as much as the rest of the request, and neither of them needs any of it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.connector import (
+    Connector,
+    Resolver,
+    create_ssl_context,
+    make_system_resolver,
+)
+from trio_tools.http.wire.exchange import Exchange, Timeouts, WireRequest
+from trio_tools.http.wire.pool import Pool, PoolLimits
+from trio_tools.http.wire.reply import header_fields, read_body
+from trio_tools.http.wire.response_parser import Reply
+
+Fields = dict[bytes, bytes]
+"""Header fields by lower-case name."""
+
+
+class Answer(NamedTuple):
+    """One reply, read as far as it was wanted."""
+
+    reply: Reply
+    fields: Fields
+    body: bytes
+    """Content encoding undone; its pieces are no longer in `reply`."""
+    truncated: bool
+    """Whether there is more of the body than was read."""
+
+
+class PooledClient:
+    """Base of clients that have connections for as long as their block lasts, and no tasks.
+
+    Args:
+        guard: What may be connected to.
+        limits: How many connections, and for how long.
+        timeouts: For the single steps of an exchange.
+        max_head_bytes: Status line and header fields of one reply.
+        ssl_context: Gives the TLS settings, called once; by default strict ones.
+        resolver: How names become addresses; by default the operating system's way.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        limits: PoolLimits,
+        *,
+        timeouts: Timeouts,
+        max_head_bytes: int = 65_536,
+        ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._guard = guard
+        self._limits = limits
+        self._timeouts = timeouts
+        self._max_head_bytes = max_head_bytes
+        self._ssl_context = ssl_context
+        self._resolver = resolver
+        self._pool: Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        """Get ready; nothing is connected to yet."""
+        resolver = self._resolver or make_system_resolver()
+        connector = Connector(self._guard, resolver, self._ssl_context, self._max_head_bytes)
+        self._pool = Pool(connector, self._limits)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close every connection, at once."""
+        if self._pool is not None:
+            self._pool.close()
+
+    async def _ask(self, request: WireRequest, wanted: Callable[[Reply, Fields], int]) -> Answer:
+        """Send one request and read its reply; no redirect is followed, nothing is repeated.
+
+        Args:
+            request: What is sent.
+            wanted: Says how many bytes of the body are of interest, from the head of the reply.
+
+        Raises:
+            FetchError: Of any kind; see `failures`.
+        """
+        if self._pool is None:
+            name = type(self).__name__
+            raise RuntimeError(f"a {name} is used inside its block: async with {name}(...) as it")
+        exchange = Exchange(self._pool, request, self._timeouts)
+        try:
+            await exchange.start()
+            reply = exchange.reply
+            fields = header_fields(reply.headers)
+            body, truncated = await read_body(exchange, fields, wanted(reply, fields))
+        finally:
+            exchange.close()
+        return Answer(reply, fields, body, truncated)

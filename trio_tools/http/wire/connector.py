@@ -1,0 +1,238 @@
+"""From an origin to a connection: resolve, check every address, connect to one of those checked.
+
+The name is resolved once per connection, here and nowhere else; what the guard saw is what is
+connected to. The name itself lives on only in the TLS handshake and the Host header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+import trio
+
+from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.connection import Connection, PlainWire, TlsWire
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.wire.response_parser import ReplyParser
+from trio_tools.http.wire.urls import Origin
+
+SocketAddress = tuple[Any, ...]
+Resolver = Callable[[str, int], Awaitable[Sequence[SocketAddress]]]
+"""Gets a host name and a port, returns socket addresses, the one to try first first."""
+
+_HAPPY_EYEBALLS_DELAY = 0.25  # seconds; RFC 8305, section 5
+_MAX_LOOKUPS = 16
+
+
+def make_system_resolver() -> Resolver:
+    """Return a resolver that asks the operating system, in threads of its own.
+
+    At most 16 look-ups run at once and they share no limiter with other work, so a name server
+    that does not answer delays look-ups and nothing else. A cancelled look-up is left behind: its
+    thread ends when the operating system gives up.
+    """
+    limiter = trio.CapacityLimiter(_MAX_LOOKUPS)
+
+    async def resolve(host: str, port: int) -> Sequence[SocketAddress]:
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=limiter)
+        return [entry[4] for entry in found]
+
+    return resolve
+
+
+class Connector:
+    """Opens connections.
+
+    Args:
+        guard: Is asked about every address before any of them is connected to.
+        resolver: How names become addresses.
+        ssl_context: Gives the TLS settings when the first https origin is connected to.
+        max_head_bytes: Cap for the parsers of the connections.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        resolver: Resolver,
+        ssl_context: Callable[[], ssl.SSLContext],
+        max_head_bytes: int,
+    ) -> None:
+        self._guard = guard
+        self._resolver = resolver
+        self._ssl_context = functools.cache(ssl_context)
+        self._max_head_bytes = max_head_bytes
+
+    async def connect(self, origin: Origin, seconds: float | None) -> Connection:
+        """Open a connection to `origin` within `seconds` (None: no bound).
+
+        All the addresses of the name are tried in turn, a new one a quarter of a second after the
+        last (RFC 8305, "happy eyeballs"); the first that answers is used. A cancel closes every
+        socket.
+
+        Raises:
+            FetchError: `DNS_FAILED`, `CONNECT_FAILED`, `TLS_FAILED`.
+            FetchRefused: `BLOCKED_ADDRESS` if any of the addresses is not allowed.
+            FetchTimedOut: Time was up.
+        """
+        with trio.move_on_after(float("inf") if seconds is None else seconds):
+            return await self._connect(origin)
+        raise FetchTimedOut(
+            f"No connection to {origin.host} within {seconds:g} s.",
+            code=Code.TIMEOUT,
+            remediation="Check that the host is up, or allow more time to connect.",
+            phase=Phase.CONNECT,
+        )
+
+    async def _connect(self, origin: Origin) -> Connection:
+        addresses = await self._resolve(origin)
+        with contextlib.ExitStack() as undo:
+            stream, sock = await _first_to_answer(addresses, origin)
+            undo.callback(sock.close)
+            undo.callback(stream.socket.close)
+            plain = PlainWire(stream, sock)
+            wire = await self._shake_hands(plain, origin) if origin.scheme == "https" else plain
+            undo.pop_all()
+        return Connection(origin, wire, sock, ReplyParser(self._max_head_bytes))
+
+    async def _resolve(self, origin: Origin) -> Sequence[SocketAddress]:
+        host, port = origin.host, origin.port
+        addresses: Sequence[SocketAddress]
+        try:
+            ip_address(host)
+        except ValueError:
+            try:
+                addresses = _families_in_turn(await self._resolver(host, port))
+            except (OSError, UnicodeError) as exc:
+                raise _dns_failed(host, str(exc)) from exc
+            if not addresses:
+                raise _dns_failed(host, "it has no address") from None
+        else:
+            addresses = [(host, port)]
+        for address in addresses:
+            self._guard.check_address(host, address[0])
+        return addresses
+
+    async def _shake_hands(self, plain: PlainWire, origin: Origin) -> TlsWire:
+        wire = TlsWire(plain, self._ssl_context(), origin.host.rstrip("."))
+        try:
+            await wire.shake_hands()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise _tls_failed(origin, exc) from exc
+        return wire
+
+
+def create_ssl_context() -> ssl.SSLContext:
+    """Return strict TLS settings: certificates and names are verified.
+
+    Trusts what `SSL_CERT_FILE` or `SSL_CERT_DIR` name, otherwise the certificates of `certifi`.
+    """
+    import os  # noqa: PLC0415 - only the first https connection needs these two
+
+    import certifi  # noqa: PLC0415
+
+    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        context = ssl.create_default_context()
+    else:
+        context = ssl.create_default_context(cafile=certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _families_in_turn(addresses: Sequence[SocketAddress]) -> list[SocketAddress]:
+    """Return the addresses with IPv6 and IPv4 alternating, first family first (RFC 8305, 4)."""
+    unique = list(dict.fromkeys(addresses))
+    first = [address for address in unique if len(address) == len(unique[0])]
+    other = [address for address in unique if len(address) != len(unique[0])]
+    mixed: list[SocketAddress] = []
+    for position in range(max(len(first), len(other))):
+        mixed += first[position : position + 1] + other[position : position + 1]
+    return mixed
+
+
+async def _first_to_answer(
+    addresses: Sequence[SocketAddress], origin: Origin
+) -> tuple[trio.SocketStream, socket.socket]:
+    errors: list[OSError] = []
+    if len(addresses) == 1:  # the usual case needs no nursery
+        try:
+            return await _open(addresses[0])
+        except OSError as exc:
+            raise _connect_failed(origin, [exc]) from exc
+    # Whoever answered stands in here and is closed on every way out, a cancel too, except that the
+    # winner is taken out at the very end.
+    answered: list[tuple[trio.SocketStream, socket.socket]] = []
+    try:
+
+        async def attempt(address: SocketAddress, failed: trio.Event) -> None:
+            try:
+                opened = await _open(address)
+            except OSError as exc:
+                errors.append(exc)
+                failed.set()
+                return
+            answered.append(opened)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(_HAPPY_EYEBALLS_DELAY):
+                    await failed.wait()
+        if not answered:
+            raise _connect_failed(origin, errors)
+        return answered.pop(0)
+    finally:
+        for stream, _ in answered:
+            stream.socket.close()
+
+
+async def _open(address: SocketAddress) -> tuple[trio.SocketStream, socket.socket]:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        wrapped = trio.socket.from_stdlib_socket(sock)
+        await wrapped.connect(address)
+        stream = trio.SocketStream(wrapped)
+        undo.pop_all()
+    return stream, sock
+
+
+def _dns_failed(host: str, reason: str) -> FetchError:
+    return FetchError(
+        f"The host name {host!r} could not be resolved: {reason}.",
+        code=Code.DNS_FAILED,
+        remediation="Check the spelling of the host name.",
+        phase=Phase.CONNECT,
+    )
+
+
+def _connect_failed(origin: Origin, errors: Sequence[OSError]) -> FetchError:
+    reasons = "; ".join(dict.fromkeys(exc.strerror or str(exc) for exc in errors))
+    return FetchError(
+        f"No connection to {origin.host} port {origin.port}: {reasons}.",
+        code=Code.CONNECT_FAILED,
+        remediation="Check the host and port; the server may be down.",
+        phase=Phase.CONNECT,
+    )
+
+
+def _tls_failed(origin: Origin, cause: BaseException) -> FetchError:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        reason = cause.verify_message
+    else:
+        reason = (isinstance(cause, ssl.SSLError) and cause.reason) or "the peer ended it"
+    return FetchError(
+        f"No TLS connection to {origin.host} port {origin.port}: {reason}.",
+        code=Code.TLS_FAILED,
+        remediation="The certificate must be valid for this host and signed by a known authority.",
+        phase=Phase.CONNECT,
+    )

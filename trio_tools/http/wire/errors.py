@@ -1,0 +1,101 @@
+"""What can go wrong with one URL, as exceptions that carry the words of the answer.
+
+The family is split by who must act: `FetchError` (something at the other end), `FetchRefused` (the
+operator's settings), `FetchTimedOut` (more time or less to fetch), `InvalidRequest` (the caller)
+and `HostCoolingDown` (wait). `error_code` tells the cases apart for machines.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from trio_tools.answers.errors import ErrorType, ToolFailure
+
+
+class Code(StrEnum):
+    """Every `error_code` that this package gives."""
+
+    INVALID_URL = "INVALID_URL"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    BLOCKED_SCHEME = "BLOCKED_SCHEME"
+    BLOCKED_PORT = "BLOCKED_PORT"
+    BLOCKED_ADDRESS = "BLOCKED_ADDRESS"
+    BLOCKED_HEADER = "BLOCKED_HEADER"
+    BLOCKED_METHOD = "BLOCKED_METHOD"
+    BLOCKED_PATH = "BLOCKED_PATH"
+    MISSING_SECRET = "MISSING_SECRET"  # noqa: S105 - the name of a case
+    DNS_FAILED = "DNS_FAILED"
+    CONNECT_FAILED = "CONNECT_FAILED"
+    TLS_FAILED = "TLS_FAILED"
+    CONNECTION_LOST = "CONNECTION_LOST"
+    PROTOCOL_ERROR = "PROTOCOL_ERROR"
+    TOO_LARGE = "TOO_LARGE"
+    TIMEOUT = "TIMEOUT"
+    TOO_MANY_REDIRECTS = "TOO_MANY_REDIRECTS"
+    INVALID_ENCODING = "INVALID_ENCODING"
+    INVALID_JSON = "INVALID_JSON"
+    EXTRACTION_FAILED = "EXTRACTION_FAILED"
+    HOST_COOLING_DOWN = "HOST_COOLING_DOWN"
+    CLIENT_CLOSED = "CLIENT_CLOSED"
+
+
+class Phase(StrEnum):
+    """What an exchange was doing when it failed; the transport picks httpx's exception by it."""
+
+    POOL = "waiting for a free connection"
+    CONNECT = "connecting"
+    WRITE = "sending the request"
+    REPLY = "waiting for the reply"
+    READ = "reading the reply"
+    TOTAL = "working on this URL"
+
+
+class FetchError(ToolFailure):
+    """One URL failed, for a reason at the other end.
+
+    Args:
+        message: One sentence: what happened, at which host.
+        code: Which case it is.
+        remediation: What to do about it; may be empty.
+        phase: What the exchange was doing.
+        data: Further fields for the answer.
+    """
+
+    error_type = ErrorType.UPSTREAM
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code,
+        remediation: str = "",
+        phase: Phase = Phase.READ,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, error_code=code, remediation=remediation, data=data)
+        self.phase = phase
+
+
+class FetchRefused(FetchError):  # noqa: N818 - said as it is
+    """The settings of this client do not allow it; the message names the one that would."""
+
+    error_type = ErrorType.FORBIDDEN
+
+
+class FetchTimedOut(FetchError):  # noqa: N818 - said as it is
+    """The time given was not enough; `phase` tells for what."""
+
+    error_type = ErrorType.TIMEOUT
+
+
+class InvalidRequest(FetchError):  # noqa: N818 - said as it is
+    """The URL, a header or an argument is wrong; nothing was sent."""
+
+    error_type = ErrorType.VALIDATION
+
+
+class HostCoolingDown(FetchError):  # noqa: N818 - said as it is
+    """The host asked for a pause longer than the time left; `data["retry_after_seconds"]`."""
+
+    error_type = ErrorType.RATE_LIMITED

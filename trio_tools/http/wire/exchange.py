@@ -1,0 +1,230 @@
+"""One request and its reply, on a connection of the pool, with at most one silent second try.
+
+A kept-alive connection may have been closed by the peer at the very moment it is used again. Such
+a request is sent once more, on a new connection, if that cannot do harm: its method is idempotent,
+its body can be sent again, and not a byte of a reply had come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import NamedTuple, cast
+
+import trio
+
+from trio_tools.http.wire.connection import Connection
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.wire.pool import Pool
+from trio_tools.http.wire.request_framing import LAST_CHUNK, chunk, wrong_length
+from trio_tools.http.wire.response_parser import Reply, State
+from trio_tools.http.wire.urls import Origin
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_JOIN_BELOW_BYTES = 16_384
+_NO_REPLY = Reply()
+_BODY, _DONE = State.BODY, State.DONE
+
+
+class Timeouts(NamedTuple):
+    """Bounds for single steps, in seconds; None for no bound.
+
+    Attributes:
+        connect: To open a connection, from the name to the end of the TLS handshake.
+        read: Between two pieces of the reply.
+        write: To send one piece of the request.
+        pool: To wait for a free connection.
+    """
+
+    connect: float | None = None
+    read: float | None = None
+    write: float | None = None
+    pool: float | None = None
+
+
+class WireRequest(NamedTuple):
+    """A request as bytes.
+
+    Attributes:
+        origin: Where to.
+        method: Upper case, as it stands in `head`.
+        head: Request line and fields with the empty line that ends them.
+        body: None, all of it as it goes out, or a function that gives it piece by piece, once.
+        length: Bytes that the pieces must come to; None to frame them as chunks.
+        last: Whether the connection is of no use afterwards, since `head` asks to close it.
+    """
+
+    origin: Origin
+    method: str
+    head: bytes
+    body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
+    length: int | None = 0
+    last: bool = False
+
+    def __repr__(self) -> str:  # `head` may hold a secret
+        return f"<WireRequest {self.method} to {self.origin}>"
+
+
+class Exchange:
+    """One request and its reply.
+
+    `await start()`, look at `reply`, `await read()` until it gives b"", and `close()` in a
+    `finally`. The connection goes back to the pool as soon as the reply is complete, and is closed
+    if `close` comes before that: what is left of a body is never drained.
+    """
+
+    __slots__ = ("_all_sent", "_connection", "_pool", "_request", "_timeouts", "reply")
+
+    def __init__(self, pool: Pool, request: WireRequest, timeouts: Timeouts) -> None:
+        self._pool = pool
+        self._request = request
+        self._timeouts = timeouts
+        self._connection: Connection | None = None
+        self._all_sent = False
+        self.reply = _NO_REPLY
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the reply has come, read or not, so that no connection is held."""
+        return self._connection is None
+
+    async def start(self) -> None:
+        """Send the request and wait until the header fields of the reply are complete.
+
+        Cancelled or failed, it leaves no connection behind.
+
+        Raises:
+            FetchError: Of any kind; see `failures`.
+        """
+        started = False
+        try:
+            try:
+                await self._attempt(fresh=False)
+            except FetchError as exc:
+                if not self._may_try_again(exc):
+                    raise
+                self.close()
+                await self._attempt(fresh=True)
+            started = True
+        finally:
+            if not started:
+                self.close()
+
+    async def read(self) -> bytes:
+        """Return the next piece of body (content encodings not undone), b"" after the last.
+
+        Raises:
+            FetchError: `CONNECTION_LOST`, `PROTOCOL_ERROR`, `TIMEOUT`.
+        """
+        reply = self.reply
+        while not reply.parts and self._connection is not None:
+            await self._receive(self._connection)
+        return reply.take()
+
+    def close(self) -> None:
+        """Give the connection back, closed if the reply is not complete. Twice is fine."""
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            reusable = self._all_sent and not self._request.last and connection.parser.reusable
+            self._pool.checkin(connection, reusable=reusable)
+
+    def _may_try_again(self, exc: FetchError) -> bool:
+        connection = self._connection
+        return (
+            exc.error_code == Code.CONNECTION_LOST
+            and connection is not None
+            and connection.used
+            and not connection.parser.begun
+            and self._request.method in _IDEMPOTENT
+            and (self._request.body is None or isinstance(self._request.body, bytes))
+        )
+
+    async def _attempt(self, *, fresh: bool) -> None:
+        origin, timeouts = self._request.origin, self._timeouts
+        connection = None if fresh else self._pool.checkout_idle(origin)
+        if connection is None:
+            connection = await self._pool.checkout(
+                origin,
+                pool_timeout=timeouts.pool,
+                connect_timeout=timeouts.connect,
+                fresh=fresh,
+            )
+        self._connection = connection
+        parser = connection.parser
+        self._all_sent = False
+        self.reply = parser.expect(head_only=self._request.method == "HEAD")
+        try:
+            await self._send(connection)
+            self._all_sent = True
+        except FetchError as exc:
+            # A peer that refuses a body may answer and close without reading all of it.
+            if exc.error_code != Code.CONNECTION_LOST or self._request.body is None:
+                raise
+            with contextlib.suppress(FetchError):
+                await self._receive(connection)
+            if not parser.begun:
+                raise
+        while parser.state < _BODY:
+            await self._receive(connection)
+
+    async def _send(self, connection: Connection) -> None:
+        head, body = self._request.head, self._request.body
+        if body is None:
+            await self._write(connection, head)
+        elif isinstance(body, bytes):
+            if len(body) <= _JOIN_BELOW_BYTES:
+                await self._write(connection, head + body)
+            else:
+                await self._write(connection, head)
+                await self._write(connection, body)
+        else:
+            await self._write(connection, head)
+            await self._send_pieces(connection, body())
+
+    async def _send_pieces(self, connection: Connection, pieces: AsyncIterator[bytes]) -> None:
+        length, size = self._request.length, 0
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(pieces, AsyncGenerator):
+                generator = cast("AsyncGenerator[bytes, None]", pieces)
+                await stack.enter_async_context(contextlib.aclosing(generator))
+            async for piece in pieces:
+                size += len(piece)
+                if length is not None and size > length:
+                    raise wrong_length(size, length)
+                if piece:
+                    await self._write(connection, chunk(piece) if length is None else piece)
+        if length is None:
+            await self._write(connection, LAST_CHUNK)
+        elif size < length:
+            raise wrong_length(size, length)
+
+    async def _write(self, connection: Connection, data: bytes) -> None:
+        timeout = self._timeouts.write
+        if timeout is None:
+            await connection.send(data)
+            return
+        with trio.CancelScope(deadline=trio.current_time() + timeout):
+            await connection.send(data)
+            return
+        raise self._timed_out(timeout, Phase.WRITE)
+
+    async def _receive(self, connection: Connection) -> None:
+        timeout = self._timeouts.read
+        if timeout is None:
+            await connection.receive()
+        else:
+            with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
+                await connection.receive()
+            if scope.cancelled_caught:
+                raise self._timed_out(timeout, Phase.READ)
+        if connection.parser.state >= _DONE:
+            self.close()
+
+    def _timed_out(self, seconds: float, phase: Phase) -> FetchTimedOut:
+        return FetchTimedOut(
+            f"{self._request.origin.host} did not move for {seconds:g} s while {phase.value}.",
+            code=Code.TIMEOUT,
+            remediation="The server is slow or gone; try later or allow more time.",
+            phase=phase,
+        )

@@ -1,0 +1,257 @@
+"""Which connection does a request get? Idle ones in last-in-first-out stacks, one per origin.
+
+A request first takes one of its origin's slots, then one of the pool's; both lines are first in,
+first out. With its slots it takes the connection that was put aside last, or opens one. Every step
+is O(1) whatever the number of connections: a pool that scans them all for each request is what
+makes bulk fetching slow.
+
+Bounds: at most `max_per_origin` connections of an origin and `max_connections` in all are in use
+or being opened. Idle ones count too: where they would exceed the total, the one that has been idle
+for longest is closed. So at most `max_connections` sockets exist at any time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+import trio
+
+from trio_tools.http.wire.connection import Connection
+from trio_tools.http.wire.connector import Connector
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.wire.urls import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How many connections, and for how long.
+
+    Attributes:
+        max_connections: Most sockets at any time, idle ones included.
+        max_per_origin: Most connections of one origin in use at a time.
+        keepalive_seconds: How long an idle connection stays of use. There is no task that watches
+            them: those past it are closed when the pool is next used, or closed itself.
+    """
+
+    max_connections: int = 100
+    max_per_origin: int = 10
+    keepalive_seconds: float = 30.0
+
+
+class _Site:
+    """The connections of one origin."""
+
+    __slots__ = ("idle", "origin", "slots", "users")
+
+    def __init__(self, origin: Origin, max_per_origin: int) -> None:
+        self.origin = origin
+        self.slots = trio.Semaphore(max_per_origin)
+        # The right end was put aside last, so `idle_since` never falls from left to right.
+        self.idle: deque[Connection] = deque()
+        # Exchanges that hold or wait for a slot. The site is in the pool's table exactly as long
+        # as `users` or `idle` is not empty.
+        self.users = 0
+
+
+class Pool:
+    """Hands out connections and takes them back.
+
+    Each `checkout` or `checkout_idle` that returns a connection must be followed by exactly one
+    `checkin`.
+    """
+
+    def __init__(self, connector: Connector, limits: PoolLimits) -> None:
+        self._connector = connector
+        self._limits = limits
+        self._slots = trio.Semaphore(limits.max_connections)
+        self._sites: dict[Origin, _Site] = {}
+        # Every idle connection, the one idle for longest first: the union of the sites' `idle`.
+        self._idle: OrderedDict[Connection, _Site] = OrderedDict()
+        # Connections handed out. Held slots = len(_busy) + connections being opened, and
+        # held slots + len(_idle) <= max_connections.
+        self._busy: set[Connection] = set()
+        self._held = 0
+        self._closed = False
+
+    @property
+    def idle_count(self) -> int:
+        """Idle connections, in items."""
+        return len(self._idle)
+
+    @property
+    def busy_count(self) -> int:
+        """Slots held, by connections in use or being opened."""
+        return self._held
+
+    def checkout_idle(self, origin: Origin) -> Connection | None:
+        """Return an idle connection to `origin` if nothing has to be waited for, else None."""
+        site = self._sites.get(origin)
+        # A slot is free only if nobody waits for it, so taking one overtakes nobody.
+        if site is None or not (site.idle and site.slots.value and self._slots.value):
+            return None
+        site.users += 1
+        connection = self._take_idle(site)
+        if connection is None:
+            self._leave(site)
+            return None
+        site.slots.acquire_nowait()
+        self._slots.acquire_nowait()
+        self._held += 1
+        self._busy.add(connection)
+        return connection
+
+    async def checkout(
+        self,
+        origin: Origin,
+        *,
+        pool_timeout: float | None = None,
+        connect_timeout: float | None = None,
+        fresh: bool = False,
+    ) -> Connection:
+        """Return a connection to `origin` that nobody else has. May return without a checkpoint.
+
+        Args:
+            origin: Where to.
+            pool_timeout: Most seconds to wait for a slot; None for no bound.
+            connect_timeout: Most seconds to open a connection; None for no bound.
+            fresh: Close what is idle and open a new one.
+
+        Raises:
+            FetchError: What `Connector.connect` raises, or `CLIENT_CLOSED`.
+            FetchTimedOut: No slot within `pool_timeout`.
+        """
+        self._check_open()
+        site = self._sites.get(origin)
+        if site is None:
+            site = self._sites[origin] = _Site(origin, self._limits.max_per_origin)
+        site.users += 1
+        connection = None
+        try:
+            await self._take_slots(site, pool_timeout)
+            if fresh:
+                self._drop_idle(site)
+            connection = self._take_idle(site)
+            if connection is None:
+                connection = await self._open(site, connect_timeout)
+            self._busy.add(connection)
+            return connection
+        finally:
+            if connection is None:
+                self._leave(site)
+
+    def checkin(self, connection: Connection, *, reusable: bool) -> None:
+        """Take a connection back and give its slots to whoever waits.
+
+        Args:
+            connection: From `checkout`.
+            reusable: Whether it may carry another request; otherwise it is closed.
+        """
+        site = self._sites[connection.origin]
+        self._busy.discard(connection)
+        self._give_slots(site)
+        if reusable and not self._closed:
+            connection.used = True
+            connection.idle_since = trio.current_time()
+            site.idle.append(connection)
+            self._idle[connection] = site
+        else:
+            connection.close()
+        self._leave(site)
+
+    def close(self) -> None:
+        """Close every connection, also those in use: whoever waits on one, or for one, fails."""
+        self._closed = True
+        while self._idle:
+            self._drop_oldest()
+        for connection in self._busy:
+            connection.close()
+
+    async def _take_slots(self, site: _Site, seconds: float | None) -> None:
+        if site.slots.value and self._slots.value:
+            site.slots.acquire_nowait()
+            self._slots.acquire_nowait()
+            self._held += 1
+            return
+        with trio.move_on_after(float("inf") if seconds is None else seconds):
+            await site.slots.acquire()
+            taken = False
+            try:
+                await self._slots.acquire()
+                taken = True
+            finally:
+                if not taken:
+                    site.slots.release()
+            self._held += 1
+            return
+        raise FetchTimedOut(
+            f"No connection to {site.origin.host} was free within {seconds:g} s.",
+            code=Code.TIMEOUT,
+            remediation="Fetch fewer URLs at once, or let the operator raise `max_connections`.",
+            phase=Phase.POOL,
+        )
+
+    def _give_slots(self, site: _Site) -> None:
+        self._held -= 1
+        self._slots.release()
+        site.slots.release()
+
+    def _take_idle(self, site: _Site) -> Connection | None:
+        self._drop_expired(trio.current_time())
+        while site.idle:
+            connection = site.idle.pop()
+            del self._idle[connection]
+            if not connection.is_stale():
+                return connection
+            connection.close()
+        return None
+
+    async def _open(self, site: _Site, seconds: float | None) -> Connection:
+        if self._held + len(self._idle) > self._limits.max_connections:
+            self._drop_oldest()
+        usable = False
+        try:
+            self._check_open()  # the pool may have been closed while this one stood in line,
+            connection = await self._connector.connect(site.origin, seconds)
+            if self._closed:  # or while it connected
+                connection.close()
+            self._check_open()
+            usable = True
+            return connection
+        finally:
+            if not usable:
+                self._give_slots(site)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FetchError(
+                "This HTTP client is closed.",
+                code=Code.CLIENT_CLOSED,
+                remediation="Make requests inside the client's `async with` block.",
+                phase=Phase.POOL,
+            )
+
+    def _leave(self, site: _Site) -> None:
+        site.users -= 1
+        self._forget_if_unused(site)
+
+    def _forget_if_unused(self, site: _Site) -> None:
+        if not site.users and not site.idle:
+            del self._sites[site.origin]
+
+    def _drop_idle(self, site: _Site) -> None:
+        while site.idle:
+            connection = site.idle.pop()
+            del self._idle[connection]
+            connection.close()
+
+    def _drop_oldest(self) -> None:
+        connection, site = self._idle.popitem(last=False)
+        site.idle.popleft()  # the oldest of all is the oldest of its site
+        connection.close()
+        self._forget_if_unused(site)
+
+    def _drop_expired(self, now: float) -> None:
+        expired = now - self._limits.keepalive_seconds
+        while self._idle and next(iter(self._idle)).idle_since <= expired:
+            self._drop_oldest()

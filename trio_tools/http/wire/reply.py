@@ -1,0 +1,63 @@
+"""What the callers of an exchange want of a reply: its fields by name, its body up to a cap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trio_tools.http.wire.content_encoding import CappedDecoder, content_encodings
+from trio_tools.http.wire.exchange import Exchange
+from trio_tools.http.wire.response_parser import Header
+
+# A body that grows by being encoded is broken or hostile; a cap's worth and this much is read.
+_ENCODED_SLACK_BYTES = 65_536
+
+
+async def read_body(
+    exchange: Exchange, fields: Mapping[bytes, bytes], max_bytes: int
+) -> tuple[bytes, bool]:
+    """Return at most `max_bytes` of the body, decoded, and whether there is more of it.
+
+    Reading stops at the cap; close the exchange afterwards, which closes the connection if there
+    was more.
+
+    Args:
+        exchange: Started, nothing of its body taken yet.
+        fields: Of its reply, by `header_fields`.
+        max_bytes: The cap; 0 reads nothing.
+
+    Raises:
+        FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
+    """
+    reply = exchange.reply
+    if not max_bytes:
+        # What has come with the head tells whether there is a body at all.
+        return b"", not exchange.finished or reply.body_bytes > 0
+    encodings = content_encodings(fields.get(b"content-encoding", b""))
+    if exchange.finished and not encodings:  # it came with the head, as small replies do
+        body = reply.take()
+        return body[:max_bytes], len(body) > max_bytes
+    decoder: CappedDecoder | None = None
+    pieces: list[bytes] = []
+    length, full = 0, False
+    while not full and (piece := await exchange.read()):
+        if encodings:
+            # Made late: a reply without a body may name any encoding.
+            decoder = decoder or CappedDecoder(encodings, max_bytes + 1)
+            piece = decoder.decode(piece)
+            full = decoder.full or reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES
+        pieces.append(piece)
+        length += len(piece)
+        full = full or length > max_bytes
+    if decoder is not None and not full:
+        decoder.finish()  # where the connection ends the body, nothing else tells that it was cut
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return body[:max_bytes], full
+
+
+def header_fields(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """Return the fields by lower-case name, repeated ones joined by ", "."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        fields[lower] = fields[lower] + b", " + value if lower in fields else value
+    return fields

@@ -1,0 +1,296 @@
+"""Replies from bytes, without I/O: httptools reads the syntax, the table below knows the protocol.
+
+A reply goes through the states of `State`; what may happen next is a row of `_NEXT`, and nothing
+else in this module decides about it. An event that has no entry is a violation by the peer and
+ends in `FetchError`. The counters beside the parser bound what a peer can make us hold.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import httptools
+
+from trio_tools.http.wire.errors import Code, FetchError
+
+Header = tuple[bytes, bytes]
+
+
+class State(IntEnum):
+    """How far the reply is. Later states compare greater."""
+
+    WAITING = 0
+    """Nothing of the final reply has come, at most interim (1xx) replies."""
+    HEAD = 1
+    """The status line has begun, header fields are coming."""
+    INTERIM = 2
+    """The header fields of a 1xx reply are complete."""
+    BODY = 3
+    """The header fields are complete, the body is coming."""
+    DONE = 4
+    """The reply is complete and nothing follows it."""
+    SURPLUS = 5
+    """The reply is complete and bytes that nobody asked for follow it."""
+
+
+class Event(IntEnum):
+    """What httptools, or the end of the connection, tells."""
+
+    BEGIN = 0
+    INTERIM_HEAD = 1
+    FINAL_HEAD = 2
+    ONLY_HEAD = 3
+    """The header fields of a reply that has no body whatever they say: one to HEAD."""
+    DATA = 4
+    END = 5
+    LAST_BYTE = 6
+    """The connection ended, and with it a body that has no other end."""
+
+
+# The members by names of their own: until Python 3.12 each look-up of `State.BODY` costs a Python
+# call, and a reply makes some twenty of them.
+_WAITING, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS = State
+_BEGIN, _INTERIM_HEAD, _FINAL_HEAD, _ONLY_HEAD, _DATA, _END, _LAST_BYTE = Event
+
+_NEXT: dict[State, dict[Event, State]] = {
+    _WAITING: {_BEGIN: _HEAD},
+    _HEAD: {
+        _INTERIM_HEAD: _INTERIM,
+        _FINAL_HEAD: _BODY,
+        _ONLY_HEAD: _DONE,
+    },
+    _INTERIM: {_END: _WAITING},
+    _BODY: {_DATA: _BODY, _END: _DONE, _LAST_BYTE: _DONE},
+    _DONE: {_BEGIN: _SURPLUS, _DATA: _SURPLUS, _END: _DONE},
+    _SURPLUS: {
+        _BEGIN: _SURPLUS,
+        _INTERIM_HEAD: _SURPLUS,
+        _FINAL_HEAD: _SURPLUS,
+        _ONLY_HEAD: _SURPLUS,
+        _DATA: _SURPLUS,
+        _END: _SURPLUS,
+    },
+}
+
+# Framing (chunk sizes, extensions, trailers) may cost this many bytes per byte of body, beside the
+# cap on header bytes: one-byte chunks, the worst an honest peer sends, cost 5.
+_FRAMING_PER_BODY_BYTE = 16
+
+
+class Reply:
+    """What has come of one reply. Filled by the parser, emptied of its body by its reader.
+
+    Attributes:
+        status: Status code; 0 until the header fields are complete.
+        reason: Reason phrase, maybe empty.
+        version: HTTP version, such as "1.1".
+        headers: Fields in order, names as sent.
+        parts: Pieces of body not yet taken, framing removed, content encodings not undone.
+        body_bytes: Bytes of body so far, taken or not.
+    """
+
+    __slots__ = ("body_bytes", "headers", "parts", "reason", "status", "version")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.version = ""
+        self.headers: list[Header] = []
+        self.parts: list[bytes] = []
+        self.body_bytes = 0
+
+    def take(self) -> bytes:
+        """Return the body that came since the last call, b"" if none did."""
+        parts = self.parts
+        if len(parts) == 1:
+            return parts.pop()
+        data = b"".join(parts)
+        parts.clear()
+        return data
+
+
+class ReplyParser:
+    """Parses the replies of one connection, one after the other.
+
+    Call `expect` before each request, then `feed` what was received, b"" for the end of the
+    connection, until `state` has got to where you need it.
+
+    Args:
+        max_head_bytes: Most bytes of status lines and header fields, interim replies included.
+
+    Attributes:
+        state: How far the current reply is.
+        begun: Whether a byte of it has come.
+    """
+
+    __slots__ = (
+        "_framing_bytes",
+        "_head_only",
+        "_http",
+        "_keep_alive",
+        "_max_head_bytes",
+        "_reply",
+        "begun",
+        "state",
+    )
+
+    def __init__(self, max_head_bytes: int) -> None:
+        self._max_head_bytes = max_head_bytes
+        self._http = _new_parser(self)
+        self._head_only = False
+        self.expect(head_only=False)
+
+    def expect(self, *, head_only: bool) -> Reply:
+        """Get ready for the next reply and return where it will be.
+
+        Args:
+            head_only: It is the reply to a HEAD request, so it has no body whatever it says.
+        """
+        if self._head_only:  # llhttp still waits for the body which that reply did not have
+            self._http = _new_parser(self)
+        self._head_only = head_only
+        self._keep_alive = False
+        self._framing_bytes = 0
+        self._reply = Reply()
+        self.begun = False
+        self.state = _WAITING
+        return self._reply
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the reply is complete and the connection may carry another request."""
+        return self._keep_alive and self.state is _DONE
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the connection gave, b"" for its end.
+
+        Raises:
+            FetchError: `PROTOCOL_ERROR` or `TOO_LARGE`; the connection is of no further use.
+        """
+        if not data:
+            self._feed_end()
+            return
+        self.begun = True
+        before = self._reply.body_bytes
+        try:
+            self._http.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            raise _violation("it switched to a protocol nobody asked for") from exc
+        except httptools.HttpParserError as exc:
+            if self.state < _DONE:
+                raise _violation(str(exc)) from exc
+            self.state = _SURPLUS
+        self._check_sizes(len(data), self._reply.body_bytes - before)
+
+    def _feed_end(self) -> None:
+        if self.state is _BODY and _lasts_until_the_end(self._reply.headers):
+            self.state = _NEXT[_BODY][_LAST_BYTE]
+        elif self.state is _BODY:
+            raise _violation(
+                f"the connection ended after {self._reply.body_bytes} bytes of the body"
+            )
+        elif self.begun:
+            raise _violation("the connection ended before the header fields did")
+
+    def _check_sizes(self, received: int, body: int) -> None:
+        self._framing_bytes += received - body
+        if self._framing_bytes <= self._max_head_bytes:
+            return
+        # Only here, where it is rare, is an exact count worth its time: the piece that ended the
+        # head may have held other bytes too.
+        head = len(self._reply.reason)
+        head += sum(len(name) + len(value) + 4 for name, value in self._reply.headers)
+        if self.state < _BODY or head > self._max_head_bytes:
+            raise _head_too_large(self._max_head_bytes)
+        allowed = 2 * self._max_head_bytes + _FRAMING_PER_BODY_BYTE * self._reply.body_bytes
+        if self.state is _BODY and self._framing_bytes > allowed:
+            raise _violation("it sends framing (chunk extensions, trailers) instead of a body")
+
+    # Called by httptools, by these names.
+
+    def on_message_begin(self) -> None:
+        """A reply begins."""
+        self.state = self._after(_BEGIN)
+
+    def on_status(self, reason: bytes) -> None:
+        """A piece of the reason phrase."""
+        if self.state is _HEAD:
+            self._reply.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field, of the head or of a trailer."""
+        if self.state is _HEAD:  # otherwise a trailer, which nobody here has a use for
+            self._reply.headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """The empty line after the fields."""
+        status = self._http.get_status_code()
+        if status < 200:  # noqa: PLR2004 - 1xx, by its name
+            self.state = self._after(_INTERIM_HEAD)
+            if self.state is _INTERIM:
+                self._reply.headers.clear()
+                self._reply.reason = b""
+        elif self._head_only and self.state is _HEAD:
+            self._set_status(status)
+            self._keep_alive = self._http.should_keep_alive()
+            self.state = self._after(_ONLY_HEAD)
+        else:
+            self.state = self._after(_FINAL_HEAD)
+            if self.state is _BODY:
+                self._set_status(status)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of body."""
+        self.state = self._after(_DATA)
+        if self.state is _BODY:
+            self._reply.parts.append(data)
+            self._reply.body_bytes += len(data)
+
+    def on_message_complete(self) -> None:
+        """The end of a reply that has one."""
+        if self.state is _BODY:
+            self._keep_alive = self._http.should_keep_alive()
+        self.state = self._after(_END)
+
+    def _set_status(self, status: int) -> None:
+        self._reply.status = status
+        self._reply.version = self._http.get_http_version()
+
+    def _after(self, event: Event) -> State:
+        return _NEXT[self.state][event]
+
+
+def _new_parser(protocol: ReplyParser) -> httptools.HttpResponseParser:
+    parser = httptools.HttpResponseParser(protocol)
+    # Both are common in the wild and cannot move the border between two replies.
+    parser.set_dangerous_leniencies(
+        lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+    )
+    return parser
+
+
+def _lasts_until_the_end(headers: list[Header]) -> bool:
+    """Whether a reply with a body has no other end than that of its connection (RFC 9112, 6.3)."""
+    has_length, encoding = False, b""
+    for name, value in headers:
+        lower = name.lower()
+        has_length = has_length or lower == b"content-length"
+        if lower == b"transfer-encoding":
+            encoding = value.lower()  # of several, the last one was applied last
+    return not encoding.endswith(b"chunked") if encoding else not has_length
+
+
+def _violation(reason: str) -> FetchError:
+    return FetchError(
+        f"The reply is not valid HTTP/1.1: {reason}.",
+        code=Code.PROTOCOL_ERROR,
+        remediation="The server or something before it is broken; trying again may help.",
+    )
+
+
+def _head_too_large(max_head_bytes: int) -> FetchError:
+    return FetchError(
+        f"The header fields of the reply are longer than {max_head_bytes} bytes.",
+        code=Code.TOO_LARGE,
+        remediation="Let the operator raise `max_head_bytes` if this server must be read.",
+    )

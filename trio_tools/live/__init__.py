@@ -1,0 +1,9 @@
+"""What is live in one server: its limits, its waiting queues, its calls and its operations.
+
+Tools, descriptions, status and metrics read the same objects, so they cannot disagree. Nothing
+here knows MCP.
+
+    calls    a call from its arrival to its answer, and how long calls took
+    limits   what is declared for a tool, under the capacity it has now
+    state    `ServerState`: everything that lives as long as one server
+"""

@@ -1,0 +1,84 @@
+"""The limits of one tool or operation: what is declared, under the capacity it has now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from nursery_patterns import Limits
+from trio_tools.answers.errors import InvalidArgument
+from trio_tools.settings import ToolLimits
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    """What is declared for a tool or operation, under the capacity that its limiter has now."""
+
+    name: str
+    declared: ToolLimits
+    limits: Limits = field(repr=False)
+
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """What items in flight hold places in. Made when first asked for: not all tools have it."""
+        if self.name not in self.limits:
+            self.limits.resize(self.name, self.declared.max_concurrency)
+        return self.limits[self.name]
+
+    @property
+    def max_concurrency(self) -> int:
+        """Most items in flight over all calls, and the most one call may ask for."""
+        return int(self.limiter.total_tokens)
+
+    @property
+    def concurrency(self) -> int:
+        """Items of one call in flight by default."""
+        return min(self.declared.concurrency, self.max_concurrency)
+
+    def concurrency_for(self, asked: int | None) -> int:
+        """Return the bound for one call.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        if asked is None:
+            return max(1, self.concurrency)
+        cap = max(1, self.max_concurrency)  # 0 is a pause, in which one may wait
+        if asked > cap:
+            raise InvalidArgument(
+                f"max_concurrent must be at most {cap}, got {asked}: lower it, or leave it out "
+                "for the default",
+                data={"argument": "max_concurrent", "maximum": cap},
+            )
+        return asked
+
+    def seconds_for(self, asked: float | None) -> float:
+        """Return the time for one call.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        if asked is None:
+            return self.declared.timeout_seconds
+        return self._within_cap("timeout_seconds", asked)
+
+    def item_seconds_for(self, asked: float | None) -> float | None:
+        """Return the time for one item of a call; None for no bound of its own.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        if asked is None:
+            return self.declared.item_timeout_seconds
+        return self._within_cap("item_timeout_seconds", asked)
+
+    def _within_cap(self, argument: str, asked: float) -> float:
+        cap = self.declared.max_timeout_seconds
+        if not asked <= cap:  # NaN is none of them
+            raise InvalidArgument(
+                f"{argument} must be at most {cap:g}, got {asked:g}: lower it, or split the "
+                "work over several calls",
+                data={"argument": argument, "maximum": cap},
+            )
+        return asked

@@ -1,0 +1,116 @@
+"""The live state of one server: what the tools work with and what status tells.
+
+Limits, descriptions, caps and status all read the same objects, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import trio
+
+from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor
+from trio_tools.answers.cursors import Cursors
+from trio_tools.live.calls import Durations, Pace, RunningCall
+from trio_tools.live.limits import LiveLimits
+from trio_tools.operations.registry import (
+    AnyOperation,
+    Operations,
+    builtin_operations,
+    installed_operations,
+)
+from trio_tools.operations.store import MemoryStore, OperationStore
+from trio_tools.services import Services
+from trio_tools.settings import Settings, ToolLimits
+
+_CALLS_REMEMBERED = 200
+# How an item may end for good; one in any other state may still be done by a resumed call.
+_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
+
+
+class ServerState:
+    """Everything that lives as long as one server.
+
+    Attributes:
+        settings: What the operator decided.
+        limits: Capacity for items in flight, by tool or operation; resizable while in use.
+        services: The doors to the outside.
+        operations: What `batch_process` can run.
+        store: Operations that outlive their calls.
+        cursors: Makes and checks page marks of operations.
+        query_cursors: The same of query results.
+        dataset_cursors: The same of datasets.
+        calls: Calls under way, by request id.
+        durations: How long calls took of late, by tool.
+        ended_items: How many items of batch calls ended, each counted once, by tool and how.
+        monitor: Who blocked the event loop.
+    """
+
+    def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
+        self.settings = settings
+        self.limits = Limits()
+        self._tool_limits: dict[str, ToolLimits] = {}
+        self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
+        self.operations = Operations(
+            (*builtin_operations(self.services, settings), *operations, *installed_operations())
+        )
+        self.store: OperationStore = MemoryStore(
+            ttl=settings.operation_ttl_seconds,
+            capacity=settings.max_operations,
+            max_bytes=settings.max_kept_bytes,
+        )
+        self.cursors = Cursors("trio-tools operations")
+        self.query_cursors = Cursors("trio-tools queries")
+        self.dataset_cursors = Cursors("trio-tools datasets")
+        self.calls: dict[str, RunningCall] = {}
+        self.durations: defaultdict[str, Durations] = defaultdict(Durations)
+        self.ended_items: Counter[tuple[str, Status]] = Counter()
+        # Set when the server begins to stop: a batch call that gets its turn then is not begun.
+        self.drained = False
+        self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
+        self._admissions: dict[str, Admission] = {}
+        self._paces: dict[str, Pace] = {}
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[None]:
+        """Keep services open and watch the event loop, for as long as a connection is served."""
+        self.drained = False  # which the stop of an earlier one may have left behind
+        async with self.services.opened():
+            with self.monitor.watching():
+                yield
+
+    def limits_of(self, name: str) -> LiveLimits:
+        """Return the limits of a tool or operation as they are now."""
+        if name not in self._tool_limits:
+            self._tool_limits[name] = self.settings.limits_of(name)
+        return LiveLimits(name, self._tool_limits[name], self.limits)
+
+    def pace_of(self, name: str) -> Pace:
+        """Return how long an item of an operation takes."""
+        return self._paces.setdefault(name, Pace())
+
+    @contextmanager
+    def counting_items(self, tool: str, batch: Batch[Any, Any]) -> Generator[None]:
+        """Count the items of `batch` that end within the block, also if it is cut."""
+        before = batch.progress.value
+        try:
+            yield
+        finally:
+            after = batch.progress.value
+            for end in _ENDS:
+                self.ended_items[tool, end] += getattr(after, end) - getattr(before, end)
+
+    def admissions(self) -> Mapping[str, Admission]:
+        """Return the lines there are so far, by tool."""
+        return self._admissions
+
+    def admission_of(self, tool: str) -> Admission:
+        """Return the bounded waiting line for calls of a tool."""
+        if tool not in self._admissions:
+            declared = self.settings.limits_of(tool)
+            calls = trio.CapacityLimiter(declared.max_calls)
+            self._admissions[tool] = Admission(calls, max_waiting=declared.max_waiting)
+        return self._admissions[tool]

@@ -1,0 +1,227 @@
+"""`Work`: an operation over the items of one batch, and what each result takes.
+
+A failure is explained, and a result turned into JSON and counted, in the step in which its item
+ends. So the answer for a thousand items is put together without a long step, and an unexpected
+error is logged once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+import trio
+from pydantic_core import from_json, to_json
+
+from trio_tools.answers.error_mapping import to_failure
+from trio_tools.answers.errors import InvalidArgument, ToolFailure, brief_repr
+from trio_tools.operations.memory_estimate import held_bytes
+from trio_tools.operations.operation import Operation
+
+_log = logging.getLogger("trio_tools")
+
+# What an outcome takes beside its item and result: 200 as measured, and as much again for what the
+# item becomes when it is checked.
+_BYTES_PER_OUTCOME = 400
+# What a failure takes beside its texts and data.
+_BYTES_PER_FAILURE = 400
+# JSON that is shorter nests too little, and has too few digits, not to be read back.
+_MAYBE_UNREADABLE_BYTES = 400
+# The bytes of UTF-8 that begin no character.
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+# The operation whose item the current task works on.
+_inside: ContextVar[str | None] = ContextVar("_inside", default=None)
+
+
+def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
+    """Return a value as JSON, as the answer will have it.
+
+    Args:
+        value: JSON values, and what pydantic knows how to make JSON of.
+        fallback: Called with anything else; what it returns is taken instead.
+
+    Raises:
+        ValueError: It cannot be expressed.
+    """
+    return to_json(value, inf_nan_mode="null", fallback=fallback)
+
+
+def same_json(value: Any) -> str:
+    """Return a text that is the same for the same JSON, in whatever order a caller named things.
+
+    To Python, false is 0 and 1 is 1.0; here they are not. What is no JSON is told by its `repr`.
+    """
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+class Result(NamedTuple):
+    """What an operation returned for one item, as JSON: as objects it could take 30 times that.
+
+    Attributes:
+        json: UTF-8.
+        chars: Characters of it if it is larger than a page, so that it is read in parts; else None.
+    """
+
+    json: bytes
+    chars: int | None = None
+
+    def value(self) -> Any:
+        """Return it as JSON values, as the answer will have them."""
+        return from_json(self.json)
+
+    def part(self, start: int, most: int) -> str:
+        """Return at most `most` characters of the JSON text from byte `start` on.
+
+        Costs what it returns, however large the whole is.
+        """
+        # A character has at most four bytes; one that is cut in two at the end is beyond `most`.
+        return self.json[start : start + 4 * most].decode(errors="ignore")[:most]
+
+
+@dataclass(frozen=True, slots=True)
+class BadItem:
+    """Stands where a dataset should have an item and has none; running it fails."""
+
+    label: str
+    reason: str
+
+    def fail(self) -> NoReturn:
+        """Raise what running it comes to."""
+        raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
+
+
+class ItemRunner:
+    """An operation over the items of one batch: `Batch(work.run, items)`.
+
+    Args:
+        operation: What is done to each item.
+        items: As the caller gave them, JSON values; only their size is of interest.
+        page_bytes: A result of more bytes is read in parts.
+        reserve: Called with the bytes of each result or failure; raises if there is no room.
+
+    Attributes:
+        operation: What is done to each item.
+        last: The item that ended last, or None.
+        size: Bytes of memory that items, results and failures hold, about.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        items: Sequence[Any],
+        *,
+        page_bytes: int,
+        reserve: Callable[[int], None],
+    ) -> None:
+        self.operation = operation
+        self.last: Any = None
+        self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
+        self._page_bytes = page_bytes
+        self._reserve = reserve
+
+    async def run(self, item: Any) -> Result:
+        """Run the operation on one item.
+
+        Raises:
+            ToolFailure: It failed, or there is no room for its result.
+        """
+        _inside.set(self.operation.name)  # stays set: the context is that of a worker
+        try:
+            if isinstance(item, BadItem):
+                item.fail()
+            value = await self.operation.run(item)
+            text = self._keep(value)
+            if len(text) <= self._page_bytes:
+                return Result(text)
+            # Megabytes are written in a step and counted in another; what is finished is not lost.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return Result(text, _chars_of(text))
+        except Exception as error:  # noqa: BLE001 - explained here, raised below
+            failure = to_failure(error)
+        finally:
+            self.last = item
+        # Kept for an hour perhaps, so without the frames that it came through and their objects.
+        failure.__cause__ = failure.__context__ = failure.__traceback__ = None
+        raise self._keep_failure(failure)
+
+    def label_of(self, item: Any) -> Any:
+        """Return how an item is named in reports, as a JSON value.
+
+        A name that cannot be had costs no result: the item is quoted instead.
+        """
+        if isinstance(item, BadItem):
+            return item.label
+        try:
+            label = self.operation.label_of(item)
+            json_bytes(label)
+        except Exception as error:  # noqa: BLE001 - of the author of the operation
+            _log.warning("operation %r cannot name an item: %r", self.operation.name, error)
+            return brief_repr(item)
+        return label
+
+    def _keep(self, value: Any) -> bytes:
+        """Make room for a result; return it as JSON."""
+        try:
+            text = json_bytes(value)
+            if _MAYBE_UNREADABLE_BYTES < len(text) <= self._page_bytes:
+                from_json(text)  # nested too deep, or with too long a number, no page could show it
+        except ValueError as error:
+            raise ToolFailure(
+                f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
+                "author must return text, numbers, lists and objects.",
+                error_code="NOT_JSON",
+            ) from None
+        self._count(sys.getsizeof(text))
+        return text
+
+    def _keep_failure(self, failure: ToolFailure) -> ToolFailure:
+        """Make room for a failure; return it, or the one that tells that there is none."""
+        try:
+            told = [failure.message, failure.remediation, failure.data]
+            self._count(_BYTES_PER_FAILURE + held_bytes(told))
+        except ToolFailure as no_room:
+            return no_room
+        return failure
+
+    def _count(self, size: int) -> None:
+        self._reserve(size)
+        self.size += size
+
+
+def _size_of(items: Sequence[Any]) -> int:
+    try:
+        as_json = len(json_bytes(items, fallback=repr))
+    except ValueError as error:
+        raise InvalidArgument(
+            f"the items contain what is no text, such as half of a character ({error}): correct "
+            "that and call again; nothing was run",
+            error_code="NOT_TEXT",
+        ) from None
+    return max(held_bytes(items), as_json)  # few large values in many may be missed by the former
+
+
+def _chars_of(text: bytes) -> int:
+    """Return how many characters a text in UTF-8 has; as a `str` it could take 4 times as much."""
+    return len(text) if text.isascii() else len(text.translate(None, _CONTINUATION))
+
+
+def refuse_inside_item(tool: str) -> None:
+    """Refuse to call a tool while an item of a batch is worked on: it could wait for itself.
+
+    Raises:
+        InvalidArgument: The current task, or one that started it, works on an item.
+    """
+    operation = _inside.get()
+    if operation is not None:
+        raise InvalidArgument(
+            f"operation {operation!r} called the tool {tool} from inside of a batch, which could "
+            "wait for itself for ever: let the operation call the function that it needs, and "
+            "give all items to one batch",
+            error_code="NESTED_BATCH",
+        )

@@ -1,0 +1,254 @@
+"""`Operation`: a function of one item that can be run over thousands, and what it declares."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, cast, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from nursery_patterns import run_in_process
+from trio_tools.answers.errors import InvalidArgument, brief_repr
+from trio_tools.settings.threads import run_in_tool_thread
+
+Execution = Literal["async", "thread", "process"]
+
+_MAX_REASON_CHARS = 300
+_MORE_FIELDS = 10
+_MAX_TEXTS = 1_000
+_MAX_TEXTS_CHARS = 20_000
+
+
+class Item(BaseModel):
+    """Base of item types: an unknown field is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, item: Any) -> Any:
+        # Each unknown field is an error of its own, and a request has room for 100,000 of them.
+        if isinstance(item, dict):
+            count = len(cast("dict[str, Any]", item))
+            if count > len(cls.model_fields) + _MORE_FIELDS:
+                known = ", ".join(cls.model_fields)
+                raise ValueError(f"it has {count:,} fields, and there are only {known}")
+        return cast("Any", item)
+
+
+def _check_texts(table: Any) -> Any:
+    """Refuse what is wrong with a table of texts with one error, after a bounded search."""
+    if not isinstance(table, dict):
+        return table
+    texts = chars = 0
+    for name, value in cast("dict[str, Any]", table).items():
+        several = cast("list[Any]", value) if isinstance(value, list) else [value]
+        texts, chars = texts + len(several), chars + len(name)
+        if texts > _MAX_TEXTS:
+            raise ValueError(f"at most {_MAX_TEXTS:,} texts are allowed: leave some out")
+        for text in several:
+            if not isinstance(text, str):
+                raise ValueError(f"{brief_repr(name)} has to be text, got {brief_repr(text)}")  # noqa: TRY004
+            chars += len(text)
+    if chars > _MAX_TEXTS_CHARS:
+        raise ValueError(
+            f"at most {_MAX_TEXTS_CHARS:,} characters are allowed, got {chars:,}: shorten it"
+        )
+    return cast("Any", table)
+
+
+Texts = Annotated[dict[str, str], BeforeValidator(_check_texts)]
+"""Texts by name, at most 1,000 of them and 20,000 characters."""
+TextLists = Annotated[dict[str, str | list[str]], BeforeValidator(_check_texts)]
+"""A text or several by name, at most 1,000 of them and 20,000 characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation, as the built-in ones and those of an application declare it.
+
+    Usage::
+
+        async def word_count(text: str) -> int: ...
+
+
+        create_server(operations=[Operation(name="word_count", fn=word_count)])
+
+    Attributes:
+        name: How callers name it.
+        fn: Function of one item that returns JSON values, or an object that is called like one.
+            Async for `runs="async"`; a plain one is run in a thread or a worker process (where it
+            must be importable).
+        description: What it does, for models; by default the first line of the docstring.
+        runs: `"async"` for waiting, `"thread"` for blocking calls, `"process"` for computation
+            that a cancel must really stop.
+        item_type: Type of an item, for validation and schema; by default the annotation of the
+            first parameter of `fn`.
+        label: How an item is named in reports; by default as JSON.
+        limit_name: Name of its limiter; operations that share a resource share a name.
+        takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
+            By default each item of a batch has one from its beginning to its end.
+
+    Raises:
+        TypeError: `fn` is of another kind than `runs` says, or cannot be called with one item, or
+            pydantic does not know the type of the item.
+        ValueError: `name` is no identifier, or `runs` none of the three.
+    """
+
+    name: str
+    fn: Callable[[Any], Any]
+    description: str = ""
+    runs: Execution = "async"
+    item_type: Any = None
+    label: Callable[[Any], Any] | None = None
+    limit_name: str = ""
+    takes_own_place: bool = False
+    _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(
+                f"an operation's name must be an identifier, got {self.name!r}: "
+                "write Operation(name='word_count', fn=word_count)"
+            )
+        _check_function(self.name, self.fn, self.runs)
+        put = functools.partial(object.__setattr__, self)
+        put("description", self.description or _first_line(_unwrapped(self.fn)) or self.name)
+        put("limit_name", self.limit_name or self.name)
+        put(
+            "_items",
+            TypeAdapter(_first_annotation(self.fn) if self.item_type is None else self.item_type),
+        )
+
+    def item_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of one item."""
+        return self._items.json_schema()
+
+    def check_item(self, item: Any) -> Any:
+        """Return an item as `fn` takes it.
+
+        Raises:
+            ValueError: It does not match the schema; the message says where.
+        """
+        try:
+            return self._items.validate_python(item)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            reason = f"{place} {first['msg'].removeprefix('Value error, ')}".strip()
+        raise ValueError(reason)
+
+    def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
+        """Return the items as `fn` takes them. `name` is the argument they came in.
+
+        Raises:
+            InvalidArgument: Some do not match the schema; all bad ones are named, none is run.
+        """
+        checked: list[Any] = []
+        wrong: list[dict[str, Any]] = []
+        for index, item in enumerate(items):
+            try:
+                checked.append(self.check_item(item))
+            except ValueError as error:
+                wrong.append(
+                    {
+                        "index": index,
+                        "item": brief_repr(item),
+                        "reason": str(error)[:_MAX_REASON_CHARS],
+                    }
+                )
+        if wrong:
+            told = "; ".join(f"{name}[{w['index']}]: {w['reason'].rstrip('.')}" for w in wrong[:3])
+            raise InvalidArgument(
+                f"{len(wrong)} of {len(items)} {name} do not fit operation {self.name!r}: {told}. "
+                "Correct them and call again; nothing was run.",
+                error_code="INVALID_ITEMS",
+                data={"invalid_items": wrong, "item_schema": self.item_schema()},
+            )
+        return checked
+
+    def label_of(self, item: Any) -> Any:
+        """Return how a checked item is named in reports, as a JSON value."""
+        return (
+            self._items.dump_python(item, mode="json") if self.label is None else self.label(item)
+        )
+
+    async def run(self, item: Any) -> Any:
+        """Run the operation on one checked item, where it declares to run.
+
+        A cancel ends an async function at its next checkpoint and kills a worker process. A thread
+        is waited for half a second and then left behind, so its function should call
+        `trio.from_thread.check_cancelled()`.
+        """
+        if self.runs == "thread":
+            return await run_in_tool_thread(self.fn, item)
+        if self.runs == "process":
+            return await run_in_process(self.fn, item)
+        return await self.fn(item)
+
+
+def _check_function(operation: str, fn: Any, runs: str) -> None:
+    """Refuse at the start what would fail with every item."""
+    if runs not in get_args(Execution):
+        raise ValueError(
+            f"operation {operation!r} runs={runs!r}: say 'async', 'thread' or 'process'"
+        )
+    if not callable(fn):
+        raise TypeError(
+            f"operation {operation!r} has {fn!r} for a function: pass the function itself, as in "
+            "Operation(name='word_count', fn=word_count)"
+        )
+    if runs == "async" and not (_is_async(fn) or _is_async(_unwrapped(fn))):
+        raise TypeError(
+            f"operation {operation!r} runs as async but its fn is a plain function: declare "
+            "it with `async def`, or say runs='thread' or runs='process'"
+        )
+    if runs != "async" and _is_async(fn):
+        raise TypeError(
+            f"operation {operation!r} runs in a {runs} but its fn is an async function: leave out "
+            "runs, or declare it with `def`"
+        )
+    with suppress(ValueError):  # some functions in C do not tell what they take
+        _check_takes_one(operation, inspect.signature(fn))
+
+
+def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"operation {operation!r} has to take one item and nothing else, but its fn takes "
+            f"{signature} ({error}): give it the rest with functools.partial"
+        ) from None
+
+
+def _is_async(fn: Any) -> bool:
+    return any(map(inspect.iscoroutinefunction, (fn, getattr(fn, "__call__", None))))  # noqa: B004
+
+
+def _unwrapped(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = cast("functools.partial[Any]", fn).func
+    return inspect.unwrap(fn)
+
+
+def _first_line(fn: object) -> str:
+    return (inspect.getdoc(fn) or "").partition("\n")[0]
+
+
+def _first_annotation(fn: Callable[..., Any]) -> Any:
+    parameters = list(inspect.signature(fn, eval_str=True).parameters.values())
+    if not parameters or parameters[0].annotation is inspect.Parameter.empty:
+        return Any
+    return parameters[0].annotation

@@ -1,0 +1,246 @@
+"""Operations that outlive their calls: what finished stays readable, what is missing can be done.
+
+A `Batch` keeps its books outside of whatever scope runs it. So keeping an operation is no more
+than keeping its batch; nothing is copied, flushed or rescued when a call is cancelled.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import trio
+
+from nursery_patterns import Batch
+from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.operations.item_runner import ItemRunner, Result, same_json
+
+
+@dataclass(eq=False)
+class StoredOperation:
+    """One operation: a batch, whose it is, and how long it is kept.
+
+    Attributes:
+        operation_id: Names it; unguessable if the server made it.
+        owner: The client that may see it.
+        tool: The tool that was called.
+        request: What was asked, to tell a resumed call from another one.
+        work: What is done to which items.
+        batch: The doing of it, with everything that finished.
+        request_id: The call that works on it, or did last.
+        deadline: When that call will answer, or did at the latest; None before the first.
+    """
+
+    operation_id: str
+    owner: str
+    tool: str
+    request: Any
+    work: ItemRunner
+    batch: Batch[Any, Result]
+    created: float = field(default_factory=trio.current_time)
+    last_used: float = field(default_factory=trio.current_time)
+    request_id: str | None = None
+    deadline: float | None = None
+    _scope: trio.CancelScope | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a call is at work on it."""
+        return self._scope is not None
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """Mark the block as the call that works on it; `stop` cuts the block short.
+
+        Raises:
+            InvalidArgument: Another call is at work on it.
+        """
+        if self.running:
+            raise InvalidArgument(
+                f"operation {self.operation_id!r} is running: read it with get_operation, stop it "
+                "with cancel_operation, or use another operation_id",
+                error_code="OPERATION_RUNNING",
+            )
+        try:
+            with trio.CancelScope() as self._scope:
+                yield
+        finally:
+            self._scope = None
+            self.last_used = trio.current_time()
+
+    def stop(self) -> bool:
+        """Let the call that works on it return what it has. False if none does."""
+        if self._scope is None:
+            return False
+        self._scope.cancel(reason="the operation was stopped")
+        return True
+
+
+class OperationStore(Protocol):
+    """Where operations are kept. A durable one implements the same."""
+
+    def find(self, operation_id: str, owner: str) -> StoredOperation:
+        """Return an operation of that owner, or raise `NotFound`."""
+        ...
+
+    def open(self, operation: StoredOperation) -> StoredOperation:
+        """Keep a new operation, or return the one of that id if it is the same request."""
+        ...
+
+    def reserve(self, owner: str, size: int) -> None:
+        """Count `size` bytes more for an operation of that owner, or raise `InvalidArgument`."""
+        ...
+
+    def running(self) -> list[StoredOperation]:
+        """Return the operations that calls are at work on, oldest first."""
+        ...
+
+
+class MemoryStore:
+    """Operations in memory, until they are old, too many or too large.
+
+    An operation is dropped when nobody has used it for `ttl` seconds. When there are more than
+    `capacity`, or all together take more than `max_bytes`, the owner who holds most makes room: of
+    its operations the one unused for longest goes first. Running ones never go, nor does anything
+    of an owner who holds less than the one who needs room; so nobody can push out the others.
+    """
+
+    def __init__(self, *, ttl: float, capacity: int, max_bytes: int) -> None:
+        self._ttl = ttl
+        self._capacity = capacity
+        self._max_bytes = max_bytes
+        # Invariant: `_bytes` is the sum of `work.size` over all that is kept.
+        self._kept: dict[tuple[str, str], StoredOperation] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all kept operations take, about."""
+        return self._bytes
+
+    def find(self, operation_id: str, owner: str) -> StoredOperation:
+        """Return an operation.
+
+        Raises:
+            NotFound: This owner has none of that id, or not any more.
+        """
+        self._drop_old()
+        key = (owner, operation_id)
+        if key not in self._kept:
+            raise NotFound(
+                f"there is no operation {operation_id!r}: it never was, or was last used more "
+                f"than {self._ttl:g} s ago, or made room for others. Call the batch tool again to "
+                "start anew.",
+                error_code="UNKNOWN_OPERATION_ID",
+            )
+        return self._use(key)
+
+    def open(self, operation: StoredOperation) -> StoredOperation:
+        """Keep the operation, or return what is kept under its id.
+
+        Raises:
+            InvalidArgument: The id belongs to a call with other arguments, or the items take more
+                than there is room for.
+            ServerOverloaded: As many operations are running as can be kept.
+        """
+        self._drop_old()
+        key = (operation.owner, operation.operation_id)
+        kept = self._kept.get(key)
+        if kept is None:
+            while len(self._kept) >= self._capacity:
+                if not self._drop_idle(operation.owner, _one):
+                    raise _too_many(self._capacity)
+            self.reserve(operation.owner, operation.work.size)
+            self._kept[key] = operation
+            return operation
+        if kept.tool != operation.tool or same_json(kept.request) != same_json(operation.request):
+            raise InvalidArgument(
+                f"operation_id {operation.operation_id!r} belongs to an earlier call with other "
+                "arguments: repeat those to go on with it, or choose another id",
+                error_code="OPERATION_MISMATCH",
+            )
+        return self._use(key)
+
+    def reserve(self, owner: str, size: int) -> None:
+        """Count `size` bytes more for an operation; idle ones make room if need be.
+
+        Raises:
+            InvalidArgument: There is no room. What is larger than all of it drops nothing.
+        """
+        if size > self._max_bytes:
+            raise InvalidArgument(
+                f"this takes about {size:,} bytes, and the server keeps {self._max_bytes:,} in "
+                "all: ask for less of each item (max_bytes, max_rows), or for fewer items",
+                error_code="RESULTS_TOO_LARGE",
+                data={"max_kept_bytes": self._max_bytes},
+            )
+        while self._bytes + size > self._max_bytes:
+            if not self._drop_idle(owner, _size):
+                raise InvalidArgument(
+                    f"running operations, and those of clients that keep less than this one, take "
+                    f"all {self._max_bytes:,} bytes that this server keeps: ask for less of each "
+                    "item (max_bytes, max_rows), or for fewer items",
+                    error_code="RESULTS_TOO_LARGE",
+                    data={"max_kept_bytes": self._max_bytes},
+                )
+        self._bytes += size
+
+    def running(self) -> list[StoredOperation]:
+        """Return the operations at work, oldest first."""
+        return [kept for kept in self._kept.values() if kept.running]
+
+    def _use(self, key: tuple[str, str]) -> StoredOperation:
+        kept = self._kept[key]
+        kept.last_used = trio.current_time()
+        return kept
+
+    def _drop_old(self) -> None:
+        oldest = trio.current_time() - self._ttl
+        for key, kept in list(self._kept.items()):
+            if not kept.running and kept.last_used < oldest:
+                self._drop(key)
+
+    def _drop_idle(self, owner: str, weigh: Callable[[StoredOperation], int]) -> bool:
+        """Make room for `owner`. False if only those are left that need not make any."""
+        held = Counter({owner: 0})
+        for kept in self._kept.values():
+            held[kept.owner] += weigh(kept)
+        idle = [
+            (-held[kept.owner], kept.last_used, key)
+            for key, kept in self._kept.items()
+            if not kept.running and held[kept.owner] >= held[owner]
+        ]
+        if idle:
+            self._drop(min(idle)[-1])
+        return bool(idle)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._bytes -= self._kept.pop(key).work.size
+
+
+def _one(_: StoredOperation) -> int:
+    return 1
+
+
+def _size(kept: StoredOperation) -> int:
+    return kept.work.size
+
+
+def new_operation_id() -> str:
+    """Return an id that nobody can guess (128 bits)."""
+    return "op_" + secrets.token_urlsafe(16)
+
+
+def _too_many(capacity: int) -> ServerOverloaded:
+    return ServerOverloaded(
+        f"of the {capacity} operations that this server keeps none may go, since they are running "
+        "or of clients that keep fewer than this one: wait for one to end",
+        data={"retry_after_seconds": 1.0},
+    )

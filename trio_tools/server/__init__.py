@@ -1,0 +1,15 @@
+"""The composition root: settings, live state and tools become one MCP server.
+
+What surrounds every call belongs here: its waiting queue, its departure, its result as MCP has it.
+What one tool does belongs to `tools`.
+
+    results       an answer or a failure as MCP has it
+    call_policy   the waiting queue and the departure of a call
+    tool_server   `ToolServer` and `create_server`
+"""
+
+from __future__ import annotations
+
+from trio_tools.server.tool_server import ToolServer, create_server
+
+__all__ = ["ToolServer", "create_server"]

@@ -1,0 +1,76 @@
+"""What surrounds a call that does work: it is seen, waits its turn, and is missed if it leaves.
+
+Both are structure: a call is at work for as long as the block of its nursery lasts, and holds a
+place in its line for as long as the block of its slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+from nursery_patterns import Admission
+from trio_tools.answers.errors import ServerOverloaded
+from trio_tools.live.calls import RunningCall
+from trio_tools.live.state import ServerState
+
+_LEAST_RETRY_SECONDS = 0.01
+
+
+@asynccontextmanager
+async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[None]:
+    """Show the call in the status until all that it started has ended."""
+    state.calls[running.request_id] = running
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_notice_departure, running)
+            # The watch ends by this, and not by a cancel, which would nearly double what it costs.
+            try:
+                yield
+            except Exception:
+                running.answered.set()  # with the failure
+                raise
+            running.answered.set()
+    finally:
+        del state.calls[running.request_id]
+        if running.admitted and running.answered.is_set():
+            state.durations[running.tool].add(trio.current_time() - running.started)
+
+
+@asynccontextmanager
+async def turn(
+    line: Admission, client_id: str, seconds: float, *, timed: bool
+) -> AsyncGenerator[None]:
+    """Hold a slot of the line, which has to be had within the time of the call.
+
+    Args:
+        line: Where to wait.
+        client_id: Whose turn it is.
+        seconds: How long to wait.
+        timed: Whether the caller can allow more time.
+
+    Raises:
+        Overloaded: The line is full.
+        ServerOverloaded: Time was up in the line.
+    """
+    with trio.move_on_after(seconds) as patience:
+        async with line.slot(key=client_id):
+            patience.deadline = math.inf  # it is there
+            yield
+    if patience.cancelled_caught:
+        usual = line.statistics().mean_hold or 1.0
+        raise ServerOverloaded(
+            f"This call did not get its turn within {seconds:g} s: call again later"
+            f"{', or allow more with timeout_seconds' if timed else ''}.",
+            data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
+        )
+
+
+async def _notice_departure(running: RunningCall) -> None:
+    try:
+        await running.answered.wait()
+    finally:
+        running.departed = not running.answered.is_set()

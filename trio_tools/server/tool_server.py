@@ -1,0 +1,279 @@
+"""The composition root: settings, state and tools become an MCP server, and every call its policy.
+
+Around each call, from outside in: the request context; the table from error to answer; the bounded
+waiting line; the tool itself. Tools that steer the others (status, reading and stopping operations)
+wait in no line.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Any
+
+import trio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import server as sdk_server
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+)
+from mcp.types import Tool as ToolListing
+
+from nursery_patterns import RequestContext, current_request, request_context
+from trio_tools.answers.envelope import ENVELOPE_SCHEMA
+from trio_tools.answers.error_mapping import to_failure
+from trio_tools.answers.errors import ErrorType, NotFound, ToolFailure, brief_repr
+from trio_tools.live.calls import RunningCall
+from trio_tools.live.state import ServerState
+from trio_tools.operations.item_runner import refuse_inside_item
+from trio_tools.operations.registry import AnyOperation
+from trio_tools.server.call_policy import tracked, turn
+from trio_tools.server.results import failed, succeeded
+from trio_tools.settings import Settings
+from trio_tools.tools.call import Answer, Call, ReportProgress
+from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.declaration import Tool
+from trio_tools.version import __version__
+
+_log = logging.getLogger("trio_tools")
+
+# Servers may be made in several threads, and the SDK is one for all (`_logging_left_alone`).
+_sdk_is_changed = threading.Lock()
+
+_INSTRUCTIONS = """\
+Tools for bulk work. Give many items in one call rather than one item in many calls. A call answers
+within timeout_seconds with whatever finished, and names what is missing; repeat it with the same
+operation_id to do only that. get_concurrency_status tells what goes on and how much fits a call."""
+
+
+class ToolServer(MCPServer[ServerState]):
+    """An MCP server whose tools answer in one envelope and run under one policy.
+
+    Made by `create_server`. Tools added with the SDK's own `tool()` decorator work too, outside
+    of the policy.
+
+    Attributes:
+        state: What is live: limits, services, operations, calls.
+    """
+
+    def __init__(self, state: ServerState, tools: Sequence[Tool]) -> None:
+        self.state = state
+        self._tools_by_name = {tool.name: tool for tool in tools}
+        with _logging_left_alone():
+            super().__init__(
+                name=state.settings.name,
+                title="trio-tools",
+                description="Bulk work that is bounded, on time, and never loses what is done.",
+                instructions=_INSTRUCTIONS,
+                version=__version__,
+                lifespan=_lifespan,
+            )
+
+    async def list_tools(self) -> list[ToolListing]:
+        """List the tools, with the limits that hold now in their schemas and descriptions."""
+        ours: list[ToolListing] = []
+        for tool in self._tools_by_name.values():
+            await trio.lowlevel.checkpoint()  # a first schema takes milliseconds: one per step
+            ours.append(self._listing(tool))
+        added = await super().list_tools()
+        return ours + [listing for listing in added if listing.name not in self._tools_by_name]
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[ServerState, Any] | None = None,
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool under the policy. Every failure is an answer; a cancel passes through."""
+        if name not in self._tools_by_name:
+            try:
+                return await super().call_tool(name, arguments, context)
+            except ToolError:
+                if name in {listing.name for listing in await super().list_tools()}:
+                    raise
+        with request_context(client_id=_client_id()) as request:
+            try:
+                answer = await self._run(name, arguments, request, _progress_of(context))
+            except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
+                failure = to_failure(error)
+                _log.info("%s failed: %s", brief_repr(name), _loggable(failure))
+                return failed(failure)
+            return succeeded(answer)
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[ServerState, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Return a prompt that was added with the SDK's decorator.
+
+        Raises:
+            MCPError: There is none of that name. The SDK would log a traceback for it.
+        """
+        names = [prompt.name for prompt in await self.list_prompts()]
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise MCPError(
+                INVALID_PARAMS, f"no prompt is named {brief_repr(name)}; there are: {known}"
+            )
+        return await super().get_prompt(name, arguments, context)
+
+    @property
+    def control_tools(self) -> frozenset[str]:
+        """Names of the tools that steer the others: status, and reading and stopping operations."""
+        return frozenset(name for name, tool in self._tools_by_name.items() if tool.control)
+
+    def drain(self) -> None:
+        """Let every batch call return now, with what it has: those that run, and later ones too.
+
+        So a call that waits in line answers as well, with its `operation_id` and nothing done.
+        """
+        self.state.drained = True
+        for operation in self.state.store.running():
+            operation.stop()
+
+    async def _run(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        request: RequestContext,
+        report_progress: ReportProgress,
+    ) -> Answer:
+        tool = self._tools_by_name.get(name)
+        if tool is None:
+            raise _unknown(name, self._tools_by_name)
+        checked = tool.check(arguments, max_items=self.state.settings.max_items)
+        call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
+        if tool.control:
+            return await tool.fn(call, **checked)
+        refuse_inside_item(tool.name)
+        seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
+        running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
+        line = self.state.admission_of(tool.name)
+        its_turn = turn(line, request.client_id, seconds, timed=tool.timed)
+        async with tracked(self.state, running), its_turn:
+            running.admitted = True
+            with nullcontext() if tool.timed else call.time_limit(None):
+                return await tool.fn(call, **checked)
+
+    def _listing(self, tool: Tool) -> ToolListing:
+        limits = None if tool.control else self.state.limits_of(tool.name)
+        return ToolListing(
+            name=tool.name,
+            title=tool.title,
+            description=tool.description(limits),
+            input_schema=tool.schema(limits),
+            output_schema=ENVELOPE_SCHEMA,
+            annotations=tool.annotations,
+        )
+
+
+def create_server(
+    settings: Settings | None = None, *, operations: Iterable[AnyOperation] = ()
+) -> ToolServer:
+    """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
+
+    Args:
+        settings: By default from the environment and the file it names.
+        operations: Further operations for `batch_process`: async functions of one item, or
+            `Operation` objects.
+
+    Raises:
+        pydantic.ValidationError: A setting from the environment or the file is wrong.
+        TypeError: An argument, or one of the operations, is of another kind.
+        ValueError: Two operations have the same name, one that a package offers cannot be loaded,
+            a file root is not a folder, or a limit is set for what there is not.
+    """
+    if settings is None:
+        settings = Settings()
+    if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"settings must be a Settings object, got {settings!r}: write "
+            "create_server(Settings(max_items=100))"
+        )
+    if not isinstance(operations, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"operations must be a list of operations, got {operations!r}: write "
+            "create_server(operations=[word_count])"
+        )
+    state = ServerState(settings, operations)
+    _check_names_of_limits(state)
+    return ToolServer(state, TOOLSETS[settings.toolset])
+
+
+def _check_names_of_limits(state: ServerState) -> None:
+    """Refuse a misspelt name, whose limit nobody would keep to."""
+    known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
+    known |= {operation.limit_name for operation in state.operations.values()}
+    for name in state.settings.limits:
+        if name not in known:
+            raise ValueError(
+                f"limits.{name}: no tool or operation has that limit; there are: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+@asynccontextmanager
+async def _lifespan(server: MCPServer[ServerState]) -> AsyncGenerator[ServerState]:
+    assert isinstance(server, ToolServer)
+    async with server.state.serving():
+        yield server.state
+
+
+@contextmanager
+def _logging_left_alone() -> Generator[None]:
+    # The SDK's constructor configures the root logger, and loads a console library for it. Logging
+    # belongs to the host, and the command line configures its own. The SDK has no option against
+    # it, so the function is out of the way for as long as the constructor runs.
+    names = sdk_server.__dict__
+    with _sdk_is_changed:
+        configure_logging = names["configure_logging"]
+        names["configure_logging"] = _leave_logging_alone
+        try:
+            yield
+        finally:
+            names["configure_logging"] = configure_logging
+
+
+def _leave_logging_alone(_level: str = "INFO") -> None:
+    """Stand in for the SDK's function of that name."""
+
+
+def _loggable(failure: ToolFailure) -> str:
+    # What is wrong with arguments cannot be said without quoting them, and they are the caller's.
+    if failure.error_type is ErrorType.VALIDATION:
+        return failure.error_code
+    return f"{failure.error_code} {failure.message}"
+
+
+def _client_id() -> str:
+    # The transport names its client in the request context of the connection.
+    connection = current_request()
+    return connection.client_id if connection else "anonymous"
+
+
+def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:
+    if context is None:
+        return _no_progress
+    return context.report_progress
+
+
+async def _no_progress(*_: object) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _unknown(name: str, tools: Iterable[str]) -> NotFound:
+    names = list(tools)
+    return NotFound(
+        f"no tool is named {brief_repr(name)}; there are: {', '.join(names)}.",
+        error_code="UNKNOWN_TOOL",
+        data={"tools": names},
+    )

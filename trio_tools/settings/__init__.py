@@ -1,0 +1,32 @@
+"""What the operator decides, and how it is logged.
+
+Every value that an operator can set belongs here, with its type, its bound and its description.
+Nothing here opens a file, a socket or a database that a setting names.
+
+    schema     the groups of settings: fetch, apis, databases, datasets, http
+    settings   `Settings`, and where its values come from
+    threads    a tool's thread, and how long a cancel waits for it
+    logs       the log of the command line, on stderr
+"""
+
+from __future__ import annotations
+
+from trio_tools.settings.settings import (
+    ApiSettings,
+    DatabaseSettings,
+    DatasetSettings,
+    FetchSettings,
+    HttpSettings,
+    Settings,
+    ToolLimits,
+)
+
+__all__ = [
+    "ApiSettings",
+    "DatabaseSettings",
+    "DatasetSettings",
+    "FetchSettings",
+    "HttpSettings",
+    "Settings",
+    "ToolLimits",
+]

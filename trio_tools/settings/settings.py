@@ -1,0 +1,270 @@
+"""What the operator decides: one tree of values, from arguments, environment and a TOML file.
+
+Sources, strongest first: arguments, environment variables `TRIO_TOOLS_*` (two underscores go one
+level down, as in `TRIO_TOOLS_FETCH__ALLOW_PRIVATE=true`), the TOML file named by
+`TRIO_TOOLS_CONFIG` or `--config`, defaults. Units are in the names. Everything that opens a door
+is closed by default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from trio_tools.settings.schema import (
+    ApiSettings,
+    DatabaseSettings,
+    DatasetSettings,
+    FetchSettings,
+    HttpSettings,
+    Section,
+)
+
+__all__ = [
+    "ApiSettings",
+    "DatabaseSettings",
+    "DatasetSettings",
+    "FetchSettings",
+    "HttpSettings",
+    "Settings",
+    "ToolLimits",
+]
+
+
+class ToolLimits(Section):
+    """How much of one tool may go on at once, and for how long.
+
+    Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
+    """
+
+    concurrency: PositiveInt = Field(
+        default=10, description="Items of one call in flight by default."
+    )
+    max_concurrency: PositiveInt = Field(
+        default=50, description="Items in flight over all calls, and the most one call may ask for."
+    )
+    max_calls: PositiveInt = Field(default=10, description="Calls at work at once.")
+    max_waiting: NonNegativeInt = Field(
+        default=20, description="Calls that may wait for their turn."
+    )
+    timeout_seconds: PositiveFloat = Field(default=30.0, description="Time of one call by default.")
+    max_timeout_seconds: PositiveFloat = Field(
+        default=300.0, description="The most time a call may ask for, for itself or for an item."
+    )
+    item_timeout_seconds: PositiveFloat | None = Field(
+        default=None,
+        description="Time of one item of a batch by default; null for none of its own.",
+    )
+
+
+# What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
+# 60 s after which most clients hang up.
+_CPUS = os.cpu_count() or 1
+_BATCH = {"timeout_seconds": 50.0}
+_BUILT_IN: dict[str, dict[str, Any]] = {
+    "fetch_urls": _BATCH,
+    "batch_process": _BATCH,
+    "process_large_dataset": _BATCH,
+    "call_external_api": {"concurrency": 3, "max_concurrency": 3},
+    "query_database": {"concurrency": 5, "max_concurrency": 5},
+    "compute_hash": {"concurrency": _CPUS, "max_concurrency": _CPUS},
+    "compress_data": {"concurrency": _CPUS, "max_concurrency": _CPUS},
+    "run_inference": {"concurrency": 2, "max_concurrency": 2},
+}
+_CAP_OF = {
+    "concurrency": "max_concurrency",
+    "timeout_seconds": "max_timeout_seconds",
+    "item_timeout_seconds": "max_timeout_seconds",
+}
+
+
+def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
+    """Return the limits of a tool: what was given, and for the rest what is built in.
+
+    A default that nobody gave follows a cap that was lowered.
+
+    Raises:
+        ValueError: A default was given that is above its cap.
+    """
+    chosen = given.model_fields_set
+    built_in = {k: v for k, v in _BUILT_IN.get(tool, {}).items() if k not in chosen}
+    values = given.model_dump() | built_in
+    for name, cap_name in _CAP_OF.items():
+        value, cap = values[name], values[cap_name]
+        if value is None or value <= cap:
+            continue
+        if name in chosen:
+            usual = "" if cap_name in chosen else " unless set"
+            raise ValueError(
+                f"limits.{tool}.{name} is {value}, above {cap_name} ({cap}{usual}): lower it, or "
+                f"set limits.{tool}.{cap_name} to at least {value}"
+            )
+        values[name] = cap
+    return ToolLimits.model_construct(_fields_set=set(chosen), **values)
+
+
+class _Environment(EnvSettingsSource):
+    """The variables of the environment, whose lists and tables are JSON."""
+
+    def __call__(self) -> dict[str, Any]:
+        self._refuse_single_underscores()
+        try:
+            return super().__call__()
+        except SettingsError as error:
+            # The text that did not parse tells the variable; it may be a secret, and stays unsaid.
+            text, prefix = getattr(error.__cause__, "doc", None), self.env_prefix.lower()
+            names = [
+                name.upper()
+                for name, value in self.env_vars.items()
+                if value == text and name.startswith(prefix)
+            ]
+            raise SettingsError(
+                f"{' or '.join(names)} is not JSON, as lists and tables are in the environment: "
+                """write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'"""
+            ) from None
+
+    def _refuse_single_underscores(self) -> None:
+        # It would set nothing, and whoever gave tokens by it would serve without any. Other names
+        # pass: not all that begins like ours is meant for us.
+        for section, info in self.settings_cls.model_fields.items():
+            for field in getattr(info.annotation, "model_fields", ()):
+                given, meant = (f"{self.env_prefix}{section}{mark}{field}" for mark in ("_", "__"))
+                value = self.env_vars.get(given.lower()) or ""
+                if value and not value.startswith("tcp://"):  # as Kubernetes names a service
+                    raise SettingsError(f"{given.upper()} sets nothing: write {meant.upper()}")
+
+
+class Settings(BaseSettings):
+    """Every setting of the server.
+
+    Usage::
+
+        Settings()  # environment, file, defaults
+        Settings(file_roots=(Path("/data"),))  # arguments come first
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRIO_TOOLS_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+    )
+
+    name: str = Field(default="trio-tools", description="Name that the server gives itself.")
+    toolset: Literal["default", "patterns"] = Field(
+        default="default", description="`patterns` adds the small tools that each show one pattern."
+    )
+    file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
+    max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
+    max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
+    max_output_chars: int = Field(
+        default=200_000, ge=100, description="Characters of text that one answer may carry."
+    )
+    operation_ttl_seconds: PositiveFloat = Field(
+        default=3_600.0, description="How long the outcomes of an operation stay readable."
+    )
+    max_operations: PositiveInt = Field(default=200, description="Operations kept at once.")
+    max_kept_bytes: PositiveInt = Field(
+        default=2**28, description="Bytes of items and results kept over all operations, about."
+    )
+    shutdown_grace_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        description="Time that running calls get to answer when the server stops.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Shape of the log on stderr."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    blocked_step_seconds: PositiveFloat = Field(
+        default=0.1, description="Hold of the event loop from which on a task step is reported."
+    )
+    models_folder: Path | None = Field(default=None, description="Folder of ONNX models.")
+    fetch: FetchSettings = Field(default_factory=lambda: FetchSettings.model_validate({}))
+    apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])
+    databases: dict[str, DatabaseSettings] = Field(default_factory=dict[str, DatabaseSettings])
+    datasets: dict[str, DatasetSettings] = Field(default_factory=dict[str, DatasetSettings])
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
+    limits: dict[str, ToolLimits] = Field(
+        default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
+        return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
+
+    @field_validator("datasets")
+    @classmethod
+    def _are_of_known_databases(
+        cls, datasets: dict[str, DatasetSettings], info: ValidationInfo
+    ) -> dict[str, DatasetSettings]:
+        known = info.data.get("databases")
+        for name, dataset in datasets.items():
+            if known is not None and dataset.database not in {None, *known}:
+                raise ValueError(
+                    f"datasets.{name}.database is {dataset.database!r}, which is none of the "
+                    f"databases ({', '.join(known) or 'there are none'}): name one, or add "
+                    f"databases.{dataset.database}.url"
+                )
+        return datasets
+
+    @field_validator("models_folder")
+    @classmethod
+    def _is_a_folder(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(
+                f"{str(folder)!r} is not a folder: create it, or name the one that holds the models"
+            )
+        return folder
+
+    def limits_of(self, tool: str) -> ToolLimits:
+        """Return the limits of a tool or operation: the operator's, over the built-in ones."""
+        return self.limits.get(tool) or _over_built_in(tool, ToolLimits.model_validate({}))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file below the environment; there is no `.env` file by surprise."""
+        del env_settings, dotenv_settings, file_secret_settings
+        environment = _Environment(settings_cls)
+        config = os.environ.get("TRIO_TOOLS_CONFIG")
+        if not config:
+            return init_settings, environment
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"TRIO_TOOLS_CONFIG names {config!r}, which is not a file")
+        try:
+            file = TomlConfigSettingsSource(settings_cls, Path(config))
+        except ValueError as error:
+            raise SettingsError(f"{config} is not TOML in UTF-8: {error}") from None
+        return init_settings, environment, file

@@ -1,0 +1,16 @@
+"""MCP over Streamable HTTP: many clients, both eras of the protocol.
+
+authentication   which address, which Host, which Origin, which token
+tls              a certificate, its key, and the password of the key
+connections      accepted up to a bound, closable at once
+sessions         of the older era: each client has its share
+asgi_guard       what a request must show before the SDK sees it
+metrics          what /metrics says
+serve            serve_http
+"""
+
+from __future__ import annotations
+
+from trio_tools.transports.http.serve import Address, serve_http
+
+__all__ = ["Address", "serve_http"]

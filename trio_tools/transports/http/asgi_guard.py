@@ -1,0 +1,253 @@
+"""The ASGI application in front of the SDK's: who may pass, how much, and whether we still accept.
+
+A request that passes carries its client's name in the request context, which both eras of the
+protocol hand on to the tools.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
+from typing import Final
+
+import trio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nursery_patterns import request_context
+from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
+from trio_tools.transports.http.connections import STALL_SECONDS
+
+BODY_SECONDS: Final = 30.0
+"""How long a client may take to send the body of a request."""
+
+MAX_BODIES_BYTES: Final = 256 * 2**20
+"""What the bodies of all requests under way may weigh, in bytes; further ones are refused."""
+
+_TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+_log = logging.getLogger("trio_tools")
+
+
+class AsgiGuard:
+    """Guards an ASGI application, and answers for the server's health itself.
+
+    Args:
+        app: What is guarded.
+        doorkeeper: Decides about headers.
+        max_body_bytes: Most bytes of one request body.
+        overloaded: Whether new calls would be refused for lack of room.
+        metrics: The text of `/metrics` and its content type.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        doorkeeper: Authenticator,
+        *,
+        max_body_bytes: int,
+        overloaded: Callable[[], bool],
+        metrics: Callable[[], tuple[bytes, str]],
+    ) -> None:
+        self._app = app
+        self._doorkeeper = doorkeeper
+        self._max_body_bytes = max_body_bytes
+        self._overloaded = overloaded
+        self._metrics = metrics
+        # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
+        # long as it takes to refuse the piece that made it so.
+        self._bodies = 0
+        # Set once the server stops: no request is taken from then on.
+        self.closing = False
+        # Exchanges that owe an answer. _settled wakes those who wait for none.
+        self._exchanges = 0
+        self._settled = trio.lowlevel.ParkingLot()
+
+    async def answered(self) -> None:
+        """Wait until no exchange owes an answer."""
+        while self._exchanges:
+            await self._settled.park()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI."""
+        if scope["type"] != "http":
+            await _close_websocket(receive, send)
+            return
+        try:
+            await self._serve(scope, receive, send)
+        except Denied as denied:
+            _log.info("refused a request: %s", denied.reason)
+            with self._owing():
+                await _refuse(receive, send, denied)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["http_version"] not in {"1.0", "1.1"}:
+            # Hypercorn would speak it, many requests on one connection: past the bound on those.
+            raise Denied(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
+        if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:
+            # Where a proxy goes by the other one, the rest is a request that it has not seen.
+            reason = "Send Content-Length or Transfer-Encoding, not both."
+            raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
+        if path in {"/healthz", "/readyz"}:
+            # For whoever starts and watches the server: no secrets, no token, any Host.
+            await _respond(send, *self._health(path))
+            return
+        client = self._doorkeeper.admit(scope["headers"])
+        if path == "/metrics":
+            text, content_type = self._metrics()
+            await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+            return
+        if self.closing:
+            raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
+        self._check_length(scope)
+        with self._weighing() as weigh:
+            body = await self._read_body(receive, weigh)
+            if body is not None:
+                await self._pass(scope, _replay(body, receive), _to_the_end(send), client)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+        if client != ANONYMOUS:
+            # The SDK lets a session be used only by the user that opened it.
+            token = AccessToken(token=client, client_id=client, scopes=[])
+            scope = {**scope, "user": AuthenticatedUser(token)}
+        owing = self._owing() if _owes_an_answer(scope) else nullcontext()
+        with owing, request_context(client_id=client):
+            await self._app(scope, receive, send)
+
+    @contextmanager
+    def _owing(self) -> Generator[None]:
+        self._exchanges += 1
+        try:
+            yield
+        finally:
+            self._exchanges -= 1
+            self._settled.unpark_all()
+
+    def _health(self, path: str) -> tuple[HTTPStatus, bytes]:
+        if path == "/healthz":
+            return HTTPStatus.OK, b"alive\n"
+        if self.closing:
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"stopping\n"
+        if self._overloaded():
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"overloaded\n"
+        return HTTPStatus.OK, b"ready\n"
+
+    def _check_length(self, scope: Scope) -> None:
+        """Refuse a body that says itself that it is too long, without waiting for it."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
+                raise self._too_long()
+
+    def _too_long(self) -> Denied:
+        return Denied(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The body is longer than {self._max_body_bytes} bytes.",
+        )
+
+    @contextmanager
+    def _weighing(self) -> Generator[Callable[[bytes], None]]:
+        """Count the pieces of one body, and refuse what is too much, until the block is left."""
+        weight = 0
+
+        def weigh(piece: bytes) -> None:
+            nonlocal weight
+            weight += len(piece)
+            self._bodies += len(piece)
+            if weight > self._max_body_bytes:
+                raise self._too_long()
+            if self._bodies > MAX_BODIES_BYTES:
+                raise Denied(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"The requests under way weigh more than {MAX_BODIES_BYTES} bytes.",
+                    {"retry-after": "1"},
+                )
+
+        try:
+            yield weigh
+        finally:
+            self._bodies -= weight
+
+    async def _read_body(self, receive: Receive, weigh: Callable[[bytes], None]) -> bytes | None:
+        """Return the whole body, or None if the client left before its end."""
+        body = bytearray()
+        with trio.move_on_after(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                piece = message.get("body", b"")
+                weigh(piece)
+                body += piece
+                if not message.get("more_body"):
+                    return bytes(body)
+        raise Denied(
+            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
+        )
+
+
+def _owes_an_answer(scope: Scope) -> bool:
+    """Whether the exchange ends by itself: a stream of notifications does not."""
+    headers = dict(scope["headers"])
+    return scope["method"] == "POST" and headers.get(b"mcp-method") != b"subscriptions/listen"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read, and then what comes after it."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+def _to_the_end(send: Send) -> Send:
+    """Let the last message of a reply pass whole, whoever cancels the exchange meanwhile.
+
+    From within that very `send` Hypercorn tells the application that the exchange is over, at which
+    the SDK cancels it; and with it what Hypercorn does next, which is to close the connection or to
+    give it its idle time. Such a connection would stay open for ever.
+    """
+
+    async def sent(message: Message) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body"):
+            await send(message)
+            return
+        deadline = trio.current_time() + STALL_SECONDS  # no peer is waited for longer anyway
+        with trio.CancelScope(shield=True, deadline=deadline):
+            await send(message)
+
+    return sent
+
+
+async def _refuse(receive: Receive, send: Send, denied: Denied) -> None:
+    async with trio.open_nursery() as nursery:
+        # Hypercorn queues a bounded part of the body and waits for it to be taken before it ends
+        # the exchange: a client that still sends would keep the connection for ever.
+        nursery.start_soon(_discard, receive)
+        await _respond(send, denied.status, f"{denied.reason}\n".encode(), denied.headers)
+        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive())["type"] == "http.request":
+        pass
+
+
+async def _respond(
+    send: Send, status: HTTPStatus, body: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    fields = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
+    fields |= headers or {}
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": int(status), "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _close_websocket(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close"})

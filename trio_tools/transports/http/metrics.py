@@ -1,0 +1,137 @@
+"""What `/metrics` says: calls as they end, and the live objects at the moment they are asked.
+
+Each server has a registry of its own, so several in one process do not add up. Label values come
+from the server's own names, never from a request, so no client can grow the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, cast
+
+import trio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trio_tools.live.state import ServerState
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The figures of one server, as a stage of its middleware that watches the calls.
+
+    Args:
+        state: The live objects, if the server has them.
+        connections: How many connections are open.
+
+    Attributes:
+        tools: The names that may become labels; others count as `other`.
+    """
+
+    def __init__(self, state: ServerState | None, *, connections: Callable[[], int]) -> None:
+        self.tools: Collection[str] = ()
+        self._registry = CollectorRegistry()
+        self._calls = Counter(
+            "trio_tools_calls",
+            "Tool calls that ended, by outcome.",
+            ["tool", "outcome"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "trio_tools_call_seconds",
+            "Time from a call's arrival to its end.",
+            ["tool"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._registry.register(_Live(state, connections))
+
+    def text(self) -> tuple[bytes, str]:
+        """Return the text for Prometheus and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Handle one request, and count it if it is a tool call."""
+        if ctx.method != "tools/call" or ctx.request_id is None:
+            return await call_next(ctx)
+        name = (ctx.params or {}).get("name")
+        tool = name if isinstance(name, str) and name in self.tools else "other"
+        started = trio.current_time()
+        outcome = "cut short"  # by a cancel or a protocol error, unless an answer is seen below
+        try:
+            result = await call_next(ctx)
+            outcome = _outcome(result)
+        finally:
+            self._calls.labels(tool, outcome).inc()
+            self._seconds.labels(tool).observe(trio.current_time() - started)
+        return result
+
+
+class _Live(Collector):
+    """Reads the live objects each time it is asked; keeps nothing."""
+
+    def __init__(self, state: ServerState | None, connections: Callable[[], int]) -> None:
+        self._state = state
+        self._connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield what is so now."""
+        yield GaugeMetricFamily(
+            "trio_tools_connections", "Connections open.", value=self._connections()
+        )
+        yield GaugeMetricFamily(
+            "trio_tasks",
+            "Tasks that live in this trio run, the host's own included.",
+            value=trio.lowlevel.current_statistics().tasks_living,
+        )
+        if self._state is None:
+            return
+        items = CounterMetricFamily(
+            "trio_tools_items",
+            "Items of batch calls that ended, each once, by how.",
+            labels=["tool", "status"],
+        )
+        for (tool, status), ended in self._state.ended_items.items():
+            items.add_metric([tool, status], ended)
+        yield items
+        limits = self._state.limits.snapshot()
+        lines = {name: line.statistics() for name, line in self._state.admissions().items()}
+        yield _gauge("capacity", "Most items at once.", "limit", limits, "capacity")
+        yield _gauge("in_use", "Items in flight.", "limit", limits, "in_use")
+        yield _gauge("waiting", "Items that wait for a slot.", "limit", limits, "waiting")
+        yield _gauge("calls_running", "Calls at work.", "tool", lines, "holding")
+        yield _gauge("calls_waiting", "Calls that wait for their turn.", "tool", lines, "waiting")
+        yield CounterMetricFamily(
+            "trio_tools_blocked_steps",
+            "Task steps that held the event loop too long.",
+            value=self._state.monitor.count,
+        )
+
+
+def _outcome(result: HandlerResult) -> str:
+    answer = result if isinstance(result, dict) else {}
+    if not answer.get("isError"):
+        return "succeeded"
+    data = _within(_within(answer, "structuredContent"), "data")
+    return str(data.get("error_type") or "failed")
+
+
+def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object called `name` in an answer, empty if there is none."""
+    inner = fields.get(name)
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+
+
+def _gauge(
+    name: str, text: str, label: str, statistics: Mapping[str, object], field: str
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"trio_tools_{name}", text, labels=[label])
+    for key, values in statistics.items():
+        family.add_metric([key], getattr(values, field))
+    return family

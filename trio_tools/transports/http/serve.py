@@ -1,0 +1,217 @@
+"""MCP over Streamable HTTP: both eras of the protocol, on trio, guarded, measured, stoppable."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import trio
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+from trio_tools.server import ToolServer, create_server
+from trio_tools.settings import HttpSettings, Settings
+from trio_tools.transports.http.asgi_guard import AsgiGuard
+from trio_tools.transports.http.authentication import Authenticator
+from trio_tools.transports.http.connections import Connections
+from trio_tools.transports.http.metrics import Metrics
+from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions
+from trio_tools.transports.http.tls import tls_context
+from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
+from trio_tools.transports.shutdown import (
+    Stop,
+    answer_running,
+    run_until_stopped,
+    stop_on_signals,
+)
+
+_log = logging.getLogger("trio_tools")
+
+
+class Address(NamedTuple):
+    """Where a server listens. Its text is its URL.
+
+    Attributes:
+        host: The address that is bound.
+        port: The port that is bound, also when port 0 was asked for.
+        url: Where MCP is served.
+    """
+
+    host: str
+    port: int
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+async def serve_http(
+    settings: Settings | None = None,
+    *,
+    server: MCPServer[Any] | None = None,
+    handle_signals: bool = False,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve MCP over Streamable HTTP until the server is stopped.
+
+    Usage::
+
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(serve_http, settings)
+            ...  # address.url is where clients connect
+            nursery.cancel_scope.cancel()
+
+    Beside MCP at `settings.http.path` there are `/healthz` (alive), `/readyz` (takes calls) and
+    `/metrics` (for Prometheus). It stops on a cancel, and on SIGTERM and Ctrl-C if asked to handle
+    signals. Then new requests are refused, calls that run have `settings.shutdown_grace_seconds`
+    to answer; halfway through it, batch calls are told to answer with what they have; the rest are
+    cancelled and answered with an error, and all connections are closed.
+
+    Several servers may run in one process, each with a server object of its own.
+
+    Args:
+        settings: By default those that `server` was made with; without one, from the environment.
+            Port 0 binds a free one.
+        server: What to serve, and over nothing else meanwhile; by default
+            `create_server(settings)`.
+        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
+            when something does not stop in time. For the owner of the process only.
+        task_status: Reports the `Address` once requests are taken.
+
+    Raises:
+        ValueError: The settings would let other machines in without tokens, a token is weak or
+            missing, or the certificate, its key or the key's password is not right.
+        OSError: The address cannot be bound, or a file of tokens or of the certificate cannot be
+            read.
+        RuntimeError: `server` is being served already, or signals are to be handled in another
+            thread than the main one.
+        ExceptionGroup: The server's lifespan failed, at its start or at its end.
+    """
+    own = server.state.settings if isinstance(server, ToolServer) else None
+    settings = settings or own or Settings()
+    http, grace_seconds = settings.http, settings.shutdown_grace_seconds
+    doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
+    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls)
+    # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
+    # place of what the lifespan raised at its end.
+    with ExitStack() as context:
+        # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
+        listeners = await _listen(http)
+        for listener in listeners:
+            context.callback(listener.socket.close)
+        stop = (
+            context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
+            if handle_signals
+            else Stop()
+        )
+        context.enter_context(await house.middleware())
+
+        async def engine() -> None:
+            async with house.lifespan():
+                address = _address(listeners[0], http, tls)
+                _log.info("serving MCP at %s", address)
+                task_status.started(address)
+                await house.connections.serve(listeners)
+
+        await run_until_stopped(
+            engine, stop, partial(house.wind_down, grace_seconds), grace_seconds=grace_seconds
+        )
+
+
+class _HttpServer:
+    """The parts of one HTTP server, put together: gate, application, connections, figures."""
+
+    def __init__(
+        self,
+        server: MCPServer[Any],
+        settings: HttpSettings,
+        doorkeeper: Authenticator,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._server = server
+        self._tool_server = server if isinstance(server, ToolServer) else None
+        app = server.streamable_http_app(
+            streamable_http_path=settings.path,
+            max_request_body_size=settings.max_body_bytes,
+            max_sessions=settings.max_sessions,
+            session_idle_timeout=IDLE_SECONDS,
+            # The gate checks Host and Origin, for all paths alike.
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+        self._calls = RunningCalls()
+        self._share = ClientShare(
+            control=self._tool_server.control_tools if self._tool_server else (),
+            max_calls=settings.max_calls_per_client,
+            calls_per_second=settings.calls_per_second_per_client,
+        )
+        state = self._tool_server.state if self._tool_server else None
+        self._metrics = Metrics(state, connections=lambda: len(self.connections))
+        # What Starlette adds for one route is a twentieth of a call.
+        routes = {
+            settings.path: Sessions(
+                server.session_manager.handle_request, max_sessions=settings.max_sessions
+            )
+        }
+        self._gate = AsgiGuard(
+            lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
+            doorkeeper,
+            max_body_bytes=settings.max_body_bytes,
+            overloaded=self._overloaded,
+            metrics=self._metrics.text,
+        )
+        self.connections = Connections(
+            self._gate,
+            max_connections=settings.max_connections,
+            max_header_bytes=settings.max_header_bytes,
+            tls=tls,
+        )
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Keep the server's services open, and the SDK's sessions."""
+        return self._server.session_manager.run()
+
+    async def middleware(self) -> AbstractContextManager[None]:
+        """Watch every request of the server."""
+        self._metrics.tools = {tool.name for tool in await self._server.list_tools()}
+        return middleware(self._server, self._metrics, self._share, self._calls)
+
+    async def wind_down(self, grace_seconds: float) -> None:
+        """Take no more requests, let calls answer, close every connection."""
+        self._gate.closing = True
+        drain = self._tool_server.drain if self._tool_server else _nothing
+        await answer_running(
+            self._gate.answered, drain, self._calls.cancel, grace_seconds=grace_seconds
+        )
+        self.connections.close()
+
+    def _overloaded(self) -> bool:
+        """Whether a call of some tool would be refused now for lack of room."""
+        if self._tool_server is None:
+            return False
+        return any(line.full for line in self._tool_server.state.admissions().values())
+
+
+async def _listen(settings: HttpSettings) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(settings.port, host=settings.host)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}",
+        ) from error
+
+
+def _address(
+    listener: trio.SocketListener, settings: HttpSettings, tls: ssl.SSLContext | None
+) -> Address:
+    host, port = listener.socket.getsockname()[:2]
+    scheme = "https" if tls else "http"
+    name = f"[{host}]" if ":" in host else host
+    return Address(host, port, f"{scheme}://{name}:{port}{settings.path}")
+
+
+def _nothing() -> None:
+    """Stand in for the drain of a server that has no batch calls."""

@@ -1,0 +1,228 @@
+"""The sessions of the older era: as many as there is room for, and to each client its share.
+
+The SDK keeps them, up to one number for all clients. Here they are counted by client, and where
+one is to be opened and there is no room, the client that has most of them makes some: the session
+that it left longest ago is ended, in the way in which its client would end it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import trio
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nursery_patterns import current_request
+from trio_tools.transports.http.authentication import ANONYMOUS, Denied
+
+IDLE_SECONDS: Final = 30 * 60.0
+"""How long after it was left the SDK ends a session by itself."""
+
+END_SECONDS: Final = 1.0
+"""How long it may take to end a session. No peer is waited for."""
+
+_SESSION_ID: Final = b"mcp-session-id"
+_VERSION: Final = b"mcp-protocol-version"
+_OLDER_VERSIONS: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
+
+_log = logging.getLogger("trio_tools")
+
+
+class Sessions:
+    """An ASGI application in front of the SDK's session manager.
+
+    A session is in use while a request of it is in flight, be it a call or the stream of its
+    notifications; from then on it is left. One in use is never ended, and none for another one of
+    its own client, which may need both. So a newcomer is `Denied` only if no client that has at
+    least two sessions more than the newcomer's has left one. It does not get as far as the SDK,
+    which would give it the room that another one is just making.
+
+    An opening that fails or is cancelled is forgotten, as the SDK does; what was ended for it
+    stays ended. To open one at the bound costs O(clients), every other request O(1).
+
+    Args:
+        app: The SDK's session manager, with the same bound, and `IDLE_SECONDS`.
+        max_sessions: Most sessions at once.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_sessions: int) -> None:
+        self._app = app
+        self._max_sessions = max_sessions
+        # By name: as many as there are tokens, and the anonymous one.
+        self._clients: dict[str, _Client] = {}
+        # Invariants: every session that the SDK keeps, and every one that is being opened, is in
+        # `sessions` of one client, but for those that are being ended; `max_sessions` at most are.
+        # `_by_id` has those of them that were opened. The SDK does not tell when it ends one: it is
+        # known here until it has been left for that long, or is asked for.
+        self._by_id: dict[bytes, _Session] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI.
+
+        Raises:
+            Denied: It would open a session, for which there is no room.
+        """
+        # Of several fields of a name the first one counts, as for the SDK.
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        version, session_id = headers.get(_VERSION), headers.get(_SESSION_ID)
+        if version is not None and version not in _OLDER_VERSIONS:
+            await self._app(scope, receive, send)
+            return
+        request = current_request()
+        name = request.client_id if request else ANONYMOUS
+        client = self._clients.setdefault(name, _Client())
+        if session_id is None:
+            await self._open(client, scope, receive, send)
+            return
+        session = self._by_id.get(session_id)
+        if session is None or session.client is not client:
+            await self._app(scope, receive, send)  # which finds none either
+            return
+        await self._use(session, scope, receive, send)
+
+    async def _open(self, client: _Client, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = self._make_room(client)
+        session = _Session(client, scope.get("user"))
+        client.sessions.add(session)
+
+        def begun(status: int, headers: dict[bytes, bytes]) -> None:
+            if status < HTTPStatus.BAD_REQUEST:
+                session.id = headers.get(_SESSION_ID)
+                if session.id is not None:
+                    self._by_id[session.id] = session
+
+        opened = False
+        try:
+            if leaving is not None:
+                await self._end(leaving)
+            with session.in_use():
+                await self._app(scope, receive, _watched(send, begun))
+            opened = session.id is not None
+        finally:
+            if not opened:
+                self._forget(session)
+
+    async def _use(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
+        def begun(status: int, _: dict[bytes, bytes]) -> None:
+            ended = scope["method"] == "DELETE" and status == HTTPStatus.OK
+            if ended or status == HTTPStatus.NOT_FOUND:
+                self._forget(session)
+
+        with session.in_use():
+            await self._app(scope, receive, _watched(send, begun))
+
+    def _make_room(self, newcomer: _Client) -> _Session | None:
+        """Forget a session if it takes that for one more, and return it, to be ended."""
+        if self._count() >= self._max_sessions:
+            self._forget_ended()
+        if self._count() < self._max_sessions:
+            return None
+        least = len(newcomer.sessions) + 2
+        richer = [c for c in self._clients.values() if c.left and len(c.sessions) >= least]
+        if not richer:
+            raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "Too many sessions are open.")
+        session = next(iter(max(richer, key=lambda client: len(client.sessions)).left))
+        self._forget(session)
+        return session
+
+    def _count(self) -> int:
+        return sum(len(client.sessions) for client in self._clients.values())
+
+    def _forget_ended(self) -> None:
+        """Forget those that the SDK has ended by itself, which are left for longest."""
+        latest = trio.current_time() - IDLE_SECONDS
+        for client in self._clients.values():
+            while client.left and next(iter(client.left.values())) <= latest:
+                self._forget(next(iter(client.left)))
+
+    def _forget(self, session: _Session) -> None:
+        session.client.sessions.discard(session)
+        session.client.left.pop(session, None)
+        if session.id is not None:
+            self._by_id.pop(session.id, None)
+
+    async def _end(self, session: _Session) -> None:
+        """End a session of the SDK by the request with which its client would."""
+        assert session.id is not None
+        _log.info("ended the session that a client had left, to make room for another client's")
+        scope: Scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "DELETE",
+            "path": "/",
+            "query_string": b"",
+            "headers": [(_SESSION_ID, session.id)],
+        }
+        if session.user is not None:
+            scope["user"] = session.user
+        # Begun, it is ended whoever cancels the newcomer: the SDK would keep half of it.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
+            await self._app(scope, _no_body, _unsent)
+
+
+class _Client:
+    """The sessions of one client.
+
+    Attributes:
+        sessions: All, those included that are being opened.
+        left: Those that are not in use, by when they were left, in that order.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: set[_Session] = set()
+        self.left: OrderedDict[_Session, float] = OrderedDict()
+
+
+class _Session:
+    """One session, from the request that opens it.
+
+    Attributes:
+        client: Whose it is.
+        user: What the SDK knows its client by.
+        id: Its name on the wire, once it is opened.
+    """
+
+    def __init__(self, client: _Client, user: Any) -> None:
+        self.client = client
+        self.user = user
+        self.id: bytes | None = None
+        self._requests = 0
+
+    @contextmanager
+    def in_use(self) -> Generator[None]:
+        """Keep it from being ended for others, and from being left, within the block."""
+        self._requests += 1
+        self.client.left.pop(self, None)
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests and self in self.client.sessions:
+                self.client.left[self] = trio.current_time()
+
+
+def _watched(send: Send, begun: Callable[[int, dict[bytes, bytes]], None]) -> Send:
+    """Tell of the status and the headers of a response before they are sent."""
+
+    def sent(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            begun(message["status"], dict(message["headers"]))
+        return send(message)
+
+    return sent
+
+
+async def _no_body() -> Message:
+    await trio.lowlevel.checkpoint()
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _unsent(_: Message) -> None:
+    """Stand in for a client that is not there."""
+    await trio.lowlevel.checkpoint()

@@ -1,0 +1,171 @@
+"""Every request that is being handled, on whatever transport and in whatever era.
+
+The SDK's middleware is the one place that all of them pass: there they are cancelled at the end of
+the grace so that each is still answered, and there a client's share is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final
+
+import trio
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp.types import CallToolResult, TextContent
+
+from nursery_patterns import TokenBucket, current_request
+from trio_tools.answers.envelope import error_response
+
+SHUTTING_DOWN: Final = -32000
+"""JSON-RPC error code of a request that the stop of the server cut short."""
+
+# Seconds a call is taken to take while none has ended yet, and the weight of the newest one in the
+# mean: the same as for the waiting lines (`nursery_patterns.Admission`).
+_UNMEASURED_CALL: Final = 1.0
+_NEWEST: Final = 1 / 8
+
+
+@contextmanager
+def middleware(server: MCPServer[Any], *stages: ServerMiddleware[Any]) -> Generator[None]:
+    """Let every request of `server` pass `stages`, outermost first, within the block.
+
+    Raises:
+        RuntimeError: The server is served already: whichever of the two stopped first would end
+            the calls of both.
+    """
+    if any(isinstance(stage, RunningCalls) for stage in server.middleware):
+        raise RuntimeError(
+            "this server object is being served already: give each transport its own, from "
+            "create_server(...), or serve this one again when it has stopped"
+        )
+    server.middleware.extend(stages)
+    try:
+        yield
+    finally:
+        for stage in stages:
+            server.middleware.remove(stage)
+
+
+class RunningCalls:
+    """The requests in the handlers of one server, as a stage of its middleware."""
+
+    def __init__(self) -> None:
+        self._scopes: set[trio.CancelScope] = set()
+
+    def cancel(self) -> None:
+        """Cancel them all. Each is answered with an error that says why."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Handle one request within reach of `cancel`."""
+        if ctx.request_id is None:  # a notification
+            return await call_next(ctx)
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await call_next(ctx)
+            finally:
+                self._scopes.remove(scope)
+        raise MCPError(SHUTTING_DOWN, "The server is shutting down: call again when it is back.")
+
+
+class ClientShare:
+    """What one client may ask for, as a stage of the middleware. Only tool calls count.
+
+    A call over the share is answered `overloaded` at once, with the seconds after which another is
+    likely to be taken. It never waits, so it costs no more than its answer. Tools that steer the
+    others are what such a client needs: they count among nobody's calls, and have a rate of their
+    own.
+
+    Args:
+        control: Names of the tools that steer the others.
+        max_calls: Most calls of one client in flight.
+        calls_per_second: Most calls of one client over time; a second's worth may come at once.
+    """
+
+    def __init__(
+        self, *, control: Collection[str], max_calls: int, calls_per_second: float
+    ) -> None:
+        self._control = control
+        self._max_calls = max_calls
+        self._rate = calls_per_second
+        # By client name: as many as there are tokens, and the anonymous one.
+        self._clients: dict[str, _Client] = {}
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Handle one request, or refuse it."""
+        if ctx.method != "tools/call" or ctx.request_id is None:
+            return await call_next(ctx)
+        request = current_request()
+        name = request.client_id if request else "anonymous"
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _Client(self._rate)
+        # Before the SDK has looked at them, so of any type.
+        tool = (ctx.params or {}).get("name")
+        controls = isinstance(tool, str) and tool in self._control
+        in_flight = len(client.began)
+        if in_flight >= self._max_calls and not controls:
+            what = f"{in_flight} calls of this client are in flight"
+            return _overloaded(what, client.seconds_until_one_ends())
+        bucket = client.control_bucket if controls else client.bucket
+        try:
+            bucket.acquire_nowait()
+        except trio.WouldBlock:
+            what = f"this client makes over {self._rate:g} calls per second"
+            return _overloaded(what, (1 - bucket.statistics().tokens) / bucket.rate)
+        with nullcontext() if controls else client.in_flight():
+            return await call_next(ctx)
+
+
+class _Client:
+    """The calls of one client, and how long they take."""
+
+    def __init__(self, rate: float) -> None:
+        self.bucket = TokenBucket(rate, capacity=max(1, int(rate)))
+        self.control_bucket = TokenBucket(rate, capacity=max(1, int(rate)))
+        # When each call in flight began, oldest first.
+        self.began: dict[object, float] = {}
+        self._mean: float | None = None
+
+    @contextmanager
+    def in_flight(self) -> Generator[None]:
+        """Count one call, and how long it takes."""
+        call = object()
+        self.began[call] = trio.current_time()
+        try:
+            yield
+        finally:
+            took = trio.current_time() - self.began.pop(call)
+            mean = took if self._mean is None else self._mean
+            self._mean = mean + (took - mean) * _NEWEST
+
+    def seconds_until_one_ends(self) -> float:
+        """Estimate from what calls took of late, taking those in flight as evenly staggered."""
+        seconds = _UNMEASURED_CALL if self._mean is None else self._mean
+        # If even the latest has been running for longer, the mean is out of date.
+        latest = next(reversed(self.began.values()))
+        return max(seconds, trio.current_time() - latest) / len(self.began)
+
+
+def _overloaded(what: str, seconds: float) -> dict[str, Any]:
+    retry_after_seconds = math.ceil(seconds * 1000) / 1000  # whoever waits that long is not early
+    message = f"Overloaded: {what}. Call again in {retry_after_seconds:g} s."
+    envelope = error_response(
+        message,
+        error_code="OVERLOADED",
+        error_type="overloaded",
+        data={"retry_after_seconds": retry_after_seconds},
+    )
+    text = TextContent(type="text", text=message)
+    result = CallToolResult(content=[text], structured_content=envelope, is_error=True)
+    return result.model_dump(by_alias=True, mode="json", exclude_none=True)

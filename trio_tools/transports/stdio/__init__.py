@@ -1,0 +1,13 @@
+"""MCP over standard input and output: one client, one line a message.
+
+descriptors     standard input and output, claimed from everything else in the process
+jsonrpc_lines   bytes to lines to messages                                no I/O
+connection      between two byte streams and the SDK
+serve           serve_stdio
+"""
+
+from __future__ import annotations
+
+from trio_tools.transports.stdio.serve import serve_stdio, serve_streams
+
+__all__ = ["serve_stdio", "serve_streams"]

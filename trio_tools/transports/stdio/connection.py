@@ -1,0 +1,225 @@
+"""The link between two byte streams and the SDK: who reads, who writes, who still waits.
+
+Requests come in as long as those without an answer weigh less than a bound. So reading does not
+depend on any tool, and memory does not depend on the client.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import (
+    INVALID_REQUEST,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
+
+from trio_tools.transports.requests import SHUTTING_DOWN
+from trio_tools.transports.stdio.descriptors import CHUNK_BYTES
+from trio_tools.transports.stdio.jsonrpc_lines import TOO_LONG, LineFramer, Refusal, decode, encode
+
+REQUEST_BYTES: Final = 16 * 2**10
+"""What a request without an answer weighs beside its own length: a task and its frames."""
+
+MAX_UNANSWERED_BYTES: Final = 64 * 2**20
+"""Weight of unanswered requests from which on no more are read: 4,096 small ones."""
+
+OUTBOX_MESSAGES: Final = 64
+"""Messages that wait for a client that is slow to read; then their senders wait."""
+
+REFUSAL_BYTES: Final = 2**10
+"""What a refusal weighs that could not be sent yet."""
+
+_log = logging.getLogger("trio_tools")
+
+
+class StdioConnection:
+    """One client on a pair of byte streams.
+
+    Run `read` and `write` as two tasks beside the SDK, which is given `inlet` and `outlet`.
+
+    Args:
+        reading: Where the client's lines come from.
+        writing: Where ours go.
+        stop: Asked for at the end of input, and when the client closes our output.
+    """
+
+    def __init__(
+        self,
+        reading: trio.abc.ReceiveStream,
+        writing: trio.abc.SendStream,
+        stop: Callable[[str], None],
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._stop = stop
+        self._intake = trio.CancelScope()
+        # Set once the server stops: what is asked from then on is refused.
+        self.closing = False
+        # Refusals for which the outbox had no room. The reader must not wait for that: what it
+        # reads next may be a cancel. The writer, which is at work while the outbox is full, takes
+        # them along.
+        self._refused: deque[bytes] = deque()
+        # Invariant: _load is the sum of the weights in _unanswered and _refused, in bytes.
+        # _settled wakes those who wait for it to fall.
+        self._unanswered: dict[RequestId, int] = {}
+        self._load = 0
+        self._settled = trio.lowlevel.ParkingLot()
+        # No buffer: a message is read when the one before it is dispatched.
+        self._into_inlet, self.inlet = trio.open_memory_channel[SessionMessage](0)
+        self._into_outbox, self._outbox = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
+        self.outlet = Outlet(self._into_outbox, self._settle)
+
+    async def read(self) -> None:
+        """Read until `end_input`. The end of the client's input asks for the stop before that."""
+        async with self._into_inlet:
+            with self._intake:
+                framer = LineFramer()
+                with suppress(trio.BrokenResourceError):  # the client's side crashed
+                    async for chunk in self._reading:
+                        for line in framer.feed(bytes(chunk)):
+                            await self._take(line)
+                for line in framer.close():
+                    await self._take(line)
+                self._stop("end of input")
+                # The SDK cancels what runs when its input ends; what runs has the grace first.
+                await trio.sleep_forever()
+
+    def end_input(self) -> None:
+        """Stop reading, and let the SDK see the end of its input."""
+        self._intake.cancel()
+
+    async def write(self) -> None:
+        """Write what is sent to `outlet` until that is closed, or the client closes its side."""
+        try:
+            async with self._outbox:
+                async for line in self._outbox:
+                    lines = bytearray(line)
+                    with suppress(trio.WouldBlock, trio.EndOfChannel):
+                        while len(lines) < CHUNK_BYTES:
+                            lines += self._outbox.receive_nowait()
+                    while self._refused:
+                        lines += self._refused.popleft()
+                        self._lighten(REFUSAL_BYTES)
+                    await self._writing.send_all(lines)
+        except trio.BrokenResourceError:
+            self._stop("the client closed our output")
+
+    async def answered(self) -> None:
+        """Wait until every request that was read has been answered or has settled without."""
+        while self._unanswered:
+            await self._settled.park()
+
+    async def _take(self, line: bytes | None) -> None:
+        message = TOO_LONG if line is None else decode(line)
+        if isinstance(message, JSONRPCRequest):
+            message = self._refuse_request(message) or message
+        if message is None:
+            return
+        if isinstance(message, Refusal):
+            _log.warning("refused a message: %s", message.reason)
+            if message.reply_owed:
+                await self._refuse(message)
+        elif isinstance(message, JSONRPCRequest):
+            await self._room_for_more()
+            weight = len(line or b"") + REQUEST_BYTES
+            self._unanswered[coerce_request_id(message.id)] = weight
+            self._load += weight
+            settle = partial(self._settle_cancelled, message.id)
+            metadata = ServerMessageMetadata(on_request_unanswered=settle)
+            await self._into_inlet.send(SessionMessage(message, metadata))
+        else:
+            await self._into_inlet.send(SessionMessage(message))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """Answer what is no request, without waiting for the client to read."""
+        await self._room_for_more()
+        line = encode(refusal.reply())
+        try:
+            self._into_outbox.send_nowait(line)
+        except trio.WouldBlock:
+            self._refused.append(line)
+            self._load += REFUSAL_BYTES
+        except trio.BrokenResourceError:
+            pass  # the client has closed its side
+
+    async def _room_for_more(self) -> None:
+        while self._load >= MAX_UNANSWERED_BYTES:
+            await self._settled.park()
+
+    def _refuse_request(self, request: JSONRPCRequest) -> Refusal | None:
+        if self.closing:
+            return Refusal(SHUTTING_DOWN, "The server is shutting down.", request.id)
+        if coerce_request_id(request.id) in self._unanswered:
+            reason = "A request with this id still waits for its answer: give each its own id."
+            return Refusal(INVALID_REQUEST, reason, request.id)
+        return None
+
+    def _settle(self, request_id: RequestId | None) -> None:
+        if request_id is not None:
+            self._lighten(self._unanswered.pop(coerce_request_id(request_id), 0))
+
+    def _lighten(self, weight: int) -> None:
+        self._load -= weight
+        self._settled.unpark_all()
+
+    async def _settle_cancelled(self, request_id: RequestId) -> None:
+        self._settle(request_id)
+
+
+class Outlet:
+    """What the SDK writes its messages to: its `WriteStream`.
+
+    Args:
+        into_outbox: Takes lines. A client that is slow to read makes senders wait here.
+        settle: Called with the id of each request that was answered.
+    """
+
+    def __init__(
+        self,
+        into_outbox: trio.MemorySendChannel[bytes],
+        settle: Callable[[RequestId | None], None],
+    ) -> None:
+        self._into_outbox = into_outbox
+        self._settle = settle
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Send one message; wait while the outbox is full. A cancelled one is not sent at all.
+
+        To a client that has closed its side it is dropped.
+        """
+        message: JSONRPCMessage = item.message
+        try:
+            await self._into_outbox.send(encode(message))
+        except trio.BrokenResourceError:
+            _log.debug("dropped a message: the client has closed its side")
+        finally:
+            if isinstance(message, JSONRPCResponse | JSONRPCError):
+                self._settle(message.id)
+
+    async def aclose(self) -> None:
+        """Send nothing more. What is in the outbox is still written."""
+        await self._into_outbox.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()

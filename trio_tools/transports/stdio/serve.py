@@ -1,0 +1,139 @@
+"""MCP over standard input and output, never deaf and always stopping.
+
+One task reads, one task writes, and neither ever waits for a tool: a ping or a cancel is read and
+answered while every thread and slot is busy. What bounds memory is the number and size of the
+requests that still wait for their answer; a client that does not read its answers is at last not
+read from either.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from typing import Any
+
+import trio
+from mcp.server.mcpserver import MCPServer
+
+from nursery_patterns import request_context
+from trio_tools.server import ToolServer, create_server
+from trio_tools.settings import Settings
+from trio_tools.transports.requests import RunningCalls, middleware
+from trio_tools.transports.sdk import serve_protocol
+from trio_tools.transports.shutdown import (
+    Stop,
+    answer_running,
+    run_until_stopped,
+    stop_on_signals,
+)
+from trio_tools.transports.stdio.connection import StdioConnection
+from trio_tools.transports.stdio.descriptors import claim_stdio, open_wire
+
+
+async def serve_stdio(
+    settings: Settings | None = None,
+    *,
+    server: MCPServer[Any] | None = None,
+    handle_signals: bool = False,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve one client on standard input and output until it leaves or the server is stopped.
+
+    Usage::
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_stdio, settings)
+
+    It stops at the end of input, when the client closes our output, on a cancel, and on SIGTERM
+    and Ctrl-C if asked to handle signals. Each time, calls that run have
+    `settings.shutdown_grace_seconds` to answer; halfway through it, batch calls are told to answer
+    with what they have; the rest are cancelled and answered with an error. Nothing is raised for
+    any of these reasons.
+
+    Args:
+        settings: By default those that `server` was made with; without one, from the environment.
+        server: What to serve, and over nothing else meanwhile; by default
+            `create_server(settings)`.
+        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
+            when something does not stop in time. For the owner of the process only.
+        task_status: Reports when input is being read.
+
+    Raises:
+        RuntimeError: Standard input and output serve another server already, or `server` is being
+            served already, or signals are to be handled in another thread than the main one.
+        OSError: Standard input or output was closed when the process began.
+        ExceptionGroup: The server's lifespan failed, at its start or at its end.
+    """
+    own = server.state.settings if isinstance(server, ToolServer) else None
+    settings = settings or own or Settings()
+    server = server or create_server(settings)
+    with (
+        claim_stdio() as (wire_in, wire_out),
+        # Not with aclose(), which in a cancelled scope would raise Cancelled in place of what the
+        # lifespan raised at its end.
+        closing(open_wire(wire_in)) as reading,
+        closing(open_wire(wire_out)) as writing,
+    ):
+        await serve_streams(
+            server,
+            reading,
+            writing,
+            grace_seconds=settings.shutdown_grace_seconds,
+            handle_signals=handle_signals,
+            task_status=task_status,
+        )
+
+
+async def serve_streams(
+    server: MCPServer[Any],
+    reading: trio.abc.ReceiveStream,
+    writing: trio.abc.SendStream,
+    *,
+    grace_seconds: float,
+    handle_signals: bool = False,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve one client over any pair of byte streams, as `serve_stdio` does; they stay open.
+
+    Args:
+        server: What to serve, and over nothing else meanwhile.
+        reading: Where the client's lines come from.
+        writing: Where the answers go.
+        grace_seconds: Time for running calls to answer at the stop, in seconds.
+        handle_signals: As for `serve_stdio`.
+        task_status: Reports when input is being read.
+
+    Raises:
+        RuntimeError: `server` is being served already, or signals are to be handled in another
+            thread than the main one.
+        ExceptionGroup: The server's lifespan failed, at its start or at its end.
+    """
+    calls = RunningCalls()
+    with ExitStack() as context:
+        context.enter_context(request_context(client_id="stdio"))
+        context.enter_context(middleware(server, calls))
+        stop = (
+            context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
+            if handle_signals
+            else Stop()
+        )
+        link = StdioConnection(reading, writing, stop)
+
+        async def engine() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.write)
+                nursery.start_soon(link.read)
+                task_status.started()
+                await serve_protocol(server, link.inlet, link.outlet)
+                link.end_input()
+
+        async def wind_down() -> None:
+            link.closing = True
+            drain = server.drain if isinstance(server, ToolServer) else _nothing
+            await answer_running(link.answered, drain, calls.cancel, grace_seconds=grace_seconds)
+            link.end_input()
+
+        await run_until_stopped(engine, stop, wind_down, grace_seconds=grace_seconds)
+
+
+def _nothing() -> None:
+    """Stand in for the drain of a server that has no batch calls."""
