@@ -26,7 +26,9 @@ def with_maps(page):
     """Return the text of the page with the maps that the docstrings draw now."""
     for package in PACKAGES:
         block = _PLACE.format(package, map_of(package))
-        pattern = re.escape(_PLACE).replace(r"\{0\}", package).replace(r"\{1\}", "[^`]*")
+        pattern = (
+            re.escape(_PLACE).replace(r"\{0\}", package).replace(r"\{1\}", r"(?:(?!```).*\n)*")
+        )
         page, found = re.subn(pattern, lambda _, block=block: block, page)
         assert found == 1, f"docs/architecture.md has no place for the map of {package}"
     return page

@@ -88,7 +88,7 @@ async def test_stdio_too_is_served_by_the_settings_of_the_server(monkeypatch):
     async def serve_streams(*_, grace_seconds, **__):
         graces.append(grace_seconds)
 
-    monkeypatch.setattr("trio_tools.transports.stdio.serve_streams", serve_streams)
+    monkeypatch.setattr("trio_tools.transports.stdio.serve.serve_streams", serve_streams)
     monkeypatch.setenv("TRIO_TOOLS_SHUTDOWN_GRACE_SECONDS", "7")
     await serve_stdio(server=create_server(Settings(shutdown_grace_seconds=3)))
     await serve_stdio(server=make_server())
