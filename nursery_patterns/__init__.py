@@ -12,9 +12,10 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L1  _outcomes  _token_bucket     how each item ended; rate limit
         _limits  _slot  _deadline    named limiters; a worker's slot; time budget
         _source  _requests           the items still to come; request context
-        _threads  _processes         blocking calls, heavy computation
+        _threads  _worker            blocking calls; what runs in a worker process
         _step_monitor                who blocks the loop
     L2  _item_states  _admission     the state of each item; a bounded queue before a limiter
+        _processes                   heavy computation
     L3  _outcome_stream              where a stream's workers meet its consumer
     L4  _engine                      THE engine: a dispatcher and its workers
     L5  _batch                       its public face, and the state that outlives each run

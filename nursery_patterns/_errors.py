@@ -31,4 +31,8 @@ class NestedBatch(RuntimeError):  # noqa: N818
 
 
 class WorkerCrashed(Exception):  # noqa: N818
-    """The worker process died while it ran this call. Other calls are not affected."""
+    """The worker process died while it ran this call. Other calls are not affected.
+
+    Also raised for a function in a worker process or thread that raised `SystemExit` or
+    `KeyboardInterrupt`, which are meant to end a program.
+    """

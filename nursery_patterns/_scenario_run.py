@@ -205,7 +205,7 @@ class _Remains:
 
     async def check(self) -> None:
         # Worker processes stay warm until the run ends, and so does the task that keeps them.
-        expected = {*self._tasks, await keeper_of_workers()}
+        expected = {*self._tasks, keeper_of_workers()}
         if _all_tasks() - expected:
             await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
         tasks = [describe(task) for task in _all_tasks() - expected]

@@ -13,7 +13,13 @@ from typing import TypeVar, TypeVarTuple, Unpack, cast, final
 
 import trio
 
-from nursery_patterns._arguments import check_limiter, check_plain_function, check_seconds
+from nursery_patterns._arguments import (
+    check_limiter,
+    check_plain_function,
+    check_seconds,
+    name_of,
+)
+from nursery_patterns._errors import WorkerCrashed
 from nursery_patterns._run_local import run_local
 
 _T = TypeVar("_T")
@@ -70,6 +76,7 @@ async def run_in_thread(
         TypeError: `fn` is async, or not callable, or `limiter` is no limiter, or `abandon_after` no
             number.
         ValueError: `abandon_after` is negative or NaN.
+        WorkerCrashed: `fn` raised `KeyboardInterrupt` or `SystemExit`.
     """
     check_plain_function(fn, "run_in_thread")
     check_limiter(limiter, "run_in_thread")
@@ -81,15 +88,29 @@ async def run_in_thread(
     if abandon_after is not None:
         call = "await run_in_thread(fn, argument, abandon_after=0.5)"
         patience = check_seconds("abandon_after", abandon_after, call=call, zero=True)
+    thread = f"{name_of(fn)} from {trio.lowlevel.current_task().name}"
     if patience == math.inf:
-        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
+        return await trio.to_thread.run_sync(_call, fn, *args, thread_name=thread, limiter=limiter)
     place = _Place(limiter, run_local(_abandoned, set))
     try:
         return await trio.to_thread.run_sync(
-            fn, *args, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", place)
+            _call,
+            fn,
+            *args,
+            thread_name=thread,
+            abandon_on_cancel=True,
+            limiter=cast("trio.CapacityLimiter", place),
         )
     finally:
         await place.wait_or_abandon(patience=patience)
+
+
+def _call(fn: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
+    try:
+        return fn(*args)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # They are meant to end a program. What `fn` raises is the failure of this call.
+        raise WorkerCrashed(f"{name_of(fn)} raised {error!r} in its thread") from error
 
 
 def abandoned_threads() -> int:

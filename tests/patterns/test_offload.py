@@ -5,9 +5,11 @@ import functools
 import logging
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -23,6 +25,7 @@ from nursery_patterns import (
     abandoned_threads,
     current_default_process_limiter,
     current_default_thread_limiter,
+    run_batch,
     run_in_process,
     run_in_thread,
 )
@@ -324,6 +327,164 @@ async def test_an_async_function_or_a_value_is_refused_at_once(run):
         await run(5)
 
 
+@pytest.mark.parametrize("run", [run_in_thread, run_in_process])
+async def test_an_exception_that_ends_programs_is_the_failure_of_its_call(run):
+    with pytest.raises(WorkerCrashed, match=r"^exec raised KeyboardInterrupt\('now'\)"):
+        await run(exec, "raise KeyboardInterrupt('now')")
+    assert await run(divmod, 7, 2) == (3, 1)
+
+
+async def test_exit_in_a_thread_is_the_failure_of_its_call():
+    with pytest.raises(
+        WorkerCrashed, match=r"^exit raised SystemExit\(4\) in its thread$"
+    ) as crash:
+        await run_in_thread(sys.exit, 4)
+    assert isinstance(crash.value.__cause__, SystemExit)
+
+
+async def test_a_batch_takes_an_interrupt_in_a_worker_as_that_items_failure():
+    texts = ["1", "raise KeyboardInterrupt", "2"]
+    report = await run_batch(functools.partial(run_in_thread, exec), texts)
+    assert [o.status for o in report.outcomes] == ["succeeded", "failed", "succeeded"]
+    assert isinstance(report.outcomes[1].error, WorkerCrashed)
+
+
+# --- bounds of a worker -----------------------------------------------------------------------
+
+
+async def test_a_call_that_needs_more_memory_than_it_may_have_fails_alone():
+    bounded = functools.partial(run_in_process, max_memory_bytes=400_000_000)
+    first = await bounded(os.getpid)
+    with pytest.raises(MemoryError, match=r"^bytearray ran out of the memory of its worker \(400,"):
+        await bounded(bytearray, 500_000_000)
+    assert await bounded(os.getpid) != first  # what it may have left behind went with it
+    assert await run_in_process(len, bytes(10)) == 10
+    unbounded = await run_in_process(resource.getrlimit, resource.RLIMIT_DATA)
+    assert unbounded == resource.getrlimit(resource.RLIMIT_DATA)
+
+
+async def test_a_call_that_computes_for_longer_than_it_may_ends_with_its_worker():
+    bounded = functools.partial(run_in_process, max_cpu_seconds=0.5)
+    first = await run_in_process(os.getpid)
+    assert await bounded(os.getpid) == first
+    with pytest.raises(WorkerCrashed, match=r"^exec used all the CPU time that it may have"):
+        await bounded(exec, SPIN)
+    # Each call has its own; and without a bound there is none, in whatever worker.
+    assert await bounded(sum, range(1000)) == 499_500
+    soft, _ = await run_in_process(resource.getrlimit, resource.RLIMIT_CPU)
+    assert soft == resource.getrlimit(resource.RLIMIT_CPU)[0]
+
+
+@pytest.mark.parametrize(
+    ("bound", "kind", "message"),
+    [
+        (
+            {"max_memory_bytes": 1000},
+            ValueError,
+            (
+                "max_memory_bytes must be at least 67108864, got 1000: write await "
+                "run_in_process(fn, argument, max_memory_bytes=500_000_000)"
+            ),
+        ),
+        (
+            {"max_memory_bytes": 1e9},
+            TypeError,
+            (
+                "max_memory_bytes must be a whole number, got 1000000000.0: write await "
+                "run_in_process(fn, argument, max_memory_bytes=500_000_000)"
+            ),
+        ),
+        (
+            {"max_cpu_seconds": 0},
+            ValueError,
+            (
+                "max_cpu_seconds must be above 0 seconds, got 0: write await "
+                "run_in_process(fn, argument, max_cpu_seconds=30)"
+            ),
+        ),
+    ],
+)
+async def test_a_bound_that_is_none_is_refused(bound, kind, message):
+    with pytest.raises(kind) as error:
+        await run_in_process(len, "abc", **bound)
+    assert str(error.value) == message
+
+
+# --- where workers come from ------------------------------------------------------------------
+
+PROGRAM = """
+import os, resource, signal, subprocess, sys, trio
+from nursery_patterns import WorkerCrashed, run_in_process
+
+def start_python():
+    return subprocess.run([sys.executable, "-c", "import socket, decimal"], check=True).returncode
+
+async def main():
+{main}
+
+if __name__ == "__main__":
+    trio.run(main)
+    print("done", flush=True)
+"""
+
+
+def run_program(folder, main, **options):
+    program = folder / "program.py"
+    program.write_text(PROGRAM.format(main=textwrap.indent(main, "    ")))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)
+    return subprocess.run(
+        [sys.executable, program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+        **options,
+    )
+
+
+def test_no_worker_runs_code_of_the_working_directory(tmp_path):
+    poisoned = tmp_path / "cloned"
+    poisoned.mkdir()
+    # What an interpreter imports on its way into a worker, or what is first imported by one.
+    names = ["multiprocessing", "socket", "pickle", "tblib", "outcome", "decimal", "trio", "signal"]
+    for name in names:
+        poison = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)\nraise SystemExit(9)\n"
+        (poisoned / f"{name}.py").write_text(poison)
+    main = (
+        "worker = await run_in_process(os.getpid)\n"
+        f"with trio.move_on_after(0.1): await run_in_process(exec, {SPIN!r})\n"
+        "assert await run_in_process(os.getpid) != worker\n"
+        "assert await run_in_process(start_python) == 0\n"
+        "assert await run_in_process(os.getpid, max_memory_bytes=400_000_000) > 0\n"
+    )
+    ended = run_program(tmp_path, main, cwd=poisoned)
+    assert (ended.stdout, ended.stderr) == ("done\n", "")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["the first call of all", "a first worker"])
+def test_a_worker_that_cannot_be_started_fails_its_call_alone(loaded, tmp_path):
+    main = ("import trio_parallel\n" if loaded else "") + (
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.open(os.devnull, os.O_RDONLY))\n"
+        "except OSError: pass\n"
+        "for _ in range(3):\n"
+        "    try: await run_in_process(os.getpid)\n"
+        "    except OSError as error: print(error.strerror)\n"
+        "for descriptor in held: os.close(descriptor)\n"
+        "assert await run_in_process(divmod, 7, 2) == (3, 1)\n"
+    )
+
+    def few_descriptors():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    ended = run_program(tmp_path, main, preexec_fn=few_descriptors)
+    assert (ended.stdout, ended.stderr) == (3 * "Too many open files\n" + "done\n", "")
+
+
 # --- nothing outlives the run -----------------------------------------------------------------
 
 
@@ -354,9 +515,11 @@ def test_a_run_ends_though_all_of_trios_own_threads_are_stuck():
         with trio.move_on_after(0.1):
             await trio.to_thread.run_sync(unstuck.wait, abandon_on_cancel=True)
         in_the_end.start()
+        return trio.to_thread.current_default_thread_limiter()
 
-    trio.run(main)
+    threads = trio.run(main)
     assert not unstuck.is_set()
+    assert threads.total_tokens == 1  # it is the program's
     unstuck.set()
     in_the_end.cancel()
 
