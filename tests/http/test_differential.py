@@ -1,10 +1,13 @@
-"""The same bytes to our transport and to stock httpx: the same reply, or both refuse it.
+"""The same bytes to our transport, to stock httpx and to curl: the same reply, or all refuse it.
 
-Where we refuse what h11 lets pass (duplicate lengths, both framings), the case says so.
+Where one of the others makes something else of them, the case gives the reason.
 """
 
 import functools
+import gzip
+import shutil
 import string
+import subprocess
 from itertools import pairwise
 
 import httpx
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from nursery_patterns import run_batch
 from tests.http.servers import ANYWHERE, next_request, serving
 from trio_tools.http.httpx_transport import TrioTransport
+
+ZIPPED = gzip.compress(b"hello")
 
 SAME = {
     "sized": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\nx: 2\r\n\r\nhello",
@@ -52,15 +57,74 @@ SAME = {
     "no HTTP": b"SSH-2.0-OpenSSH\r\n",
     "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-    "bad field": b"HTTP/1.1 200 OK\r\nA b: c\r\nContent-Length: 0\r\n\r\n",
 }
-STRICTER = {
+# Name -> (bytes, what we make of them, whether httpx and curl agree, and why one does not).
+DIFFERENT = {
     "both framings": (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"5\r\nhello\r\n0\r\n\r\n"
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"5\r\nhello\r\n0\r\n\r\n"
+        ),
+        None,
+        (False, False),
+        "they take the chunks (RFC 9112, 6.3 allows it); it may be an attempt at smuggling",
     ),
-    "one length twice": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
-    "folded field": b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+    "two lengths": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        None,
+        (True, False),
+        "curl takes the last of them",
+    ),
+    "one length twice": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (True, True),
+        "",
+    ),
+    "folded field": (
+        b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (True, True),
+        "",
+    ),
+    "control byte": (
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\x01c\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (True, True),
+        "",
+    ),
+    "space in a name": (
+        b"HTTP/1.1 200 OK\r\nA b: c\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (False, True),
+        "h11 refuses every name that is no token",
+    ),
+    "identity": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (False, True),
+        "h11 knows no coding but chunked",
+    ),
+    "gzip as transfer coding": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (len(ZIPPED), ZIPPED),
+        b"hello",
+        (False, True),
+        "h11 knows no coding but chunked",
+    ),
+    "gzip of two members": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (2 * len(ZIPPED), 2 * ZIPPED),
+        b"hellohello",
+        (False, False),
+        "httpx ends at the first member, and curl calls the second one an error",
+    ),
+    "coding that is none": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: none\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+        (True, True),
+        "",
+    ),
 }
 
 
@@ -106,11 +170,59 @@ async def test_we_read_what_stock_httpx_reads(name, method, piece_size):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", STRICTER)
-async def test_where_we_are_stricter_it_is_a_protocol_error(name):
-    ours, theirs = await both([STRICTER[name]], "GET")
-    assert ours is httpx.RemoteProtocolError
-    assert theirs[0] == 200
+def curl(url):
+    """Return what curl makes of a reply: its status and body, None if it refuses it."""
+    command = [shutil.which("curl"), "-sS", "--compressed", "--max-time", "20", "-o", "-"]
+    command += ["-w", "%{stderr}%{http_code}"]
+    done = subprocess.run([*command, url], capture_output=True, check=False)
+    return (int(done.stderr.split()[-1]), done.stdout) if done.returncode == 0 else None
+
+
+async def curl_of(raw):
+    async def handler(stream, server):
+        await next_request(stream, server)
+        await stream.send_all(raw)
+
+    async with serving(handler) as server:
+        return await trio.to_thread.run_sync(curl, server.url)
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+CURL_DIFFERS = {
+    "half a head": "curl takes the end of the connection for the end of the head",
+    "two lengths": "curl takes the last of them",
+}
+
+
+@needs_curl
+@pytest.mark.parametrize("name", SAME)
+async def test_we_read_what_curl_reads(name):
+    ours, _ = await both([SAME[name]], "GET")
+    seen = None if isinstance(ours, type) else (ours[0], ours[2])
+    assert (await curl_of(SAME[name]) == seen) is (name not in CURL_DIFFERS)
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+async def test_each_difference_has_a_reason(name):
+    raw, expected, (httpx_agrees, _), reason = DIFFERENT[name]
+    ours, theirs = await both([raw], "GET")
+    assert (ours[2] if expected is not None else ours) == (expected or httpx.RemoteProtocolError)
+    same = (
+        ours == theirs
+        if isinstance(ours, type) or isinstance(theirs, type)
+        else ours[2] == theirs[2]
+    )
+    assert same is httpx_agrees
+    assert reason or httpx_agrees
+
+
+@needs_curl
+@pytest.mark.parametrize("name", DIFFERENT)
+async def test_each_difference_from_curl_has_a_reason(name):
+    raw, expected, (_, curl_agrees), reason = DIFFERENT[name]
+    seen = await curl_of(raw)
+    assert ((seen and seen[1]) == expected) is curl_agrees
+    assert reason or curl_agrees
 
 
 @pytest.mark.parametrize("name", SAME)

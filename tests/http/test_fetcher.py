@@ -127,7 +127,9 @@ async def test_an_encoded_body_that_lacks_its_end_is_not_taken_for_a_whole_one(e
     assert (page.status, page.text) == (200, "")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "rot13", "gzip," * 9])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "deflate", "br", "zstd", "compress", ",".join(["gzip"] * 9)]
+)
 async def test_an_encoding_that_cannot_be_undone_is_named(encoding):
     exc = await failure(answering(reply(b"\x00not that", f"Content-Encoding: {encoding}")))
     assert exc.error_code == Code.INVALID_ENCODING

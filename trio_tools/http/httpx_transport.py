@@ -7,7 +7,7 @@ This is the only module of the package that imports httpx.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,11 @@ from trio_tools.http.wire.connector import (
     create_ssl_context,
     make_system_resolver,
 )
-from trio_tools.http.wire.content_encoding import KNOWN_ENCODINGS, CappedDecoder, content_encodings
+from trio_tools.http.wire.content_encoding import BodyDecoder
 from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.wire.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.wire.pool import Pool, PoolLimits
-from trio_tools.http.wire.reply import header_fields
+from trio_tools.http.wire.reply import body_codings, header_fields
 from trio_tools.http.wire.request_framing import request_head, whole_body
 from trio_tools.http.wire.urls import DEFAULT_PORTS, Origin
 
@@ -56,9 +56,8 @@ class Caps:
     Attributes:
         head_bytes: Status line and header fields, interim replies included.
         body_bytes: Body as it is sent.
-        decoded_bytes: Body after gzip, deflate, br and zstd are undone. httpx undoes them itself
-            and without a bound, so with this set each piece is expanded here first, under the
-            cap, and handed on only if it fits: encoded replies are then decoded twice.
+        decoded_bytes: Body as it is handed on, its codings (gzip, deflate, br, zstd) undone. They
+            are undone here, not by httpx: a piece that does not fit never leaves the transport.
     """
 
     head_bytes: int = 65_536
@@ -71,7 +70,8 @@ class TrioTransport(httpx.AsyncBaseTransport):
 
     `httpx.Timeout` is honoured: connect, read, write, pool. Every failure is one of httpx's own
     exceptions with the request attached and the `FetchError` that tells more as its `__cause__`.
-    A cancel closes the connection of the request it hits and no other.
+    A cancel closes the connection of the request it hits and no other. The codings of a body are
+    undone here and not by httpx, so `aiter_raw` gives plain bytes too.
 
     Args:
         verify: TLS settings, True for strict ones with the certificates that httpx trusts. A
@@ -116,10 +116,13 @@ class TrioTransport(httpx.AsyncBaseTransport):
         except FetchError as exc:
             raise _as_httpx(exc, request) from exc
         reply = exchange.reply
-        return httpx.Response(
+        codings = body_codings(reply, header_fields(reply.headers))
+        if exchange.finished and not reply.body_bytes:
+            codings = []  # a reply without a body may name any
+        return (_PlainResponse if codings else httpx.Response)(
             reply.status,
             headers=reply.headers,
-            stream=_ReplyStream(exchange, request, self._caps),
+            stream=_ReplyStream(exchange, request, codings, self._caps),
             extensions={
                 "http_version": b"HTTP/" + reply.version.encode("ascii"),
                 "reason_phrase": reply.reason,
@@ -136,6 +139,22 @@ class TrioTransport(httpx.AsyncBaseTransport):
         self._pool.close()
 
 
+class _PlainResponse(httpx.Response):
+    """A response whose codings are undone already, whatever its header fields still say."""
+
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes]:
+        """Give the body as the transport hands it on, in pieces of `chunk_size` if it is given."""
+        try:
+            content = self.content
+        except httpx.ResponseNotRead:
+            async for piece in self.aiter_raw(chunk_size):
+                yield piece
+        else:
+            size = chunk_size or max(len(content), 1)
+            for start in range(0, len(content), size):
+                yield content[start : start + size]
+
+
 class _ReplyStream(httpx.AsyncByteStream):
     """The body of one reply, read as it is asked for.
 
@@ -143,25 +162,26 @@ class _ReplyStream(httpx.AsyncByteStream):
     stops early.
     """
 
-    def __init__(self, exchange: Exchange, request: httpx.Request, caps: Caps) -> None:
+    def __init__(
+        self, exchange: Exchange, request: httpx.Request, codings: list[str], caps: Caps
+    ) -> None:
         self._exchange = exchange
         self._request = request
-        self._max_bytes = caps.body_bytes
-        self._max_decoded_bytes = caps.decoded_bytes
-        self._meter: CappedDecoder | None = None
-        # What httpx does not undo cannot expand.
-        encoding = header_fields(exchange.reply.headers).get(b"content-encoding", b"")
-        encodings = content_encodings(encoding)
-        if caps.decoded_bytes is not None and encodings and KNOWN_ENCODINGS.issuperset(encodings):
-            self._meter = CappedDecoder(encodings, caps.decoded_bytes + 1)
+        self._caps = caps
+        self._given = 0
+        self._decoder: BodyDecoder | None = None
+        if codings:
+            most = caps.decoded_bytes
+            self._decoder = BodyDecoder(codings, None if most is None else most + 1)
+        self._decoded: Iterator[bytes] = iter(())
+        self._ended = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await self._exchange.read()
-            self._check(piece)
+            piece = await self._next()
         except FetchError as exc:
             raise _as_httpx(exc, self._request) from exc
         if not piece:
@@ -172,13 +192,28 @@ class _ReplyStream(httpx.AsyncByteStream):
         """Give the connection back, closed if the body was not read to its end."""
         self._exchange.close()
 
-    def _check(self, piece: bytes) -> None:
-        if self._max_bytes is not None and self._exchange.reply.body_bytes > self._max_bytes:
-            raise _too_large("body", self._max_bytes)
-        if self._meter is not None:
-            self._meter.decode(piece)
-            if self._meter.full:
-                raise _too_large("decoded body", self._max_decoded_bytes)
+    async def _next(self) -> bytes:
+        """Return the next piece as it is handed on, within the caps, b"" after the last."""
+        if self._decoder is None:
+            piece = await self._receive()
+        else:
+            while not (piece := next(self._decoded, b"")) and not self._ended:
+                received = await self._receive()
+                self._ended = not received
+                decoder = self._decoder
+                self._decoded = decoder.pieces(received) if received else decoder.finish()
+        self._given += len(piece)
+        most = self._caps.decoded_bytes
+        if most is not None and (self._given > most or (self._decoder and self._decoder.full)):
+            raise _too_large("decoded body", most)
+        return piece
+
+    async def _receive(self) -> bytes:
+        piece = await self._exchange.read()
+        most = self._caps.body_bytes
+        if most is not None and self._exchange.reply.body_bytes > most:
+            raise _too_large("body", most)
+        return piece
 
 
 def _wire_request(request: httpx.Request) -> WireRequest:

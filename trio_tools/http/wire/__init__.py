@@ -6,9 +6,10 @@ page is, or how fast a host may be asked.
     errors             what can go wrong with one URL
     urls               a URL, parsed once                                     no I/O
     address_policy     may this client connect to that address?               no I/O
+    content_encoding   gzip, deflate, br and zstd, decoded under a cap        no I/O
+    head_repair        the head of a reply, broken where it does not matter   no I/O
     response_parser    replies from bytes, as a table of states               no I/O
     request_framing    the head of a request, and how its body ends           no I/O
-    content_encoding   gzip, deflate, br and zstd, decoded under a cap        no I/O
     connection         one connection: bytes out, bytes in
     connector          resolve, check every address, connect, TLS
     pool               which connection a request gets

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trio_tools.http.wire.content_encoding import CappedDecoder, content_encodings
+from trio_tools.http.wire.content_encoding import BodyDecoder, content_encodings
 from trio_tools.http.wire.exchange import Exchange
-from trio_tools.http.wire.response_parser import Header
+from trio_tools.http.wire.response_parser import Header, Reply
 
 # A body that grows by being encoded is broken or hostile; a cap's worth and this much is read.
 _ENCODED_SLACK_BYTES = 65_536
@@ -32,26 +32,32 @@ async def read_body(
     if not max_bytes:
         # What has come with the head tells whether there is a body at all.
         return b"", not exchange.finished or reply.body_bytes > 0
-    encodings = content_encodings(fields.get(b"content-encoding", b""))
-    if exchange.finished and not encodings:  # it came with the head, as small replies do
+    codings = body_codings(reply, fields)
+    if exchange.finished and not codings:  # it came with the head, as small replies do
         body = reply.take()
         return body[:max_bytes], len(body) > max_bytes
-    decoder: CappedDecoder | None = None
+    decoder: BodyDecoder | None = None
     pieces: list[bytes] = []
     length, full = 0, False
     while not full and (piece := await exchange.read()):
-        if encodings:
-            # Made late: a reply without a body may name any encoding.
-            decoder = decoder or CappedDecoder(encodings, max_bytes + 1)
+        if codings:
+            # Made late: a reply without a body may name any coding.
+            decoder = decoder or BodyDecoder(codings, max_bytes + 1)
             piece = decoder.decode(piece)
             full = decoder.full or reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES
         pieces.append(piece)
         length += len(piece)
         full = full or length > max_bytes
     if decoder is not None and not full:
-        decoder.finish()  # where the connection ends the body, nothing else tells that it was cut
+        pieces += decoder.finish()  # where the connection ends the body, only this tells of a cut
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return body[:max_bytes], full
+    return body[:max_bytes], full or len(body) > max_bytes
+
+
+def body_codings(reply: Reply, fields: Mapping[bytes, bytes]) -> list[str]:
+    """Return the codings of the body to undo, in the order in which they were applied."""
+    encodings = content_encodings(fields.get(b"content-encoding", b""))
+    return [*encodings, *reply.transfer_codings] if reply.transfer_codings else encodings
 
 
 def header_fields(headers: Sequence[Header]) -> dict[bytes, bytes]:

@@ -3,6 +3,9 @@
 A reply goes through the states of `State`; what may happen next is a row of `_NEXT`, and nothing
 else in this module decides about it. An event that has no entry is a violation by the peer and
 ends in `FetchError`. The counters beside the parser bound what a peer can make us hold.
+
+A head that httptools refuses is written anew by `head_repair`, if what is wrong with it decides
+nothing, and then parsed by the same rules. Such a connection is not used again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from enum import IntEnum
 import httptools
 
 from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.head_repair import BrokenHead, head_end, repaired_head
 
 Header = tuple[bytes, bytes]
 
@@ -75,6 +79,7 @@ _NEXT: dict[State, dict[Event, State]] = {
 # Framing (chunk sizes, extensions, trailers) may cost this many bytes per byte of body, beside the
 # cap on header bytes: one-byte chunks, the worst an honest peer sends, cost 5.
 _FRAMING_PER_BODY_BYTE = 16
+_TE_LENGTH = len(b"transfer-encoding")
 
 
 class Reply:
@@ -87,9 +92,18 @@ class Reply:
         headers: Fields in order, names as sent.
         parts: Pieces of body not yet taken, framing removed, content encodings not undone.
         body_bytes: Bytes of body so far, taken or not.
+        transfer_codings: Codings to undo besides chunks, in the order in which they were applied.
     """
 
-    __slots__ = ("body_bytes", "headers", "parts", "reason", "status", "version")
+    __slots__ = (
+        "body_bytes",
+        "headers",
+        "parts",
+        "reason",
+        "status",
+        "transfer_codings",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -98,6 +112,7 @@ class Reply:
         self.headers: list[Header] = []
         self.parts: list[bytes] = []
         self.body_bytes = 0
+        self.transfer_codings: tuple[str, ...] = ()
 
     def take(self) -> bytes:
         """Return the body that came since the last call, b"" if none did."""
@@ -129,6 +144,8 @@ class ReplyParser:
         "_http",
         "_keep_alive",
         "_max_head_bytes",
+        "_raw",
+        "_repairs",
         "_reply",
         "begun",
         "state",
@@ -138,6 +155,9 @@ class ReplyParser:
         self._max_head_bytes = max_head_bytes
         self._http = _new_parser(self)
         self._head_only = False
+        self._repairs = False
+        # What has come of the reply, until its head is complete: httptools does not give it back.
+        self._raw: list[bytes] = []
         self.expect(head_only=False)
 
     def expect(self, *, head_only: bool) -> Reply:
@@ -146,8 +166,11 @@ class ReplyParser:
         Args:
             head_only: It is the reply to a HEAD request, so it has no body whatever it says.
         """
-        if self._head_only:  # llhttp still waits for the body which that reply did not have
+        if self._head_only or self._repairs:
+            # llhttp still waits for the body which that reply did not have
             self._http = _new_parser(self)
+            self._repairs = False
+        self._raw.clear()
         self._head_only = head_only
         self._keep_alive = False
         self._framing_bytes = 0
@@ -159,7 +182,7 @@ class ReplyParser:
     @property
     def reusable(self) -> bool:
         """Whether the reply is complete and the connection may carry another request."""
-        return self._keep_alive and self.state is _DONE
+        return self._keep_alive and self.state is _DONE and not self._repairs
 
     def feed(self, data: bytes) -> None:
         """Take in what the connection gave, b"" for its end.
@@ -172,15 +195,59 @@ class ReplyParser:
             return
         self.begun = True
         before = self._reply.body_bytes
+        if self.state < _BODY:
+            self._raw.append(data)
         try:
-            self._http.feed_data(data)
+            if self._repairs and self.state < _BODY:
+                self._feed_repaired()
+            else:
+                self._http.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
             raise _violation("it switched to a protocol nobody asked for") from exc
         except httptools.HttpParserError as exc:
-            if self.state < _DONE:
-                raise _violation(str(exc)) from exc
-            self.state = _SURPLUS
+            self._recover(exc)
+        if self.state >= _BODY:
+            self._raw.clear()
         self._check_sizes(len(data), self._reply.body_bytes - before)
+
+    def _recover(self, exc: httptools.HttpParserError) -> None:
+        """Begin the reply anew with a repaired head, if its head is what is broken."""
+        if self.state >= _DONE:
+            self.state = _SURPLUS
+            return
+        if self.state is _BODY or self._repairs:
+            raise _violation(str(exc)) from exc
+        self._repairs = True
+        try:
+            self._feed_repaired()
+        except httptools.HttpParserError as again:
+            if self.state < _DONE:
+                raise _violation(str(again)) from again
+            self.state = _SURPLUS
+
+    def _feed_repaired(self) -> None:
+        """Parse the reply from its beginning, each head repaired, as far as they are complete.
+
+        Raises:
+            FetchError: A head cannot be repaired.
+            httptools.HttpParserError: It is none of HTTP/1.1 all the same.
+        """
+        raw = b"".join(self._raw)
+        self._raw[:] = [raw]
+        while self.state < _BODY and (end := head_end(raw)):
+            self._http = _new_parser(self)
+            self.state = _WAITING
+            self._reply.headers.clear()
+            self._reply.reason = b""
+            try:
+                head, self._reply.transfer_codings = repaired_head(raw[:end])
+            except BrokenHead as exc:
+                raise _violation(str(exc)) from exc
+            self._http.feed_data(head)
+            raw = raw[end:]
+            self._raw[:] = [raw]
+        if raw and self.state >= _BODY:
+            self._http.feed_data(raw)
 
     def _feed_end(self) -> None:
         if self.state is _BODY and _lasts_until_the_end(self._reply.headers):
@@ -220,6 +287,8 @@ class ReplyParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, of the head or of a trailer."""
         if self.state is _HEAD:  # otherwise a trailer, which nobody here has a use for
+            if len(name) == _TE_LENGTH and value != b"chunked" and not self._repairs:
+                self._check_codings(name, value)
             self._reply.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
@@ -251,6 +320,11 @@ class ReplyParser:
         if self.state is _BODY:
             self._keep_alive = self._http.should_keep_alive()
         self.state = self._after(_END)
+
+    def _check_codings(self, name: bytes, value: bytes) -> None:
+        """Leave codings that httptools knows nothing of to the repair, which does."""
+        if name.lower() == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+            raise BrokenHead("a transfer coding besides chunks")
 
     def _set_status(self, status: int) -> None:
         self._reply.status = status
