@@ -48,7 +48,7 @@ OUTSIDERS = {
     "backports": ("trio_tools.files.compression",),
     "mcp": ("trio_tools.tools", "trio_tools.server", "trio_tools.transports"),
     "mcp_types": ("trio_tools.transports",),
-    "hypercorn": ("trio_tools.transports",),
+    "h11": ("trio_tools.transports.http.http11",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
     "rich": (

@@ -17,7 +17,7 @@ from tests.transports.requests import (
     open_session,
     post,
 )
-from trio_tools.transports.http.connections import HEADER_SECONDS
+from trio_tools.transports.http.http11 import HEADER_SECONDS
 
 SECRET, OTHER = "s" * 32, "o" * 32
 TOKEN = {"authorization": f"Bearer {SECRET}"}

@@ -63,7 +63,7 @@ async def struck(number, event, subject, *words):
         ("import", "trio_tools.transports.stdio", STDIO),  # in `trio.run` from here on
         ("import", "mcp.server.mcpserver", STDIO),
         ("fcntl.fcntl", "", STDIO),  # for standard input: soon the server takes over
-        ("import", "hypercorn.config", HTTP),
+        ("import", "h11", HTTP),
         ("socket.bind", "", HTTP),
     ],
 )

@@ -23,7 +23,7 @@ async def main():
             raise ValueError("a\\ndefect")
         except ValueError:
             log.exception("it broke")
-        for name in ("mcp.server", "hypercorn.error", "sse_starlette.sse"):
+        for name in ("mcp.server", "sse_starlette.sse"):
             logging.getLogger(name).info("of each request")
         log.debug("the last")
 

@@ -32,7 +32,7 @@ from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports import serve_http, serve_stdio
 from trio_tools.transports.http import asgi_guard as gate_module
-from trio_tools.transports.http import connections as connections_module
+from trio_tools.transports.http import http11 as connections_module
 
 SECRET, OTHER = "s" * 32, "o" * 32
 
@@ -263,7 +263,7 @@ async def test_a_client_that_does_not_hang_up_in_its_turn_is_not_waited_for(monk
                     await trio.sleep(0.01)
 
 
-async def test_a_connection_that_is_hung_up_by_both_its_ends_of_hypercorn_is_not_reset():
+async def test_a_connection_that_is_hung_up_in_the_middle_of_a_request_is_not_reset():
     length = {"content-length": "5", "transfer-encoding": "chunked"}
     raw = post(b"", **length) + b"0\r\n\r\n" + b"x" * 300_000
     async with http_server() as address:
@@ -573,17 +573,91 @@ async def test_what_is_refused_is_logged_without_secrets_and_nothing_else_config
     assert logging.getLogger().handlers == before
 
 
-async def test_http_2_is_refused_without_tls_too():
-    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAAA"}
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+H2C = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABk"}
+
+
+async def test_http_2_is_answered_with_505_and_the_connection_is_closed():
+    async with http_server(tokens={"alice": SECRET}) as address:
+        async with await connect(address) as stream:
+            await stream.send_all(PREFACE)
+            said = b"".join([bytes(data) async for data in stream])
+        assert said.startswith(b"HTTP/1.1 505 ")
+        assert b"\r\nconnection: close\r\n" in said.lower()
+
+
+@pytest.mark.parametrize("settings", ["AAMAAABk", "!!!!", None])
+async def test_an_offer_of_h2c_is_ignored_and_http_1_goes_on(settings):
+    raw = get("/healthz", **{**H2C, "http2-settings": settings})
     async with http_server() as address, await connect(address) as stream:
-        await stream.send_all(get("/metrics", **upgrade))
-        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9 * [0]))
-        said = b""
-        with trio.move_on_after(0.5):
-            while data := await stream.receive_some():
-                said += data
-        assert b"101" in said
-        assert b"trio_tools_connections" not in said
+        await stream.send_all(raw + get("/readyz"))
+        reader = Reader(stream)
+        assert (await reader.read()).body == b"alive\n"
+        assert (await reader.read()).body == b"ready\n"
+
+
+@pytest.mark.parametrize("raw", [PREFACE, get("/healthz", **H2C)], ids=["preface", "upgrade"])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_what_spoke_http_2_leaves_no_connection_behind(raw, leaves, monkeypatch):
+    monkeypatch.setattr(connections_module, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(connections_module, "LINGER_SECONDS", 0.2)
+    async with http_server() as address, AsyncExitStack() as clients:
+        for _ in range(20):
+            stream = await clients.enter_async_context(await connect(address))
+            await stream.send_all(raw)
+            if leaves:
+                await stream.aclose()
+        while b"\ntrio_tools_connections 1.0" not in await metrics(address):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+async def idle_connections(clients, address, number):
+    """Open connections, ask each for /healthz and leave it idle."""
+    for _ in range(number):
+        stream = await clients.enter_async_context(await connect(address))
+        await stream.send_all(get("/healthz"))
+        assert (await Reader(stream).read()).status == 200
+
+
+async def test_idle_peers_without_a_token_cannot_take_every_place():
+    token = {"authorization": f"Bearer {SECRET}"}
+    async with (
+        http_server(tokens={"alice": SECRET}, max_connections=10) as address,
+        AsyncExitStack() as clients,
+    ):
+        await idle_connections(clients, address, 10)
+        known = await clients.enter_async_context(await connect(address))
+        reader = Reader(known)
+        await known.send_all(modern_call(1, "echo", text="x", headers=token))
+        assert (await reader.read()).status == 200
+        await idle_connections(clients, address, 20)
+        # The one with a token has kept its place.
+        await known.send_all(modern_call(2, "echo", text="x", headers=token))
+        assert (await reader.read()).status == 200
+
+
+async def test_bodies_that_drip_without_end_cannot_take_every_place():
+    async with (
+        http_server(tokens={"alice": SECRET}, max_connections=5) as address,
+        AsyncExitStack() as clients,
+    ):
+        for path in ("/mcp", "/healthz") * 5:
+            stream = await clients.enter_async_context(await connect(address))
+            await stream.send_all(post(b"x" * 100, path=path)[:-1])
+        raw = modern_call(1, "echo", text="x", headers={"authorization": f"Bearer {SECRET}"})
+        assert (await exchange(address, raw)).status == 200
+
+
+async def test_one_address_has_a_share_of_the_places_and_its_newcomers_replace_its_idle_ones():
+    async with http_server(max_connections_per_peer=2) as address, AsyncExitStack() as clients:
+        await idle_connections(clients, address, 10)
+        assert b"\ntrio_tools_connections 2.0" in await metrics(address)
+        for number in range(2):
+            stream = await clients.enter_async_context(await connect(address))
+            await stream.send_all(modern_call(number, "nap", seconds=60))
+        await trio.sleep(0.2)
+        async with await connect(address) as refused:
+            assert (await Reader(refused).read()).status == 503
 
 
 async def test_what_is_over_a_share_counts_as_overloaded():
@@ -595,8 +669,29 @@ async def test_what_is_over_a_share_counts_as_overloaded():
     assert 'trio_tools_calls_total{outcome="overloaded",tool="echo"} 2.0' in text
 
 
-async def test_a_websocket_is_refused():
+async def test_an_offer_of_a_websocket_is_ignored():
     upgrade = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
     async with http_server() as address:
         raw = get("/mcp", **upgrade, **{"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="})
-        assert (await exchange(address, raw)).status == 403
+        assert (await exchange(address, raw)).status == (
+            await exchange(address, get("/mcp"))
+        ).status
+
+
+@pytest.mark.parametrize("raw", [b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n", get("/healthz")])
+async def test_a_kept_connection_goes_on_behind_an_answer_without_a_body(raw):
+    async with http_server() as address, await connect(address) as stream:
+        await stream.send_all(raw + b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        said = b"".join([bytes(data) async for data in stream])
+        assert said.endswith(b"\r\n\r\nready\n")
+        assert said.count(b"HTTP/1.1 200") == 2
+
+
+async def test_a_client_that_waits_for_leave_to_send_its_body_gets_it():
+    raw = modern_call(1, "echo", text="x", headers={"expect": "100-continue"})
+    head, _, body = raw.partition(b"\r\n\r\n")
+    async with http_server() as address, await connect(address) as stream:
+        await stream.send_all(head + b"\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 100")
+        await stream.send_all(body)
+        assert (await Reader(stream).read()).status == 200

@@ -62,5 +62,5 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     # What they say about each request is for their own debugging, and quotes requests and answers.
-    for name in ("mcp", "hypercorn", "sse_starlette"):
+    for name in ("mcp", "sse_starlette"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -244,6 +244,9 @@ class HttpSettings(Section):
         description="Sessions of the older protocol at once; the client with most makes room.",
     )
     max_connections: PositiveInt = Field(default=1_000, description="Connections open at once.")
+    max_connections_per_peer: PositiveInt = Field(
+        default=500, description="Connections of one address that have shown no token."
+    )
     max_calls_per_client: PositiveInt = Field(
         default=50, description="Calls of one client in flight."
     )

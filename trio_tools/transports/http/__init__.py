@@ -2,7 +2,8 @@
 
 authentication   which address, which Host, which Origin, which token
 tls              a certificate, its key, and the password of the key
-connections      accepted up to a bound, closable at once
+http11           one connection: h11 and an ASGI application
+connections      accepted up to a bound, fairly, closable at once
 sessions         of the older era: each client has its share
 asgi_guard       what a request must show before the SDK sees it
 metrics          what /metrics says

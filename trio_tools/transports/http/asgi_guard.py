@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import request_context
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
-from trio_tools.transports.http.connections import STALL_SECONDS
+from trio_tools.transports.http.connections import KNOWN
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
@@ -73,21 +73,15 @@ class AsgiGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI."""
-        if scope["type"] != "http":
-            await _close_websocket(receive, send)
-            return
         try:
             await self._serve(scope, receive, send)
         except Denied as denied:
             _log.info("refused a request: %s", denied.reason)
             with self._owing():
-                await _refuse(receive, send, denied)
+                await _respond(send, denied.status, f"{denied.reason}\n".encode(), denied.headers)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["http_version"] not in {"1.0", "1.1"}:
-            # Hypercorn would speak it, many requests on one connection: past the bound on those.
-            raise Denied(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
         if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:
             # Where a proxy goes by the other one, the rest is a request that it has not seen.
             reason = "Send Content-Length or Transfer-Encoding, not both."
@@ -97,6 +91,8 @@ class AsgiGuard:
             await _respond(send, *self._health(path))
             return
         client = self._doorkeeper.admit(scope["headers"])
+        if client != ANONYMOUS:
+            scope[KNOWN]()
         if path == "/metrics":
             text, content_type = self._metrics()
             await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
@@ -107,7 +103,7 @@ class AsgiGuard:
         with self._weighing() as weigh:
             body = await self._read_body(receive, weigh)
             if body is not None:
-                await self._pass(scope, _replay(body, receive), _to_the_end(send), client)
+                await self._pass(scope, _replay(body, receive), send, client)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         if client != ANONYMOUS:
@@ -205,39 +201,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _to_the_end(send: Send) -> Send:
-    """Let the last message of a reply pass whole, whoever cancels the exchange meanwhile.
-
-    From within that very `send` Hypercorn tells the application that the exchange is over, at which
-    the SDK cancels it; and with it what Hypercorn does next, which is to close the connection or to
-    give it its idle time. Such a connection would stay open for ever.
-    """
-
-    async def sent(message: Message) -> None:
-        if message["type"] != "http.response.body" or message.get("more_body"):
-            await send(message)
-            return
-        deadline = trio.current_time() + STALL_SECONDS  # no peer is waited for longer anyway
-        with trio.CancelScope(shield=True, deadline=deadline):
-            await send(message)
-
-    return sent
-
-
-async def _refuse(receive: Receive, send: Send, denied: Denied) -> None:
-    async with trio.open_nursery() as nursery:
-        # Hypercorn queues a bounded part of the body and waits for it to be taken before it ends
-        # the exchange: a client that still sends would keep the connection for ever.
-        nursery.start_soon(_discard, receive)
-        await _respond(send, denied.status, f"{denied.reason}\n".encode(), denied.headers)
-        nursery.cancel_scope.cancel()
-
-
-async def _discard(receive: Receive) -> None:
-    while (await receive())["type"] == "http.request":
-        pass
-
-
 async def _respond(
     send: Send, status: HTTPStatus, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
@@ -246,8 +209,3 @@ async def _respond(
     raw = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _close_websocket(receive: Receive, send: Send) -> None:
-    await receive()
-    await send({"type": "websocket.close"})

@@ -1,38 +1,35 @@
-"""Connections: accepted up to a bound, served by Hypercorn's trio worker, all closable at once.
+"""The open connections of one server: accepted up to a bound, fairly, and closable at once.
 
-Hypercorn's own `serve` enters the lifespan before it binds, swallows what the lifespan raises, and
-waits without end for a client that has stopped reading, since its sends are shielded. So the loop
-that accepts is ours; what speaks HTTP on a connection is Hypercorn's `TCPServer`, over a stream
-that gives up on a stalled client and that can be closed under whoever uses it.
+Where tokens are asked for, places are kept for those who have one: while all are taken, a newcomer
+gets the place of a connection that has shown no token and has no request under way, the one that
+has been idle longest of the address that has most of them. One address without a token has a share
+of the places in any case.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
-import socket
 import ssl
-from contextlib import closing, suppress
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
+from starlette.types import ASGIApp, Scope
 
-CHUNK_BYTES: Final = 2**16
+from trio_tools.transports.http import http11
+from trio_tools.transports.http.http11 import HttpConnection
 
-STALL_SECONDS: Final = 30.0
-"""How long a client may take to read 64 KiB before it is hung up on."""
+KNOWN: Final = "trio_tools.known"
+"""Key of the ASGI scope: called without arguments when a request has shown a token."""
 
-HEADER_SECONDS: Final = 10
-"""How long a connection may be idle, or take to send the headers of a request."""
+ACCEPT_PAUSE_SECONDS: Final = 0.1
+"""How long nothing is accepted after the system had no descriptor left for it."""
 
-LINGER_SECONDS: Final = 1.0
-"""How long a client that is hung up on may go on sending until it sees that."""
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 _TURNED_AWAY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
@@ -47,207 +44,185 @@ class Connections:
 
     Args:
         app: The ASGI application. It is never sent lifespan events.
-        max_connections: Most of them at once; one more is told 503 and closed.
+        max_connections: Most of them at once.
+        max_connections_per_peer: Most of them at once from one address that have shown no token.
         max_header_bytes: Most bytes of the headers of a request.
+        tokens: Whether clients show tokens.
         tls: For HTTPS.
     """
 
     def __init__(
         self,
-        app: Any,
+        app: ASGIApp,
         *,
         max_connections: int,
+        max_connections_per_peer: int,
         max_header_bytes: int,
+        tokens: bool,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._app = ASGIWrapper(cast("ASGIFramework", app))
+        self._app = app
+        self._tokens = tokens
         self._max = max_connections
+        self._max_per_peer = max_connections_per_peer
+        self._max_header_bytes = max_header_bytes
         self._tls = tls
-        self._config = Config()
-        self._config.h11_max_incomplete_size = max_header_bytes
-        self._config.ssl_handshake_timeout = HEADER_SECONDS
-        self._config.errorlog = _log
-        self._config.include_server_header = False
-        self._context = WorkerContext(max_requests=None)
         self._scope = trio.CancelScope()
-        self._open: set[_ClosableStream] = set()
+        self._open: set[_Place] = set()
+        self._short = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+    async def serve(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Accept and serve connections until `close`."""
         with self._scope:
-            await trio.serve_listeners(self._serve_one, listeners)
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
 
     def close(self) -> None:
         """Stop accepting and close every connection, whatever its client does."""
-        self._scope.cancel()
-        for stream in self._open:
-            stream.close()
+        self._scope.cancel(reason="the server stops")
 
-    async def _serve_one(self, socket_stream: trio.SocketStream) -> None:
-        with closing(_ClosableStream(socket_stream)) as stream:
-            if len(self._open) >= self._max:
+    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    raise
+                if not self._short:  # once, however long it lasts
+                    _log.warning("no connection is accepted for now: %s", error.strerror)
+                self._short = True
+                await trio.sleep(ACCEPT_PAUSE_SECONDS)
+            else:
+                self._short = False
+                nursery.start_soon(self._serve_one, stream)
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        try:
+            peer = _name(stream.socket.getpeername())
+        except OSError:  # it has left already
+            stream.socket.close()
+            return
+        try:
+            if not self._has_room(peer):
                 await self._turn_away(stream)
                 return
-            self._open.add(stream)
+            place = _Place(peer)
+            self._open.add(place)
             try:
-                await _HttpConnection(
-                    self._app, self._config, self._context, stream, self._secured(stream)
-                ).run()
-                await stream.linger()
-            except Exception:  # noqa: BLE001 - one connection's failure is not the server's
+                with place.scope:
+                    await self._serve(stream, place)
+            except* Exception:  # noqa: BLE001 - one connection's failure is not the server's
                 _log.exception("a connection failed")
             finally:
-                self._open.remove(stream)
+                self._open.discard(place)
+        finally:
+            stream.socket.close()
 
-    def _secured(self, stream: _ClosableStream) -> Any:
-        if self._tls is None:
-            return stream
-        return trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+    async def _serve(self, stream: trio.SocketStream, place: _Place) -> None:
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "scheme": "http" if self._tls is None else "https",
+            "root_path": "",
+            "client": place.peer,
+            "server": _name(stream.socket.getsockname()),
+            "extensions": {},
+            KNOWN: place.show_token,
+        }
+        secured: Any = stream
+        if self._tls is not None:
+            secured = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        try:
+            if self._tls is not None:
+                with trio.fail_after(http11.HEADER_SECONDS):
+                    await secured.do_handshake()
+            place.connection = HttpConnection(
+                self._app, secured, scope, max_header_bytes=self._max_header_bytes
+            )
+            await place.connection.run()
+        except (trio.BrokenResourceError, trio.TooSlowError):  # of the handshake
+            return
+        await _linger(stream, secured)
 
-    async def _turn_away(self, stream: _ClosableStream) -> None:
+    def _has_room(self, peer: tuple[str, int]) -> bool:
+        """Whether a newcomer gets a place; close the connection that it takes it from."""
+        unknown = [place for place in self._open if not place.known]
+        of_peer = [place for place in unknown if place.peer[0] == peer[0]]
+        if len(of_peer) >= self._max_per_peer:
+            leaving = [place for place in of_peer if place.idle_since < math.inf]
+        elif len(self._open) < self._max:
+            return True
+        elif self._tokens:
+            leaving = _of_the_largest_peer([p for p in unknown if p.idle_since < math.inf])
+        else:
+            leaving = []
+        if not leaving:
+            return False
+        place = min(leaving, key=lambda place: place.idle_since)
+        self._open.remove(place)
+        place.scope.cancel(reason="another connection needs the place")
+        return True
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
         if self._tls is None:
             with trio.move_on_after(1), suppress(trio.BrokenResourceError):
                 await stream.send_all(_TURNED_AWAY)
 
 
-class _HttpConnection(TCPServer):
-    """Hypercorn's server of one connection, whose reader ends with a scope.
-
-    Left alone, its reader waits for ever behind an exchange whose client has left, if another
-    request came behind that one. The scope is cancelled only when the application has been told
-    that its client is gone: the reader may be the one who tells it.
-
-    Args:
-        app: The ASGI application.
-        config: Of Hypercorn.
-        context: Of Hypercorn.
-        wire: The stream to the client.
-        stream: The same, or TLS over it.
-    """
-
-    def __init__(
-        self,
-        app: ASGIWrapper,
-        config: Config,
-        context: WorkerContext,
-        wire: _ClosableStream,
-        stream: Any,
-    ) -> None:
-        super().__init__(app, config, context, ConnectionState({}), stream)
-        self._wire = wire
-        self._reading = trio.CancelScope()
-        self.idle_task = cast("Any", _IdleTime(self._reading))
-
-    async def protocol_send(self, event: Event) -> None:
-        await super().protocol_send(event)
-        if self._wire.hung_up:
-            self._reading.cancel()
-
-    async def _read_data(self) -> None:
-        with self._reading:
-            await super()._read_data()
-            return
-        await self.protocol.handle(Closed())
-
-
-class _IdleTime:
-    """When a connection has been idle for too long, told to its reader as a deadline.
-
-    Hypercorn would start a task for that after each request and cancel it at the next one, which
-    costs as much as a tenth of a call, and keeps the connection of a client that has left.
-    """
-
-    def __init__(self, reading: trio.CancelScope) -> None:
-        self._reading = reading
-
-    async def restart(self, *_: object) -> None:
-        self._reading.deadline = trio.current_time() + HEADER_SECONDS
-
-    async def stop(self) -> None:
-        self._reading.deadline = math.inf
-
-
-class _ClosableStream(trio.abc.HalfCloseableStream):
-    """A socket stream that can be closed from outside and does not wait for a stalled client.
-
-    Args:
-        stream: The socket stream.
+class _Place:
+    """A place among the open connections.
 
     Attributes:
-        socket: The socket, which Hypercorn asks for addresses.
-        hung_up: Whether nothing more is sent: it was hung up, closed or found broken.
+        peer: Address and port of the client.
+        scope: Closes the connection when it is cancelled.
+        connection: What it serves, once the handshake of TLS is done.
+        known: Whether a request has shown a token.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-        self.hung_up = False
-        # The same descriptor, to send what the kernel takes at once, which is nearly always all:
-        # to ask trio first costs an answer of two pieces a thirtieth of its time.
-        self._plain = socket.socket(fileno=stream.socket.fileno())
-        self._plain.settimeout(0)
+    def __init__(self, peer: tuple[str, int]) -> None:
+        self.peer = peer
+        self.scope = trio.CancelScope()
+        self.connection: HttpConnection | None = None
+        self.known = False
+        self._accepted = trio.current_time()
 
-    def close(self) -> None:
-        """Close the socket now. Whoever reads or writes gets `trio.ClosedResourceError`."""
-        self.hung_up = True
-        self._plain.detach()
-        self.socket.close()
+    @property
+    def idle_since(self) -> float:
+        """When it was accepted, or answered last; math.inf while it is owed an answer."""
+        return self.connection.idle_since if self.connection else self._accepted
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        # Hypercorn and SSLStream see to it that one sends at a time.
-        try:
-            with memoryview(data) as view:
-                for start in range(self._send_at_once(view), len(view), CHUNK_BYTES):
-                    with trio.fail_after(STALL_SECONDS):
-                        await self._stream.send_all(view[start : start + CHUNK_BYTES])
-        except trio.BrokenResourceError:
-            self.hung_up = True
-            raise
-        except trio.TooSlowError:
-            self.close()
-            raise trio.BrokenResourceError("the client has stopped reading") from None
+    def show_token(self) -> None:
+        """From now on the place is kept."""
+        self.known = True
 
-    def _send_at_once(self, data: memoryview) -> int:
-        """Send what the kernel has room for, and return how many bytes that were."""
-        try:
-            return self._plain.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if self._plain.fileno() < 0:
-                raise trio.ClosedResourceError from None
-            raise trio.BrokenResourceError("the client is gone") from error
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
+def _of_the_largest_peer(places: list[_Place]) -> list[_Place]:
+    counts = Counter(place.peer[0] for place in places)
+    most = max(counts.values(), default=0)
+    return [place for place in places if counts[place.peer[0]] == most]
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        try:
-            return await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            return b""  # a crash of the client ends what it sends, too
 
-    async def send_eof(self) -> None:
-        # Trio's own is for one task at a time; Hypercorn has two that may hang up at once.
-        await trio.lowlevel.checkpoint()
-        with suppress(OSError):  # closed, or the client is gone
-            self.socket.shutdown(socket.SHUT_WR)
+def _name(address: Any) -> tuple[str, int]:
+    """Return host and port; a Unix socket has neither."""
+    if not isinstance(address, tuple):
+        return "unix", 0
+    host, port, *_ = cast("tuple[str, int]", address)
+    return host, port
 
-    async def aclose(self) -> None:
-        """Hang up: send nothing more. `linger` and `close` come next, when the reader has ended."""
-        self.hung_up = True
-        await self.send_eof()
 
-    async def linger(self) -> None:
-        """Hang up, and wait until the client has too, for at most `LINGER_SECONDS`.
+async def _linger(stream: trio.SocketStream, secured: Any) -> None:
+    """Hang up, and wait until the client has too, for at most `LINGER_SECONDS`.
 
-        What it still sends is read meanwhile: a connection that is closed with something unread is
-        reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
-        """
-        await self.send_eof()
-        with trio.move_on_after(LINGER_SECONDS), suppress(trio.ClosedResourceError):
-            while await self.receive_some(CHUNK_BYTES):
-                pass
+    What it still sends is read meanwhile: a connection that is closed with something unread is
+    reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
+    """
+    with trio.move_on_after(http11.LINGER_SECONDS), suppress(trio.BrokenResourceError):
+        if secured is not stream:
+            await secured.unwrap()
+        await stream.send_eof()
+        while await stream.receive_some(http11.CHUNK_BYTES):
+            pass

@@ -165,7 +165,9 @@ class _HttpServer:
         self.connections = Connections(
             self._gate,
             max_connections=settings.max_connections,
+            max_connections_per_peer=settings.max_connections_per_peer,
             max_header_bytes=settings.max_header_bytes,
+            tokens=bool(doorkeeper.digests),
             tls=tls,
         )
 
