@@ -35,6 +35,7 @@ OUTSIDERS = {
         "trio_tools.command_line.main",
     ),
     "pydantic_core": (
+        "trio_tools.settings.reference",
         "trio_tools.operations.item_runner",
         "trio_tools.transports.stdio.jsonrpc_lines",
     ),
@@ -55,6 +56,7 @@ OUTSIDERS = {
         "trio_tools.command_line.console",
         "trio_tools.command_line.demo",
         "trio_tools.command_line.commands",
+        "trio_tools.command_line.doctor",
     ),
 }
 # Whoever may start an event loop: the command line, and the test kit, whose runs are its subject.

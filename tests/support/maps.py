@@ -1,14 +1,17 @@
-"""The maps of both packages: read from their docstrings, written into docs/architecture.md.
+"""What the documentation takes from the code: maps of the packages, tables of the settings.
 
-`python -m tests.support.maps` writes them anew after a docstring changed.
+`python -m tests.support.maps` writes them anew after a docstring or a setting changed.
 """
 
 import ast
 import re
 from pathlib import Path
 
+from trio_tools.settings.reference import reference_markdown
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
+SETTINGS = ROOT / "docs" / "configuration.md"
 PACKAGES = ("nursery_patterns", "trio_tools")
 _PLACE = "<!-- map of {0} -->\n```\n{1}```\n"
 
@@ -34,5 +37,13 @@ def with_maps(page):
     return page
 
 
+def with_settings(page):
+    """Return the text of docs/configuration.md with the tables of the settings as they are now."""
+    head, mark, _ = page.partition("<!-- made from the settings -->\n")
+    assert mark, "docs/configuration.md has no place for the settings"
+    return f"{head}{mark}\n{reference_markdown()}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(with_maps(PAGE.read_text("utf-8")), "utf-8")
+    SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")

@@ -2,8 +2,12 @@
 
 `main` holds the only `trio.run` of the package.
 
-    console    tables, progress and colours of the terminal
-    demo       a run over a web site of its own on which things go wrong
-    commands   what each command does
-    main       arguments to settings, and settings to a command
+    console      tables, progress and colours of the terminal
+    demo         a run over a web site of its own on which things go wrong
+    host_files   one entry in a host's file; every other byte stays      no I/O
+    hosts        where each host keeps its servers
+    install      install, uninstall
+    doctor       doctor
+    commands     what each command does
+    main         arguments to settings, and settings to a command
 """

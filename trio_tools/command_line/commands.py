@@ -139,13 +139,21 @@ async def tools(options: argparse.Namespace, settings: Settings, _: list[str]) -
     return 0
 
 
-async def show_settings(_options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    """Print every setting, its value and its meaning."""
+async def show_settings(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Print every setting, its value and its meaning; or a file of settings to begin with."""
+    await trio.lowlevel.checkpoint()
+    if options.example:
+        from trio_tools.settings.reference import example_toml  # noqa: PLC0415
+
+        print(example_toml(), end="")  # noqa: T201
+        return 0
+    if options.json:
+        print(settings.model_dump_json(indent=2))  # noqa: T201
+        return 0
     from rich.console import Console  # noqa: PLC0415
 
     from trio_tools.command_line import console  # noqa: PLC0415
 
-    await trio.lowlevel.checkpoint()
     console.show_settings(Console(), _setting_rows(settings))
     return 0
 
@@ -184,3 +192,24 @@ async def demo(_options: argparse.Namespace, settings: Settings, _: list[str]) -
 
     await run_demo(settings)
     return 0
+
+
+async def install(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Write this server's entry into a host's file."""
+    from trio_tools.command_line.install import install  # noqa: PLC0415
+
+    return await install(options, settings, rest)
+
+
+async def uninstall(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Remove this server's entry from a host's file."""
+    from trio_tools.command_line.install import uninstall  # noqa: PLC0415
+
+    return await uninstall(options, settings, rest)
+
+
+async def doctor(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Check the settings and what they name."""
+    from trio_tools.command_line.doctor import doctor  # noqa: PLC0415
+
+    return await doctor(options, settings, rest)

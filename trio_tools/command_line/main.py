@@ -3,7 +3,9 @@
 trio-tools serve            serve MCP on stdio, or --transport http
 trio-tools call TOOL ...    call one tool, with a progress bar
 trio-tools tools            what there is, with limits
-trio-tools settings         every setting, its value and its meaning
+trio-tools settings         every setting, its value and its meaning; --example for a file of them
+trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
+trio-tools doctor           check the settings and what they name; say what to do
 trio-tools demo             bulk work that goes wrong in every way, and what comes of it
 """
 
@@ -22,6 +24,7 @@ from pydantic import ValidationError
 
 from trio_tools.command_line import commands
 from trio_tools.command_line.commands import INTERRUPTED, parse_value
+from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
 from trio_tools.settings import Settings
 from trio_tools.settings.logs import configure_logging
 from trio_tools.version import __version__
@@ -34,6 +37,9 @@ _COMMANDS: dict[str, _Command] = {
     "tools": commands.tools,
     "settings": commands.show_settings,
     "demo": commands.demo,
+    "install": commands.install,
+    "uninstall": commands.uninstall,
+    "doctor": commands.doctor,
 }
 _USAGE_ERROR = 2
 
@@ -116,9 +122,33 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("--json", action="store_true", help="print the answer for machines")
     tools = subparsers.add_parser("tools", parents=[shared], help="list the tools")
     tools.add_argument("--json", action="store_true", help="print the schemas for machines")
-    subparsers.add_parser("settings", parents=[shared], help="list the settings")
+    settings = subparsers.add_parser("settings", parents=[shared], help="list the settings")
+    settings.add_argument(
+        "--example", action="store_true", help="print a TOML file in which each is a comment"
+    )
+    settings.add_argument("--json", action="store_true", help="print them for machines")
+    _add_install(subparsers, shared)
+    doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
+    doctor.add_argument("--json", action="store_true", help="print the findings for machines")
     subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
+
+
+def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
+    for name, words in (
+        ("install", "add the server to a host that starts MCP servers"),
+        ("uninstall", "remove it from there"),
+    ):
+        command = subparsers.add_parser(name, parents=[shared], help=words, description=words)
+        command.add_argument("host", choices=HOSTS, metavar="HOST", help=", ".join(HOSTS))
+        command.add_argument("--project", action="store_true", help="the file of this folder")
+        command.add_argument("--file", metavar="FILE", help="another file than the host's own")
+        command.add_argument("--name", default=ENTRY_NAME, help="name of the entry")
+        command.add_argument("--dry-run", action="store_true", help="show what would change")
+        if name == "install":
+            command.add_argument(
+                "--print", action="store_true", help="print the entry and write nothing"
+            )
 
 
 class _ToolHelp(argparse.Action):

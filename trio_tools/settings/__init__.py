@@ -5,6 +5,7 @@ Nothing here opens a file, a socket or a database that a setting names.
 
     schema     the groups of settings: fetch, apis, databases, datasets, http
     settings   `Settings`, and where its values come from
+    reference  the settings as a table and as an example file
     threads    a tool's thread, and how long a cancel waits for it
     logs       the log of the command line, on stderr
 """

@@ -1,0 +1,243 @@
+"""`trio-tools doctor`: check the settings and what they name, and say what to do.
+
+Each check is an async function that yields findings. All of them run at once as one batch: a check
+that hangs is cancelled at its deadline and reported, and the others are not delayed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import trio
+
+from nursery_patterns import Outcome, run_batch
+from trio_tools.answers.error_mapping import outcome_failure
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.command_line.hosts import HOSTS
+from trio_tools.command_line.install import installed_entries
+from trio_tools.settings import Settings
+from trio_tools.settings.threads import run_in_tool_thread
+
+_CHECK_SECONDS = 10.0
+_PACKAGES = ("trio", "mcp", "httpx", "pydantic", "hypercorn", "sqlalchemy")
+
+Level = Literal["ok", "warning", "failure"]
+_MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("FAIL", "bold red")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        level: A failure ends the command with status 1; a warning does not.
+        subject: The setting or the thing that was checked.
+        message: What is the case.
+        fix: What to do; empty if there is nothing to do.
+    """
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named function that looks at one thing."""
+
+    subject: str
+    look: Callable[[], AsyncIterator[Finding]]
+
+
+async def doctor(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
+    """Run every check and print the findings, failures last.
+
+    Returns:
+        0 if nothing failed, else 1.
+    """
+    findings = await examine(settings)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))  # noqa: T201
+    else:
+        _show(findings)
+    return 1 if any(finding.level == "failure" for finding in findings) else 0
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Return the findings of all checks, in the order of the checks."""
+    report = await run_batch(_run, list(checks(settings)), item_timeout=_CHECK_SECONDS)
+    return [finding for outcome in report.outcomes for finding in _findings_of(outcome)]
+
+
+def checks(settings: Settings) -> Iterable[Check]:
+    """Yield what there is to check under these settings."""
+    yield Check("versions", _versions)
+    yield Check("server", lambda: _server(settings))
+    for root in settings.file_roots:
+        yield Check(f"file_roots: {root}", lambda root=root: _folder(root))
+    if settings.models_folder is not None:
+        yield Check("models_folder", lambda: _models(settings))
+    for name in settings.databases:
+        yield Check(f"databases.{name}", lambda name=name: _database(settings, name))
+    for name, api in settings.apis.items():
+        yield Check(f"apis.{name}", lambda name=name, env=api.auth_env: _api(name, env))
+    yield Check("http", lambda: _http(settings))
+    yield Check("hosts", _hosts)
+
+
+async def _run(check: Check) -> list[Finding]:
+    return [finding async for finding in check.look()]
+
+
+def _findings_of(outcome: Outcome[Any, Any]) -> list[Finding]:
+    if outcome.succeeded:
+        return cast("list[Finding]", outcome.value)
+    failure = outcome_failure(outcome)
+    return [Finding("failure", outcome.item.subject, failure.message, failure.remediation)]
+
+
+async def _versions() -> AsyncIterator[Finding]:
+    await trio.lowlevel.checkpoint()
+    from trio_tools.version import __version__  # noqa: PLC0415 - for its text alone
+
+    known = [f"{name} {version(name)}" for name in _PACKAGES if _is_installed(name)]
+    words = f"trio-tools {__version__}, Python {platform.python_version()}, {', '.join(known)}"
+    yield Finding("ok", "versions", words)
+    for name in _PACKAGES:
+        if not _is_installed(name):
+            yield Finding(
+                "failure", "versions", f"{name} is not installed", "pip install trio-tools again"
+            )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+async def _server(settings: Settings) -> AsyncIterator[Finding]:
+    await trio.lowlevel.checkpoint()
+    from trio_tools.server import create_server  # noqa: PLC0415 - loads the SDK
+
+    try:
+        server = create_server(settings)
+        names = [listing.name for listing in await server.list_tools()]
+    except ValueError as error:
+        yield Finding("failure", "server", str(error), "correct the setting that it names")
+        return
+    yield Finding("ok", "server", f"offers {len(names)} tools: {', '.join(names)}")
+
+
+async def _folder(root: Path) -> AsyncIterator[Finding]:
+    subject = f"file_roots: {root}"
+    try:
+        count = await run_in_tool_thread(lambda: sum(1 for _ in os.scandir(root)))
+    except OSError as error:
+        fix = "create the folder, let this user read it, or remove it from file_roots"
+        yield Finding("failure", subject, f"cannot be read: {error.strerror}", fix)
+        return
+    yield Finding("ok", subject, f"can be read, {count} entries")
+
+
+async def _models(settings: Settings) -> AsyncIterator[Finding]:
+    if find_spec("onnxruntime") is None:
+        fix = "pip install 'trio-tools[inference]'"
+        yield Finding("failure", "models_folder", "onnxruntime is not installed", fix)
+        return
+    folder = cast("Path", settings.models_folder)
+    names = await run_in_tool_thread(lambda: sorted(file.name for file in folder.glob("*.onnx")))
+    if names:
+        yield Finding("ok", "models_folder", f"{len(names)} models: {', '.join(names[:5])}")
+    else:
+        fix = f"put ONNX files into {folder}, or remove models_folder"
+        yield Finding("warning", "models_folder", "has no model", fix)
+
+
+async def _database(settings: Settings, name: str) -> AsyncIterator[Finding]:
+    from trio_tools.services import Services  # noqa: PLC0415 - loads what its doors need
+
+    services = Services(settings, api_limiter=trio.CapacityLimiter(1))
+    subject = f"databases.{name}"
+    async with services.opened():
+        try:
+            await services.databases.query(name, "select 1")
+        except ToolFailure as failure:
+            fix = failure.remediation or f"correct databases.{name}.url, or start the database"
+            yield Finding("failure", subject, failure.message, fix)
+            return
+    yield Finding("ok", subject, "answers a query")
+
+
+async def _api(name: str, auth_env: str | None) -> AsyncIterator[Finding]:
+    await trio.lowlevel.checkpoint()
+    if auth_env and not os.environ.get(auth_env):
+        fix = f"export {auth_env}=…, or set apis.{name}.auth_env to the variable that holds it"
+        yield Finding("failure", f"apis.{name}", f"the variable {auth_env} is not set", fix)
+    else:
+        yield Finding("ok", f"apis.{name}", f"its secret is in {auth_env}" if auth_env else "open")
+
+
+async def _http(settings: Settings) -> AsyncIterator[Finding]:
+    await trio.lowlevel.checkpoint()
+    http = settings.http
+    has_tokens = bool(http.tokens or http.token_file)
+    if http.host in {"127.0.0.1", "::1", "localhost"} or has_tokens:
+        words = "with tokens" if has_tokens else "without tokens, for this machine alone"
+        yield Finding("ok", "http", f"would be served on {http.host}:{http.port}, {words}")
+    elif http.insecure:
+        yield Finding(
+            "warning",
+            "http",
+            f"{http.host}:{http.port} would be served to everybody who reaches it",
+            "set http.token_file and remove http.insecure",
+        )
+    else:
+        fix = "set http.token_file (trio-tools serve refuses to start otherwise)"
+        yield Finding("failure", "http", f"{http.host} needs tokens", fix)
+
+
+async def _hosts() -> AsyncIterator[Finding]:
+    entries = await run_in_tool_thread(installed_entries, Path.cwd())
+    for name, file, entry in entries:
+        subject = f"host {name}"
+        command = str(entry.get("command", ""))
+        if Path(command).is_absolute() and not os.access(command, os.X_OK):
+            fix = f"trio-tools install {name}"
+            yield Finding("failure", subject, f"{file} names {command}, which is not there", fix)
+        else:
+            words = f"has the entry in {file}; its model is shown {HOSTS[name].forwards}"
+            yield Finding("ok", subject, words)
+    if not entries:
+        fix = f"trio-tools install {'|'.join(HOSTS)}"
+        yield Finding("warning", "hosts", "no host on this machine has an entry for it", fix)
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - not for --json
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console()
+    for finding in findings:
+        mark, style = _MARKS[finding.level]
+        line = Text.assemble((mark, style), " ", (finding.subject, "bold"), f": {finding.message}")
+        console.print(line, soft_wrap=True)
+        if finding.fix:
+            console.print(Text(f"     to do: {finding.fix}"), soft_wrap=True)
+    failed = sum(finding.level == "failure" for finding in findings)
+    warned = sum(finding.level == "warning" for finding in findings)
+    console.print(f"{len(findings)} checked, {failed} failed, {warned} warnings")
+    sys.stdout.flush()

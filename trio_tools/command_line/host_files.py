@@ -1,0 +1,366 @@
+"""One entry in a host's file of MCP servers, added or removed; every other byte stays as it is.
+
+Strategy: find where the entry stands, or belongs, by a scan that knows strings, comments and
+nesting, and change only that span of the text. Parsing the file and writing it anew would lose
+comments, order and indentation. Each result is parsed before it is returned, so a text that this
+scan reads in another way than the host is refused instead of written.
+
+JSON may carry comments and trailing commas, as VS Code and Zed write it. Everything here is a
+function from text to text and does no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_IGNORED = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_LITERAL = re.compile(r"[^\s,\]}/\"{\[:]+")
+_LEAD = re.compile(r"\s*")
+
+
+class NotEditable(ValueError):  # noqa: N818 - the file is at fault, not this program
+    """The file is not what its host writes; the message says where. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    start: int
+    """Index of the quote that opens the key."""
+    value: int
+    end: int
+    """Index behind the value."""
+
+
+@dataclass(frozen=True)
+class _Object:
+    start: int
+    """Index of the opening brace."""
+    end: int
+    """Index of the closing brace."""
+    members: tuple[_Member, ...]
+    commas: tuple[int, ...]
+    """Index of the comma behind each member; one fewer than members without a trailing comma."""
+
+    def find(self, key: str) -> int | None:
+        """Return the position among the members of the last one with that key."""
+        places = [place for place, member in enumerate(self.members) if member.key == key]
+        return places[-1] if places else None
+
+
+def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Return `text` with `entry` under `container` and `name`, instead of one that was there.
+
+    Args:
+        text: A JSON object, with or without comments; an empty text stands for an empty object.
+        container: Key of the root under which the servers are.
+        name: Key of the entry.
+        entry: JSON values.
+
+    Raises:
+        NotEditable: The text is not a JSON object, or the container is not one.
+    """
+    if not text.strip():
+        return json.dumps({container: {name: entry}}, indent=2, ensure_ascii=False) + "\n"
+    root = _root(text)
+    place = root.find(container)
+    if place is None:
+        # No blank behind the inner brace: so a removal knows that the container was made here.
+        written = "{" + f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" + "}"
+        changed = _with_member(text, root, container, written)
+    else:
+        holder = _container(text, root.members[place])
+        at = holder.find(name)
+        if at is None:
+            lead = _lead(text, holder) if holder.members else _lead(text, root) + _unit(text, root)
+            changed = _with_member(text, holder, name, _written(entry, lead, _unit(text, root)))
+        else:
+            member = holder.members[at]
+            lead = text[: member.start].rpartition("\n")[2]
+            lead = "\n" + lead if not lead.strip() else ""
+            value = _written(entry, lead, _unit(text, root))
+            changed = text[: member.value] + value + text[member.end :]
+    changed = _with_line_ends_of(text, changed)
+    return _checked(changed, _parsed(text), _parsed(changed), (container, name), entry)
+
+
+def remove_from_json(text: str, container: str, name: str) -> str:
+    """Return `text` without the entry, and without a container that `add_to_json` made for it.
+
+    A text without such an entry is returned as it is.
+
+    Raises:
+        NotEditable: The text is not a JSON object, or the container is not one.
+    """
+    if not text.strip():
+        return text
+    root = _root(text)
+    place = root.find(container)
+    if place is None:
+        return text
+    holder = _container(text, root.members[place])
+    at = holder.find(name)
+    if at is None:
+        return text
+    made_here = len(holder.members) == 1 and holder.members[0].start == holder.start + 1
+    changed = _without(text, root, place) if made_here else _without(text, holder, at)
+    return _checked(changed, _parsed(text), _parsed(changed), (container, name), None)
+
+
+def add_to_toml(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Return `text` with the table `[container.name]` at its end, instead of one that was there.
+
+    Raises:
+        NotEditable: The text is not TOML.
+    """
+    text = remove_from_toml(text, container, name)
+    _toml(text)
+    values = (f"{key} = {_toml_value(value)}" for key, value in entry.items())
+    block = "\n".join([f"[{container}.{name}]", *values])
+    if not text:
+        return f"{block}\n"
+    # A text that does not end its last line keeps that habit, so that a removal restores it.
+    changed = f"{text}\n{block}\n" if text.endswith("\n") else f"{text}\n\n{block}"
+    return _checked(changed, _toml(text), _toml(changed), (container, name), entry)
+
+
+def remove_from_toml(text: str, container: str, name: str) -> str:
+    """Return `text` without the table `[container.name]` and the tables in it.
+
+    Raises:
+        NotEditable: The text is not TOML, or has the entry in another form than a table.
+    """
+    if name not in _toml(text).get(container, {}):
+        return text
+    path = rf"""{re.escape(container)}\s*\.\s*["']?{re.escape(name)}["']?"""
+    head = rf"^[ \t]*\[\s*{path}\s*(?:\.[^\]\n]*)?\][^\n]*"
+    body = r"(?:\n(?![ \t]*\[)[^\n]*)*\n?"
+    changed = re.sub(rf"(?:(?<=\n)\n)?{head}{body}", "", text, flags=re.MULTILINE)
+    if not text.endswith("\n"):
+        changed = changed.removesuffix("\n").removesuffix("\n")
+    return _checked(changed, _toml(text), _toml(changed), (container, name), None)
+
+
+def entry_in(text: str, container: str, name: str, *, toml: bool) -> Any:
+    """Return the entry as its host reads it, None if there is none.
+
+    Raises:
+        NotEditable: The text cannot be read.
+    """
+    if not text.strip():
+        return None
+    whole = _toml(text) if toml else _parsed(text)
+    held = whole.get(container)
+    return held.get(name) if isinstance(held, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise NotEditable(f"it is not TOML: {error}") from None
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType]
+        return "{" + f" {inner} " + "}"
+    return json.dumps(value, ensure_ascii=False)  # a JSON string, number, boolean or list is TOML
+
+
+def _root(text: str) -> _Object:
+    start = _skip(text, 1 if text.startswith("\ufeff") else 0)
+    if text[start : start + 1] != "{":
+        raise _odd(text, start, "an object, which begins with {")
+    root = _object(text, start)
+    rest = _skip(text, root.end + 1)
+    if rest != len(text):
+        raise _odd(text, rest, "the end of the file")
+    return root
+
+
+def _container(text: str, member: _Member) -> _Object:
+    if text[member.value] != "{":
+        raise _odd(text, member.value, f"an object under {member.key!r}")
+    return _object(text, member.value)
+
+
+def _object(text: str, start: int) -> _Object:
+    members: list[_Member] = []
+    commas: list[int] = []
+    at = _skip(text, start + 1)
+    while text[at : at + 1] != "}":
+        key = _STRING.match(text, at)
+        if key is None:
+            raise _odd(text, at, "a name in quotes, or }")
+        colon = _skip(text, key.end())
+        if text[colon : colon + 1] != ":":
+            raise _odd(text, colon, "a colon")
+        value = _skip(text, colon + 1)
+        end = _end_of_value(text, value)
+        members.append(_Member(_name(text, key), at, value, end))
+        at = _skip(text, end)
+        if text[at : at + 1] == ",":
+            commas.append(at)
+            at = _skip(text, at + 1)
+        elif text[at : at + 1] != "}":
+            raise _odd(text, at, "a comma or }")
+    return _Object(start, at, tuple(members), tuple(commas))
+
+
+def _name(text: str, key: re.Match[str]) -> str:
+    try:
+        return str(json.loads(key[0]))
+    except ValueError:
+        raise _odd(text, key.start(), "a name in quotes") from None
+
+
+def _end_of_value(text: str, at: int) -> int:
+    opening = text[at : at + 1]
+    if opening == "{":
+        return _object(text, at).end + 1
+    if opening == "[":
+        return _end_of_list(text, at)
+    found = (_STRING if opening == '"' else _LITERAL).match(text, at)
+    if found is None:
+        raise _odd(text, at, "a value")
+    return found.end()
+
+
+def _end_of_list(text: str, start: int) -> int:
+    at = _skip(text, start + 1)
+    while text[at : at + 1] != "]":
+        at = _skip(text, _end_of_value(text, at))
+        if text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise _odd(text, at, "a comma or ]")
+    return at + 1
+
+
+def _skip(text: str, at: int) -> int:
+    found = _IGNORED.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _with_member(text: str, holder: _Object, key: str, value: str) -> str:
+    member = f"{json.dumps(key)}: {value}"
+    lead = _lead(text, holder)
+    if not holder.members:
+        closing = f"\n{_indentation(text, holder.start)}"
+        inner = f"{closing}{_unit(text, _root(text))}{member}{closing}"
+        return text[: holder.start + 1] + inner + text[holder.end :]
+    if len(holder.commas) == len(holder.members):  # a trailing comma: the new one gets one, too
+        at = holder.commas[-1] + 1
+        return f"{text[:at]}{lead}{member},{text[at:]}"
+    at = holder.members[-1].end
+    return f"{text[:at]},{lead}{member}{text[at:]}"
+
+
+def _without(text: str, holder: _Object, place: int) -> str:
+    member = holder.members[place]
+    if len(holder.members) == 1:
+        return text[: holder.start + 1] + text[holder.end :]
+    last = place == len(holder.members) - 1
+    if last and len(holder.commas) < len(holder.members):
+        return text[: holder.commas[place - 1]] + text[member.end :]
+    start = holder.commas[place - 1] + 1 if place else holder.start + 1
+    return text[:start] + text[holder.commas[place] + 1 :]
+
+
+def _lead(text: str, holder: _Object) -> str:
+    """Return the white space that stands before the last member: how this object sets members."""
+    if not holder.members:
+        return f"\n{_indentation(text, holder.start)}"
+    last = holder.members[-1].start
+    before = text[:last]
+    blank = before[len(before.rstrip(" \t\r\n")) :]
+    return blank.replace("\r\n", "\n").replace("\n\n", "\n")
+
+
+def _indentation(text: str, at: int) -> str:
+    line = text[:at].rpartition("\n")[2]
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _unit(text: str, root: _Object) -> str:
+    """Return one step of indentation: that of the root's first member, if it has its own line."""
+    if root.members:
+        before = text[: root.members[0].start].rpartition("\n")[2]
+        if before and not before.strip():
+            return before
+    return "  "
+
+
+def _written(entry: Mapping[str, Any], lead: str, unit: str) -> str:
+    if "\n" not in lead:
+        return json.dumps(entry, ensure_ascii=False)
+    return json.dumps(entry, indent=unit, ensure_ascii=False).replace("\n", lead)
+
+
+def _with_line_ends_of(text: str, changed: str) -> str:
+    if "\r\n" not in text:
+        return changed
+    return re.sub(r"\r?\n", "\r\n", changed)
+
+
+def _checked(
+    changed: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    place: tuple[str, str],
+    entry: Mapping[str, Any] | None,
+) -> str:
+    """Return `changed` if, but for the entry at `place`, its values are those of before."""
+    container, name = place
+    expected = {**before, container: {**before.get(container, {})}}
+    if entry is None:
+        expected[container].pop(name, None)
+    else:
+        expected[container][name] = entry
+    if {**after, container: {**after.get(container, {})}} != expected:
+        raise NotEditable("this program would change more than its entry: edit the file by hand")
+    return changed
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Return the JSON object that a text with comments and trailing commas stands for."""
+    plain: list[str] = []
+    at = 1 if text.startswith("\ufeff") else 0
+    while at < len(text):
+        found = _STRING.match(text, at)
+        if found is None:
+            after = _skip(text, at)
+            if after > at:
+                at = after
+                plain.append(" ")
+                continue
+            if text[at] == "," and text[_skip(text, at + 1) :][:1] in {"}", "]"}:
+                at += 1
+                continue
+            plain.append(text[at])
+            at += 1
+            continue
+        plain.append(found[0])
+        at = found.end()
+    try:
+        whole = json.loads("".join(plain))
+    except ValueError as error:
+        raise NotEditable(f"it is not JSON: {error}") from None
+    if not isinstance(whole, dict):
+        raise NotEditable("it is not a JSON object")
+    return whole  # pyright: ignore[reportUnknownVariableType]
+
+
+def _odd(text: str, at: int, expected: str) -> NotEditable:
+    line = text.count("\n", 0, at) + 1
+    column = at - (text.rfind("\n", 0, at) + 1) + 1
+    found = repr(text[at : at + 10]) if at < len(text) else "the end of the file"
+    return NotEditable(f"line {line}, column {column}: expected {expected}, found {found}")

@@ -1,0 +1,267 @@
+"""The settings as a table and as an example file, both made from the models that check them.
+
+So a page of documentation, `trio-tools settings --example` and what the server accepts cannot
+differ: a setting has its description, type, default and bounds in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, cast
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from trio_tools.settings.settings import Settings
+
+# Options of `serve` that are short for a setting.
+FLAGS: Final[Mapping[str, str]] = {
+    "file_roots": "--file-root",
+    "toolset": "--toolset",
+    "tools": "--tools",
+    "state.url": "--state",
+    "log_level": "--log-level",
+    "log_format": "--log-format",
+    "http.host": "--host",
+    "http.port": "--port",
+    "http.insecure": "--insecure",
+    "http.workers": "--workers",
+}
+
+_WORDS: Final[Mapping[Any, str]] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    SecretStr: "secret text",
+}
+_BOUNDS: Final[Mapping[str, str]] = {
+    "gt": "above {}",
+    "ge": "at least {}",
+    "lt": "below {}",
+    "le": "at most {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} long",
+}
+# What stands for the name that an operator gives, in tables such as [apis.NAME].
+_GIVEN_NAMES: Final[Mapping[str, str]] = {
+    "apis": "github",
+    "databases": "shop",
+    "datasets": "orders",
+    "limits": "fetch_urls",
+    "upstreams": "files",
+    "clients": "alice",
+    "operations": "fetch",
+}
+# For settings that have no default, or whose default shows no form.
+_EXAMPLES: Final[Mapping[str, Any]] = {
+    "file_roots": ["/srv/data"],
+    "models_folder": "/srv/models",
+    "output_root": "/srv/results",
+    "tools": ["fetch_urls", "batch_process"],
+    "fetch.allow_hosts": ["intranet.example"],
+    "fetch.allow_networks": ["10.0.0.0/8"],
+    "apis.github.base_url": "https://api.github.com",
+    "apis.github.auth_env": "GITHUB_TOKEN",
+    "apis.github.description": "Issues and code of our repositories.",
+    "databases.shop.url": "postgresql://reader:${SHOP_PASSWORD}@db.example/shop",
+    "datasets.orders.path": "/srv/data/orders.csv",
+    "http.tokens": {"alice": "a long random text"},
+    "http.token_file": "/etc/trio-tools/tokens",
+    "http.allowed_hosts": ["mcp.example"],
+    "http.allowed_origins": ["https://app.example"],
+    "http.tls_cert_file": "/etc/trio-tools/cert.pem",
+    "http.tls_key_file": "/etc/trio-tools/key.pem",
+    "http.tls_key_password_file": "/etc/trio-tools/key-password",
+    "limits.fetch_urls.item_timeout_seconds": 10.0,
+}
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting.
+
+    Attributes:
+        name: With its groups, as `--set` takes it; a name that the operator gives is an example.
+        group: The groups above it, joined by dots; empty for the top level.
+        type: In words.
+        bounds: What a value must keep to, in words; empty if its type says it all.
+        default: As JSON; None if it has to be given.
+        example: A value, as JSON has it; None if there is none to show.
+        description: What it means.
+        secret: Whether its value is shown nowhere.
+    """
+
+    name: str
+    group: str
+    type: str
+    bounds: str
+    default: str | None
+    example: Any
+    description: str
+    secret: bool
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"TRIO_TOOLS_{self.name.replace('.', '__').upper()}"
+
+    @property
+    def flag(self) -> str:
+        """The option of the command line that sets it."""
+        return FLAGS.get(self.name, f"--set {self.name}=…")
+
+
+def setting_rows() -> list[SettingRow]:
+    """Return every setting, groups after what stands at the top level, each in declared order."""
+    return sorted(_rows(Settings, ()), key=lambda row: row.group != "")
+
+
+def example_toml() -> str:
+    """Return a file of settings in which each setting is a comment, with its meaning and default.
+
+    The text is TOML, and sets nothing until a line is taken out of its comment.
+    """
+    lines = [
+        "# Settings of trio-tools. Every line is a comment. Remove the # before the settings and",
+        "# the [groups] that you want; lines with a blank after the # are explanations.",
+        "# Name this file by --config FILE or TRIO_TOOLS_CONFIG. The environment comes before it,",
+        "# options of the command line before both.",
+    ]
+    group = ""
+    for row in setting_rows():
+        if row.group != group:
+            group = row.group
+            lines += ["", f"#[{group}]"]
+        lines += ["", *(f"# {line}" for line in _explained(row))]
+        leaf = row.name.rpartition(".")[2]
+        value = row.example if row.example is not None else json.loads(row.default or '""')
+        lines.append(f"#{leaf} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def reference_markdown() -> str:
+    """Return the tables of docs/configuration.md: one a group, one row a setting."""
+    lines: list[str] = []
+    group = None
+    for row in setting_rows():
+        if row.group != group:
+            group = row.group
+            lines += ["", f"## {f'`[{group}]`' if group else 'Top level'}", ""]
+            lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
+        bounds = f", {row.bounds}" if row.bounds else ""
+        default = "required" if row.default is None else f"`{row.default}`"
+        flag = f" (`{FLAGS[row.name]}`)" if row.name in FLAGS else ""
+        leaf = row.name.rpartition(".")[2]
+        meaning = row.description.replace("|", "\\|")
+        lines.append(f"| `{leaf}`{flag} | {row.type}{bounds} | {default} | {meaning} |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _explained(row: SettingRow) -> Iterator[str]:
+    yield row.description
+    bounds = f" ({row.bounds})" if row.bounds else ""
+    default = "it has to be given" if row.default is None else f"default {row.default}"
+    yield f"{row.type}{bounds}; {default}; {row.variable}"
+
+
+def _rows(model: type[BaseModel], groups: tuple[str, ...]) -> Iterator[SettingRow]:
+    for leaf, info in model.model_fields.items():
+        inner, named = _inner_model(info.annotation)
+        if inner is None:
+            yield _row(".".join((*groups, leaf)), ".".join(groups), info)
+        else:
+            given = (_GIVEN_NAMES.get(leaf, "name"),) if named else ()
+            yield from _rows(inner, (*groups, leaf, *given))
+
+
+def _row(name: str, group: str, info: FieldInfo) -> SettingRow:
+    default = _plain(info.get_default(call_default_factory=True, validated_data={}))
+    example = _EXAMPLES.get(name, info.examples[0] if info.examples else None)
+    return SettingRow(
+        name=name,
+        group=group,
+        type=_words(info.annotation),
+        bounds=", ".join(dict.fromkeys(_bounds(info.metadata))),
+        default=None if info.is_required() else json.dumps(default, ensure_ascii=False),
+        example=example if example is not None or default is not None else _sample(info.annotation),
+        description=info.description or "",
+        secret=not info.repr or "SecretStr" in str(info.annotation),
+    )
+
+
+def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model that a setting is, and whether an operator gives it a name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    if typing.get_origin(annotation) is dict:
+        value = typing.get_args(annotation)[1]
+        if isinstance(value, type) and issubclass(value, BaseModel):
+            return value, True
+    return None, False
+
+
+def _words(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _words(args[0])
+    if origin in {Union, types.UnionType}:
+        return " or ".join("null" if arg is types.NoneType else _words(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(json.dumps(arg) for arg in args)
+    if origin in {tuple, frozenset, set, list}:
+        return f"list of {_words(args[0])}"
+    if origin is dict:
+        return f"table of {_words(args[1])}"
+    return _WORDS.get(annotation, getattr(annotation, "__name__", "value"))
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    for each in metadata:
+        for name, words in _BOUNDS.items():
+            bound = getattr(each, name, None)
+            if bound is not None:
+                yield words.format(bound)
+
+
+def _sample(annotation: Any) -> Any:
+    """Return a value that shows the form of a setting whose default is null."""
+    args = [a for a in typing.get_args(annotation) if a is not types.NoneType]
+    kind = args[0] if args else annotation
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)[0]
+    if isinstance(kind, type) and issubclass(kind, bool):
+        return True
+    return {int: 100, float: 10.0}.get(kind, "")
+
+
+def _plain(value: Any) -> Any:
+    if value is PydanticUndefined or isinstance(value, SecretStr):
+        return None
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, AbstractSet):
+        return sorted(_plain(each) for each in cast("AbstractSet[Any]", value))
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in cast("Sequence[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value).items()
+        inner = ", ".join(f"{key} = {_toml(each)}" for key, each in pairs)
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(each) for each in cast('list[Any]', value))}]"
+    return '""' if value is None else json.dumps(value, ensure_ascii=False)
