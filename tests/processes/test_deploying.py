@@ -1,0 +1,169 @@
+"""The files in docs/deploying: each is given to the program that reads it, if it is installed."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import zipfile
+
+import httpx
+import pytest
+import trio
+import trustme
+
+from tests.processes.running import http_process
+from tests.support.maps import ROOT
+from trio_tools.command_line.main import main
+from trio_tools.version import __version__
+
+FOLDER = ROOT / "docs" / "deploying"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+def build_mcpb():
+    spec = importlib.util.spec_from_file_location("build_mcpb", FOLDER / "build_mcpb.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_bundle_is_the_same_bytes_each_time_and_starts(tmp_path):
+    first, second = tmp_path / "a.mcpb", tmp_path / "b.mcpb"
+    for target in (first, second):
+        build_mcpb().build(target)
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as bundle:
+        bundle.extractall(tmp_path / "bundle")
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text("utf-8"))
+    assert manifest["version"] == __version__
+    command = [sys.executable, "server/main.py", "--version"]
+    path = str(tmp_path / "bundle")
+    done = subprocess.run(
+        command, cwd=path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == f"trio-tools {__version__}"
+
+
+def test_the_entry_for_the_registry_has_this_version_and_arguments_that_are_there(capsys):
+    entry = json.loads((FOLDER / "server.json").read_text("utf-8"))
+    (package,) = entry["packages"]
+    assert entry["version"] == package["version"] == __version__
+    assert len(entry["description"]) <= 100
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    offered = capsys.readouterr().out
+    named = [each["name"] for each in package["packageArguments"] if each["type"] == "named"]
+    assert [name for name in named if name not in offered] == []
+
+
+def test_what_the_files_set_are_settings_that_there_are():
+    texts = [path.read_text("utf-8") for path in FOLDER.iterdir() if path.suffix != ".py"]
+    variables = {name for text in texts for name in re.findall(r"TRIO_TOOLS_[A-Z_]+", text)}
+    given = dict.fromkeys(variables, "1")
+    assert variables
+    for name in given:
+        code = "from trio_tools.settings import Settings; Settings()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, name: "["},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # A name that is a setting is read, and "[" is a value of none of them.
+        text = name in {"TRIO_TOOLS_HTTP__HOST", "TRIO_TOOLS_HTTP__TOKEN_FILE"}
+        assert (done.returncode == 0) == text, f"{name}: {done.stderr}"
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed (PyPI)")
+def test_the_dockerfile_passes_its_linter():
+    done = subprocess.run(
+        ["hadolint", str(FOLDER / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_takes_the_unit(tmp_path):
+    text = (FOLDER / "trio-tools.service").read_text("utf-8")
+    unit = tmp_path / "trio-tools.service"
+    unit.write_text(text.replace("/opt/trio-tools/bin/trio-tools", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [line for line in done.stderr.splitlines() if "trio-tools.service" in line] == []
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed (apt: nginx-light)")
+async def test_a_call_goes_through_the_proxy(tmp_path):
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1", "mcp.example")
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for pem in leaf.cert_chain_pems:
+        pem.write_to_path(tmp_path / "cert.pem", append=True)
+    port = free_port()
+    async with http_process(http__allowed_hosts='["mcp.example"]') as server:
+        upstream = f"127.0.0.1:{server.address.port}"
+        text = (FOLDER / "nginx.conf").read_text("utf-8")
+        for old, new in (
+            ("127.0.0.1:8000", upstream),
+            ("listen 8443", f"listen 127.0.0.1:{port}"),
+            ("/etc/trio-tools", str(tmp_path)),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "site.conf").write_text(text)
+        user = "user root;" if os.geteuid() == 0 else ""
+        places = "".join(
+            f"{kind}_temp_path {tmp_path}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (tmp_path / "nginx.conf").write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log stderr warn; {user}"
+            "events { worker_connections 64; }"
+            f"http {{ access_log off; {places} include {tmp_path}/site.conf; }}"
+        )
+        command = ["nginx", "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.run_process, command)
+            trust = ssl.create_default_context(cafile=None)
+            authority.configure_trust(trust)
+            with trio.fail_after(20):
+                assert (await _initialize(port, trust)).status_code == 200
+            nursery.cancel_scope.cancel()
+        server.kill()
+        await server.ended()
+
+
+async def _initialize(port, trust):
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    headers = {"Accept": "application/json, text/event-stream", "Host": "mcp.example"}
+    async with httpx.AsyncClient(verify=trust) as client:
+        while True:
+            try:
+                return await client.post(
+                    f"https://127.0.0.1:{port}/mcp", json=body, headers=headers
+                )
+            except httpx.ConnectError:
+                await trio.sleep(0.05)  # nginx is starting
