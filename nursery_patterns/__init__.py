@@ -9,14 +9,17 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
         _run_local  _await_frames    values of one trio run; where a task waits
         _trio_internals              what the test kit asks of trio's private parts
+        _limiter  _fair_queue        limiters with additions; whose turn it is
     L1  _outcomes  _token_bucket     how each item ended; rate limit
-        _limits  _slot  _deadline    named limiters; a worker's slot; time budget
+        _slot  _deadline             a worker's slot; time budget
         _source  _requests           the items still to come; request context
         _threads  _worker            blocking calls; what runs in a worker process
         _step_monitor                who blocks the loop
+        _single_flight  _hedge       one call for all who ask; a second try when one is late
     L2  _item_states  _admission     the state of each item; a bounded queue before a limiter
         _processes                   heavy computation
-    L3  _outcome_stream              where a stream's workers meet its consumer
+        _adaptive                    a limiter that finds its capacity
+    L3  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
     L4  _engine                      THE engine: a dispatcher and its workers
     L5  _batch                       its public face, and the state that outlives each run
     L6  _run_batch                   run_batch, stream_batch: policies over the batch
@@ -24,6 +27,10 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L7  testing                      cancel a scenario at each of its checkpoints
 """
 
+from nursery_patterns._adaptive import AIMD as AIMD
+from nursery_patterns._adaptive import AdaptiveLimiter as AdaptiveLimiter
+from nursery_patterns._adaptive import Gradient2 as Gradient2
+from nursery_patterns._adaptive import LimitAlgorithm as LimitAlgorithm
 from nursery_patterns._admission import Admission as Admission
 from nursery_patterns._admission import AdmissionStatistics as AdmissionStatistics
 from nursery_patterns._batch import Batch as Batch
@@ -33,6 +40,9 @@ from nursery_patterns._deadline import time_budget as time_budget
 from nursery_patterns._errors import NestedBatch as NestedBatch
 from nursery_patterns._errors import Overloaded as Overloaded
 from nursery_patterns._errors import WorkerCrashed as WorkerCrashed
+from nursery_patterns._hedge import HedgePolicy as HedgePolicy
+from nursery_patterns._hedge import HedgeStatistics as HedgeStatistics
+from nursery_patterns._hedge import hedged as hedged
 from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
 from nursery_patterns._outcomes import Counts as Counts
@@ -49,6 +59,8 @@ from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
 from nursery_patterns._run_batch import run_batch as run_batch
 from nursery_patterns._run_batch import stream_batch as stream_batch
+from nursery_patterns._single_flight import SingleFlight as SingleFlight
+from nursery_patterns._single_flight import single_flight as single_flight
 from nursery_patterns._slot import released_slot as released_slot
 from nursery_patterns._step_monitor import BlockedStep as BlockedStep
 from nursery_patterns._step_monitor import StepMonitor as StepMonitor

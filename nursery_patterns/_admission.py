@@ -1,21 +1,21 @@
 """A bounded, fair waiting line in front of a limiter: overload is an answer, not a longer line.
 
-Of all who wait, one (the front) stands in the limiter's own line; the others stand here, one line
-per key, and are called to the front in turn. So the limiter stays an ordinary one that others may
+Of all who wait, one (the front) stands in the limiter's own line; the others stand here, in a fair
+queue, and are called to the front in turn. So the limiter stays an ordinary one that others may
 use directly, and one key's thousand waiters are no obstacle to another key's one.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
 
-from nursery_patterns._arguments import check_count
+from nursery_patterns._arguments import check_count, check_number, check_seconds
 from nursery_patterns._errors import Overloaded
+from nursery_patterns._fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable
@@ -68,11 +68,19 @@ class Admission:
         async with admission.slot(key=client_id):  # fair between clients
             await work()
 
-    Order: within a key first come, first served; between keys one each in turn. Bound: the slots
-    of the limiter, which may change at any time (0 pauses), and `max_waiting` for all keys
-    together. When the line is full, a newcomer whose key has at least two fewer in line than the
-    longest takes the place of that key's latest, who is told `Overloaded` instead (buffer
-    stealing, McKenney 1990); so no key can fill the line against the others.
+        async with admission.slot(key=client_id, weight=3, priority=-1):
+            await work()
+
+    Order: lower priorities first; between keys by weight, so that each is served its share of
+    every prefix of a run to within one; within a key first come, first served. The front of the
+    line, which the limiter serves next, is not overtaken. Whoever has waited for `ageing` seconds
+    longer counts as one step of priority more urgent, so nobody waits for ever.
+
+    Bound: the slots of the limiter, which may change at any time (0 pauses), and `max_waiting`
+    for all keys together. When the line is full, a newcomer takes the place of the latest of a key
+    with at least two more in line for its weight, or of a lower priority; that one is told
+    `Overloaded` instead (buffer stealing, McKenney 1990). So no key can fill the line against the
+    others.
 
     Cancelled while it waits, a task frees its place at once. A failing or cancelled body gives its
     slot back like any other. Waiting is never timed out here: put a `trio.fail_after` around it.
@@ -84,13 +92,16 @@ class Admission:
         limiter: A `trio.CapacityLimiter` or whatever has its methods. Others may acquire it
             directly; the front of this line and they are served first come, first served.
         max_waiting: Most tasks in the line (int >= 0); 0 means a slot at once or never.
+        ageing: Seconds of waiting that count as one step of priority.
 
     Raises:
-        TypeError: `limiter` is no limiter, or `max_waiting` is no whole number.
-        ValueError: `max_waiting` is negative.
+        TypeError: `limiter` is no limiter, or another argument is no number.
+        ValueError: An argument is out of its bounds.
     """
 
-    def __init__(self, limiter: trio.CapacityLimiter, max_waiting: int) -> None:
+    def __init__(
+        self, limiter: trio.CapacityLimiter, max_waiting: int, *, ageing: float = 10.0
+    ) -> None:
         if not hasattr(limiter, "acquire_nowait"):
             raise TypeError(
                 f"limiter must be a trio.CapacityLimiter, got {limiter!r}: "
@@ -98,10 +109,11 @@ class Admission:
             )
         self.limiter = limiter
         self.max_waiting = max_waiting
-        # Who waits. Invariants: `_lines` has no empty line; if it has any line at all, then there
-        # is a front; no task stands in two places; `waiting` never grows past `max_waiting`.
+        check_seconds("ageing", ageing, call="Admission(limiter, max_waiting=20, ageing=10)")
+        # Who waits. Invariants: if anybody is in the queue, then there is a front; no task stands
+        # in two places; `waiting` never grows past `max_waiting`.
         self._front: trio.lowlevel.Task | None = None
-        self._lines: OrderedDict[Hashable, OrderedDict[trio.lowlevel.Task, None]] = OrderedDict()
+        self._queue: FairQueue[trio.lowlevel.Task] = FairQueue(ageing)
         # Since when each slot is held, oldest first.
         self._holders: dict[trio.lowlevel.Task, float] = {}
         self._mean_hold: float | None = None
@@ -126,7 +138,12 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Tasks in the line, the front included."""
-        return sum(map(len, self._lines.values())) + (self._front is not None)
+        return len(self._queue) + (self._front is not None)
+
+    @property
+    def queued(self) -> int:
+        """Tasks in the line, without the front, which waits in the limiter's own line."""
+        return len(self._queue)
 
     @property
     def full(self) -> bool:
@@ -134,20 +151,32 @@ class Admission:
         return self.waiting >= self.max_waiting and self.limiter.available_tokens <= 0
 
     @asynccontextmanager
-    async def slot(self, key: Hashable = None) -> AsyncGenerator[None]:
-        """Hold a slot in the name of `key`, so that keys are served in turn.
+    async def slot(
+        self, key: Hashable = None, *, weight: float = 1.0, priority: float = 0
+    ) -> AsyncGenerator[None]:
+        """Hold a slot in the name of `key`, in its turn.
 
         Args:
             key: Whom to be fair to, such as a client id. `async with admission:` is key None.
+            weight: The key's share: one of weight 3 is served three times as often as one of
+                weight 1 while both wait. The latest call's weight holds for its key.
+            priority: Lower numbers are served first, as in `queue.PriorityQueue`. A key waits at
+                each priority separately.
 
         Yields:
             Once the slot is held; leaving the block gives it back.
 
         Raises:
-            Overloaded: The line is full, or this task's place in it went to a key with fewer.
+            Overloaded: The line is full, or this task's place in it went to another one.
             RuntimeError: This task holds a slot already, and would wait for itself.
+            TypeError: `key` cannot be hashed, or `weight` or `priority` is no number.
+            ValueError: `weight` is not above 0, or one of the two is NaN or infinite.
         """
-        await self._enter(key)
+        check_number(
+            "weight", weight, call="admission.slot(key=client_id, weight=2)", positive=True
+        )
+        check_number("priority", priority, call="admission.slot(key=client_id, priority=1)")
+        await self._enter(key, weight, priority)
         try:
             yield
         finally:
@@ -157,10 +186,10 @@ class Admission:
         """Take a slot, in the name of no key in particular.
 
         Raises:
-            Overloaded: The line is full, or this task's place in it went to a key with fewer.
+            Overloaded: The line is full, or this task's place in it went to another one.
             RuntimeError: This task holds a slot already, and would wait for itself.
         """
-        await self._enter(None)
+        await self._enter(None, 1.0, 0)
 
     async def __aexit__(
         self,
@@ -183,16 +212,23 @@ class Admission:
             mean_hold=self._mean_hold,
         )
 
-    async def _enter(self, key: Hashable) -> None:
+    async def _enter(self, key: Hashable, weight: float, priority: float) -> None:
         task = trio.lowlevel.current_task()
-        hash(key)  # a key that cannot be one fails now, not first under load
+        _check_key(key)  # it fails now, not first under load
         self._check_not_inside(task)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._front is None and self._take_free_slot():
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
-            self._make_room(key)
-            await self._wait_for_slot(task, key)
+            self._make_room(key, weight, priority)
+            if self._front is None:
+                self._front = task
+            else:
+                await self._stand_in_line(task, key, weight, priority)
+            try:
+                await self.limiter.acquire()
+            finally:
+                self._call_next_to_front()
         self._holders[task] = trio.current_time()
         self._admitted += 1
 
@@ -218,24 +254,14 @@ class Admission:
             return False
         return True
 
-    async def _wait_for_slot(self, task: trio.lowlevel.Task, key: Hashable) -> None:
-        if self._front is None:
-            self._front = task
-        else:
-            await self._stand_in_line(task, key)
-        try:
-            await self.limiter.acquire()
-        finally:
-            self._call_next_to_front()
-
-    async def _stand_in_line(self, task: trio.lowlevel.Task, key: Hashable) -> None:
-        line = self._lines.setdefault(key, OrderedDict())
-        line[task] = None
+    async def _stand_in_line(
+        self, task: trio.lowlevel.Task, key: Hashable, weight: float, priority: float
+    ) -> None:
+        now = trio.current_time()
+        self._queue.push(task, key=key, weight=weight, priority=priority, now=now)
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            del line[task]
-            if not line:
-                del self._lines[key]
+            self._queue.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -243,24 +269,17 @@ class Admission:
             raise self._overloaded()
 
     def _call_next_to_front(self) -> None:
-        self._front = None
-        if self._lines:
-            key, line = next(iter(self._lines.items()))
-            self._front, _ = line.popitem(last=False)
-            if line:
-                self._lines.move_to_end(key)
-            else:
-                del self._lines[key]
+        self._front = self._queue.pop(trio.current_time()) if self._queue else None
+        if self._front is not None:
             trio.lowlevel.reschedule(self._front)
 
-    def _make_room(self, key: Hashable) -> None:
+    def _make_room(self, key: Hashable, weight: float, priority: float) -> None:
         if self.waiting < self.max_waiting:
             return
-        own = len(self._lines.get(key, ()))
-        longest = max(self._lines.values(), key=len, default=None)
-        if longest is None or len(longest) < own + 2:
+        displaced = self._queue.displaceable_for(key, weight, priority)
+        if displaced is None:
             raise self._overloaded()
-        displaced, _ = longest.popitem()
+        self._queue.remove(displaced)
         trio.lowlevel.reschedule(displaced)
 
     def _overloaded(self) -> Overloaded:
@@ -279,3 +298,13 @@ class Admission:
         # If even the latest holder has had its slot for longer, the mean is out of date.
         latest = next(reversed(self._holders.values()), None)
         return mean if latest is None else max(mean, trio.current_time() - latest)
+
+
+def _check_key(key: Hashable) -> None:
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(
+            f"key must be hashable, got {key!r} ({error}): write admission.slot(key=client_id) "
+            "with a text, a number or a tuple of such"
+        ) from error

@@ -121,6 +121,39 @@ def check_rate(name: str, value: object, *, call: str) -> float:
     return float(value)
 
 
+def check_number(
+    name: str, value: object, *, call: str, minimum: float = -math.inf, positive: bool = False
+) -> float:
+    """Return `value` if it is a finite number, of at least `minimum`, above 0 where `positive`.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is NaN or infinite, or out of its bounds.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}: write {call}")
+    finite = -sys.float_info.max <= value <= sys.float_info.max
+    if not finite or value < minimum or (positive and value <= 0):
+        at_least = "" if minimum == -math.inf else f"at least {minimum:g} and "
+        bound = "above 0 and " if positive else at_least
+        raise ValueError(f"{name} must be {bound}finite, got {value}: write {call}")
+    return float(value)
+
+
+def check_share(name: str, value: object, *, call: str) -> float:
+    """Return `value` as a share if it is a number above 0 and at most 1.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is NaN, or out of these bounds.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a share from 0 to 1, got {value!r}: write {call}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value}: write {call}")
+    return float(value)
+
+
 def check_instance(name: str, value: object, kind: type, *, call: str) -> None:
     """Refuse a `value` that is not a `kind`.
 
@@ -160,14 +193,13 @@ def check_plain_function(fn: object, caller: str) -> None:
         )
 
 
-def check_limiter(limiter: object, caller: str) -> None:
+def check_limiter(limiter: object, *, call: str) -> None:
     """Refuse a `limiter` that is neither None nor a `trio.CapacityLimiter`.
 
     Raises:
-        TypeError: With the corrected call of `caller`.
+        TypeError: With the corrected call.
     """
     if limiter is not None:
-        call = f"await {caller}(fn, argument, limiter=trio.CapacityLimiter(3))"
         check_instance("limiter", limiter, trio.CapacityLimiter, call=call)
 
 

@@ -27,6 +27,7 @@ from nursery_patterns._arguments import (
 from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
 from nursery_patterns._item_states import ItemStates
+from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report
 from nursery_patterns._slot import held_limiters
@@ -79,7 +80,7 @@ class Batch(Generic[ItemT, ValueT]):
         items: Iterable[ItemT] | AsyncIterable[ItemT],
         *,
         limit: int = 10,
-        limiter: trio.CapacityLimiter | None = None,
+        limiter: AnyLimiter | None = None,
         item_timeout: float | None = None,
         bucket: TokenBucket | None = None,
         on_error: Literal["collect", "cancel"] = "collect",
@@ -89,8 +90,8 @@ class Batch(Generic[ItemT, ValueT]):
         check_items(items, call="Batch(fn, [item])")
         check_count("limit", limit, call="Batch(fn, items, limit=10)")
         if limiter is not None:
-            shared = "Batch(fn, items, limiter=trio.CapacityLimiter(10))"
-            check_instance("limiter", limiter, trio.CapacityLimiter, call=shared)
+            call = "Batch(fn, items, limiter=trio.CapacityLimiter(10))"
+            check_instance("limiter", limiter, trio.CapacityLimiter, call=call)
         if bucket is not None:
             paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
             check_instance("bucket", bucket, TokenBucket, call=paced)
@@ -99,14 +100,15 @@ class Batch(Generic[ItemT, ValueT]):
 
         self.name: str = name or getattr(fn, "__qualname__", type(fn).__name__)
         self._batch_limiter = trio.CapacityLimiter(limit)
-        self._limiter = limiter or self._batch_limiter
+        shared = None if limiter is None else as_limiter(limiter)
+        self._limiter = shared or self._batch_limiter
         # What outlives every run. Whatever is cancelled, these states are not inside of it.
         self._states: ItemStates[ItemT, ValueT] = ItemStates(Source(items))
         self._engine = Engine(
             fn,
             self._states,
             batch_limiter=self._batch_limiter,
-            shared_limiter=limiter,
+            shared_limiter=shared,
             item_timeout=item_timeout,
             bucket=bucket,
             fail_fast=on_error == "cancel",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+import sys
+from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import cast, final
 
 import trio
 
-from nursery_patterns._arguments import check_count, check_instance
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from nursery_patterns._admission import Admission
+from nursery_patterns._arguments import check_count, check_instance, check_seconds
+from nursery_patterns._limiter import DelegatingLimiter
 
 _CALL = 'Limits({"fetch": 10}, default=10)'
 
@@ -37,81 +38,30 @@ class LimitSnapshot:
     peak: int
 
 
-class _CountedLimiter:
-    """A `trio.CapacityLimiter` that counts. It delegates, since trio's class is final.
-
-    It says it is a CapacityLimiter, so that `isinstance` checks of trio's users hold.
+@final
+class _CountedLimiter(DelegatingLimiter):
+    """A limiter that counts its holders.
 
     Invariant: whoever got a place holds it now or has given it back, so `started` need not be
     counted. And the number in use falls only at a release, so the peak is seen just before one.
     """
 
     def __init__(self, total_tokens: int) -> None:
-        self._limiter = trio.CapacityLimiter(total_tokens)
+        super().__init__(total_tokens)
         self._finished = 0
         self._peak = 0
-
-    @property
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return trio.CapacityLimiter
 
     def __repr__(self) -> str:
         return repr(self._limiter)
 
-    @property
-    def total_tokens(self) -> float:
-        return self._limiter.total_tokens
-
-    @total_tokens.setter
-    def total_tokens(self, value: float) -> None:
-        self._limiter.total_tokens = value
-
-    @property
-    def borrowed_tokens(self) -> int:
-        return self._limiter.borrowed_tokens
-
-    @property
-    def available_tokens(self) -> float:
-        return self._limiter.available_tokens
-
-    def statistics(self) -> Any:
-        return self._limiter.statistics()
-
-    def acquire_nowait(self) -> None:
-        self._limiter.acquire_nowait()
-
-    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
-        self._limiter.acquire_on_behalf_of_nowait(borrower)
-
-    async def acquire(self) -> None:
-        await self._limiter.acquire()
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        await self._limiter.acquire_on_behalf_of(borrower)
-
-    def release(self) -> None:
-        self.release_on_behalf_of(trio.lowlevel.current_task())
-
     def release_on_behalf_of(self, borrower: object) -> None:
-        in_use = self._limiter.borrowed_tokens
-        self._limiter.release_on_behalf_of(borrower)
+        in_use = self.borrowed_tokens
+        super().release_on_behalf_of(borrower)
         self._finished += 1
         self._peak = max(self._peak, in_use)
 
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
     def snapshot(self) -> LimitSnapshot:
-        now = self._limiter.statistics()
+        now = self.statistics()
         return LimitSnapshot(
             capacity=now.total_tokens,
             in_use=now.borrowed_tokens,
@@ -132,11 +82,15 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
             ...
         report = await run_batch(fetch, urls, limiter=limits["fetch_urls"])
 
+        async with limits.slot("fetch_urls", key=client_id, priority=1):  # fair between clients
+            ...
+
     Iterating gives the names there are so far; asking for any other makes it with `default`.
 
     Args:
         capacities: Most holders at once, per name (int >= 1).
         default: Capacity of a name that is not among them; None makes such a name a `KeyError`.
+        ageing: Seconds of waiting in `slot` that count as one step of priority.
 
     Raises:
         TypeError: No mapping, or a capacity is not a whole number.
@@ -144,8 +98,14 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
     """
 
     def __init__(
-        self, capacities: Mapping[str, int] | None = None, *, default: int | None = 10
+        self,
+        capacities: Mapping[str, int] | None = None,
+        *,
+        default: int | None = 10,
+        ageing: float = 10.0,
     ) -> None:
+        self._ageing = check_seconds("ageing", ageing, call="Limits(ageing=10)")
+        self._admissions: dict[str, Admission] = {}
         if default is not None:
             check_count("default", default, call=_CALL)
         self._default = default
@@ -173,6 +133,33 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
     def __contains__(self, name: object) -> bool:
         return name in self._limiters
 
+    @asynccontextmanager
+    async def slot(
+        self, name: str, *, key: Hashable = None, weight: float = 1.0, priority: float = 0
+    ) -> AsyncGenerator[None]:
+        """Hold a place of the limit `name`, in turn: by priority, and between keys by weight.
+
+        As `Admission.slot`, with a line of any length. Those who use `limits[name]` directly are
+        served first come, first served with the front of that line.
+
+        Args:
+            name: Of the limit.
+            key: Whom to be fair to, such as a client id.
+            weight: The key's share.
+            priority: Lower numbers are served first.
+
+        Raises:
+            KeyError: Nothing has that name and there is no default.
+            RuntimeError: This task holds a place already, and would wait for itself.
+            TypeError: `key` cannot be hashed, or `weight` or `priority` is no number.
+            ValueError: `weight` is not above 0, or one of the two is NaN or infinite.
+        """
+        if name not in self._admissions:
+            limiter = self[name]
+            self._admissions[name] = Admission(limiter, sys.maxsize, ageing=self._ageing)
+        async with self._admissions[name].slot(key, weight=weight, priority=priority):
+            yield
+
     def resize(self, name: str, capacity: int) -> None:
         """Change a capacity (int >= 0) while it is in use; 0 pauses.
 
@@ -188,4 +175,10 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
 
     def snapshot(self) -> dict[str, LimitSnapshot]:
         """Look at every limiter there is, by name."""
-        return {name: limiter.snapshot() for name, limiter in self._limiters.items()}
+        return {name: self._snapshot(name) for name in self._limiters}
+
+    def _snapshot(self, name: str) -> LimitSnapshot:
+        now = self._limiters[name].snapshot()
+        fair = self._admissions.get(name)
+        # The front of a fair line waits in the limiter's own, where it is counted already.
+        return now if fair is None else replace(now, waiting=now.waiting + fair.queued)

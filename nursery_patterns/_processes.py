@@ -22,6 +22,7 @@ from nursery_patterns._arguments import (
     name_of,
 )
 from nursery_patterns._errors import WorkerCrashed
+from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._run_local import run_local
 from nursery_patterns._worker import is_spent, prepare, run_job, start_interpreters_safely
 
@@ -57,7 +58,7 @@ def current_default_process_limiter() -> trio.CapacityLimiter:
 async def run_in_process(
     fn: Callable[[Unpack[_Args]], _T],
     *args: *_Args,
-    limiter: trio.CapacityLimiter | None = None,
+    limiter: AnyLimiter | None = None,
     max_memory_bytes: int | None = None,
     max_cpu_seconds: float | None = None,
 ) -> _T:
@@ -100,7 +101,9 @@ async def run_in_process(
             `fn` raised `SystemExit` or `KeyboardInterrupt`.
     """
     check_plain_function(fn, "run_in_process")
-    check_limiter(limiter, "run_in_process")
+    check_limiter(
+        limiter, call="await run_in_process(fn, argument, limiter=trio.CapacityLimiter(3))"
+    )
     if max_memory_bytes is not None:
         bounded = "await run_in_process(fn, argument, max_memory_bytes=500_000_000)"
         check_count("max_memory_bytes", max_memory_bytes, call=bounded, minimum=_LEAST_MEMORY)
@@ -112,7 +115,7 @@ async def run_in_process(
     return await workers.run(
         name_of(fn),
         partial(run_job, job, max_cpu_seconds),
-        current_default_process_limiter() if limiter is None else limiter,
+        current_default_process_limiter() if limiter is None else as_limiter(limiter),
         max_memory_bytes,
     )
 

@@ -11,6 +11,7 @@ import trio
 
 from nursery_patterns._arguments import check_seconds
 from nursery_patterns._batch import Batch, OutcomeStream
+from nursery_patterns._limiter import AnyLimiter
 from nursery_patterns._outcomes import Report
 from nursery_patterns._token_bucket import TokenBucket
 
@@ -22,7 +23,7 @@ class BatchOptions(TypedDict, total=False):
     """The keyword arguments of `Batch`, passed through by `run_batch` and `stream_batch`."""
 
     limit: int
-    limiter: trio.CapacityLimiter | None
+    limiter: AnyLimiter | None
     item_timeout: float | None
     bucket: TokenBucket | None
     on_error: Literal["collect", "cancel"]

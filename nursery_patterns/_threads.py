@@ -20,6 +20,7 @@ from nursery_patterns._arguments import (
     name_of,
 )
 from nursery_patterns._errors import WorkerCrashed
+from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._run_local import run_local
 
 _T = TypeVar("_T")
@@ -48,7 +49,7 @@ def current_default_thread_limiter() -> trio.CapacityLimiter:
 async def run_in_thread(
     fn: Callable[[Unpack[_Args]], _T],
     *args: *_Args,
-    limiter: trio.CapacityLimiter | None = None,
+    limiter: AnyLimiter | None = None,
     abandon_on_cancel: bool = False,
     abandon_after: float | None = None,
 ) -> _T:
@@ -79,9 +80,10 @@ async def run_in_thread(
         WorkerCrashed: `fn` raised `KeyboardInterrupt` or `SystemExit`.
     """
     check_plain_function(fn, "run_in_thread")
-    check_limiter(limiter, "run_in_thread")
-    if limiter is None:
-        limiter = current_default_thread_limiter()
+    check_limiter(
+        limiter, call="await run_in_thread(fn, argument, limiter=trio.CapacityLimiter(3))"
+    )
+    places = current_default_thread_limiter() if limiter is None else as_limiter(limiter)
     if abandon_on_cancel:
         abandon_after = 0.0
     patience = math.inf
@@ -90,8 +92,8 @@ async def run_in_thread(
         patience = check_seconds("abandon_after", abandon_after, call=call, zero=True)
     thread = f"{name_of(fn)} from {trio.lowlevel.current_task().name}"
     if patience == math.inf:
-        return await trio.to_thread.run_sync(_call, fn, *args, thread_name=thread, limiter=limiter)
-    place = _Place(limiter, run_local(_abandoned, set))
+        return await trio.to_thread.run_sync(_call, fn, *args, thread_name=thread, limiter=places)
+    place = _Place(places, run_local(_abandoned, set))
     try:
         return await trio.to_thread.run_sync(
             _call,

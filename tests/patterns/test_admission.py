@@ -46,7 +46,7 @@ def nobody_is_left(admission):
     return (
         admission.waiting == 0
         and admission._front is None
-        and not admission._lines
+        and len(admission._queue) == 0
         and not admission._holders
         and admission.limiter.borrowed_tokens == 0
     )

@@ -12,8 +12,11 @@ from typing import assert_type
 import trio
 
 from nursery_patterns import (
+    AIMD,
+    AdaptiveLimiter,
     Batch,
     Counts,
+    HedgePolicy,
     Limits,
     Outcome,
     Report,
@@ -21,7 +24,9 @@ from nursery_patterns import (
     TimeBudget,
     TokenBucket,
     current_request,
+    hedged,
     run_batch,
+    single_flight,
     stream_batch,
     time_budget,
 )
@@ -75,6 +80,19 @@ async def calls_keep_their_types() -> None:
     assert_type(Limits(default=2)["a"], trio.CapacityLimiter)
     assert_type(current_request(), RequestContext | None)
     assert_type(await TokenBucket(1, 1).acquire(), float)
+
+
+async def the_patterns_keep_types(nursery: trio.Nursery) -> None:
+    shared = single_flight(length, nursery)
+    assert_type(await shared("a"), int)
+    assert_type(await hedged(length, "a", delay=0.1), int)
+    assert_type(await hedged(length, "a", delay=HedgePolicy()), int)
+    await run_batch(length, ["a"], limiter=AdaptiveLimiter(algorithm=AIMD()))
+    assert_type(await run_in_process(len, "a", max_cpu_seconds=1), int)
+    assert_type(await run_in_thread(len, "a", limiter=AdaptiveLimiter()), int)
+    async with Limits().slot("a", key=1, weight=2, priority=-1):
+        await shared(1)  # pyright: ignore[reportArgumentType]
+        await hedged(length, 1, delay=0.1)  # pyright: ignore[reportArgumentType]
 
 
 async def wrong_calls_are_errors() -> None:

@@ -1,0 +1,254 @@
+"""A second try when the first one is late: the first success wins."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, cast, final
+
+import trio
+
+from nursery_patterns._arguments import (
+    check_async_function,
+    check_count,
+    check_seconds,
+    check_share,
+    name_of,
+)
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+_CALL = "await hedged({fn}, argument, delay=0.5)"
+
+# Durations that the percentile is taken of. Old ones tell little of a server's present state.
+_KEPT = 256
+# Before so many are known, a percentile says little.
+_ENOUGH = 20
+# Tries that can be saved up, so that a quiet hour does not allow a burst of them.
+_MOST_SAVED = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeStatistics:
+    """A `HedgePolicy` at one instant.
+
+    Attributes:
+        delay: Seconds after which a try counts as late now.
+        calls: Calls that were made with the policy.
+        hedges: Further tries that were started.
+        refused: Further tries that the budget did not allow.
+        won: Calls whose first success was that of a further try.
+    """
+
+    delay: float
+    calls: int
+    hedges: int
+    refused: int
+    won: int
+
+
+@final
+class HedgePolicy:
+    """When a try is late, and how many further ones may be made; shared by many calls.
+
+    Usage::
+
+        policy = HedgePolicy(budget=0.05)
+        answer = await hedged(ask, question, delay=policy)
+
+    Late is what takes longer than `percentile` of the last 256 calls that succeeded (Dean and
+    Barroso, The Tail at Scale, 2013), and `initial` seconds until 20 of them are known. Over time
+    there are at most `budget` further tries for each call, of which at most 10 are saved up.
+
+    Args:
+        delay: Seconds, always; None for the percentile.
+        percentile: Share of calls that are not late, above 0 and below 1.
+        initial: Seconds before enough calls are known.
+        budget: Most further tries for each call on average, above 0 and at most 1.
+
+    Raises:
+        TypeError: An argument is no number.
+        ValueError: An argument is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        delay: float | None = None,
+        *,
+        percentile: float = 0.95,
+        initial: float = 1.0,
+        budget: float = 0.1,
+    ) -> None:
+        if delay is not None:
+            delay = check_seconds("delay", delay, call="HedgePolicy(delay=0.5)")
+        self._fixed = delay
+        self._percentile = check_share(
+            "percentile", percentile, call="HedgePolicy(percentile=0.95)"
+        )
+        if self._percentile == 1:
+            raise ValueError(
+                "percentile must be below 1, got 1: write HedgePolicy(percentile=0.95)"
+            )
+        self._initial = check_seconds("initial", initial, call="HedgePolicy(initial=1.0)")
+        self._budget = check_share("budget", budget, call="HedgePolicy(budget=0.1)")
+        self._durations: deque[float] = deque(maxlen=_KEPT)
+        self._saved = 1.0  # invariant: 0 <= _saved <= _MOST_SAVED
+        self._calls = self._hedges = self._refused = self._won = 0
+
+    def __repr__(self) -> str:
+        return f"<HedgePolicy: late after {self.delay:.3g} s, {self._hedges} of {self._calls}>"
+
+    @property
+    def delay(self) -> float:
+        """Seconds after which a try counts as late now."""
+        if self._fixed is not None:
+            return self._fixed
+        if len(self._durations) < _ENOUGH:
+            return self._initial
+        ordered = sorted(self._durations)
+        return ordered[math.ceil(self._percentile * len(ordered)) - 1]
+
+    def statistics(self) -> HedgeStatistics:
+        """The policy at this instant."""
+        return HedgeStatistics(self.delay, self._calls, self._hedges, self._refused, self._won)
+
+    def called(self) -> None:
+        """Count a call, which pays for its share of a further try."""
+        self._calls += 1
+        self._saved = min(self._saved + self._budget, _MOST_SAVED)
+
+    def try_again(self) -> bool:
+        """Take a further try from the budget, if it has one."""
+        if self._saved < 1:
+            self._refused += 1
+            return False
+        self._saved -= 1
+        self._hedges += 1
+        return True
+
+    def succeeded(self, elapsed: float, attempt: int) -> None:
+        """Count a call that succeeded after `elapsed` seconds by its try number `attempt`."""
+        self._durations.append(elapsed)
+        self._won += attempt > 1
+
+
+async def hedged(
+    fn: Callable[[Unpack[_Args]], Awaitable[_T]],
+    *args: *_Args,
+    delay: float | HedgePolicy,
+    attempts: int = 2,
+) -> _T:
+    """Call `fn(*args)`, and call it again when it is late; the first success wins.
+
+    Usage::
+
+        answer = await hedged(fetch, url, delay=0.3)
+
+    A further try starts each time that `delay` seconds have passed without a success, up to
+    `attempts` in all, and the earlier ones go on. Only for what may be done twice: all tries may
+    have their effects. Once one has succeeded, the others are cancelled, and `hedged` returns when
+    they have unwound.
+
+    It is no retry: a try that fails starts no other one, and its failure is that of the call
+    only when no other try succeeds. Then the failure of the earliest try is raised as itself, with
+    a note for each of the others.
+
+    **Cancellation**: cancels all tries.
+
+    Args:
+        fn: An async function.
+        *args: Its arguments.
+        delay: Seconds, or a `HedgePolicy`, which measures what is late and has a budget.
+        attempts: Most tries, the first included (int >= 1).
+
+    Returns:
+        What the first try that succeeded returned.
+
+    Raises:
+        TypeError: An argument has the wrong type; the message has the corrected call.
+        ValueError: `delay` or `attempts` is out of its bounds.
+        Exception: As `fn`, when every try failed.
+    """
+    check_async_function(fn, call=_CALL)
+    check_count("attempts", attempts, call=_CALL.format(fn="fn"))
+    if not isinstance(delay, HedgePolicy):
+        check_seconds("delay", delay, call=_CALL.format(fn="fn"), zero=True)
+    policy = delay if isinstance(delay, HedgePolicy) else None
+    seconds = policy.delay if policy is not None else cast("float", delay)
+    if policy is not None:
+        policy.called()
+    race: _Race[_T] = _Race(started=trio.current_time())
+    async with trio.open_nursery(strict_exception_groups=True) as nursery:
+        for attempt in range(1, attempts + 1):
+            if attempt > 1 and policy is not None and not policy.try_again():
+                break
+            race.start()
+            nursery.start_soon(race.run, attempt, fn, args, name=f"try {attempt} of {name_of(fn)}")
+            with trio.move_on_after(seconds if attempt < attempts else math.inf):
+                await race.decided.wait()
+            if race.decided.is_set():
+                break
+        await race.decided.wait()
+        nursery.cancel_scope.cancel(reason="another try has succeeded")
+    if policy is not None and race.won_by:
+        policy.succeeded(race.elapsed, race.won_by)
+    return race.result()
+
+
+@final
+class _Race(Generic[_T]):
+    """The tries of one call. It is decided by a success, or when all that were started failed."""
+
+    def __init__(self, *, started: float) -> None:
+        self.decided = trio.Event()
+        self.won_by = 0  # the number of a try; 0 while none has succeeded
+        self.elapsed = 0.0
+        self._started = started
+        self._running = 0
+        self._value: _T | None = None
+        self._errors: dict[int, Exception] = {}
+
+    def start(self) -> None:
+        """Count a try; its task runs a little later."""
+        self._running += 1
+
+    async def run(
+        self, attempt: int, fn: Callable[..., Awaitable[_T]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            try:
+                value = await fn(*args)
+            except Exception as error:  # noqa: BLE001 - it is raised if no try succeeds
+                self._lose(attempt, error)
+            else:
+                self._win(attempt, value)
+        except* Exception as errors:  # noqa: BLE001 - beside a cancel, which goes on from here
+            self._lose(attempt, errors)
+
+    def _win(self, attempt: int, value: _T) -> None:
+        if not self.won_by:
+            self.won_by, self._value = attempt, value
+            self.elapsed = trio.current_time() - self._started
+            self.decided.set()
+
+    def _lose(self, attempt: int, error: Exception) -> None:
+        self._errors[attempt] = error
+        self._running -= 1
+        if not self._running:
+            self.decided.set()
+
+    def result(self) -> _T:
+        if self.won_by:
+            return cast("_T", self._value)
+        earliest, *others = sorted(self._errors)
+        error = self._errors[earliest]
+        for other in others:
+            error.add_note(f"try {other} failed too: {self._errors[other]!r}")
+        self._errors.clear()  # or an error's traceback, which has this frame, would keep itself
+        try:
+            raise error
+        finally:
+            del error

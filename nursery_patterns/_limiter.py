@@ -1,0 +1,92 @@
+"""Limiters with additions: they delegate to a `trio.CapacityLimiter`, whose class is final."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import trio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class DelegatingLimiter:
+    """Has all that a `trio.CapacityLimiter` has, and asks one for it.
+
+    It says it is a CapacityLimiter, so that `isinstance` checks of trio's users hold.
+    """
+
+    def __init__(self, total_tokens: int) -> None:
+        self._limiter = trio.CapacityLimiter(total_tokens)
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return trio.CapacityLimiter
+
+    @property
+    def total_tokens(self) -> float:
+        """Most holders at once. Assign to change it, at once; 0 pauses."""
+        return self._limiter.total_tokens
+
+    @total_tokens.setter
+    def total_tokens(self, value: float) -> None:
+        self._limiter.total_tokens = value
+
+    @property
+    def borrowed_tokens(self) -> int:
+        """Holders now."""
+        return self._limiter.borrowed_tokens
+
+    @property
+    def available_tokens(self) -> float:
+        """How many more could hold a token now."""
+        return self._limiter.available_tokens
+
+    def statistics(self) -> Any:
+        """Return the `trio.CapacityLimiterStatistics` of this instant."""
+        return self._limiter.statistics()
+
+    def acquire_nowait(self) -> None:
+        """Take a token in the name of the current task, or raise `trio.WouldBlock`."""
+        self.acquire_on_behalf_of_nowait(trio.lowlevel.current_task())
+
+    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
+        """Take a token in the name of `borrower`, or raise `trio.WouldBlock`."""
+        self._limiter.acquire_on_behalf_of_nowait(borrower)
+
+    async def acquire(self) -> None:
+        """Wait for a token in the name of the current task, first come, first served."""
+        await self.acquire_on_behalf_of(trio.lowlevel.current_task())
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Wait for a token in the name of `borrower`, first come, first served."""
+        await self._limiter.acquire_on_behalf_of(borrower)
+
+    def release(self) -> None:
+        """Give back the token of the current task."""
+        self.release_on_behalf_of(trio.lowlevel.current_task())
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give back the token of `borrower`."""
+        self._limiter.release_on_behalf_of(borrower)
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+AnyLimiter: TypeAlias = trio.CapacityLimiter | DelegatingLimiter
+"""What can be a `limiter`."""
+
+
+def as_limiter(limiter: AnyLimiter) -> trio.CapacityLimiter:
+    """Return the limiter itself, as what it says it is."""
+    return cast("trio.CapacityLimiter", limiter)
