@@ -5,18 +5,17 @@ import trio.testing
 from nursery_patterns import AdaptiveLimiter, run_batch
 
 KNEE = 8
-asking = 0
+asking = [0]
 
 
 async def main() -> None:
     limiter = AdaptiveLimiter(initial=2, minimum=1, maximum=100)
 
     async def ask(number: int) -> None:
-        global asking
         async with limiter:
-            asking += 1
-            await trio.sleep(0.01 * max(1, asking / KNEE))
-            asking -= 1
+            asking[0] += 1
+            await trio.sleep(0.01 * max(1, asking[0] / KNEE))
+            asking[0] -= 1
         if number % 500 == 0:
             print(f"{number:5} answers, limit {limiter.total_tokens}")
 

@@ -1,7 +1,7 @@
 # Three tasks need the same address at the same time: it is looked up once.
 import trio
 
-from nursery_patterns import single_flight
+from nursery_patterns import SingleFlight, single_flight
 
 
 async def resolve(name: str) -> str:
@@ -10,7 +10,7 @@ async def resolve(name: str) -> str:
     return "192.0.2.7"
 
 
-async def visit(visitor: int, name: str, look_up) -> None:
+async def visit(visitor: int, name: str, look_up: SingleFlight[[str], str]) -> None:
     print(f"visitor {visitor}: {name} is at {await look_up(name)}")
 
 

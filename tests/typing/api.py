@@ -26,6 +26,8 @@ from nursery_patterns import (
     current_request,
     hedged,
     run_batch,
+    run_in_process,
+    run_in_thread,
     single_flight,
     stream_batch,
     time_budget,
