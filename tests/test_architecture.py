@@ -28,6 +28,7 @@ OUTSIDERS = {
     "pydantic": (
         "trio_tools.settings.schema",
         "trio_tools.settings",
+        "trio_tools.upstream",
         "trio_tools.operations",
         "trio_tools.tools",
         "trio_tools.transports",
@@ -47,8 +48,16 @@ OUTSIDERS = {
     "sqlalchemy": ("trio_tools.database",),
     "psycopg": ("trio_tools.database.postgres",),
     "backports": ("trio_tools.files.compression",),
-    "mcp": ("trio_tools.tools", "trio_tools.server", "trio_tools.transports"),
-    "mcp_types": ("trio_tools.transports",),
+    "mcp": (
+        "trio_tools.tools",
+        "trio_tools.server",
+        "trio_tools.transports",
+        "trio_tools.upstream",  # its client side
+    ),
+    "mcp_types": ("trio_tools.transports", "trio_tools.upstream"),
+    "httpx2": ("trio_tools.upstream.http",),
+    "jsonschema": ("trio_tools.upstream.catalog",),
+    "referencing": ("trio_tools.upstream.catalog",),
     "h11": ("trio_tools.transports.http.http11",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),

@@ -6,7 +6,8 @@ says in its docstring what belongs there, and draws its inner order in the same 
     L0   version                             of the distribution
     L1   settings                            what the operator decides; the log
     L2   answers                             the envelope, failures, cursors
-    L3   http  database  files  inference    doors to the outside; no MCP server import
+    L3   http  database  files               doors to the outside; no MCP server import
+         inference  upstream                 models, and other MCP servers
     L4   services                            what lives as long as the server
     L5   operations                          functions of one item, by name; their store
     L6   live                                limits, queues, calls: what status and metrics read

@@ -1,4 +1,4 @@
-"""What lives as long as the server: HTTP, files, databases and models, each a door to the outside.
+"""What lives as long as the server: each door to the outside, opened when it is first used.
 
 Services are made with the server and opened when it starts serving; several connections that are
 served at once share them, and the last one that ends closes them. Those that few callers need are
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_tools.http.fetching.fetcher import Fetcher
     from trio_tools.http.fetching.host_throttle import HostState
     from trio_tools.inference.models import Models
+    from trio_tools.upstream.upstreams import Upstreams
 
 _CLOSING_SECONDS = 1.0
 # The bound on queries and inference is held by whoever calls, in the limits of the server, which
@@ -59,7 +60,11 @@ class Services:
         """Keep the services open for the block."""
         self._users += 1
         try:
-            yield
+            if not self._settings.upstreams:
+                yield
+            else:
+                async with self.upstreams.running():
+                    yield
         finally:
             self._users -= 1
             if self._users == 0:
@@ -120,6 +125,13 @@ class Services:
                 error_code="NO_MODELS",
             )
         return Models(folder, limiter=trio.CapacityLimiter(_NEVER_BINDING))
+
+    @cached_property
+    def upstreams(self) -> Upstreams:
+        """The MCP servers behind this one, by name. None is started before it is used."""
+        from trio_tools.upstream.upstreams import Upstreams  # noqa: PLC0415 - see above
+
+        return Upstreams(self._settings.upstreams, own_name=self._settings.name)
 
     @property
     def apis(self) -> Mapping[str, ApiClient]:

@@ -23,6 +23,7 @@ from trio_tools.operations.registry import (
     installed_operations,
 )
 from trio_tools.operations.store import MemoryStore, OperationStore
+from trio_tools.operations.upstream import upstream_operations
 from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
 
@@ -55,7 +56,8 @@ class ServerState:
         self._tool_limits: dict[str, ToolLimits] = {}
         self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
-            (*builtin_operations(self.services, settings), *operations, *installed_operations())
+            (*builtin_operations(self.services, settings), *operations, *installed_operations()),
+            upstreams=upstream_operations(self.services, settings),
         )
         self.store: OperationStore = MemoryStore(
             ttl=settings.operation_ttl_seconds,

@@ -10,6 +10,7 @@ store            operations that outlive their calls
 web              fetch, call_api
 content          hash, compress
 data             query, infer
+upstream         the tools of the MCP servers behind this one
 registry         the operations of one server, by name
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from nursery_patterns import run_in_process
+from nursery_patterns import TokenBucket, run_in_process
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.settings.threads import run_in_tool_thread
 
 Execution = Literal["async", "thread", "process"]
 
+# An identifier, or the name of an upstream and that of its tool.
+_NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
 _MAX_REASON_CHARS = 300
 _MORE_FIELDS = 10
 _MAX_TEXTS = 1_000
@@ -97,13 +100,16 @@ class Operation:
             first parameter of `fn`.
         label: How an item is named in reports; by default as JSON.
         limit_name: Name of its limiter; operations that share a resource share a name.
+        item_timeout_seconds: Time of one item where the caller asks for none; None for no bound.
+        bucket: One token of it per item, waited for without a place in the limiter.
         takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
             By default each item of a batch has one from its beginning to its end.
 
     Raises:
         TypeError: `fn` is of another kind than `runs` says, or cannot be called with one item, or
             pydantic does not know the type of the item.
-        ValueError: `name` is no identifier, or `runs` none of the three.
+        ValueError: `name` is no identifier, or two names with a dot between them as the tools of
+            upstreams have, or `runs` is none of the three.
     """
 
     name: str
@@ -114,10 +120,12 @@ class Operation:
     label: Callable[[Any], Any] | None = None
     limit_name: str = ""
     takes_own_place: bool = False
+    item_timeout_seconds: float | None = None
+    bucket: TokenBucket | None = None
     _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not _NAME.fullmatch(self.name):
             raise ValueError(
                 f"an operation's name must be an identifier, got {self.name!r}: "
                 "write Operation(name='word_count', fn=word_count)"

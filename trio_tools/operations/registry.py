@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from itertools import chain
 from typing import Any
 
 from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.operations.content import content_operations
 from trio_tools.operations.data import data_operations
 from trio_tools.operations.operation import Operation
+from trio_tools.operations.upstream import UpstreamOperations
 from trio_tools.operations.web import web_operations
 from trio_tools.services import Services
 from trio_tools.settings import Settings
@@ -21,14 +23,24 @@ AnyOperation = Operation | Callable[[Any], Awaitable[Any]]
 
 
 class Operations(Mapping[str, Operation]):
-    """Operations by name, in the order they were registered.
+    """Operations by name, in the order they were registered, and behind them those of upstreams.
+
+    Args:
+        operations: Those that are there from the beginning to the end.
+        upstreams: Returns those of the upstreams, whose tools come and go.
 
     Raises:
         ValueError: Two operations have the same name.
         TypeError: Something that is neither an `Operation` nor an async function.
     """
 
-    def __init__(self, operations: Iterable[AnyOperation]) -> None:
+    def __init__(
+        self,
+        operations: Iterable[AnyOperation],
+        *,
+        upstreams: UpstreamOperations | None = None,
+    ) -> None:
+        self._upstreams = upstreams
         self._by_name: dict[str, Operation] = {}
         for given in operations:
             operation = _as_operation(given)
@@ -37,13 +49,15 @@ class Operations(Mapping[str, Operation]):
             self._by_name[operation.name] = operation
 
     def __getitem__(self, name: str) -> Operation:
+        if self._upstreams is not None and name not in self._by_name:
+            return self._upstreams[name]
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
+        return chain(self._by_name, self._upstreams or ())
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self._by_name) + len(self._upstreams or ())
 
     def find(self, name: str) -> Operation:
         """Return the operation of that name.
@@ -51,13 +65,25 @@ class Operations(Mapping[str, Operation]):
         Raises:
             NotFound: There is none; the message lists the names.
         """
-        if name not in self._by_name:
+        if name not in self:
             raise NotFound(
                 f"no operation is named {brief_repr(name)}; there are: {', '.join(self)}.",
                 error_code="UNKNOWN_OPERATION",
                 data={"operations": list(self)},
             )
-        return self._by_name[name]
+        return self[name]
+
+    async def look_up(self, name: str) -> Operation:
+        """Return the operation of that name, whose upstream is started if its tools are not known.
+
+        Raises:
+            NotFound: There is none; the message lists the names.
+            Forbidden: The settings do not allow that tool of the upstream.
+            UpstreamFailed: The upstream cannot be started.
+        """
+        if self._upstreams is not None:
+            await self._upstreams.prepare(name)
+        return self.find(name)
 
 
 def builtin_operations(services: Services, settings: Settings) -> list[Operation]:

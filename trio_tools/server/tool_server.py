@@ -44,6 +44,9 @@ from trio_tools.version import __version__
 
 _log = logging.getLogger("trio_tools")
 
+# How long a list of tools waits for upstreams; what they have later is a change of the list.
+_DISCOVERY_SECONDS = 10.0
+
 # Servers may be made in several threads, and the SDK is one for all (`_logging_left_alone`).
 _sdk_is_changed = threading.Lock()
 
@@ -78,6 +81,8 @@ class ToolServer(MCPServer[ServerState]):
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""
+        if self.state.settings.upstreams:
+            await self.state.services.upstreams.discover(_DISCOVERY_SECONDS)
         ours: list[ToolListing] = []
         for tool in self._tools_by_name.values():
             await trio.lowlevel.checkpoint()  # a first schema takes milliseconds: one per step
@@ -213,6 +218,7 @@ def _check_names_of_limits(state: ServerState) -> None:
     """Refuse a misspelt name, whose limit nobody would keep to."""
     known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
     known |= {operation.limit_name for operation in state.operations.values()}
+    known |= {f"upstreams.{name}" for name in state.settings.upstreams}
     for name in state.settings.limits:
         if name not in known:
             raise ValueError(

@@ -3,11 +3,13 @@
 Every value that an operator can set belongs here, with its type, its bound and its description.
 Nothing here opens a file, a socket or a database that a setting names.
 
-    schema     the groups of settings: fetch, apis, databases, datasets, http
-    settings   `Settings`, and where its values come from
-    reference  the settings as a table and as an example file
-    threads    a tool's thread, and how long a cancel waits for it
-    logs       the log of the command line, on stderr
+    schema      the groups of settings: fetch, apis, databases, datasets, http
+    upstreams   the group of one upstream
+    host_files  the servers that a host keeps in its own file
+    settings    `Settings`, and where its values come from
+    reference   the settings as a table and as an example file
+    threads     a tool's thread, and how long a cancel waits for it
+    logs        the log of the command line, on stderr
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from trio_tools.settings.settings import (
     HttpSettings,
     Settings,
     ToolLimits,
+    UpstreamSettings,
 )
 
 __all__ = [
@@ -30,4 +33,5 @@ __all__ = [
     "HttpSettings",
     "Settings",
     "ToolLimits",
+    "UpstreamSettings",
 ]

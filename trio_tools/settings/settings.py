@@ -37,6 +37,7 @@ from trio_tools.settings.schema import (
     HttpSettings,
     Section,
 )
+from trio_tools.settings.upstreams import UpstreamSettings, check_upstream_names
 
 __all__ = [
     "ApiSettings",
@@ -46,6 +47,7 @@ __all__ = [
     "HttpSettings",
     "Settings",
     "ToolLimits",
+    "UpstreamSettings",
 ]
 
 
@@ -208,6 +210,10 @@ class Settings(BaseSettings):
     apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])
     databases: dict[str, DatabaseSettings] = Field(default_factory=dict[str, DatabaseSettings])
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict[str, DatasetSettings])
+    upstreams: dict[str, UpstreamSettings] = Field(
+        default_factory=dict[str, UpstreamSettings],
+        description="MCP servers behind this one, by name; their tools are operations here.",
+    )
     http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
     limits: dict[str, ToolLimits] = Field(
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
@@ -233,6 +239,14 @@ class Settings(BaseSettings):
                 )
         return datasets
 
+    @field_validator("upstreams")
+    @classmethod
+    def _have_names_for_operations(
+        cls, upstreams: dict[str, UpstreamSettings]
+    ) -> dict[str, UpstreamSettings]:
+        check_upstream_names(list(upstreams))
+        return upstreams
+
     @field_validator("models_folder")
     @classmethod
     def _is_a_folder(cls, folder: Path | None) -> Path | None:
@@ -244,7 +258,16 @@ class Settings(BaseSettings):
 
     def limits_of(self, tool: str) -> ToolLimits:
         """Return the limits of a tool or operation: the operator's, over the built-in ones."""
-        return self.limits.get(tool) or _over_built_in(tool, ToolLimits.model_validate({}))
+        return self.limits.get(tool) or _over_built_in(
+            tool, ToolLimits.model_validate(self._limits_of_upstream(tool))
+        )
+
+    def _limits_of_upstream(self, name: str) -> dict[str, Any]:
+        kind, _, upstream = name.partition(".")
+        if kind != "upstreams" or upstream not in self.upstreams:
+            return {}
+        at_once = self.upstreams[upstream].calls_at_once
+        return {"concurrency": at_once, "max_concurrency": at_once}
 
     @classmethod
     def settings_customise_sources(

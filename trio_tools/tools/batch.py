@@ -40,7 +40,7 @@ async def batch_process(
     return await run_batch_call(
         call,
         BatchRequest(
-            operation=call.state.operations.find(operation),
+            operation=await call.state.operations.look_up(operation),
             items=items,
             max_concurrent=max_concurrent,
             timeout_seconds=timeout_seconds,

@@ -62,6 +62,8 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     concurrency = limits.concurrency_for(request.max_concurrent)
     seconds = call.limits.seconds_for(request.timeout_seconds)
     item_seconds = call.limits.item_seconds_for(request.item_timeout_seconds)
+    if item_seconds is None:
+        item_seconds = request.operation.item_timeout_seconds
     kept = _open(call, request)
     waited = call.waited
     with kept.at_work(), time_budget(max(0.0, seconds - waited)) as budget:
@@ -96,6 +98,7 @@ def _open(call: Call, request: BatchRequest) -> StoredOperation:
         work.run,
         items,
         limiter=None if operation.takes_own_place else shared,
+        bucket=operation.bucket,
         name=operation.name,
     )
     kept = state.store.open(

@@ -91,7 +91,7 @@ async def process_large_dataset(
     Files of a folder come as {"path": …}, rows of a table and lines of a CSV as objects. A bad
     record is named among the errors; the others are done.
     """
-    found = call.state.operations.find(operation)
+    found = await call.state.operations.look_up(operation)
     most = call.state.settings.max_items
     if chunk_size > most:
         raise InvalidArgument(

@@ -1,0 +1,103 @@
+"""Tools of upstream MCP servers as operations `<upstream>.<tool>`; an item is the arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from nursery_patterns import TokenBucket
+from trio_tools.operations.operation import Operation
+from trio_tools.services import Services
+from trio_tools.settings import Settings
+
+if TYPE_CHECKING:
+    from trio_tools.upstream.catalog import UpstreamTool
+    from trio_tools.upstream.upstream import Upstream
+    from trio_tools.upstream.upstreams import Upstreams
+
+
+class UpstreamOperations(Mapping[str, Operation]):
+    """The tools that may be used, of the upstreams whose tools are known.
+
+    Args:
+        upstreams: By name.
+    """
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._buckets = {name: _bucket(upstream) for name, upstream in upstreams.items()}
+        self._made: dict[str, Operation] = {}
+        self._version = -1
+
+    def _current(self) -> dict[str, Operation]:
+        if self._version != self._upstreams.version:
+            self._version = self._upstreams.version
+            self._made = {
+                operation.name: operation
+                for upstream in self._upstreams.values()
+                for operation in self._operations_of(upstream)
+            }
+        return self._made
+
+    def _operations_of(self, upstream: Upstream) -> Iterator[Operation]:
+        for tool in () if upstream.catalog is None else upstream.catalog.allowed.values():
+            yield _operation(upstream, tool, self._buckets[upstream.name])
+
+    def __getitem__(self, name: str) -> Operation:
+        return self._current()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    async def prepare(self, name: str) -> None:
+        """See to it that the tool which an operation's name names can be found.
+
+        Raises:
+            UpstreamFailed: Its upstream cannot be started.
+            NotFound: The upstream has no such tool.
+            Forbidden: The settings do not allow it.
+        """
+        upstream_name, dot, tool = name.partition(".")
+        upstream = self._upstreams.get(upstream_name) if dot else None
+        if upstream is not None:
+            await upstream.tools()
+            upstream.tool(tool)
+
+
+def upstream_operations(services: Services, settings: Settings) -> UpstreamOperations | None:
+    """Return the operations of the upstreams, None if the settings have no upstream."""
+    return UpstreamOperations(services.upstreams) if settings.upstreams else None
+
+
+def _bucket(upstream: Upstream) -> TokenBucket | None:
+    rate = upstream.settings.rate_per_second
+    return None if rate is None else TokenBucket(rate, max(1, math.ceil(rate)))
+
+
+def _operation(upstream: Upstream, tool: UpstreamTool, bucket: TokenBucket | None) -> Operation:
+    async def call(arguments: dict[str, Any]) -> Any:
+        return await upstream.call(tool.name, arguments)
+
+    def check(arguments: Any) -> Any:
+        if not isinstance(arguments, dict):
+            raise ValueError(f"the arguments of {tool.name} have to be an object")  # noqa: TRY004
+        tool.check(cast("dict[str, Any]", arguments))
+        return cast("Any", arguments)
+
+    return Operation(
+        name=f"{upstream.name}.{tool.name}",
+        fn=call,
+        description=tool.description,
+        item_type=Annotated[
+            dict[str, Any], BeforeValidator(check), WithJsonSchema(tool.input_schema)
+        ],
+        limit_name=f"upstreams.{upstream.name}",
+        item_timeout_seconds=upstream.settings.item_timeout_seconds,
+        bucket=bucket,
+    )

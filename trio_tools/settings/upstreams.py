@@ -1,0 +1,143 @@
+"""The section of one upstream: another MCP server whose tools become operations here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+from trio_tools.settings.schema import Section
+
+OWN_NAMES: Final = frozenset({"trio-tools", "trio_tools"})
+"""What this server is called as a program and as a module."""
+
+_URL: Final = re.compile(
+    r"https?://[^\x00-\x20\x7f\\/?#@]+([/?][^\x00-\x20\x7f\\#]*)?", re.IGNORECASE
+)
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+def _upstream_url(text: str) -> str:
+    # What a reference stands for is known when the upstream is started, and checked then.
+    if "${" not in text and not _URL.fullmatch(text):
+        raise ValueError(
+            "it must be an absolute http or https URL such as https://example.org/mcp, without "
+            "credentials (use headers) and without a fragment"
+        )
+    return text
+
+
+def is_own_command(command: str | None, args: tuple[str, ...] | list[str]) -> bool:
+    """Tell whether a command starts this very server: `trio-tools`, or Python with its module."""
+    words = [command or "", *args]
+    return any(
+        Path(word).name in OWN_NAMES and (at == 0 or words[at - 1] in {"-m", "run"} or _runs(words))
+        for at, word in enumerate(words)
+    )
+
+
+def _runs(words: list[str]) -> bool:
+    """Tell whether the first word is one that runs the package that follows."""
+    return Path(words[0]).name in {"uvx", "pipx", "uv"}
+
+
+class UpstreamSettings(Section):
+    """One MCP server behind this one: a command that is started, or a URL.
+
+    `${NAME}`, `${NAME:-default}`, `${env:NAME}` and `${file:/path}` in `command`, `args`, `env`,
+    `cwd`, `url` and `headers` stand for an environment variable or the text of a file. They are
+    read when the upstream is started.
+    """
+
+    command: str | None = Field(
+        default=None, description="Program to start; it speaks MCP on its standard input/output."
+    )
+    args: tuple[str, ...] = Field(default=(), description="Arguments of the program.")
+    env: dict[str, SecretStr] = Field(
+        default_factory=dict[str, SecretStr],
+        description="Environment of the program, beside HOME, PATH and the like. No other "
+        "variable of ours is passed on.",
+        repr=False,
+    )
+    cwd: str | None = Field(
+        default=None, description="Folder the program starts in, absolute; by default /."
+    )
+    url: Annotated[str, AfterValidator(_upstream_url)] | None = Field(
+        default=None, description="Address of a Streamable HTTP server."
+    )
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict[str, SecretStr],
+        description="Sent with every request to the URL.",
+        repr=False,
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None,
+        description='Tools that may be used, by name or pattern such as "read_*"; by default '
+        "those that the upstream declares to be read-only, and no other.",
+    )
+    max_concurrent: PositiveInt = Field(default=10, description="Calls in flight at once.")
+    exclusive: bool = Field(default=False, description="Whether it cannot take two calls at once.")
+    item_timeout_seconds: PositiveFloat = Field(
+        default=30.0, description="Time of one call by default."
+    )
+    rate_per_second: PositiveFloat | None = Field(
+        default=None, description="Calls over time; null for no such bound."
+    )
+    start: Literal["lazy", "eager"] = Field(
+        default="lazy",
+        description="When it is started: with its first use, or with this server; an eager one "
+        "is not given back when idle.",
+    )
+    idle_seconds: PositiveFloat = Field(
+        default=300.0, description="Time without calls after which it is stopped."
+    )
+    start_timeout_seconds: PositiveFloat = Field(
+        default=30.0, description="Time until it has to have listed its tools."
+    )
+    max_reply_bytes: int = Field(
+        default=10_000_000, ge=1_000, description="Most bytes of one answer; more is not read."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_command_or_a_url(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("an upstream has either a command or a url: give one of them")
+        if self.command is None and (self.args or self.env or self.cwd is not None):
+            raise ValueError("args, env and cwd belong to a command, and this upstream has a url")
+        if self.url is None and self.headers:
+            raise ValueError("headers belong to a url, and this upstream has a command: use env")
+        if self.cwd is not None and "${" not in self.cwd and not Path(self.cwd).is_absolute():
+            raise ValueError("cwd must be an absolute path")
+        if is_own_command(self.command, self.args):
+            raise ValueError(
+                "it is trio-tools itself, which would start itself for ever: leave it out"
+            )
+        return self
+
+    @property
+    def calls_at_once(self) -> int:
+        """Calls that it may have in flight."""
+        return 1 if self.exclusive else self.max_concurrent
+
+
+def check_upstream_names(names: list[str]) -> None:
+    """Refuse names that cannot be the first part of an operation's name.
+
+    Raises:
+        ValueError: One is not like `files` or `my-server`.
+    """
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"upstreams.{name}: the name must be letters, digits, _ and -, at most 64, and "
+                "begin with a letter, as in files or my-server"
+            )

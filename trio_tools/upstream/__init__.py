@@ -1,0 +1,16 @@
+"""Other MCP servers behind this one: the client side, and the only place that opens it.
+
+How an upstream is started, called, cut, restarted and given back belongs here. One task owns each
+connection; callers come and go. Nothing here knows of operations or of our own MCP server.
+
+    launch      what the settings say, with references filled in
+    child       the program of an upstream: its pipes, its last words, its end
+    messages    what every transport does with messages
+    stdio       MCP messages over the pipes of a program
+    http        MCP messages over Streamable HTTP
+    catalog     which tools there are, and which of them may be used
+    content     what a tool's result is as a value
+    connection  one connection, from its handshake to its end
+    upstream    one upstream: started on first use, restarted, given back
+    upstreams   all upstreams of one server
+"""

@@ -1,0 +1,345 @@
+"""One connection to an upstream, from its handshake to its end.
+
+`run` is the connection: it belongs to the one task that calls it, and everything of the connection
+ends with it. Callers only hold a reference, and are told by `ConnectionLost` when it is over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Final, Literal
+
+import trio
+from mcp.client import Client, ClientSession, IncomingMessage
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CONNECTION_CLOSED,
+    CallToolRequest,
+    CallToolRequestParams,
+    Implementation,
+    PaginatedRequestParams,
+    Tool,
+    ToolListChangedNotification,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import RootModel, ValidationError
+
+from trio_tools.answers.errors import UpstreamFailed
+from trio_tools.settings import UpstreamSettings
+from trio_tools.upstream.catalog import Catalog, make_catalog
+from trio_tools.upstream.http import over_http
+from trio_tools.upstream.launch import Launch, Program
+from trio_tools.upstream.messages import TOO_LARGE, UNREACHABLE, Link, Sending, sending
+from trio_tools.upstream.stdio import over_stdio
+from trio_tools.version import __version__
+
+Mode = Literal["auto", "legacy"]
+ProgressCallback = ProgressFnT
+
+LISTED_AT_MOST: Final = 1_000
+"""Tools that are looked at of one upstream."""
+
+_MAX_PAGES: Final = 50
+_CANCEL_SECONDS: Final = 1.0
+_RELIST_SECONDS: Final = 1.0
+_SESSION_ENDED: Final = "Session terminated"
+
+
+class _Raw(RootModel[dict[str, Any]]):
+    """A result as it came, which the SDK has checked by then."""
+
+
+class ConnectionLost(Exception):  # noqa: N818 - what happened, not what is wrong
+    """The connection is over.
+
+    Attributes:
+        sent: Whether the request had been sent, so that it may have been done.
+    """
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__(sent)
+        self.sent = sent
+
+
+class Connection:
+    """A connection, which `run` opens and closes.
+
+    Args:
+        settings: Of the upstream.
+        launch: How it is reached.
+        mode: How the era of the protocol is found.
+        own_name: What this server calls itself; an upstream of that name is refused.
+        catalog: Its tools as they were last known, if they were.
+        on_catalog: Is told the tools, after the handshake and whenever they change.
+
+    Attributes:
+        link: What its transport knows.
+        in_flight: Calls that were made and not answered.
+        answered: Calls that were answered.
+        let_go: Cancelled calls whose upstream did not react within a second.
+        modern: Whether it speaks the protocol of 2026.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        launch: Launch,
+        *,
+        mode: Mode,
+        own_name: str,
+        catalog: Catalog | None,
+        on_catalog: Callable[[Catalog], None],
+    ) -> None:
+        self._settings = settings
+        self._launch = launch
+        self._mode: Mode = mode
+        self._own_name = own_name
+        self._catalog = catalog
+        self._on_catalog = on_catalog
+        self._over_stdio = isinstance(launch.target, Program)
+        self.link = Link()
+        self.in_flight = 0
+        self.answered = 0
+        self.let_go = 0
+        self.modern = False
+        self._session: ClientSession | None = None
+        self._closing = self._idle = False
+        self._used = -math.inf
+        self._stale = trio.Event()
+        # Cancels whose effect is not known yet: at most one probe for all of them is under way.
+        self._cancelled = 0
+        self._to_probe = trio.Event()
+        self._settled = trio.Event()
+        self._settled.set()
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call can be made."""
+        return self._session is not None and not self._closing and not self.link.lost.is_set()
+
+    async def run(self, ready: Callable[[Connection], None]) -> None:
+        """Open the connection, call `ready`, and hold it until it is idle or lost.
+
+        Returns when there was no call for the idle time. A cancel closes it, within a second.
+
+        Raises:
+            UpstreamFailed: It could not be opened, or was lost; the message says why.
+        """
+        seconds = self._settings.start_timeout_seconds
+        failure: UpstreamFailed | None = None
+        with trio.move_on_after(seconds) as starting:
+            try:
+                async with self._client() as client:
+                    await self._open(client)
+                    starting.deadline = math.inf
+                    await self._hold(client, ready)
+            except* Exception as errors:  # noqa: BLE001 - of a foreign program; a cancel beside them goes on
+                failure = self._failure(errors)
+            finally:
+                self._closing = True
+        if failure is not None:
+            raise failure
+        if starting.cancelled_caught:
+            raise self._explained(
+                f"it was not ready within {seconds:g} s: raise start_timeout_seconds if it is slow"
+            )
+        if not self._idle:
+            raise self._explained("it ended")
+
+    def _client(self) -> Client:
+        return Client(
+            self._transport(),
+            mode=self._mode,
+            cache=None,
+            message_handler=self._hear,
+            client_info=Implementation(name=self._own_name, version=__version__),
+        )
+
+    def _transport(self) -> AbstractAsyncContextManager[Any]:
+        most, target = self._settings.max_reply_bytes, self._launch.target
+        if isinstance(target, Program):
+            return over_stdio(target, self.link, most=most)
+        at_once = self._settings.calls_at_once
+        return over_http(target, self.link, most=most, calls_at_once=at_once)
+
+    async def _open(self, client: Client) -> None:
+        if client.server_info is not None and client.server_info.name == self._own_name:
+            raise UpstreamFailed(
+                f"it calls itself {self._own_name!r}, as this server does: it is this server, or "
+                "needs another name",
+                error_code="UPSTREAM_LOOP",
+            )
+        self._session = client.session
+        self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
+        await self._list_tools(client.session)
+
+    async def _hold(self, client: Client, ready: Callable[[Connection], None]) -> None:
+        self._used = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_changes, client.session)
+            if self._over_stdio:
+                nursery.start_soon(self._see_cancels_through, client.session)
+            tools = client.server_capabilities.tools
+            if self.modern and tools is not None and tools.list_changed:
+                nursery.start_soon(self._listen, client)
+            if self._settings.start == "lazy":
+                nursery.start_soon(self._leave_when_idle)
+            ready(self)
+            await self.link.lost.wait()
+            self._closing = True
+            nursery.cancel_scope.cancel(reason="the connection is over")
+
+    async def _leave_when_idle(self) -> None:
+        while True:
+            latest = trio.current_time() if self.in_flight else self._used
+            due = latest + self._settings.idle_seconds
+            if due <= trio.current_time():
+                break
+            await trio.sleep_until(due)
+        self._closing = self._idle = True
+        self.link.lost.set()
+
+    async def call(
+        self, tool: str, arguments: dict[str, Any], on_progress: ProgressCallback | None = None
+    ) -> dict[str, Any]:
+        """Call a tool and return its result as JSON values.
+
+        A cancel sends the upstream a cancel, or closes the stream of the answer, and returns.
+
+        Raises:
+            ConnectionLost: The connection is over; `sent` says whether the call had been sent.
+            UpstreamFailed: It answered with an error, or with what is no result.
+        """
+        if self._settings.exclusive:
+            await self._settled.wait()
+        session, this = self._session, Sending()
+        if session is None or not self.usable:
+            raise ConnectionLost(sent=False)
+        request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=arguments))
+        token = sending.set(this)
+        self.in_flight += 1
+        answered = False
+        try:
+            raw = await session.send_request(request, _Raw, progress_callback=on_progress)
+            answered = True
+        except MCPError as error:
+            answered = True
+            raise self._translated(error, this) from None
+        except ValidationError:
+            answered = True
+            raise UpstreamFailed(
+                "what it answered is no result of a tool call", error_code="BAD_ANSWER"
+            ) from None
+        finally:
+            sending.reset(token)
+            self.in_flight -= 1
+            self._used = trio.current_time()
+            if not answered and this.sent:
+                self._was_cancelled()
+        self.answered += 1
+        return raw.root
+
+    def _was_cancelled(self) -> None:
+        if self._over_stdio:
+            self._cancelled += 1
+            if self._settled.is_set():
+                self._settled = trio.Event()
+            self._to_probe.set()
+
+    async def _see_cancels_through(self, session: ClientSession) -> None:
+        """After a cancel, see that the upstream still reads; it answers no cancelled call."""
+        while True:
+            await self._to_probe.wait()
+            self._to_probe = trio.Event()
+            asked, self._cancelled = self._cancelled, 0
+            with trio.move_on_after(_CANCEL_SECONDS) as patience, suppress(MCPError):
+                await session.send_ping()  # any answer will do, also that it knows no ping
+            if patience.cancelled_caught:
+                self.let_go += asked
+            if not self._cancelled:
+                self._settled.set()
+
+    def _translated(self, error: MCPError, this: Sending) -> Exception:
+        if error.code == UNREACHABLE or error.message == _SESSION_ENDED:
+            self.link.lost.set()
+            return ConnectionLost(sent=False)
+        if error.code == CONNECTION_CLOSED and (self._over_stdio or self.link.lost.is_set()):
+            return ConnectionLost(sent=this.sent)
+        code = "REPLY_TOO_LARGE" if error.code == TOO_LARGE else "UPSTREAM_ERROR"
+        if code == "UPSTREAM_ERROR":
+            self.answered += 1
+        return UpstreamFailed(self._launch.redacted(error.message), error_code=code)
+
+    async def _list_tools(self, session: ClientSession) -> None:
+        listed: list[Tool] = []
+        cursor: str | None = None
+        self.link.left_out.clear()
+        for _ in range(_MAX_PAGES):
+            params = None if cursor is None else PaginatedRequestParams(cursor=cursor)
+            page = await session.list_tools(params=params)
+            listed += page.tools
+            cursor = page.next_cursor
+            if cursor is None or len(listed) > LISTED_AT_MOST:
+                break
+        left_out = self.link.left_out
+        for tool in listed[LISTED_AT_MOST:]:
+            left_out[tool.name[:128]] = f"it lists more than {LISTED_AT_MOST:,} tools"
+        listed = listed[:LISTED_AT_MOST]
+        self._catalog = await make_catalog(listed, self._settings.tools, left_out, self._catalog)
+        self._on_catalog(self._catalog)
+
+    async def _hear(self, message: IncomingMessage) -> None:
+        await trio.lowlevel.checkpoint()
+        if isinstance(message, ToolListChangedNotification):
+            self._stale.set()
+
+    async def _follow_changes(self, session: ClientSession) -> None:
+        while True:
+            await self._stale.wait()
+            self._stale = trio.Event()
+            try:
+                with trio.fail_after(self._settings.start_timeout_seconds):
+                    await self._list_tools(session)
+            except (MCPError, ValidationError, trio.TooSlowError) as error:
+                self.link.trouble(f"its changed list of tools cannot be read: {error}")
+            await trio.sleep(_RELIST_SECONDS)  # a flood of notices is one change a second
+
+    async def _listen(self, client: Client) -> None:
+        with suppress(MCPError, ListenNotSupportedError, SubscriptionLost):
+            async with client.listen(tools_list_changed=True) as changes:
+                async for _ in changes:
+                    self._stale.set()
+
+    def _failure(self, error: Exception) -> UpstreamFailed:
+        for leaf in _leaves(error):
+            if isinstance(leaf, UpstreamFailed):
+                return leaf
+        first = next(_leaves(error))
+        if isinstance(first, MCPError):
+            if first.code == CONNECTION_CLOSED:
+                return self._explained("it ended before it was ready")
+            return self._explained(f"it refused the handshake: {first.message}")
+        return self._explained(f"the handshake failed: {type(first).__name__}: {first}"[:500])
+
+    def _explained(self, what: str) -> UpstreamFailed:
+        """Return a failure with all that is known of why."""
+        status = self.link.exit_status
+        parts = [what if status is None else f"{what} (exit status {status})"]
+        words = self._launch.redacted(self.link.last_words())
+        if words:
+            parts.append(f"its last lines on stderr: {words[-1_000:]}")
+        if self.link.last_trouble:
+            parts.append(self._launch.redacted(self.link.last_trouble))
+        return UpstreamFailed("; ".join(parts), error_code="UPSTREAM_NOT_READY")
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for member in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            yield from _leaves(member)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        yield error

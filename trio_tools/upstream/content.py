@@ -1,0 +1,55 @@
+"""What a tool of an upstream answered: the value of an item, or the reason why it has none."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from trio_tools.answers.errors import UpstreamFailed
+
+_MAX_REASON_CHARS: Final = 1_500
+
+
+def value_of(raw: dict[str, Any]) -> Any:
+    """Return the value of a result of `tools/call`, as JSON values.
+
+    It is the structured content, else the text. Where there are images, audio or resources, it is
+    an object with that as `value` and the blocks as `content`.
+
+    Raises:
+        UpstreamFailed: The tool says that it failed, or asks for something first.
+    """
+    if raw.get("resultType") == "input_required" or "inputRequests" in raw:
+        raise UpstreamFailed(
+            f"it asks for input before it goes on ({_asked_for(raw)}), which a batch cannot give: "
+            "call it with all it needs, or by another client",
+            error_code="INPUT_REQUIRED",
+        )
+    blocks = cast("list[dict[str, Any]]", raw.get("content") or [])
+    text = "\n".join(str(block.get("text", "")) for block in blocks if block.get("type") == "text")
+    if raw.get("isError"):
+        raise UpstreamFailed(
+            _cut(text) or "the tool failed, and does not say why", error_code="TOOL_ERROR"
+        )
+    structured = raw.get("structuredContent")
+    value = text if structured is None else structured
+    others = [block for block in blocks if block.get("type") != "text"]
+    return {"value": value, "content": others} if others else value
+
+
+def _asked_for(raw: dict[str, Any]) -> str:
+    asked = raw.get("inputRequests")
+    if not isinstance(asked, dict) or not asked:
+        return "it does not say which"
+    told: list[str] = []
+    for request in list(cast("dict[str, Any]", asked).values())[:3]:
+        fields = cast("dict[str, Any]", request) if isinstance(request, dict) else {}
+        params = fields.get("params")
+        message = (
+            cast("dict[str, Any]", params).get("message") if isinstance(params, dict) else None
+        )
+        told.append(str(message or fields.get("method") or "something")[:200])
+    return "; ".join(told)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_REASON_CHARS else f"{text[:_MAX_REASON_CHARS]}…"

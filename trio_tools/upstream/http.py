@@ -1,0 +1,174 @@
+"""MCP messages over Streamable HTTP.
+
+The SDK's transport takes a client of httpx2. Where a request fails below HTTP, that client answers
+in place of the server, so that one broken request is one failed call and not the end of all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, cast
+
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.message import SessionMessage
+
+from trio_tools.upstream.launch import Endpoint
+from trio_tools.upstream.messages import (
+    BROKEN_OFF,
+    UNREACHABLE,
+    Closable,
+    Link,
+    mark_sent,
+    without_bad_tools,
+)
+
+_CONNECT_SECONDS: Final = 10.0
+_WRITE_SECONDS: Final = 30.0
+_NOT_FOUND: Final = 404
+_LEAST_ERROR: Final = 400
+_UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
+# Beside the calls: the stream of notices, a cancel, and the list of tools.
+_MORE_CONNECTIONS: Final = 5
+
+
+@asynccontextmanager
+async def over_http(
+    endpoint: Endpoint, link: Link, *, most: int, calls_at_once: int
+) -> AsyncGenerator[tuple[_Reader, _Writer]]:
+    """Give the two ends that an MCP client takes, over HTTP.
+
+    Args:
+        endpoint: Where the server is.
+        link: Is told how it goes.
+        most: Most bytes of one message from it.
+        calls_at_once: Bounds the sockets.
+    """
+    limits = httpx2.Limits(max_connections=calls_at_once + _MORE_CONNECTIONS)
+    client = httpx2.AsyncClient(
+        transport=_AnswersForTheServer(httpx2.AsyncHTTPTransport(limits=limits), most),
+        headers=endpoint.headers,
+        timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS, write=_WRITE_SECONDS),
+    )
+    try:
+        async with (
+            client,
+            streamable_http_client(endpoint.url, http_client=client, max_sse_event_size=most) as (
+                read,
+                write,
+            ),
+        ):
+            yield _Reader(read, link), _Writer(write)
+    finally:
+        link.lost.set()
+
+
+class _Reader(Closable):
+    """The SDK's stream of messages, without tools that it would trip over."""
+
+    def __init__(self, inner: ReadStream[SessionMessage | Exception], link: Link) -> None:
+        self._inner = inner
+        self._link = link
+
+    def __aiter__(self) -> _Reader:
+        return self
+
+    async def receive(self) -> SessionMessage | Exception:
+        return await anext(self)
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            item = await self._inner.__anext__()
+        except StopAsyncIteration:
+            self._link.lost.set()
+            raise
+        if isinstance(item, Exception):
+            self._link.trouble(f"a message could not be read: {item}")
+            return item
+        return without_bad_tools(item, self._link.left_out)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Writer(Closable):
+    """The SDK's stream to the server; marks requests as sent."""
+
+    def __init__(self, inner: WriteStream[SessionMessage]) -> None:
+        self._inner = inner
+
+    async def send(self, item: SessionMessage) -> None:
+        await self._inner.send(item)
+        mark_sent(item)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _AnswersForTheServer(httpx2.AsyncBaseTransport):
+    """Turns what goes wrong below MCP into the JSON-RPC error of the one request."""
+
+    def __init__(self, inner: httpx2.AsyncHTTPTransport, most: int) -> None:
+        self._inner = inner
+        self._most = most
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method != "POST":
+            return await self._inner.handle_async_request(request)
+        try:
+            response = await self._inner.handle_async_request(request)
+        except _UNSENT as error:
+            return _failure(UNREACHABLE, f"it cannot be reached: {error or type(error).__name__}")
+        except httpx2.TransportError as error:
+            return _failure(BROKEN_OFF, f"the request broke off: {error or type(error).__name__}")
+        kind = response.headers.get("content-type", "").lower()
+        is_json = kind.startswith("application/json")
+        if response.status_code >= _LEAST_ERROR and not is_json:
+            if response.status_code == _NOT_FOUND:  # which tells the SDK that a session has ended
+                return response
+            await response.aclose()
+            told = f"it answered with HTTP status {response.status_code}"
+            return _failure(BROKEN_OFF, f"{told}: see url and headers of the upstream")
+        stream = cast("httpx2.AsyncByteStream", response.stream)
+        response.stream = _Bounded(stream, self._most if is_json else None)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _failure(code: int, message: str) -> httpx2.Response:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    kind = {"content-type": "application/json"}
+    return httpx2.Response(502, headers=kind, content=json.dumps(error).encode())
+
+
+class _Unreadable(httpx2.StreamError):
+    """The SDK takes this kind for the failure of one request, and no other."""
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The body of an answer, up to a bound; None for one whose events are bounded."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, most: int | None) -> None:
+        self._inner = inner
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        try:
+            async for chunk in self._inner:
+                size += len(chunk)
+                if self._most is not None and size > self._most:
+                    raise _Unreadable(
+                        f"its answer is larger than max_reply_bytes ({self._most:,}): ask for less"
+                    )
+                yield chunk
+        except httpx2.TransportError as error:
+            raise _Unreadable(f"its answer broke off: {error or type(error).__name__}") from None
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

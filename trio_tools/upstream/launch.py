@@ -1,0 +1,161 @@
+"""What the settings of an upstream say, with the references in them filled in.
+
+A child gets a short list of variables and what the settings name, and nothing else of our
+environment. It starts in `/`, so that Python, Node and npx find no code in whatever folder we
+happen to run in, and its program is found by absolute folders of PATH only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from trio_tools.answers.errors import UpstreamFailed
+from trio_tools.settings import UpstreamSettings
+
+_PASSED_ON: Final = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+)
+_REFERENCE: Final = re.compile(
+    r"\$\{(?:file:(?P<file>[^}]+)|(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?)\}"
+)
+_MAX_SECRET_BYTES: Final = 100_000
+_LEAST_SECRET_CHARS: Final = 6
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to start, ready to be given to the system.
+
+    Attributes:
+        path: Absolute.
+        args: What follows its name.
+        env: Its whole environment.
+        cwd: The folder it starts in, absolute.
+    """
+
+    path: str
+    args: tuple[str, ...]
+    env: dict[str, str] = field(repr=False)
+    cwd: str
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A Streamable HTTP server, and the headers of every request to it."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How an upstream is reached, and what must not be shown of it.
+
+    Attributes:
+        target: A program or an address.
+        secrets: Texts that are replaced wherever the upstream's words are shown.
+    """
+
+    target: Program | Endpoint
+    secrets: tuple[str, ...] = field(repr=False)
+
+    def redacted(self, text: str) -> str:
+        """Return a text of the upstream without the secrets that it was given."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def launch_of(settings: UpstreamSettings) -> Launch:
+    """Fill in the references of the settings, and find the program.
+
+    Raises:
+        UpstreamFailed: A variable or file that is referred to is not there, or no such program.
+    """
+    environ = os.environ
+    secrets: list[str] = []
+
+    def filled(text: str) -> str:
+        value = _fill(text, environ)
+        if value != text:
+            secrets.append(value)
+        return value
+
+    if settings.url is not None:
+        headers = {name: filled(text.get_secret_value()) for name, text in settings.headers.items()}
+        endpoint = Endpoint(filled(settings.url), headers)
+        return Launch(endpoint, _worth_hiding([*secrets, *headers.values()]))
+    assert settings.command is not None
+    own = {name: filled(text.get_secret_value()) for name, text in settings.env.items()}
+    env = {name: environ[name] for name in _PASSED_ON if name in environ} | own
+    cwd = filled(settings.cwd or "/")
+    args = tuple(filled(arg) for arg in settings.args)
+    path = _program(filled(settings.command), env.get("PATH", os.defpath))
+    return Launch(Program(path, args, env, cwd), _worth_hiding([*secrets, *own.values()]))
+
+
+def _fill(text: str, environ: Mapping[str, str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
+        if match["file"] is not None:
+            return _read(match["file"])
+        value = environ.get(match["name"]) or match["default"]
+        if value is None:
+            raise UpstreamFailed(
+                f"its settings refer to the environment variable {match['name']}, which is not set",
+                error_code="UPSTREAM_NOT_CONFIGURED",
+            )
+        return value
+
+    return _REFERENCE.sub(value_of, text)
+
+
+def _read(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_MAX_SECRET_BYTES).decode().strip()
+    except (OSError, ValueError) as error:
+        raise UpstreamFailed(
+            f"its settings refer to the file {path}, which cannot be read: {type(error).__name__}",
+            error_code="UPSTREAM_NOT_CONFIGURED",
+        ) from None
+
+
+def _program(command: str, search: str) -> str:
+    if "/" in command:
+        if not command.startswith("/"):
+            raise UpstreamFailed(
+                f"its command {command!r} is a relative path: write an absolute one, or the bare "
+                "name of a program",
+                error_code="UPSTREAM_NOT_CONFIGURED",
+            )
+        found = shutil.which(command)
+    else:
+        folders = [folder for folder in search.split(os.pathsep) if folder.startswith("/")]
+        found = shutil.which(command, path=os.pathsep.join(folders))
+    if found is None:
+        raise UpstreamFailed(
+            f"its command {command!r} is not found: install it, or write its absolute path",
+            error_code="UPSTREAM_NOT_CONFIGURED",
+        )
+    return found
+
+
+def _worth_hiding(values: list[str]) -> tuple[str, ...]:
+    """Return the texts that may be secrets, the longest first."""
+    return tuple(
+        sorted({v for v in values if len(v) >= _LEAST_SECRET_CHARS}, key=len, reverse=True)
+    )

@@ -1,0 +1,139 @@
+"""What every transport of an upstream does with messages: marks what was sent, keeps bounds.
+
+A caller must know whether its request had been sent when a connection was lost: if not, it can
+wait for the next one. The SDK writes a request in the task of its caller, so a context variable
+tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import trio
+from mcp.shared.message import SessionMessage
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types.methods import validate_server_result
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from pydantic import ValidationError
+
+TOO_LARGE: Final = -32090
+"""Code of the error that stands for an answer which was too large to be read."""
+UNREACHABLE: Final = -32091
+"""Code of the error for a request that no server took: it was not sent."""
+BROKEN_OFF: Final = -32092
+"""Code of the error for a request whose answer broke off: it was sent."""
+
+_ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
+
+
+class Sending:
+    """One request, and whether it left for the upstream."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+sending: ContextVar[Sending | None] = ContextVar("sending", default=None)
+"""The request that the current task makes."""
+
+
+def mark_sent(item: SessionMessage) -> None:
+    """Note that the request of this task leaves now. Other messages are nobody's request."""
+    if isinstance(item.message, JSONRPCRequest):
+        request = sending.get()
+        if request is not None:
+            request.sent = True
+
+
+def id_in(head: bytes, tail: bytes) -> int | None:
+    """Return the id of an answer that is too large to be read, from its two ends."""
+    found = _ID.search(head[:200]) or _last(tail)
+    return int(found[1]) if found else None
+
+
+def _last(tail: bytes) -> re.Match[bytes] | None:
+    *_, last = [None, *_ID.finditer(tail[-200:])]
+    return last
+
+
+def too_large(request_id: int, most: int) -> SessionMessage:
+    """Return the error that stands for an answer of more than `most` bytes."""
+    told = f"its answer is larger than max_reply_bytes ({most:,}): ask for less"
+    error = ErrorData(code=TOO_LARGE, message=told)
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
+
+
+def without_bad_tools(item: SessionMessage, left_out: dict[str, str]) -> SessionMessage:
+    """Take from a list of tools those that would make the SDK refuse the whole list."""
+    message = item.message
+    if isinstance(message, JSONRPCResponse) and isinstance(message.result.get("tools"), list):
+        listed = cast("list[Any]", message.result["tools"])
+        message.result["tools"] = [tool for tool in listed if _is_tool(tool, left_out)]
+    return item
+
+
+def _is_tool(tool: Any, left_out: dict[str, str]) -> bool:
+    try:
+        validate_server_result("tools/list", LATEST_HANDSHAKE_VERSION, {"tools": [tool]})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"][2:]))
+        left_out[_name_of(tool)] = f"{place} {first['msg']}".strip()[:200]
+        return False
+    return True
+
+
+def _name_of(tool: Any) -> str:
+    name = cast("dict[str, Any]", tool).get("name") if isinstance(tool, dict) else None
+    return name[:128] if isinstance(name, str) and name else "?"
+
+
+class Link:
+    """What a transport knows of its upstream, for status and failures.
+
+    Attributes:
+        lost: Set when no message comes or goes any more.
+        left_out: Why a listed tool is none, by name.
+        pid: Of the program, if there is one.
+        exit_status: Of the program, once it has ended.
+        last_words: Returns its last lines on stderr.
+        troubles: How often something was wrong that stopped nothing.
+        last_trouble: What that was.
+    """
+
+    def __init__(self) -> None:
+        self.lost = trio.Event()
+        self.left_out: dict[str, str] = {}
+        self.pid: int | None = None
+        self.exit_status: int | None = None
+        self.last_words: Callable[[], str] = str
+        self.troubles = 0
+        self.last_trouble: str | None = None
+
+    def trouble(self, what: str) -> None:
+        """Note what is wrong and stops nothing."""
+        self.troubles += 1
+        self.last_trouble = what
+
+
+class Closable:
+    """What the SDK asks of both ends of a transport besides sending or receiving."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close it; nothing to wait for."""
+        await trio.lowlevel.checkpoint()

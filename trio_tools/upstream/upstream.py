@@ -1,0 +1,338 @@
+"""One upstream: started on first use, restarted with back-off, given back when idle.
+
+At any instant it has at most one connection, and one task owns it. What that task does depends on
+the state; what a caller does depends on the state too, and nothing else passes between them:
+
+    state         a call that comes                       leaves it when
+    not_started   starts the owner, and waits             a call comes
+    starting      waits                                   it is ready, or cannot be
+    connected     is made                                 it is idle, or lost
+    restarting    waits                                   the back-off is over
+    failed        fails at once, with the reason; after   a call comes after the back-off
+                  the back-off it starts the owner
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import trio
+
+from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr
+from trio_tools.settings import UpstreamSettings
+from trio_tools.upstream.catalog import Catalog, UpstreamTool
+from trio_tools.upstream.connection import Connection, ConnectionLost, Mode, ProgressCallback
+from trio_tools.upstream.content import value_of
+from trio_tools.upstream.launch import Launch, Program, launch_of
+
+State = Literal["not_started", "starting", "connected", "restarting", "failed"]
+
+_log = logging.getLogger("trio_tools.upstream")
+
+_CALLS_REMEMBERED: Final = 200
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 30.0
+# So many lives in a row without one answered call, and callers are not kept waiting any longer.
+_LIVES: Final = 3
+
+
+@dataclass(frozen=True)
+class UpstreamStatus:
+    """What is known of an upstream now.
+
+    Attributes:
+        state: See the table of this module.
+        in_flight: Calls that were made and not answered.
+        calls: Calls that ended, of whatever outcome.
+        restarts: How often it was started again after it was lost.
+        let_go: Cancelled calls whose upstream did not react within a second.
+        last_error: What went wrong last, or None.
+        pid: Of its program, while it runs.
+        tools: How many of its tools may be used; None before it was first started.
+        tools_refused: How many may not.
+        tools_left_out: Why a listed tool is none, by name.
+    """
+
+    state: State
+    in_flight: int
+    calls: int
+    restarts: int
+    let_go: int
+    last_error: str | None
+    pid: int | None
+    tools: int | None
+    tools_refused: int | None
+    tools_left_out: dict[str, str]
+
+
+class Upstream:
+    """One upstream of this server. Made and owned by `Upstreams`.
+
+    Args:
+        name: How the settings name it.
+        settings: What the operator decided.
+        own_name: What this server calls itself.
+        start_owner: Starts `own` in a nursery.
+        on_tools_changed: Called when the tools that may be used are others than before.
+
+    Attributes:
+        name: How the settings name it.
+        settings: What the operator decided.
+        catalog: Its tools, as it listed them last; None before it was first started.
+        seconds: How long the latest calls took.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: UpstreamSettings,
+        *,
+        own_name: str,
+        start_owner: Callable[[Upstream], None],
+        on_tools_changed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.catalog: Catalog | None = None
+        self.seconds = deque[float](maxlen=_CALLS_REMEMBERED)
+        self._own_name = own_name
+        self._start_owner = start_owner
+        self._on_tools_changed = on_tools_changed
+        self._state: State = "not_started"
+        self._owned = False
+        self._connection: Connection | None = None
+        self._changed = trio.Event()
+        # Why callers fail at once, and until when they do.
+        self._failure: UpstreamFailed | None = None
+        self._retry_at = -math.inf
+        self._fruitless = 0
+        self._mode: Mode = "auto"
+        self._calls = self._restarts = self._let_go = 0
+        self._last_error: str | None = None
+
+    # --- for callers
+
+    async def call(
+        self, tool: str, arguments: dict[str, Any], on_progress: ProgressCallback | None = None
+    ) -> Any:
+        """Call a tool; return its value as `content.value_of` says.
+
+        It is started if need be. A call that had not been sent when the upstream was lost waits
+        for the next connection. One that had been sent is made again, once, if the tool is
+        read-only or idempotent. How long all that may take is up to the caller's deadline.
+
+        Raises:
+            UpstreamFailed: It cannot be started, was lost, or the tool failed.
+            NotFound: It has no such tool.
+            Forbidden: The settings do not allow the tool.
+        """
+        again = True
+        while True:
+            connection = await self._connected()
+            found = self.tool(tool)
+            started = trio.current_time()
+            try:
+                raw = await connection.call(tool, arguments, on_progress)
+            except ConnectionLost as lost:
+                if not lost.sent:
+                    continue
+                if not (again and found.repeatable):
+                    raise self._lost_in_mid_call(tool) from None
+                again = False
+                continue
+            finally:
+                self._calls += 1
+            self.seconds.append(trio.current_time() - started)
+            return value_of(raw)
+
+    async def tools(self) -> Catalog:
+        """Return its tools, started if need be.
+
+        Raises:
+            UpstreamFailed: It cannot be started.
+        """
+        if self.catalog is None:
+            await self._connected()
+        assert self.catalog is not None
+        return self.catalog
+
+    def tool(self, name: str) -> UpstreamTool:
+        """Return a tool that may be used.
+
+        Raises:
+            NotFound: It has no such tool.
+            Forbidden: The settings do not allow it.
+        """
+        found = None if self.catalog is None else self.catalog.get(name)
+        if found is None:
+            known = ", ".join(() if self.catalog is None else self.catalog.allowed) or "none"
+            raise NotFound(
+                f"{self.name} has no tool {brief_repr(name)}; there are: {known}.",
+                error_code="UNKNOWN_TOOL",
+            )
+        if not found.allowed:
+            raise Forbidden(
+                f"{self.name}.{name} may not be used: {found.why} (upstreams.{self.name}.tools)",
+                error_code="TOOL_NOT_ALLOWED",
+            )
+        return found
+
+    async def _connected(self) -> Connection:
+        while True:
+            connection = self._connection
+            if connection is not None and connection.usable:
+                return connection
+            if self._failure is not None and trio.current_time() < self._retry_at:
+                raise self._told(self._failure)
+            self.begin()
+            await self._changed.wait()
+
+    def begin(self) -> None:
+        """Start the owner, unless there is one. What it comes to is in the status."""
+        if not self._owned:
+            self._start_owner(self)
+            self._failure = None
+            self._owned = True
+
+    def _told(self, failure: UpstreamFailed) -> UpstreamFailed:
+        left = max(0.0, self._retry_at - trio.current_time())
+        return UpstreamFailed(
+            f"upstream {self.name} cannot be used: {failure.message}",
+            error_code=failure.error_code,
+            data={"upstream": self.name, "retry_after_seconds": round(left, 3)},
+        )
+
+    def _lost_in_mid_call(self, tool: str) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"upstream {self.name} was lost while {tool} was at work: it may have been done, so "
+            "look before you do it again",
+            error_code="UPSTREAM_LOST",
+        )
+
+    # --- for the owner
+
+    async def own(self) -> None:
+        """Own the connection: start it, start it again when it is lost, until it is idle or fails.
+
+        Runs in the server's nursery, one at a time. A cancel closes the connection.
+        """
+        with self._as_owner():
+            while True:
+                try:
+                    await self._one_life()
+                except UpstreamFailed as failure:
+                    if await self._over_with(failure):
+                        return
+                else:
+                    self._enter("not_started")
+                    return
+
+    @contextmanager
+    def _as_owner(self) -> Generator[None]:
+        self._owned = True
+        try:
+            yield
+        finally:
+            self._owned = False
+            if self._state != "failed":
+                self._enter("not_started")
+
+    async def _one_life(self) -> None:
+        """Hold one connection to its end; returns if that was for idleness."""
+        self._enter("starting")
+        launch = launch_of(self.settings)
+        try:
+            await self._connect(launch)
+        except UpstreamFailed:
+            # Some servers end when their first message is another than `initialize`.
+            first = self._state == "starting" and self._mode == "auto"
+            if not (first and isinstance(launch.target, Program) and self.catalog is None):
+                raise
+            self._mode = "legacy"
+            await self._connect(launch)
+
+    async def _connect(self, launch: Launch) -> None:
+        connection = Connection(
+            self.settings,
+            launch,
+            mode=self._mode,
+            own_name=self._own_name,
+            catalog=self.catalog,
+            on_catalog=self._take_catalog,
+        )
+        try:
+            await connection.run(self._ready)
+        finally:
+            self._connection = None
+            self._let_go += connection.let_go
+            if connection.link.last_trouble:
+                self._last_error = launch.redacted(connection.link.last_trouble)
+            if connection.answered:
+                self._fruitless = 0
+
+    def _ready(self, connection: Connection) -> None:
+        # Over stdio the first request settles the era, so what was found once need not be probed.
+        if not connection.modern:
+            self._mode = "legacy"
+        self._connection = connection
+        self._enter("connected")
+
+    async def _over_with(self, failure: UpstreamFailed) -> bool:
+        """Wait until it may be started again; return True if only a new call shall do that."""
+        was_ready = self._state == "connected"
+        self._last_error = failure.message
+        _log.warning("upstream %s: %s", self.name, failure.message)
+        delay = (
+            min(_LONGEST_DELAY, _FIRST_DELAY * 4 ** min(self._fruitless, 9))
+            if self._fruitless
+            else 0.0
+        )
+        self._fruitless += 1
+        if self._fruitless >= _LIVES or (not was_ready and self._restarts == 0):
+            self._failure, self._retry_at = failure, trio.current_time() + max(delay, _FIRST_DELAY)
+            self._enter("failed")
+            if self.settings.start == "lazy":
+                return True
+            await trio.sleep_until(self._retry_at)
+            self._failure = None
+        else:
+            self._enter("restarting")
+            await trio.sleep(delay)
+        self._restarts += 1
+        return False
+
+    def _take_catalog(self, catalog: Catalog) -> None:
+        before = self.catalog
+        self.catalog = catalog
+        if before is None or before.allowed != catalog.allowed:
+            self._on_tools_changed()
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    # --- for the status
+
+    def status(self) -> UpstreamStatus:
+        """Return what is known of it now."""
+        connection, catalog = self._connection, self.catalog
+        trouble = connection.link.last_trouble if connection else None
+        return UpstreamStatus(
+            state=self._state,
+            in_flight=connection.in_flight if connection else 0,
+            calls=self._calls,
+            restarts=self._restarts,
+            let_go=self._let_go + (connection.let_go if connection else 0),
+            last_error=trouble or self._last_error,
+            pid=connection.link.pid if connection else None,
+            tools=len(catalog.allowed) if catalog is not None else None,
+            tools_refused=len(catalog) - len(catalog.allowed) if catalog is not None else None,
+            tools_left_out=dict(catalog.left_out) if catalog is not None else {},
+        )
