@@ -81,6 +81,11 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "http.tls_cert_file": "/etc/trio-tools/cert.pem",
     "http.tls_key_file": "/etc/trio-tools/key.pem",
     "http.tls_key_password_file": "/etc/trio-tools/key-password",
+    "upstreams.files.command": "npx",
+    "upstreams.files.args": ["-y", "@modelcontextprotocol/server-filesystem", "/srv/data"],
+    "upstreams.files.env": {"API_TOKEN": "${FILES_TOKEN}"},
+    "upstreams.files.tools": ["read_*", "list_directory"],
+    "upstreams.files.rate_per_second": 10.0,
     "limits.fetch_urls.item_timeout_seconds": 10.0,
 }
 
