@@ -8,6 +8,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
 
     L0  _errors  _arguments          exceptions; argument checks whose messages teach
         _run_local  _await_frames    values of one trio run; where a task waits
+        _tracebacks  _pull_turn      failures without frames; whose turn it is to take an item
         _trio_internals              what the test kit asks of trio's private parts
         _limiter  _fair_queue        limiters with additions; whose turn it is
     L1  _outcomes  _token_bucket     how each item ended; rate limit
@@ -20,6 +21,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _processes                   heavy computation
         _adaptive                    a limiter that finds its capacity
     L3  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
+        _observer                    who is told what happens to items, and who keeps it
     L4  _engine                      THE engine: a dispatcher and its workers
     L5  _batch                       its public face, and the state that outlives each run
     L6  _run_batch                   run_batch, stream_batch: policies over the batch
@@ -45,6 +47,8 @@ from nursery_patterns._hedge import HedgeStatistics as HedgeStatistics
 from nursery_patterns._hedge import hedged as hedged
 from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
+from nursery_patterns._observer import Journal as Journal
+from nursery_patterns._observer import Observer as Observer
 from nursery_patterns._outcomes import Counts as Counts
 from nursery_patterns._outcomes import Outcome as Outcome
 from nursery_patterns._outcomes import Report as Report

@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 
 import trio
@@ -39,6 +39,13 @@ def check_async_function(fn: object, *, call: str) -> None:
             "with `async def fn(item): ...`"
         )
     if not _is_async_callable(fn):
+        if _is_kind(inspect.isasyncgenfunction, fn):
+            name = name_of(fn)
+            raise TypeError(
+                f"expected an async function, got the async generator function {name}, which has a "
+                "`yield`: let it return its results, as in `return [...]`; or iterate it in "
+                f"`async def collect(item): return [part async for part in {name}(item)]`"
+            )
         name = getattr(fn, "__name__", type(fn).__name__)
         if name == "<lambda>":
             raise TypeError(
@@ -54,10 +61,15 @@ def check_async_function(fn: object, *, call: str) -> None:
 
 
 def _is_async_callable(fn: Any) -> bool:
+    return _is_kind(inspect.iscoroutinefunction, fn)
+
+
+def _is_kind(is_kind: Callable[[Any], bool], fn: Any) -> bool:
+    """Ask a question of `inspect` about what is called in the end."""
     while isinstance(fn, functools.partial):
         fn = fn.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return any(
-        inspect.iscoroutinefunction(candidate)
+        is_kind(candidate)
         for candidate in (fn, inspect.unwrap(fn), getattr(fn, "__call__", None))  # noqa: B004
     )
 

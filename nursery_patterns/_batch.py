@@ -11,7 +11,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import trio
 from trio_util import AsyncValue
@@ -28,8 +28,9 @@ from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
 from nursery_patterns._item_states import ItemStates
 from nursery_patterns._limiter import AnyLimiter, as_limiter
+from nursery_patterns._observer import Journal, Observer, ready_of
 from nursery_patterns._outcome_stream import OutcomeQueue
-from nursery_patterns._outcomes import Counts, Outcome, Report
+from nursery_patterns._outcomes import Counts, Outcome, Report, Status
 from nursery_patterns._slot import held_limiters
 from nursery_patterns._source import Source
 from nursery_patterns._token_bucket import TokenBucket
@@ -64,6 +65,8 @@ class Batch(Generic[ItemT, ValueT]):
         bucket: One token per item start, waited for while no slot is held.
         on_error: `"collect"` makes a failure an outcome. `"cancel"` makes the first failure cancel
             the rest and leave the run as an `ExceptionGroup`. (A timed-out item is no failure.)
+        journal: Keeps outcomes beyond this process, and gives those there are to begin with.
+        observer: Is told when items start, end, wait and are tried again.
         name: Shown in `repr` and in the names of the tasks.
 
     Attributes:
@@ -84,6 +87,8 @@ class Batch(Generic[ItemT, ValueT]):
         item_timeout: float | None = None,
         bucket: TokenBucket | None = None,
         on_error: Literal["collect", "cancel"] = "collect",
+        journal: Journal[ItemT, ValueT] | None = None,
+        observer: Observer[ItemT, ValueT] | None = None,
         name: str | None = None,
     ) -> None:
         check_async_function(fn, call=_CALL)
@@ -103,7 +108,9 @@ class Batch(Generic[ItemT, ValueT]):
         shared = None if limiter is None else as_limiter(limiter)
         self._limiter = shared or self._batch_limiter
         # What outlives every run. Whatever is cancelled, these states are not inside of it.
-        self._states: ItemStates[ItemT, ValueT] = ItemStates(Source(items))
+        source = Source(items)
+        restored = () if journal is None else _outcomes_of(journal, source.total)
+        self._states: ItemStates[ItemT, ValueT] = ItemStates(source, restored)
         self._engine = Engine(
             fn,
             self._states,
@@ -111,9 +118,11 @@ class Batch(Generic[ItemT, ValueT]):
             shared_limiter=shared,
             item_timeout=item_timeout,
             bucket=bucket,
+            ready=ready_of(journal),
             fail_fast=on_error == "cancel",
             name=self.name,
         )
+        self._engine.observe(*(told for told in (journal, observer) if told is not None))
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0
@@ -142,7 +151,7 @@ class Batch(Generic[ItemT, ValueT]):
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await self._engine.dispatch(nursery, None)
+                await self._engine.run(nursery)
         return self.report()
 
     @asynccontextmanager
@@ -176,9 +185,7 @@ class Batch(Generic[ItemT, ValueT]):
             closing(OutcomeQueue(self._states, ordered=ordered)) as queue,
         ):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                nursery.start_soon(
-                    self._engine.dispatch, nursery, queue, name=f"{self.name} dispatcher"
-                )
+                nursery.start_soon(self._engine.run, nursery, queue, name=f"{self.name} dispatcher")
                 yield OutcomeStream(self, queue)
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
@@ -233,13 +240,8 @@ class Batch(Generic[ItemT, ValueT]):
         watches does not pay for it.
         """
         if self._progress is None:
-            counts = self._states.counts
-            self._progress = progress = AsyncValue(counts(active=self._active))
-
-            def publish() -> None:  # without the batch, or the two would keep each other alive
-                progress.value = counts(active=True)
-
-            self._engine.on_ended = publish
+            self._progress = AsyncValue(self._states.counts(active=self._active))
+            self._engine.observe(_Publisher(self._progress, self._states))
         self._publish()
         return self._progress
 
@@ -261,6 +263,7 @@ class Batch(Generic[ItemT, ValueT]):
             self._elapsed = self._seconds_run()
             self._active_since = None
             self._publish()
+            self._engine.settle()  # last: it may run code that is not ours, and raise
         if self._states.source.broken is not None:  # what was within reach has ended
             raise ExceptionGroup(f"{self!r}", [self._states.source.broken])
 
@@ -276,6 +279,40 @@ class Batch(Generic[ItemT, ValueT]):
     def _publish(self) -> None:
         if self._progress is not None:
             self._progress.value = self._states.counts(active=self._active)
+
+
+class _Publisher(Observer[Any, Any]):
+    """Keeps the progress of a batch up to date; without the batch, or each would keep the other."""
+
+    def __init__(self, progress: AsyncValue[Counts], states: ItemStates[Any, Any]) -> None:
+        self._progress = progress
+        self._states = states
+
+    def ended(self, outcome: Outcome[Any, Any]) -> None:  # noqa: ARG002 - it tells the counts
+        self._progress.value = self._states.counts(active=True)
+
+
+def _outcomes_of(
+    journal: Journal[ItemT, ValueT], total: int | None
+) -> list[Outcome[ItemT, ValueT]]:
+    """Return the outcomes that a journal has to begin with.
+
+    Raises:
+        ValueError: One is of no item of this batch, or of one that did not end.
+    """
+    outcomes = list(journal.outcomes())
+    for outcome in outcomes:
+        if outcome.status in {Status.CANCELLED, Status.NOT_STARTED}:
+            raise ValueError(
+                f"the journal has item {outcome.index} as {outcome.status}: leave it out of "
+                "outcomes(), and the batch runs it"
+            )
+        if outcome.index < 0 or (total is not None and outcome.index >= total):
+            raise ValueError(
+                f"the journal has an outcome of item {outcome.index}, and there are {total} items: "
+                "it is the journal of another batch"
+            )
+    return outcomes
 
 
 def _seconds_per_item(value: float | None, *, call: str) -> float | None:

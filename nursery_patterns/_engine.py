@@ -1,26 +1,31 @@
 """The engine: one nursery, a bounded number of workers, and states that outlive every cancel.
 
-Two kinds of task make a batch. The *dispatcher* waits for a token of the batch's limiter, takes an
-item from the source and starts a worker for it. A *worker* runs items. While it may keep its slot
-and items are there to take at once, it goes on with the next item itself, since keeping a task is
-much cheaper than making one. So tasks exist only for items in flight, whatever the number of
-items; and because the dispatcher waits in the limiter's queue, a limit that is raised takes effect
-at that instant.
+Two kinds of task make a batch. The *dispatcher* waits for a token of the batch's limiter and
+starts a worker for it. A *worker* takes an item from the source, runs it, and goes on with the
+next one while it may keep its slot, since keeping a task is much cheaper than making one. So tasks
+exist only for items in flight; and because the dispatcher waits in the limiter's queue, a limit
+that is raised takes effect at that instant.
+
+A worker takes its next item at once where there is nothing to wait for. Else it waits in turn with
+the others (`PullTurn`): for the item, for what paces the batch, and last for the shared limiter.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from typing import Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import trio
 
 from nursery_patterns._item_states import ItemStates
+from nursery_patterns._observer import AnyObserver, hook
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Outcome, Status, make_outcome
+from nursery_patterns._pull_turn import PullTurn
 from nursery_patterns._slot import Slot, SlotLimiters
 from nursery_patterns._token_bucket import TokenBucket
+from nursery_patterns._tracebacks import release_frames
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -29,8 +34,16 @@ ValueT = TypeVar("ValueT")
 _SUCCEEDED, _FAILED, _TIMED_OUT = Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT
 
 # An item function that never waits would let one worker run on without end: after this many items
-# in a row a worker lets the others, and a pending cancel, have their turn.
+# in a row a worker lets the others have their turn.
 _ITEMS_PER_TURN = 16
+
+# Seconds after which a worker looks at the deadline itself. Trio makes a cancel of it only when the
+# loop gets to run, which items that do not wait prevent.
+_DEADLINE_UNCHECKED = 0.001
+
+
+# Items in a row that are skipped, since they have an outcome from before.
+_SKIPS_PER_TURN = 100
 
 
 class _OutOfTimeError(Exception):
@@ -42,12 +55,11 @@ class _OutOfTimeError(Exception):
 
 
 class Engine(Generic[ItemT, ValueT]):
-    """Starts items as soon as there is a slot for them, and writes down what becomes of each.
-
-    It has no state of its own but the wait for a token: what lasts is in `states`.
+    """How a batch runs its items: what outlives each run, and may be changed while one goes on.
 
     Attributes:
-        on_ended: Called after each item that ended, if anybody wants to know.
+        states: The state of each item, which is what lasts.
+        ready: Awaited before each start, if there is a journal that wants it.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class Engine(Generic[ItemT, ValueT]):
         shared_limiter: trio.CapacityLimiter | None,
         item_timeout: float | None,
         bucket: TokenBucket | None,
+        ready: Callable[[], Awaitable[None]] | None,
         fail_fast: bool,
         name: str,
     ) -> None:
@@ -68,14 +81,12 @@ class Engine(Generic[ItemT, ValueT]):
         self.shared_limiter = shared_limiter
         self.item_timeout = item_timeout
         self.bucket = bucket
+        self.ready = ready
         self.fail_fast = fail_fast
         self.name = name
-        self.on_ended: Callable[[], None] | None = None
-        # Whether a worker may take its next item itself: nothing to wait for but a slot, and
-        # nothing has failed that cancels the rest.
-        self.immediate = False
-        self._waiting_for_token = trio.CancelScope()
-        self._now = trio.current_time
+        self.raised: list[Exception] = []  # errors of outcomes that left a worker too
+        self._observers: tuple[AnyObserver, ...] = ()
+        self.observe()
 
     @property
     def item_timeout(self) -> float | None:
@@ -88,132 +99,244 @@ class Engine(Generic[ItemT, ValueT]):
         # A cancel scope per item costs nearly as much as all the rest: only who asks pays for it.
         self.call = self.fn if seconds is None else _in_time(self.fn, seconds)
 
-    async def dispatch(
-        self, nursery: trio.Nursery, queue: OutcomeQueue[ItemT, ValueT] | None
+    def observe(self, *observers: AnyObserver) -> None:
+        """Tell these too what happens, after those that are told already."""
+        self._observers += observers
+        self.on_started = hook(self._observers, "started")
+        self.on_ended = hook(self._observers, "ended")
+        self.on_cut = hook(self._observers, "cut")
+        self.on_retried = hook(self._observers, "retried")
+        self.on_waiting = hook(self._observers, "waiting")
+
+    def raise_error_of(self, outcome: Outcome[ItemT, ValueT]) -> NoReturn:
+        """Let the error of an outcome leave the run too, which cancels the rest."""
+        assert outcome.error is not None
+        self.raised.append(outcome.error)
+        raise outcome.error
+
+    def settle(self) -> None:
+        """After a run: name the items that were cut, and let go of the frames of its tasks."""
+        for error in self.raised:
+            release_frames(error)
+        self.raised.clear()
+        if self.on_cut is not None:
+            errors: list[Exception] = []
+            for index, item in self.states.running.items():
+                try:
+                    self.on_cut(index, item)
+                except Exception as error:  # noqa: BLE001 - the others are told first
+                    errors.append(error)
+            if errors:
+                raise ExceptionGroup(f"the observers of {self.name}", errors)
+
+    async def run(
+        self, nursery: trio.Nursery, queue: OutcomeQueue[ItemT, ValueT] | None = None
     ) -> None:
-        """Start each item as soon as there is a slot for it, until the source is exhausted."""
+        """Start all items that have not ended, in workers of the nursery."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
-        self.immediate = self.states.source.immediate and self.bucket is None
-        ordered = queue is not None and queue.ordered
-        limiters = SlotLimiters(self.batch_limiter, self.shared_limiter, keep_batch_token=ordered)
-        while not self.states.source.exhausted:
-            if queue is not None:
-                await queue.wait_for_fresh()
-            with ExitStack() as giving_up:
-                slot = giving_up.enter_context(Slot(limiters))
-                entry = await self._next_entry(slot, queue)
-                if entry is None:
-                    break
-                giving_up.pop_all()  # the slot is the worker's from here on
-            nursery.start_soon(self._work, slot, *entry, queue, name=self.name)
-        if queue is not None:
-            queue.end()
+        await _Run(self, queue).dispatch(nursery)
 
-    async def _next_entry(
-        self, slot: Slot, queue: OutcomeQueue[ItemT, ValueT] | None
-    ) -> tuple[int, ItemT] | None:
-        """Wait for a token, then for the item and the bucket, and last for the shared token."""
-        with trio.CancelScope() as self._waiting_for_token:
-            await slot.acquire_batch_token()
-        if self.states.source.exhausted:
-            return None
-        if self.immediate:
-            entry = self.states.source.pull_nowait()
-        else:
-            slot.release()  # nothing is held while the source or the bucket makes us wait
-            entry = await self.states.source.pull()
-        if entry is None:
-            return None
-        self.states.pulled(*entry)
-        if queue is not None:
-            queue.expect(entry[0])
-        if self.bucket is not None:
-            await self.bucket.acquire()
-        await slot.acquire()
-        return entry
 
-    async def _work(  # noqa: C901 - one frame on purpose: every item and every cancel crosses it
-        self, slot: Slot, index: int, item: ItemT, queue: OutcomeQueue[ItemT, ValueT] | None
+class _Run(Generic[ItemT, ValueT]):
+    """One run of a batch: its dispatcher and its workers."""
+
+    def __init__(
+        self, engine: Engine[ItemT, ValueT], queue: OutcomeQueue[ItemT, ValueT] | None
     ) -> None:
-        """Run an item, and then others while the slot may be kept and items are there at once."""
-        slot.begin()
-        outcome: Outcome[ItemT, ValueT]
-        now = self._now
-        turns = 0
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # a failure may have come first
-            self.states.started(index, item)
+        self._engine = engine
+        self._states = states = engine.states
+        self._source = engine.states.source
+        self._queue = queue
+        self._limiters = SlotLimiters(
+            engine.batch_limiter,
+            engine.shared_limiter,
+            keep_batch_token=queue is not None and queue.ordered,
+        )
+        self._turn = PullTurn()
+        self._until_exhausted = trio.CancelScope()
+        # Whether nothing but the source and the slot decides when an item starts.
+        self._unpaced = engine.bucket is None and engine.ready is None and not states.restored
+
+    async def dispatch(self, nursery: trio.Nursery) -> None:
+        """Start a worker for each token of the batch's limiter, until the source is exhausted."""
+        with self._until_exhausted:
+            while not self._source.exhausted:
+                if self._queue is not None:
+                    await self._queue.wait_for_fresh()
+                await self._turn.wait_until_free()
+                slot = Slot(self._limiters)
+                await slot.acquire_batch_token()
+                if self._source.exhausted or self._turn.taken:
+                    slot.release()
+                else:
+                    nursery.start_soon(self._work, slot, name=self._engine.name)
+        if self._queue is not None:
+            self._queue.end()
+
+    async def _work(self, slot: Slot) -> None:  # noqa: C901, PLR0912, PLR0915
+        """Run items one after the other, while there are items and the slot may be kept."""
+        engine, queue = self._engine, self._queue
+        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+        with slot:
+            turns = 0
+            ended = now()
+            checked = -math.inf  # when the deadline was looked at
             while True:
-                started = now()
+                # Nothing starts after a failure or a cancel. An item may have ended without having
+                # noticed it, under a shield or because it does not wait.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if ended - checked > _DEADLINE_UNCHECKED:
+                    checked = ended
+                    await _checkpoint_if_expired()
+                entry = self._next_nowait(slot)
+                if entry is None:
+                    entry = await self._next(slot)
+                    if entry is None:
+                        break
+                    ended = now()
+                index, item = entry
+                started = ended
+                outcome: Outcome[ItemT, ValueT]
                 try:
                     try:
-                        outcome = make_outcome(
-                            index, item, _SUCCEEDED, await self.call(item), None, now() - started
-                        )
-                    except _OutOfTimeError as cut:
-                        late = trio.TooSlowError(f"not done within {cut.seconds:g} s")
-                        outcome = make_outcome(index, item, _TIMED_OUT, None, late, now() - started)
+                        value = await engine.call(item)
                     except Exception as exc:  # noqa: BLE001 - the one place where a failure ends
-                        outcome = make_outcome(index, item, _FAILED, None, exc, now() - started)
+                        ended = now()
+                        release_frames(exc)
+                        outcome = _failure(index, item, exc, ended - started)
+                    else:
+                        ended = now()
+                        outcome = make_outcome(
+                            index, item, _SUCCEEDED, value, None, ended - started
+                        )
                 except* Exception as failures:
                     # A nursery of the item's own failed while it was cut: the failure is the
                     # item's, and the cancel that came with it goes on from here.
-                    outcome = make_outcome(index, item, _FAILED, None, failures, now() - started)
-                    self._conclude(outcome, queue)
-                    if self.fail_fast:
-                        self.immediate = False
+                    outcome = _failure(index, item, failures, now() - started)
+                    self._conclude(outcome)
+                    engine.raised.append(failures)
+                    if engine.fail_fast:
                         raise
                 else:
-                    self._conclude(outcome, queue)  # no checkpoint since fn returned
-                    if self.fail_fast:
-                        self._pass_on(outcome)
-                # An error's traceback has this frame, which must not have the error: the two would
-                # keep each other, and the item, alive until a garbage collection.
-                del outcome
+                    self._conclude(outcome)  # no checkpoint since the function returned
+                    if engine.fail_fast and outcome.status is _FAILED:
+                        engine.raise_error_of(outcome)
                 if queue is not None:
                     slot.release_shared_token()  # for others, while the consumer is busy
                     await queue.wait_until_taken()
+                    ended = now()
                 turns += 1
                 if turns % _ITEMS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
-                entry = self._entry_at_once(slot, queue)
-                if entry is None:
-                    break
-                index, item = entry
-        finally:
-            slot.end()
-        if self.states.source.exhausted:
-            self._waiting_for_token.cancel(reason="no items are left to wait for")
+                    ended = now()
+                slot.fresh = False
+        if self._source.exhausted:
+            self._until_exhausted.cancel(reason="no items are left to start")
 
-    def _entry_at_once(
-        self, slot: Slot, queue: OutcomeQueue[ItemT, ValueT] | None
-    ) -> tuple[int, ItemT] | None:
-        """Start another item, unless anything would have to be waited for."""
-        if not self.immediate or self.states.source.exhausted or not slot.try_keep():
+    def _next_nowait(self, slot: Slot) -> tuple[int, ItemT] | None:
+        """Start the next item, unless anything has to be waited for."""
+        source = self._source
+        if self._turn.taken or not self._unpaced or not source.ready or source.exhausted:
             return None
-        entry = self.states.source.pull_nowait()
+        if not slot.try_keep():
+            return None
+        entry = source.pull_nowait()
         if entry is not None:
-            self.states.started(*entry)
-            if queue is not None:
-                queue.expect(entry[0])
+            if self._queue is not None:
+                self._queue.expect(entry[0])
+            self._begin(entry)
         return entry
 
-    def _conclude(
-        self, outcome: Outcome[ItemT, ValueT], queue: OutcomeQueue[ItemT, ValueT] | None
-    ) -> None:
-        """Write the outcome down and offer it. Without an await, so nothing is ever lost here."""
-        self.states.ended(outcome)
-        if queue is not None:
-            queue.offer(outcome)
-        if self.on_ended is not None:
-            self.on_ended()  # last: it may run code that is not ours, and raise
+    async def _next(self, slot: Slot) -> tuple[int, ItemT] | None:
+        """Wait for the next item and for all that it needs, in turn, and start it; None at the end.
 
-    def _pass_on(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        if outcome.status is _FAILED:
-            assert outcome.error is not None
-            self.immediate = False  # no worker starts another item
-            raise outcome.error
+        Cancelled, the item stays among those that wait, and comes first in the next run.
+        """
+        engine, queue = self._engine, self._queue
+        if not slot.may_keep():
+            return None
+        if self._turn.taken:
+            slot.release()  # a worker that only waits for its turn holds nothing
+        async with self._turn:
+            if queue is not None:
+                await queue.wait_for_fresh()
+            await slot.acquire_batch_token()
+            with slot.lent():
+                if engine.ready is not None:
+                    await engine.ready()
+                entry = await self._pull()
+            if entry is None:
+                return None
+            self._states.pulled(*entry)
+            if queue is not None:
+                queue.expect(entry[0])
+            if engine.bucket is not None:
+                await self._take_from(engine.bucket, slot, entry)
+            await self._acquire(slot, entry)
+            await _checkpoint_if_expired()
+            self._begin(entry)
+            return entry
+
+    async def _pull(self) -> tuple[int, ItemT] | None:
+        """Pull the next item that has no outcome from before."""
+        states = self._states
+        if not states.restored:
+            return await self._source.pull()
+        while (entry := await self._source.pull()) is not None and states.skip(*entry):
+            if not states.restored:
+                self._unpaced = self._engine.bucket is None and self._engine.ready is None
+            elif len(states.restored) % _SKIPS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        return entry
+
+    async def _take_from(self, bucket: TokenBucket, slot: Slot, entry: tuple[int, ItemT]) -> None:
+        """Take a token of the bucket. While it has to be waited for, no slot is held."""
+        try:
+            bucket.acquire_nowait()
+        except trio.WouldBlock:
+            slot.release()
+            self._tell_waiting(entry, "bucket")
+            await bucket.acquire()
+
+    async def _acquire(self, slot: Slot, entry: tuple[int, ItemT]) -> None:
+        if not slot.acquire_nowait():
+            self._tell_waiting(entry, "limiter")
+            await slot.acquire()
+
+    def _tell_waiting(self, entry: tuple[int, ItemT], reason: str) -> None:
+        if self._engine.on_waiting is not None:
+            self._engine.on_waiting(*entry, reason=reason)
+
+    def _begin(self, entry: tuple[int, ItemT]) -> None:
+        """Note that the item starts now."""
+        if self._engine.on_started is not None:
+            self._states.pulled(
+                *entry
+            )  # where it stays if this raises, which keeps it from starting
+            self._engine.on_started(*entry)
+        self._states.started(*entry)
+
+    def _conclude(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        """Record the outcome and offer it. Without an await, so nothing is ever lost here."""
+        self._states.ended(outcome)
+        if self._queue is not None:
+            self._queue.offer(outcome)
+        if self._engine.on_ended is not None:
+            self._engine.on_ended(outcome)  # last: it may run code that is not ours, and raise
+
+
+def _failure(index: int, item: ItemT, error: Exception, elapsed: float) -> Outcome[ItemT, Any]:
+    """Make the outcome of an item that raised, or that its own scope cut."""
+    if isinstance(error, _OutOfTimeError):
+        late = trio.TooSlowError(f"not done within {error.seconds:g} s")
+        return make_outcome(index, item, _TIMED_OUT, None, late, elapsed)
+    return make_outcome(index, item, _FAILED, None, error, elapsed)
+
+
+async def _checkpoint_if_expired() -> None:
+    """Raise `Cancelled` if a deadline has passed that trio had no turn to see yet."""
+    if trio.current_effective_deadline() <= trio.current_time():
+        await trio.lowlevel.checkpoint()
 
 
 def _in_time(

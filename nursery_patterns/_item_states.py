@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -21,9 +23,12 @@ class ItemStates(Generic[ItemT, ValueT]):
         given back  in the source again, after a run that was cut
         ended       counted by its status, and kept in `outcomes` where outcomes are retained,
                     and in a stream in `undelivered` until its consumer has taken it
+    An index in `restored` is counted as ended, and the source has yet to yield its item.
     """
 
-    def __init__(self, source: Source[ItemT]) -> None:
+    def __init__(
+        self, source: Source[ItemT], restored: Iterable[Outcome[ItemT, ValueT]] = ()
+    ) -> None:
         self.source = source
         self.waiting: dict[int, ItemT] = {}
         self.running: dict[int, ItemT] = {}
@@ -34,6 +39,19 @@ class ItemStates(Generic[ItemT, ValueT]):
         self._succeeded = 0
         self._failed = 0
         self._timed_out = 0
+        for outcome in restored:
+            self.outcomes[outcome.index] = outcome
+        self.restored = set(self.outcomes)
+        for outcome in self.outcomes.values():
+            self._count(outcome)
+
+    def skip(self, index: int, item: ItemT) -> bool:
+        """Whether an item that left the source has an outcome from an earlier process."""
+        if index not in self.restored:
+            return False
+        self.restored.discard(index)
+        self._give_item(index, item)
+        return True
 
     def pulled(self, index: int, item: ItemT) -> None:
         """Note that the item left the source and waits to be started."""
@@ -51,12 +69,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         """Note the outcome of a running item. It is safe from here on."""
         if self.retain:
             self.outcomes[outcome.index] = outcome
-        if outcome.error is None:
-            self._succeeded += 1
-        elif outcome.status is Status.FAILED:
-            self._failed += 1
-        else:
-            self._timed_out += 1
+        self._count(outcome)
         del self.running[outcome.index]
 
     def begin(self, *, retain: bool) -> None:
@@ -72,7 +85,11 @@ class ItemStates(Generic[ItemT, ValueT]):
         done = self._succeeded + self._failed + self._timed_out
         cancelled = len(self._cut) + (0 if active else len(self.running))
         total = self.source.total
-        known = self.source.pulled if total is None else total
+        if total is None or self.source.ended:  # some may lie behind what was pulled
+            known = self.source.pulled + len(self.restored)
+            total = None if total is None else known
+        else:
+            known = total
         return Counts(
             total=total,
             succeeded=self._succeeded,
@@ -89,6 +106,10 @@ class ItemStates(Generic[ItemT, ValueT]):
         for index, item in chain(
             self.source.given_back(), self.source.rest(), self.waiting.items()
         ):
+            if index in self.restored:
+                self._give_item(index, item)
+                by_index[index] = self.outcomes[index]
+                continue
             status = Status.CANCELLED if index in self._cut else Status.NOT_STARTED
             by_index[index] = make_outcome(index, item, status, None, None, 0.0)
         for index, item in self.running.items():
@@ -99,3 +120,15 @@ class ItemStates(Generic[ItemT, ValueT]):
             counts=self.counts(active=active),
             elapsed=elapsed,
         )
+
+    def _count(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        if outcome.error is None:
+            self._succeeded += 1
+        elif outcome.status is Status.FAILED:
+            self._failed += 1
+        else:
+            self._timed_out += 1
+
+    def _give_item(self, index: int, item: ItemT) -> None:
+        """Put the item into a restored outcome, which may have come without it."""
+        self.outcomes[index] = replace(self.outcomes[index], item=item)

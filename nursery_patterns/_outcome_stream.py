@@ -110,7 +110,7 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
         if self._left_over:
             self._left_over.discard(index)
             if not self._left_over:
-                self._dispatcher.unpark()
+                self._dispatcher.unpark_all()
         if self._open is not None:
             self._open.popleft()
             if self._consumers and self._next_ready() is not None:

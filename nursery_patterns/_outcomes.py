@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
+_MAX_REPR = 200
+
 
 class Status(StrEnum):
     """The five ways an item can stand. Each item of a report has exactly one."""
@@ -46,6 +48,24 @@ class Outcome(Generic[ItemT, ValueT]):
     def succeeded(self) -> bool:
         """Whether `value` is a result."""
         return self.status is Status.SUCCEEDED
+
+    def unwrap(self) -> ValueT:
+        """Return the value of an item that succeeded.
+
+        Raises:
+            Exception: What the item raised if it failed; a `trio.TooSlowError` if it timed out.
+            RuntimeError: The item did not end, so that it has neither.
+        """
+        if self.status is Status.SUCCEEDED:
+            return self.value  # pyright: ignore[reportReturnType] - a success holds a ValueT
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                del self  # or the error has this frame, and the frame the error
+        raise RuntimeError(
+            f"item {self.index} has no value: it is {self.status}; run the batch again to finish it"
+        )
 
 
 @dataclass(slots=True)
@@ -140,19 +160,36 @@ class Report(Generic[ItemT, ValueT]):
         missing = (Status.CANCELLED, Status.NOT_STARTED)
         return [o.item for o in self.outcomes if o.status in missing]
 
-    def raise_errors(self) -> None:
+    def raise_errors(self, *, unwrap: bool = False) -> None:
         """Raise what failed, if anything did; items that did not end are no errors.
+
+        Args:
+            unwrap: Raise the error itself where there is exactly one.
 
         Raises:
             ExceptionGroup: The errors in input order, each with a note that names its item.
         """
         errors = [
-            _with_note(o.error, f"item {o.index}: {o.item!r}")
+            _with_note(o.error, f"item {o.index}: {brief_repr(o.item)}")
             for o in self.outcomes
             if o.error is not None
         ]
+        if unwrap and len(errors) == 1:
+            try:
+                raise errors[0]
+            finally:
+                del self, errors  # or the error has this frame, and the frame the error
         if errors:
             raise ExceptionGroup(f"{len(errors)} of {len(self.outcomes)} items failed", errors)
+
+
+def brief_repr(thing: object) -> str:
+    """Return the `repr` of a thing for a message: cut when long, and never an exception."""
+    try:
+        text = repr(thing)
+    except Exception as exc:  # noqa: BLE001 - the message is about something else
+        return f"<{type(thing).__name__} whose repr raises {type(exc).__name__}>"
+    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
 
 
 def _with_note(error: Exception, note: str) -> Exception:

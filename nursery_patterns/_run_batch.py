@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 import trio
 
 from nursery_patterns._arguments import check_seconds
 from nursery_patterns._batch import Batch, OutcomeStream
 from nursery_patterns._limiter import AnyLimiter
+from nursery_patterns._observer import Journal, Observer
 from nursery_patterns._outcomes import Report
 from nursery_patterns._token_bucket import TokenBucket
 
@@ -27,6 +28,8 @@ class BatchOptions(TypedDict, total=False):
     item_timeout: float | None
     bucket: TokenBucket | None
     on_error: Literal["collect", "cancel"]
+    journal: Journal[Any, Any] | None
+    observer: Observer[Any, Any] | None
     name: str | None
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from types import TracebackType
+    from collections.abc import AsyncGenerator, Generator
 
 # An item that released its slot is a task with its memory, about 10 kB; this number bounds them.
 _MAX_RELEASED = 1_000
@@ -30,7 +29,7 @@ class SlotLimiters:
             outcome of an item before them.
     """
 
-    __slots__ = ("batch", "keep_batch_token", "reacquiring", "released", "shared")
+    __slots__ = ("batch", "keep_batch_token", "lent", "reacquiring", "released", "shared")
 
     def __init__(
         self,
@@ -46,13 +45,19 @@ class SlotLimiters:
         # At most _MAX_RELEASED.
         self.released: set[Slot] = set()
         self.reacquiring = 0  # of these, how many wait to be acquired again
+        # The slot of the worker that waits for an item to come, if that holds a token meanwhile.
+        self.lent: Slot | None = None
 
 
 class Slot:
     """The tokens that one worker holds, acquired in a fixed order and released together.
 
     The token of the batch's limiter comes first and the shared one last, so that no task holds
-    shared capacity while it waits for anything else. Leaving the `with` block releases them.
+    shared capacity while it waits for anything else. Within the `with` block it is the slot of the
+    current task, and of no other one; leaving the block releases it.
+
+    Attributes:
+        fresh: Whether no item has used it yet.
     """
 
     __slots__ = (
@@ -62,6 +67,7 @@ class Slot:
         "_limiters",
         "_shared_limiter",
         "_task",
+        "fresh",
     )
 
     def __init__(self, limiters: SlotLimiters) -> None:
@@ -71,52 +77,82 @@ class Slot:
         self._has_batch_token = False
         self._has_shared_token = False
         self._task: trio.lowlevel.Task | None = None
+        self.fresh: bool = True
 
-    def begin(self) -> None:
-        """Make it the slot of the current task, and of no other one, until `end`."""
+    def __enter__(self) -> Self:
         self._task = trio.lowlevel.current_task()
         _held.set((*_held.get(), self))
+        return self
 
-    def end(self) -> None:
-        """Release it: the task works on no item any more."""
-        self._task = None
+    def __exit__(self, *_: object) -> None:
+        self._task = None  # it works on no item any more
         self.release()
         self._limiters.released.discard(self)
 
     async def acquire_batch_token(self) -> None:
-        """Wait for a token of the batch's limiter."""
-        await self._batch_limiter.acquire_on_behalf_of(self)
-        self._has_batch_token = True
+        """Wait for the token of the batch's limiter. No checkpoint if it is held."""
+        if not self._has_batch_token:
+            await self._batch_limiter.acquire_on_behalf_of(self)
+            self._has_batch_token = True
 
     async def acquire(self) -> None:
         """Wait for each token that is not held yet."""
-        if not self._has_batch_token:
-            await self.acquire_batch_token()
-        if self._shared_limiter is not None:
+        if self._is_over_limit():
+            self.release()
+        await self.acquire_batch_token()
+        if self._shared_limiter is not None and not self._has_shared_token:
             await self._shared_limiter.acquire_on_behalf_of(self)
             self._has_shared_token = True
 
-    def try_keep(self) -> bool:
-        """Keep the slot for another item if that is fair; return whether it is kept.
-
-        It is fair if no task waits in front and no limit was lowered. Besides items that acquire
-        their slots again, only the batch's own dispatcher waits for the batch's limiter; so there
-        it is enough that the limit still covers all tokens that are held. The shared token is
-        released first, and taken again only if no task of another batch waits for it.
-        """
-        if self._batch_limiter.borrowed_tokens > self._batch_limiter.total_tokens:
+    def acquire_nowait(self) -> bool:
+        """Acquire the shared token at once; return whether the slot is held as a whole."""
+        if not self._has_batch_token or self._is_over_limit():
             return False
-        if self._limiters.reacquiring or not self._has_batch_token:
-            return False
-        if self._shared_limiter is None:
+        if self._shared_limiter is None or self._has_shared_token:
             return True
-        self.release_shared_token()
         try:
             self._shared_limiter.acquire_on_behalf_of_nowait(self)
         except trio.WouldBlock:
             return False
         self._has_shared_token = True
         return True
+
+    def may_keep(self) -> bool:
+        """Whether it is fair that the worker keeps the token of the batch's limiter.
+
+        It is if no limit was lowered and no item waits to acquire its slot again. Besides those
+        only the batch's own dispatcher waits for that limiter.
+        """
+        if not self._has_batch_token or self._is_over_limit():
+            return False
+        return self.fresh or not self._limiters.reacquiring
+
+    def try_keep(self) -> bool:
+        """Keep the slot for another item if that is fair; return whether it is held.
+
+        The shared token is released first, and taken again only if no other task waits for it.
+        """
+        if not self.may_keep():
+            return False
+        if self._shared_limiter is None:
+            return True
+        self.release_shared_token()
+        return self.acquire_nowait()
+
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """Let an item that acquires its slot again take the token, while an item is waited for."""
+        self.release_shared_token()
+        if self._limiters.reacquiring:
+            self.release()
+        self._limiters.lent = self
+        try:
+            yield
+        finally:
+            self._limiters.lent = None
+
+    def _is_over_limit(self) -> bool:
+        return self._batch_limiter.borrowed_tokens > self._batch_limiter.total_tokens
 
     def release_shared_token(self) -> None:
         """Release the shared token, and keep the one of the batch's limiter."""
@@ -155,6 +191,8 @@ class Slot:
 
     async def reacquire(self) -> None:
         """Wait for the released tokens again, first come, first served with all other tasks."""
+        if self._limiters.lent is not None:
+            self._limiters.lent.release()
         self._limiters.reacquiring += 1
         try:
             await self.acquire()
@@ -166,17 +204,6 @@ class Slot:
     def limiter(self) -> trio.CapacityLimiter | None:
         """The limiter in force; None once its worker has ended, whose items' tasks may live on."""
         return None if self._task is None else self._shared_limiter or self._batch_limiter
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 def held_limiters() -> tuple[trio.CapacityLimiter, ...]:

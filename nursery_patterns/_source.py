@@ -38,26 +38,26 @@ class Source(Generic[ItemT]):
         self._met_early: list[Exception] = []  # what the iterator raised while it was only named
         self._pulling = False  # still true after a pull that was cut or raised
         self._torn = False  # an earlier run ended in the middle of a pull
-        self._ended = False
+        self.ended: bool = False
         self.broken: RuntimeError | None = None  # why the rest is out of reach, if it is
         self.pulled: int = 0
 
     @property
-    def immediate(self) -> bool:
-        """Whether `pull_nowait` may be used: the items come from a plain iterable."""
-        return self._iterator is not None
+    def ready(self) -> bool:
+        """Whether `pull_nowait` may be used: nothing has to be waited for."""
+        return self._iterator is not None or bool(self._given_back)
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to pull. A sized source ends at the length it had at first."""
         return not self._given_back and (
-            self._ended or self.broken is not None or self.pulled == self._length
+            self.ended or self.broken is not None or self.pulled == self._length
         )
 
     @property
     def total(self) -> int | None:
         """Number of items, or None while nobody can know."""
-        return self.pulled if self._ended else self._length
+        return self.pulled if self.ended else self._length
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
         """Take the next item and its index, or None if nothing is left or within reach (`broken`).
@@ -68,7 +68,7 @@ class Source(Generic[ItemT]):
         if self._given_back:
             return self._given_back.popleft()
         index = self.pulled
-        if self._ended or self.broken is not None or index == self._length:
+        if self.ended or self.broken is not None or index == self._length:
             return None
         if self._ahead:
             item = self._ahead.popleft()
@@ -86,7 +86,7 @@ class Source(Generic[ItemT]):
                 if self._torn:
                     self.broken = self._out_of_reach(self._iterator)
                 else:
-                    self._ended = True
+                    self.ended = True
                 return None
             self._pulling = self._torn = False
         self.pulled = index + 1
@@ -106,7 +106,7 @@ class Source(Generic[ItemT]):
         try:
             item = await anext(self._async_iterator)
         except StopAsyncIteration:
-            self._ended = True
+            self.ended = True
             return None
         self._pulling = self._torn = False
         self.pulled += 1
@@ -127,7 +127,7 @@ class Source(Generic[ItemT]):
 
         It never raises: an error of the iterator belongs to the pull that would have met it.
         """
-        if self._length is None or self._ended or self._iterator is None:
+        if self._length is None or self.ended or self._iterator is None:
             return ()
         if not (self._pulling or self._torn):
             missing = self._length - self.pulled - len(self._ahead)

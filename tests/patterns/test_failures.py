@@ -192,3 +192,54 @@ async def test_a_group_of_nothing_but_failures_is_one_whatever_its_class(on_erro
             await batch.run()
         assert raised.group_contains(ValueError)
         assert batch.report().counts == Counts(total=3, failed=1, not_started=2)
+
+
+# --- taken apart ---------------------------------------------------------------------------------
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+async def test_an_item_whose_repr_raises_does_not_hide_its_error():
+    async def fn(item):
+        raise ValueError
+
+    report = await run_batch(fn, [Unspeakable(), "x" * 1_000])
+    with pytest.RaisesGroup(ValueError, ValueError) as caught:
+        report.raise_errors()
+    first, second = (e.__notes__[0] for e in caught.value.exceptions)
+    assert first == "item 0: <Unspeakable whose repr raises RuntimeError>"
+    assert second.startswith("item 1: 'xxx")
+    assert len(second) < 220
+
+
+async def test_a_lone_error_can_be_raised_as_itself(autojump_clock):
+    async def fn(item):
+        if item < 1:
+            raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        (await run_batch(fn, range(3))).raise_errors(unwrap=True)
+    with pytest.RaisesGroup(ValueError, ValueError):
+        (await run_batch(fn, [0, -1])).raise_errors(unwrap=True)
+    (await run_batch(fn, [1])).raise_errors(unwrap=True)
+
+
+async def test_an_outcome_is_unwrapped_to_its_value_or_its_error(autojump_clock):
+    async def fn(item):
+        await trio.sleep(item)
+        if item == 1:
+            raise ValueError("one")
+        return item
+
+    report = await run_batch(fn, [0, 1, 5, 5, 5], limit=4, item_timeout=3, timeout=2)
+    assert report.outcomes[0].unwrap() == 0
+    with pytest.raises(ValueError, match="one"):
+        report.outcomes[1].unwrap()
+    with pytest.raises(RuntimeError, match="item 2 has no value: it is cancelled"):
+        report.outcomes[2].unwrap()
+    late = await run_batch(fn, [5], item_timeout=3)
+    with pytest.raises(trio.TooSlowError, match="not done within 3 s"):
+        late.outcomes[0].unwrap()

@@ -7,7 +7,7 @@ that is not needed, so a case that starts to pass is noticed.
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import assert_type
+from typing import Any, assert_type
 
 import trio
 
@@ -17,7 +17,9 @@ from nursery_patterns import (
     Batch,
     Counts,
     HedgePolicy,
+    Journal,
     Limits,
+    Observer,
     Outcome,
     Report,
     RequestContext,
@@ -63,11 +65,36 @@ async def values_keep_their_types() -> None:
     assert_type(report.outcomes, tuple[Outcome[str, int], ...])
     assert_type(report.outcomes[0].item, str)
     assert_type(report.outcomes[0].value, int | None)
+    assert_type(report.outcomes[0].unwrap(), int)
     assert_type(report.errors(), list[Exception])
     assert_type(report.unfinished(), list[str])
     assert_type(report.counts, Counts)
     assert_type(report.counts.total, int | None)
     assert_type(batch.progress.value, Counts)
+
+
+class Kept(Journal[str, int]):
+    def outcomes(self) -> list[Outcome[str, int]]:
+        return []
+
+
+class Watched(Observer[str, int]):
+    def ended(self, outcome: Outcome[str, int]) -> None:
+        assert_type(outcome.unwrap(), int)
+
+
+class Told(Observer[Any, Any]):
+    pass
+
+
+def journals_have_the_types_of_their_batch() -> None:
+    Batch(length, ["a"], journal=Kept(), observer=Watched())
+    Batch(length, ["a"], observer=Told())
+    Batch(plain_length, [1], journal=Kept())  # pyright: ignore[reportArgumentType]
+
+
+async def plain_length(number: int) -> int:
+    return number
 
 
 async def calls_keep_their_types() -> None:

@@ -1,0 +1,124 @@
+"""Who is told what happens to the items of a batch, and who keeps it: `Observer` and `Journal`.
+
+They are one idea. A journal is an observer that also has outcomes from before, and that may make
+the batch wait until it has written what it was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from nursery_patterns._outcomes import Outcome
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+class Observer(Protocol[ItemT, ValueT]):
+    """Is told what happens to each item of a batch: `Batch(fn, items, observer=...)`.
+
+    Inherit from it and write the methods that are needed. A method that is not written costs
+    nothing.
+
+    **When.** All methods are called synchronously, in the task that runs the item, so they must be
+    quick and must not block. An item is told in this order: `waiting` (each time it has to wait),
+    `started`, `retried` (each time it is tried again), and at last `ended` or `cut`. Between the
+    return of the item's function and `ended` there is no checkpoint, so no cancel can come between
+    them. When `ended` is called the outcome is in the report already.
+
+    **If a method raises**, the batch ends as if its source had failed: what is in flight is
+    cancelled, and the error leaves `run()` or `stream()` in an `ExceptionGroup`. Nothing is lost:
+    an outcome that was told stays in the report, an item whose `started` raised is not started,
+    and the next run goes on from there.
+    """
+
+    def started(self, index: int, item: ItemT) -> None:
+        """An item has its slot, and its function is called next."""
+
+    def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        """An item succeeded, failed or timed out; `outcome` is what the report has."""
+
+    def cut(self, index: int, item: ItemT) -> None:
+        """A started item was cut before it had an outcome; told at the end of the run.
+
+        The next run starts it again.
+        """
+
+    def retried(
+        self, index: int, item: ItemT, *, attempt: int, error: Exception, delay: float
+    ) -> None:
+        """Attempt number `attempt` (from 1) failed with `error`; the next one is in `delay` s."""
+
+    def waiting(self, index: int, item: ItemT, *, reason: str) -> None:
+        """An item has left the source and has to wait before it starts.
+
+        `reason` is `"bucket"` (a token of the batch's bucket), `"limiter"` (a token of the shared
+        limiter) or `"key"` (the limit or the bucket of its key).
+        """
+
+
+class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
+    """Keeps the outcomes of a batch beyond its process: `Batch(fn, items, journal=...)`.
+
+    A batch with a journal goes on where an earlier one ended, in this process or in another one:
+    items that have an outcome in `outcomes()` are not run again. An item of which only `started`
+    was told was in flight when the process ended, and is run again. So outcomes are kept once, and
+    effects happen at least once.
+
+    `started` and `ended` are as in `Observer`: synchronous, and with no checkpoint between the
+    return of the item's function and `ended`. A journal that writes in another thread puts the
+    outcome into a queue of its own in `ended`, and bounds that queue in `ready`.
+    """
+
+    def outcomes(self) -> Iterable[Outcome[ItemT, ValueT]]:
+        """Return the outcomes there are to begin with, in any order; read once, by `Batch(...)`.
+
+        Each is `succeeded`, `failed` or `timed_out`; leave out the failed ones to have them run
+        again. `item` may be None: the batch puts in its own when it comes to that index.
+        They count, and are in the report, from the beginning. A stream does not yield them.
+        """
+        return ()
+
+    async def ready(self) -> None:
+        """Return when another item may start; awaited before each start.
+
+        This is the back-pressure of the journal: it need not wait at all, and while it waits the
+        items in flight go on and no further one is started. The batch holds no token of a shared
+        limiter meanwhile. A cancel ends the wait; what it raises leaves as from the other methods.
+        """
+
+
+AnyObserver = Observer[Any, Any]
+
+
+def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
+    """Return one function that calls the method `name` of each observer that has its own."""
+    calls = [
+        method
+        for observer in observers
+        if (method := getattr(observer, name, None)) is not None and not _is_inherited(method)
+    ]
+    if not calls:
+        return None
+    if len(calls) == 1:
+        return calls[0]
+
+    def call_all(*args: Any, **kwargs: Any) -> None:
+        for call in calls:
+            call(*args, **kwargs)
+
+    return call_all
+
+
+def ready_of(journal: object) -> Callable[[], Awaitable[None]] | None:
+    """Return the `ready` of a journal, if it has one of its own."""
+    ready = getattr(journal, "ready", None)
+    return None if ready is None or _is_inherited(ready) else ready
+
+
+def _is_inherited(method: object) -> bool:
+    """Whether a method is the one of the protocol, which does nothing."""
+    function = getattr(method, "__func__", None)
+    own = (*vars(Observer).values(), *vars(Journal).values())
+    return any(function is candidate for candidate in own)

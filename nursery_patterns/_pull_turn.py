@@ -1,0 +1,41 @@
+"""The turn to wait for the next item of a batch."""
+
+from __future__ import annotations
+
+from typing import final
+
+import trio
+
+
+@final
+class PullTurn:
+    """One worker at a time waits for the next item, for its tokens and for its slot.
+
+    So items start in the order of their source. The others wait for the turn, first come, first
+    served; the dispatcher, which starts new workers, comes last.
+    """
+
+    def __init__(self) -> None:
+        # Invariant: while a worker waits for the turn, it is taken.
+        self.taken: bool = False
+        self._workers = trio.lowlevel.ParkingLot()
+        self._dispatcher = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        """Wait for the turn. No checkpoint if it is free."""
+        if self.taken:
+            await self._workers.park()  # woken, it has the turn
+        self.taken = True
+
+    async def __aexit__(self, *_: object) -> None:
+        """Pass the turn on. No checkpoint."""
+        if self._workers:
+            self._workers.unpark()
+        else:
+            self.taken = False
+            self._dispatcher.unpark_all()
+
+    async def wait_until_free(self) -> None:
+        """Wait until no worker has the turn. No checkpoint if it is free."""
+        while self.taken:
+            await self._dispatcher.park()

@@ -1,0 +1,71 @@
+"""Keep the lines of a failure's traceback, and let go of its frames.
+
+A traceback holds the frame of each function it passed, and a frame holds all local variables. So
+an outcome that keeps an error would keep each item's buffers too, and, through the engine's own
+frame, itself: garbage that only a cycle collection frees.
+
+`traceback.clear_frames` is not enough: it leaves closures alone, and before Python 3.13 it closes
+a coroutine that still waits, if an error of that coroutine is shared with others. So the frames
+are replaced by stand-ins that have the file, the line and the name of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import lru_cache
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import cast
+
+# The modules whose frames stand between the engine and the function of an item.
+_AROUND_ITEMS = frozenset({"nursery_patterns._engine", "nursery_patterns._retry"})
+
+
+def release_frames(error: BaseException) -> None:
+    """Replace the traceback of an error, and of all errors in it, by one without local variables.
+
+    That is its group's errors, its causes and its contexts. The frames of the engine around the
+    item's function are left out.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        exc = pending.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        if exc.__traceback__ is not None:
+            exc.__traceback__ = _lines_of(exc.__traceback__)
+        pending += (exc.__cause__, exc.__context__)
+        if isinstance(exc, BaseExceptionGroup):
+            pending += cast("tuple[BaseException, ...]", exc.exceptions)
+
+
+def _lines_of(tb: TracebackType) -> TracebackType | None:
+    entries: list[tuple[CodeType, str, int]] = []  # outermost first
+    entry: TracebackType | None = tb
+    while entry is not None:
+        frame = entry.tb_frame
+        module = str(frame.f_globals.get("__name__"))
+        if entries or module not in _AROUND_ITEMS:
+            entries.append((frame.f_code, module, entry.tb_lineno))
+        entry = entry.tb_next
+    lines: TracebackType | None = None
+    for code, module, line in reversed(entries):
+        lines = TracebackType(
+            lines, _stand_in(code.co_filename, code.co_name, code.co_qualname, module), -1, line
+        )
+    return lines
+
+
+@lru_cache(maxsize=1_024)
+def _stand_in(filename: str, name: str, qualname: str, module: str) -> FrameType:
+    """Return a frame that has ended, of a function that only looks like the one that is named."""
+    likeness = _nothing.__code__.replace(co_filename=filename, co_name=name, co_qualname=qualname)
+    generator = FunctionType(likeness, {"__name__": module})()
+    frame = generator.gi_frame  # of a generator, since that has no caller that it would keep
+    generator.close()
+    return frame
+
+
+def _nothing() -> Generator[None]:
+    yield
