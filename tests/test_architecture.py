@@ -37,6 +37,8 @@ OUTSIDERS = {
     ),
     "pydantic_core": (
         "trio_tools.settings.reference",
+        "trio_tools.answers.json_values",
+        "trio_tools.operations.operation",
         "trio_tools.operations.item_runner",
         "trio_tools.transports.stdio.jsonrpc_lines",
     ),

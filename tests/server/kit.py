@@ -89,6 +89,14 @@ async def envelope_of(client, name, arguments=None, **options):
     return result.structured_content
 
 
+def values_of(data):
+    """Return what the items of a batch that succeeded gave, in input order."""
+    indexes = [result["index"] for result in data["results"]]
+    assert indexes == sorted(indexes)
+    assert all(list(result) == ["index", "item", "value"] for result in data["results"])
+    return [result["value"] for result in data["results"]]
+
+
 async def status_of(client):
     return (await envelope_of(client, "get_concurrency_status"))["data"]
 

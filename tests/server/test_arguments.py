@@ -43,8 +43,6 @@ WRONG = {
         "validation",
         ["urls", "1 to 3", "got 4", "split"],
     ),
-    "no http": ("fetch_urls", {"urls": ["ftp://example.org/"]}, "validation", ["urls[0]", "http"]),
-    "no URL": ("fetch_urls", {"urls": [*ONE_URL, "x y"]}, "validation", ["urls[1]", "a space"]),
     "wrong type": ("fetch_urls", {"urls": 5}, "validation", ["urls", "list", "got 5"]),
     "wrong type inside": ("fetch_urls", {"urls": [5]}, "validation", ["urls.0", "string", "got 5"]),
     "missing": ("fetch_urls", {}, "validation", ["urls is missing"]),
@@ -146,6 +144,22 @@ async def test_bad_input_is_answered_with_the_argument_the_bound_and_the_fix(cli
     assert [word for word in words if word not in told] == []
     assert "pydantic" not in str(envelope)
     assert (await envelope_of(client, "compute_hash", {"text": "x"}))["success"] is True
+
+
+async def test_a_url_that_is_none_is_an_item_that_failed_beside_its_siblings(client):
+    urls = ["ftp://example.org/", "http://127.0.0.1:9/", "x y"]
+    envelope = await envelope_of(client, "fetch_urls", {"urls": urls})
+    errors = envelope["data"]["errors"]
+    assert [list(error) for error in errors] == [
+        ["index", "item", "status", "error_code", "reason"]
+    ] * 3
+    assert [(error["index"], error["item"], error["status"]) for error in errors] == [
+        (index, url, "failed") for index, url in enumerate(urls)
+    ]
+    codes = [error["error_code"] for error in errors]
+    assert codes == ["BLOCKED_SCHEME", "ADDRESS_NOT_ALLOWED", "INVALID_URL"]
+    assert "http" in errors[0]["reason"]
+    assert "a space" in errors[2]["reason"]
 
 
 async def test_a_private_address_is_an_item_that_failed_beside_its_siblings(client):

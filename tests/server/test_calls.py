@@ -15,6 +15,7 @@ from tests.server.kit import (
     nap_many,
     server_of,
     status_of,
+    values_of,
     work,
 )
 from trio_tools.answers.errors import ToolFailure
@@ -33,7 +34,7 @@ async def test_a_deadline_is_kept_to_the_instant_with_all_that_finished(era, aut
         )
         assert trio.current_time() - started == 3
     data = envelope["data"]
-    assert data["results"] == [1.0, 2.0]
+    assert values_of(data) == [1.0, 2.0]
     assert [(e["item"], e["error_code"]) for e in data["errors"]] == [
         (FOREVER, "CANCELLED"),
         (-1, "INTERNAL"),
@@ -72,10 +73,10 @@ async def test_a_second_call_with_the_same_id_does_only_what_is_missing(era, aut
     async with connected(server_of(batch), era) as client:
         arguments = {"items": [1, 5, 2, 6], "timeout_seconds": 4}
         first = (await envelope_of(client, "batch", arguments))["data"]
-        assert (first["results"], first["complete"], gauge.entered) == ([1.0, 2.0], False, 4)
+        assert (values_of(first), first["complete"], gauge.entered) == ([1.0, 2.0], False, 4)
         arguments["timeout_seconds"] = 7
         second = (await envelope_of(client, "batch", arguments))["data"]
-        assert (second["results"], second["complete"]) == ([1.0, 5.0, 2.0, 6.0], True)
+        assert (values_of(second), second["complete"]) == ([1.0, 5.0, 2.0, 6.0], True)
         assert gauge.entered == 4 + 2
 
 
@@ -94,7 +95,7 @@ async def test_an_item_past_its_own_time_is_named_and_its_siblings_go_on(autojum
         )
     [error] = envelope["data"]["errors"]
     assert (error["item"], error["error_code"]) == (FOREVER, "ITEM_TIMEOUT")
-    assert envelope["data"]["results"] == [1.0, 2.0]
+    assert values_of(envelope["data"]) == [1.0, 2.0]
     assert envelope["data"]["complete"] is True
     assert envelope["data"]["timing"]["elapsed_seconds"] == 2.5
 
@@ -177,7 +178,7 @@ async def test_what_a_cancelled_call_had_finished_is_kept_for_the_next_one(era, 
             await envelope_of(client, "nap_many", arguments)
         await wait_all_tasks_blocked()
         kept = await envelope_of(client, "nap_many", arguments)
-    assert kept["data"]["results"] == [1.0, 2.0, 60.0]
+    assert values_of(kept["data"]) == [1.0, 2.0, 60.0]
     assert kept["data"]["timing"]["elapsed_seconds"] == 60.0
 
 
@@ -230,7 +231,7 @@ async def test_drain_lets_every_running_batch_return_what_it_has(era, autojump_c
     for number, envelope in answers.items():
         data = envelope["data"]
         assert envelope["success"] is True
-        assert (data["results"], data["complete"]) == ([1.0, 2.0], False)
+        assert (values_of(data), data["complete"]) == ([1.0, 2.0], False)
         assert [error["item"] for error in data["errors"]] == [FOREVER, number]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of
+from tests.server.kit import connected, envelope_of, status_of, values_of
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
@@ -55,7 +55,7 @@ def clock(mock_clock):
 @pytest.fixture
 def server():
     doors = {"allow_private": True, "ports": None, "max_connections_per_host": 100}
-    return create_server(Settings(fetch=doors))
+    return create_server(Settings(fetch=doors, max_output_chars=100_000))
 
 
 async def test_two_hundred_urls_in_three_seconds_are_all_accounted_for(server, era, clock):
@@ -74,12 +74,12 @@ async def test_two_hundred_urls_in_three_seconds_are_all_accounted_for(server, e
     counts = dict(data["counts"])
     assert counts.pop("concurrency_limit") == 50
     assert counts.pop("total") == sum(counts.values()) == PAGES
-    assert len(data["results"]) == counts["succeeded"]
+    assert len(values_of(data)) == counts["succeeded"]
     assert len(data["errors"]) == PAGES - counts["succeeded"]
     # Every one that finished is there as itself, in input order; every other one is named.
-    finished = [result["url"].removeprefix(address) for result in data["results"]]
+    finished = [result["url"].removeprefix(address) for result in values_of(data)]
     missing = [error["item"].removeprefix(address) for error in data["errors"]]
-    assert [result["text"] for result in data["results"]] == finished
+    assert [result["text"] for result in values_of(data)] == finished
     assert sorted(finished + missing) == sorted(paths)
     assert finished == [path for path in paths if path in set(finished)]
     assert {path.rpartition("/")[2] for path in finished} == {"fine", "slow"}
@@ -104,6 +104,6 @@ async def test_a_second_call_fetches_only_what_is_missing(server, clock):
         before = (await status_of(client))["limits"]["fetch_urls"]["started"]
         second = (await envelope_of(client, "fetch_urls", arguments))["data"]
         after = (await status_of(client))["limits"]["fetch_urls"]["started"]
-    assert [result["url"][-4:] for result in first["results"]] == ["fine", "slow"]
-    assert second["results"] == first["results"]
+    assert [result["url"][-4:] for result in values_of(first)] == ["fine", "slow"]
+    assert values_of(second) == values_of(first)
     assert (before, after) == (3, 4)

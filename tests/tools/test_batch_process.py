@@ -6,7 +6,7 @@ import threading
 import pytest
 import trio
 
-from tests.server.kit import call_as, connected, status_of
+from tests.server.kit import call_as, connected, status_of, values_of
 from tests.tools.kit import calling, nap_server, server_with, total
 from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
@@ -26,7 +26,7 @@ async def test_results_come_in_input_order_and_in_the_agreed_fields(autojump_clo
         "timing",
         "operation_id",
     ]
-    assert data["results"] == [3, 1, 2]
+    assert values_of(data) == [3, 1, 2]
     assert data["errors"] is None
     assert data["complete"]
     assert list(data["timing"]) == ["elapsed_seconds", "timeout_seconds", "headroom_seconds"]
@@ -48,7 +48,7 @@ async def test_a_deadline_answers_in_time_and_names_every_missing_item(autojump_
         )
         assert trio.current_time() == before + 2.5
     data = envelope["data"]
-    assert data["results"] == [1, 2]
+    assert values_of(data) == [1, 2]
     assert [error["item"] for error in data["errors"]] == [100, 100, 3]
     assert {error["error_code"] for error in data["errors"]} == {"CANCELLED"}
     assert total(data["counts"]) == 5
@@ -61,12 +61,12 @@ async def test_the_same_call_with_a_known_id_does_only_what_is_missing(autojump_
     asked = {"operation": "nap", "items": [1, 9, 2, 9, 3], "operation_id": "mine"}
     async with calling(server, era) as call:
         first = await call("batch_process", **asked, timeout_seconds=4, max_concurrent=2)
-        assert first["data"]["results"] == [1, 2]
+        assert values_of(first["data"]) == [1, 2]
         again = await call("batch_process", **asked)
-        assert again["data"]["results"] == [1, 9, 2, 9, 3]
+        assert values_of(again["data"]) == [1, 9, 2, 9, 3]
         assert again["data"]["complete"]
         once_more = await call("batch_process", **asked)
-    assert once_more["data"]["results"] == [1, 9, 2, 9, 3]
+    assert values_of(once_more["data"]) == [1, 9, 2, 9, 3]
     assert sorted(trace.finished) == [1, 2, 3, 9, 9]
 
 
@@ -86,7 +86,7 @@ async def test_the_same_arguments_in_another_order_of_names_are_the_same(era):
         first = await call("batch_process", **asked, items=[item])
         again = await call("batch_process", **asked, items=[dict(reversed(item.items()))])
         other = await call("batch_process", **asked, items=[item | {"text": "b"}])
-    assert again["data"]["results"] == first["data"]["results"]
+    assert values_of(again["data"]) == values_of(first["data"])
     assert other["data"]["error_code"] == "OPERATION_MISMATCH"
 
 
@@ -159,7 +159,7 @@ async def test_a_plain_string_is_a_text_with_the_defaults(operation):
         plain = await call("batch_process", operation=operation, items=["a", "b"])
         whole = await call("batch_process", operation=operation, items=[{"text": "a"}])
         wrong = await call("batch_process", operation=operation, items=["a", 1])
-    assert plain["data"]["results"][:1] == whole["data"]["results"]
+    assert values_of(plain["data"])[:1] == values_of(whole["data"])
     assert [each["index"] for each in wrong["data"]["invalid_items"]] == [1]
 
 
@@ -200,7 +200,7 @@ async def test_an_item_timeout_ends_that_item_alone(autojump_clock):
             "batch_process", operation="nap", items=[1, 9, 2], item_timeout_seconds=3
         )
     data = answer["data"]
-    assert data["results"] == [1, 2]
+    assert values_of(data) == [1, 2]
     assert [error["error_code"] for error in data["errors"]] == ["ITEM_TIMEOUT"]
     assert data["complete"]
     assert data["timing"]["elapsed_seconds"] == 3.0
@@ -224,7 +224,7 @@ async def test_a_result_that_is_no_json_value_fails_that_item():
     server = server_with(odd)
     async with calling(server) as call:
         answer = await call("batch_process", operation="odd", items=[0, 1])
-    assert answer["data"]["results"] == [0]
+    assert values_of(answer["data"]) == [0]
     assert answer["data"]["errors"][0]["error_code"] == "NOT_JSON"
 
 
@@ -237,8 +237,8 @@ async def test_each_operation_declares_where_it_runs():
         ],
     )
     async with calling(server) as call:
-        threads = (await call("batch_process", operation="thread", items=[1]))["data"]["results"]
-        processes = (await call("batch_process", operation="process", items=[1]))["data"]["results"]
+        threads = values_of((await call("batch_process", operation="thread", items=[1]))["data"])
+        processes = values_of((await call("batch_process", operation="process", items=[1]))["data"])
     assert threads[0] != threading.current_thread().name
     assert processes[0] != os.getpid()
 

@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 import trio
 
+from tests.server.kit import values_of
 from tests.tools.kit import calling, server_with, total
 
 
@@ -39,7 +40,7 @@ async def test_each_line_is_an_item_once_and_bad_lines_are_named(tmp_path, size,
     (tmp_path / "numbers.jsonl").write_text("\n".join(lines))
     async with calling(server_with(double, file_roots=(tmp_path,)), era) as call:
         chunks = await _all(call, dataset="numbers.jsonl", operation="double", chunk_size=size)
-    assert [result for chunk in chunks for result in chunk["results"]] == [2, 4, 6, 8]
+    assert [result for chunk in chunks for result in values_of(chunk)] == [2, 4, 6, 8]
     errors = [error for chunk in chunks for error in chunk["errors"] or []]
     assert [error["item"] for error in errors] == ["line 3", "line 5"]
     assert {error["error_code"] for error in errors} == {"INVALID_ITEM"}
@@ -53,7 +54,7 @@ async def test_a_csv_gives_objects_of_which_fields_can_be_taken(tmp_path):
     async with calling(server_with(file_roots=(tmp_path,))) as call:
         (chunk,) = await _all(call, **asked, fields={"text": "name"})
         (wrong,) = await _all(call, **asked, fields={"text": "nothing"})
-    assert [result["algorithm"] for result in chunk["results"]] == ["md5", "md5"]
+    assert [result["algorithm"] for result in values_of(chunk)] == ["md5", "md5"]
     assert [error["item"] for error in wrong["errors"]] == ["line 2", "line 3"]
     assert "'nothing'" in wrong["errors"][0]["reason"]
 
@@ -63,7 +64,7 @@ async def test_a_folder_gives_the_paths_of_its_files(tmp_path):
         (tmp_path / f"{name}.txt").write_text(name)
     async with calling(server_with(file_roots=(tmp_path,))) as call:
         chunks = await _all(call, dataset=str(tmp_path), operation="compress", chunk_size=2)
-    paths = [result["path"] for chunk in chunks for result in chunk["results"]]
+    paths = [result["path"] for chunk in chunks for result in values_of(chunk)]
     assert paths == [str(tmp_path / f"{name}.txt") for name in "abc"]
 
 
@@ -72,7 +73,7 @@ async def test_a_file_whose_name_is_no_text_is_named_and_holds_up_no_other(tmp_p
         (tmp_path / os.fsdecode(name)).write_bytes(name)
     async with calling(server_with(file_roots=(tmp_path,)), era) as call:
         chunks = await _all(call, dataset=str(tmp_path), operation="hash", chunk_size=2)
-    paths = [result["path"] for chunk in chunks for result in chunk["results"]]
+    paths = [result["path"] for chunk in chunks for result in values_of(chunk)]
     assert paths == [str(tmp_path / name) for name in "ac"]
     (error,) = chunks[0]["errors"]
     assert (error["item"], error["error_code"]) == ("file 2", "INVALID_ITEM")
@@ -107,8 +108,8 @@ async def test_a_table_gives_its_rows_in_the_order_of_its_key(tmp_path):
         asked = {"dataset": "words", "operation": "hash", "fields": {"text": "word"}}
         chunks = await _all(call, **asked, chunk_size=2)
         plain = (await call("batch_process", operation="hash", items=[{"text": "w3"}]))["data"]
-    assert [len(chunk["results"]) for chunk in chunks] == [2, 2, 1]
-    assert chunks[0]["results"][1] == plain["results"][0]
+    assert [len(values_of(chunk)) for chunk in chunks] == [2, 2, 1]
+    assert values_of(chunks[0])[1] == values_of(plain)[0]
 
 
 async def test_a_configured_name_stands_for_a_path(tmp_path):
@@ -116,7 +117,7 @@ async def test_a_configured_name_stands_for_a_path(tmp_path):
     settings = {"datasets": {"numbers": {"path": "data", "kind": "json_lines"}}}
     async with calling(server_with(double, file_roots=(tmp_path,), **settings)) as call:
         (chunk,) = await _all(call, dataset="numbers", operation="double")
-    assert chunk["results"] == [2, 4]
+    assert values_of(chunk) == [2, 4]
 
 
 async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
@@ -130,10 +131,10 @@ async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
     asked = {"dataset": "naps.jsonl", "operation": "nap", "operation_id": "mine"}
     async with calling(server_with(nap, file_roots=(tmp_path,))) as call:
         cut = await call("process_large_dataset", **asked, timeout_seconds=0.5)
-        assert cut["data"]["results"] == [1, 3]
+        assert values_of(cut["data"]) == [1, 3]
         hanging.clear()
         whole = await call("process_large_dataset", **asked)
-    assert whole["data"]["results"] == [1, 2, 3]
+    assert values_of(whole["data"]) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ async def test_an_empty_dataset_answers_like_any_batch(tmp_path):
         empty = (await call("process_large_dataset", dataset="empty.jsonl", **asked))["data"]
         one = (await call("process_large_dataset", dataset="one.jsonl", **asked))["data"]
     assert list(empty) == list(one)
-    assert (empty["complete"], empty["results"], empty["errors"]) == (True, [], None)
+    assert (empty["complete"], values_of(empty), empty["errors"]) == (True, [], None)
     assert empty["timing"]["timeout_seconds"] == 9
 
 

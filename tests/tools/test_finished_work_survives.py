@@ -5,7 +5,7 @@ import time
 
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of
+from tests.server.kit import connected, envelope_of, status_of, values_of
 from tests.tools.kit import calling, nap_server, server_with, total
 from trio_tools.operations.operation import Operation
 
@@ -29,13 +29,13 @@ async def test_what_a_cancelled_call_had_finished_is_readable_and_not_repeated(a
         assert not read["data"]["running"]
         outcomes = read["data"]["outcomes"]
         assert [o["index"] for o in outcomes] == list(range(len(ITEMS)))
-        done = [o["result"] for o in outcomes if o["status"] == "succeeded"]
+        done = [o["value"] for o in outcomes if "value" in o]
         assert done == sorted(trace.finished)
         assert done
 
         begun = len(trace.begun)
         again = await envelope_of(client, "batch_process", ASKED)
-        assert again["data"]["results"] == [1, 40, 2, 40, 3, 4]
+        assert values_of(again["data"]) == [1, 40, 2, 40, 3, 4]
         assert again["data"]["complete"]
         assert len(trace.begun) - begun == counts["cancelled"] + counts["not_started"]
 
@@ -47,12 +47,12 @@ async def test_a_call_that_goes_on_does_so_with_its_own_item_timeout_and_concurr
     asked = {"operation": "nap", "items": [1, 8, 8, 2, 8], "operation_id": "mine"}
     async with calling(server, era) as call:
         first = await call("batch_process", **asked, max_concurrent=1, timeout_seconds=3)
-        assert first["data"]["results"] == [1]
+        assert values_of(first["data"]) == [1]
         again = await call(
             "batch_process", **asked, max_concurrent=4, item_timeout_seconds=6, timeout_seconds=5
         )
         assert again["data"]["counts"]["concurrency_limit"] == 4
-        assert again["data"]["results"] == [1, 2]
+        assert values_of(again["data"]) == [1, 2]
         cut = await call("batch_process", **asked, max_concurrent=4, item_timeout_seconds=6)
         assert cut["data"]["complete"]
         assert cut["data"]["timing"]["elapsed_seconds"] == 6.0
@@ -66,7 +66,7 @@ async def test_a_call_that_goes_on_without_an_item_timeout_has_none(autojump_clo
     async with calling(server, era) as call:
         await call("batch_process", **asked, item_timeout_seconds=6, timeout_seconds=5)
         again = await call("batch_process", **asked)
-    assert again["data"]["results"] == [8, 8]
+    assert values_of(again["data"]) == [8, 8]
 
 
 async def test_a_call_that_is_refused_changes_nothing_of_the_one_that_runs(autojump_clock, era):
@@ -83,7 +83,7 @@ async def test_a_call_that_is_refused_changes_nothing_of_the_one_that_runs(autoj
             await trio.sleep(1)
             other = await call("batch_process", **asked, max_concurrent=4, item_timeout_seconds=1)
             assert other["data"]["error_code"] == "OPERATION_RUNNING"
-    assert answers[0]["data"]["results"] == [4] * 4
+    assert values_of(answers[0]["data"]) == [4] * 4
     assert answers[0]["data"]["timing"]["elapsed_seconds"] == 16.0
 
 
@@ -114,7 +114,7 @@ async def test_cancel_operation_makes_the_running_call_answer_with_what_it_has(a
             assert stopped["data"]["stopped"]
         (answer,) = answers
         assert answer["success"]
-        assert answer["data"]["results"] == [1, 2]
+        assert values_of(answer["data"]) == [1, 2]
         assert total(answer["data"]["counts"]) == len(ITEMS)
         assert "stopped" in answer["data"]["summary"]
         idle = await call("cancel_operation", operation_id="mine")
@@ -130,8 +130,8 @@ async def test_items_are_conserved_whenever_the_deadline_comes(autojump_clock):
             answer = await call("batch_process", **{**ASKED, "timeout_seconds": seconds})
             data = answer["data"]
             assert total(data["counts"]) == len(ITEMS)
-            assert len(data["results"]) == data["counts"]["succeeded"]
-            assert len(data["results"]) + len(data["errors"]) == len(ITEMS)
+            assert len(values_of(data)) == data["counts"]["succeeded"]
+            assert len(values_of(data)) + len(data["errors"]) == len(ITEMS)
             assert data["complete"] is (seconds == 42)
 
 
@@ -142,13 +142,13 @@ async def test_an_operation_can_be_read_while_it_runs(autojump_clock):
         await trio.sleep(2.5)
         data = (await call("get_operation", operation_id="mine"))["data"]
         assert data["running"]
-        assert [o["result"] for o in data["outcomes"] if o["status"] == "succeeded"] == [1, 2]
+        assert [o["value"] for o in data["outcomes"] if "value" in o] == [1, 2]
         assert total(data["counts"]) == len(ITEMS)
 
 
 async def test_what_is_not_done_is_told_as_it_is_with_how_to_go_on(autojump_clock, era):
     def unfinished(answer):
-        found = [o for o in answer["data"]["outcomes"] if o["status"] != "succeeded"]
+        found = [o for o in answer["data"]["outcomes"] if "value" not in o]
         return {(o["error_code"], o["reason"]) for o in found}
 
     server, _ = nap_server()

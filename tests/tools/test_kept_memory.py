@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from nursery_patterns import Batch
+from tests.server.kit import values_of
 from tests.tools.kit import calling, server_with
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.operations.item_runner import ItemRunner
@@ -137,7 +138,10 @@ VALUES = [
     ((1, 2), [1, 2]),
     ({"a": {1: EMOJI}}, {"a": {"1": EMOJI}}),
     (dt.date(2026, 1, 2), "2026-01-02"),
-    (-(10**40), -(10**40)),
+    (-(10**40), str(-(10**40))),
+    (2**53 - 1, 2**53 - 1),
+    (2**53, "9007199254740992"),
+    ([{"a": -(2**53)}], [{"a": "-9007199254740992"}]),
     (1e-320, 1e-320),
     ('a"\\\n\u2028ж', 'a"\\\n\u2028ж'),
     (True, True),
@@ -154,7 +158,7 @@ async def test_a_value_comes_out_as_json_has_it(era):
     async with calling(server, era) as call:
         done = await call("batch_process", operation="value_of", items=[*range(len(VALUES))])
         page = await call("get_operation", operation_id=done["data"]["operation_id"])
-    for shown in (done["data"]["results"], [o["result"] for o in page["data"]["outcomes"]]):
+    for shown in (values_of(done["data"]), [o["value"] for o in page["data"]["outcomes"]]):
         assert [(value, type(value)) for value in shown] == [
             (value, type(value)) for _, value in VALUES
         ]
@@ -172,7 +176,7 @@ async def test_a_result_that_nobody_could_read_back_fails_its_item_alone(size):
     server = server_with(deep)
     async with calling(server) as call:
         answer = await call("batch_process", operation="deep", items=[0, 1, 0])
-    assert answer["data"]["results"] == ["fine", "fine"]
+    assert values_of(answer["data"]) == ["fine", "fine"]
     assert [error["error_code"] for error in answer["data"]["errors"]] == ["NOT_JSON"]
 
 
@@ -185,7 +189,7 @@ async def test_a_large_text_of_any_letters_is_read_whole_in_parts_of_characters(
     server = server_with(same, max_output_chars=page_chars)
     async with calling(server) as call:
         done = await call("batch_process", operation="same", items=[text])
-        (shown,) = done["data"]["results"]
+        (shown,) = values_of(done["data"])
         assert shown["json_chars"] == len(whole)
         assert shown["json_start"] == whole[: min(1_000, page_chars // 2)]
         cursor, start = shown["cursor"], 0

@@ -40,9 +40,7 @@ BAD = {
     "a list that is too long, as text": ("fetch_urls", {"urls": json.dumps(["a"] * MANY)}),
     "a list as text, without an end": ("fetch_urls", {"urls": "[" * 2_000_000}),
     "a text for a list": ("fetch_urls", {"urls": LONG}),
-    "a list of one long text": ("fetch_urls", {"urls": [LONG]}),
     "a list of lists": ("fetch_urls", {"urls": [[1] * 1_000] * 1_000}),
-    "a list of wrong URLs": ("fetch_urls", {"urls": ["ftp://" + "x" * 1_900] * 1_000}),
     "names of no arguments": ("compute_hash", NAMES),
     "long names of no arguments": ("compute_hash", {f"{n}{'y' * 200_000}": n for n in range(10)}),
     "an object for a text": ("compute_hash", {"text": NAMES}),
@@ -120,9 +118,19 @@ async def test_the_answer_to_large_bad_input_is_short_and_soon_made(house, case,
     envelope = result.structured_content
     assert envelope["data"]["error_type"] in {"validation", "not_found", "forbidden"}
     assert len(envelope["error"]) <= MAX_MESSAGE_CHARS
-    most = 400_000 if "all wrong" in case or "wrong URLs" in case or "of lists" in case else 12_000
+    most = 400_000 if "all wrong" in case or "of lists" in case else 12_000
     assert len(result.model_dump_json()) <= most
     assert max(len(record.getMessage()) for record in caplog.records) <= MAX_MESSAGE_CHARS + 200
+
+
+@pytest.mark.parametrize("urls", [["ftp://" + "x" * 1_900] * 1_000, [LONG], [LONG, "x y"]])
+async def test_urls_that_are_none_fail_each_alone_and_the_answer_is_short(house, urls):
+    async with connected(house):
+        result = await house.call_tool("fetch_urls", {"urls": urls})
+    assert not result.is_error
+    assert result.structured_content["data"]["counts"]["failed"] == len(urls)
+    assert len(json.dumps(result.structured_content)) <= house.state.settings.max_output_chars
+    assert len(result.content[0].text) <= house.state.settings.max_output_chars
 
 
 async def test_the_first_problems_are_told_and_the_number_of_the_others(house):

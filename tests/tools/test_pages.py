@@ -5,6 +5,7 @@ import json
 import pytest
 import trio
 
+from tests.server.kit import values_of
 from tests.tools.kit import calling, nap_server, server_with
 from trio_tools.operations.operation import Operation
 from trio_tools.tools.pagination import short_text
@@ -41,7 +42,7 @@ async def test_pages_show_every_outcome_once_in_input_order(page_size, era):
     assert [o["index"] for o in outcomes] == list(range(60))
     assert [o["item"] for o in outcomes] == items
     assert all(
-        o["status"] == "failed" if o["item"].startswith("fail") else o["result"] == o["item"] * 10
+        "value" not in o if o["item"].startswith("fail") else o["value"] == o["item"] * 10
         for o in outcomes
     )
 
@@ -55,12 +56,12 @@ async def test_what_an_answer_leaves_out_is_behind_its_cursor():
         assert len(json.dumps(data, ensure_ascii=False)) < BUDGET * 1.5
         rest = await _pages(call, data["operation_id"], pagination["cursor"])
     assert len(rest) == pagination["remaining"]
-    shown = len(data["results"])
-    assert data["results"] == [item * 10 for item in items[::2][:shown]]
+    shown = len(values_of(data))
+    assert values_of(data) == [item * 10 for item in items[::2][:shown]]
     assert [e["item"] for e in data["errors"]] == items[1::2][: len(data["errors"])]
     assert len(rest) + shown + len(data["errors"]) == 200
-    results = [o["item"] for o in rest if o["status"] == "succeeded"]
-    errors = [o["item"] for o in rest if o["status"] == "failed"]
+    results = [o["item"] for o in rest if "value" in o]
+    errors = [o["item"] for o in rest if "value" not in o]
     assert results == items[::2][shown:]
     assert errors == items[1::2][len(data["errors"]) :]
 
@@ -70,7 +71,7 @@ async def test_a_result_larger_than_a_page_is_read_in_parts(era):
     server = server_with(echo, max_output_chars=BUDGET)
     async with calling(server, era) as call:
         done = await call("batch_process", operation="echo", items=["small", large])
-        small, shown = done["data"]["results"]
+        small, shown = values_of(done["data"])
         assert small == "small" * 10
         assert shown["truncated"]
         text, cursor = "", shown["cursor"]
@@ -115,7 +116,7 @@ async def test_a_part_of_an_operation_whose_id_was_used_anew_is_refused(autojump
     asked = {"operation": "echo", "operation_id": "mine"}
     async with calling(server) as call:
         done = await call("batch_process", **asked, items=["x" * 1_000])
-        cursor = done["data"]["results"][0]["cursor"]
+        cursor = values_of(done["data"])[0]["cursor"]
         await trio.sleep(11)
         await call("batch_process", **asked, items=["small"])
         answer = await call("get_operation", operation_id="mine", cursor=cursor)
@@ -150,7 +151,7 @@ async def test_a_label_that_cannot_be_had_costs_no_result(label, caplog):
     async with calling(server) as call:
         done = await call("batch_process", operation="echo", items=["a", "fail"])
         outcomes = await _pages(call, done["data"]["operation_id"])
-    assert done["data"]["results"] == ["a" * 10]
+    assert values_of(done["data"]) == ["a" * 10]
     assert [error["item"] for error in done["data"]["errors"]] == ["'fail'"]
     assert [outcome["item"] for outcome in outcomes] == ["'a'", "'fail'"]
     assert "operation 'echo' cannot name an item" in caplog.text

@@ -63,7 +63,7 @@ async def test_the_id_of_a_cancelled_call_is_in_its_first_message(autojump_clock
     (operation_id,) = re.findall(r"^(op_\S+): 0 of 2 done$", told[0][3])
     async with connected(server) as client:
         read = await client.call_tool("get_operation", {"operation_id": operation_id})
-    assert read.structured_content["data"]["outcomes"][0]["result"] == 1
+    assert read.structured_content["data"]["outcomes"][0]["value"] == 1
 
 
 @pytest.mark.parametrize("reads", [0, 3])

@@ -8,6 +8,7 @@ import zlib
 import pytest
 
 from tests.http.servers import next_request, serving
+from tests.server.kit import values_of
 from tests.tools.kit import calling, server_with, total
 from trio_tools.settings import ApiSettings
 
@@ -64,7 +65,7 @@ async def test_queries_can_be_a_batch(shop):
     ]
     async with calling(server_with(**shop)) as call:
         data = (await call("batch_process", operation="query", items=items))["data"]
-    assert [result["rows"] for result in data["results"]] == [[[f"n{n}"]] for n in range(5)]
+    assert [result["rows"] for result in values_of(data)] == [[[f"n{n}"]] for n in range(5)]
     codes = [error["error_code"] for error in data["errors"]]
     assert codes == ["READ_ONLY", "UNKNOWN_DATABASE"]
     assert total(data["counts"]) == 7
@@ -102,7 +103,7 @@ async def test_a_result_that_does_not_fit_into_an_answer_is_left_out_of_it():
     assert "the 9000 bytes that fit into an answer" in none["meta"]["warnings"][0]
     assert "batch_process" in none["meta"]["warnings"][0]
     assert "max_output_bytes (10)" in small["meta"]["warnings"][0]
-    assert paged["data"]["results"][0]["truncated"]
+    assert values_of(paged["data"])[0]["truncated"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ async def test_a_model_runs_alone_and_as_a_batch(tmp_path):
         batch = await call("batch_process", operation="infer", items=items)
         told = await call("run_inference", model="twice")
     assert alone["data"]["outputs"] == {"y": [2.0, 4.0]}
-    assert batch["data"]["results"] == [{"y": [2.0 * n] * 2} for n in range(3)]
+    assert values_of(batch["data"]) == [{"y": [2.0 * n] * 2} for n in range(3)]
     assert told["data"]["inputs"][0]["name"] == "x"
 
 
@@ -228,10 +229,33 @@ async def test_an_unknown_api_is_answered_with_the_names():
     assert answer["data"]["error_code"] == "UNKNOWN_API"
 
 
-@pytest.mark.parametrize(
-    "item", [{"url": "http://a/", "max_bytes": 5_000_001}, {"url": "ftp://a/"}, {"url": 3}]
-)
-async def test_an_item_that_could_never_be_fetched_is_refused_before_any_is(item):
+@pytest.mark.parametrize("item", [{"url": 3}, {"uri": "http://a/"}, {}, 3])
+async def test_an_item_of_another_shape_is_refused_before_any_is_run(item):
     async with calling(server_with()) as call:
         answer = await call("batch_process", operation="fetch", items=["http://b/", item])
     assert answer["data"]["error_code"] == "INVALID_ITEMS"
+
+
+BAD_VALUES = {
+    "too many bytes": ("fetch", {"url": "http://a/", "max_bytes": 5_000_001}, "INVALID_ITEM"),
+    "no scheme of the web": ("fetch", {"url": "ftp://a/"}, "BLOCKED_SCHEME"),
+    "no URL": ("fetch", "x y", "INVALID_URL"),
+    "a header that is refused": ("fetch", {"url": "http://a/", "headers": {"cookie": "a"}}, None),
+    "an unknown hash": ("hash", {"text": "a", "algorithm": "none"}, None),
+    "a path outside of the roots": ("hash", {"path": "/etc/passwd"}, "OUTSIDE_FILE_ROOTS"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+async def test_one_bad_value_is_one_bad_item(case):
+    operation, item, code = BAD_VALUES[case]
+    good = "http://127.0.0.1:9/" if operation == "fetch" else "good"
+    async with calling(server_with()) as call:
+        answer = await call("batch_process", operation=operation, items=[good, item, good])
+    errors = {error["index"]: error for error in answer["data"]["errors"]}
+    assert answer["data"]["counts"]["total"] == 3
+    assert errors[1]["status"] == "failed"
+    assert errors[1]["error_code"] != "INTERNAL"
+    assert code in {None, errors[1]["error_code"]}
+    if operation == "hash":
+        assert [result["index"] for result in answer["data"]["results"]] == [0, 2]

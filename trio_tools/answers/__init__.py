@@ -4,6 +4,8 @@ Everything that decides the words or the shape of an answer belongs here. Nothin
 tool answers, or by which transport.
 
     errors          failures that a caller can act on
+    json_values     values as JSON that JavaScript reads as it was meant
+    texts           the text of an answer, with what is foreign between markers
     envelope        success_response, error_response and their schema
     cursors         signed marks of where the next page starts
     error_mapping   the one table from an exception to a failure

@@ -90,8 +90,11 @@ def _show_batch(console: Console, data: dict[str, Any]) -> None:
         _show_missing(console, data["errors"])
 
 
-def _show_results(console: Console, results: list[Any]) -> None:
-    rows = [_scalars(result) for result in results[:_MAX_ROWS]]
+def _show_results(console: Console, results: list[dict[str, Any]]) -> None:
+    rows = [
+        {"": result["index"], "item": result["item"], **_scalars(result["value"])}
+        for result in results[:_MAX_ROWS]
+    ]
     names = list(dict.fromkeys(name for row in rows for name in row))[:_MAX_COLUMNS]
     table = Table(show_edge=False, pad_edge=False)
     for name in names:

@@ -37,6 +37,10 @@ class DatabaseConfig:
     connect_timeout_seconds: int = 5
 
 
+# What an answer has beside its rows. One row alone may take that room, too.
+_FIXED_BYTES = 1_500
+
+
 class Query(NamedTuple):
     """One call, on its way to the thread that runs it."""
 
@@ -95,15 +99,19 @@ def take_rows(rows: Iterator[Sequence[Any]], query: Query) -> tuple[list[tuple[A
         if next(rows, None) is None:
             return [], False
     taken: list[tuple[Any, ...]] = []
-    room = query.max_bytes
+    used = 0
+    room = max(query.max_bytes - _FIXED_BYTES, query.max_bytes * 3 // 4)
     for row in rows:
         if len(taken) == query.max_rows:
             return taken, True
         values = tuple(json_value(value) for value in row)
-        room -= len(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
-        if room < 0:
-            if taken:
-                return taken, True
+        text = json.dumps(values, ensure_ascii=False)
+        # In a Markdown table, each cell has a character more around it, and each row two.
+        size = len(text.encode(errors="replace")) + len(values) + 2 + text.count("|")
+        used += size
+        if taken and used > room:
+            return taken, True
+        if size > query.max_bytes:
             raise InvalidArgument(
                 f"row {query.position + 1} alone has more than {query.max_bytes:,} bytes: "
                 "select fewer columns, or a part of the long ones with substr(column, 1, 1000)",

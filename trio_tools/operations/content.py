@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from trio_tools.files.hashing import hash_file, hash_text
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.operation import Item, Operation
+from trio_tools.operations.operation import Item, Operation, wrong_shape
 from trio_tools.services import Services
 
 _SHOWN_CHARS = 40
@@ -30,7 +30,7 @@ class ContentItem(Item):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
         if (self.text is None) == (self.path is None):
-            raise ValueError("give either text or path")
+            raise wrong_shape("give either text or path")
         return self
 
 
@@ -60,6 +60,7 @@ def content_operations(services: Services) -> list[Operation]:
             item_type=HashItem,
             runs="thread",
             label=_content_of,
+            render=hash_line,
             limit_name="compute_hash",
         ),
         Operation(
@@ -69,9 +70,29 @@ def content_operations(services: Services) -> list[Operation]:
             item_type=CompressItem,
             runs="thread",
             label=_content_of,
+            render=compression_text,
             limit_name="compress_data",
         ),
     ]
+
+
+def hash_line(value: dict[str, Any]) -> str:
+    """Return how a hash reads."""
+    unfit = "" if value["secure"] else ", for checksums only"
+    return f"{value['algorithm']} {value['hexdigest']}, {value['size_bytes']} bytes{unfit}"
+
+
+def compression_text(value: dict[str, Any]) -> str:
+    """Return how a compression reads, with its content below if there is any."""
+    ratio = "" if value["ratio"] is None else f" (ratio {value['ratio']})"
+    told = (
+        f"{value['algorithm']} level {value['level']}: {value['original_bytes']} bytes became "
+        f"{value['compressed_bytes']}{ratio}"
+    )
+    if value["content_left_out"]:
+        told += ", the result is not shown since it is larger than max_output_bytes"
+    content = value["content_base64"]
+    return told if content is None else f"{told}, in base64:\n{content}"
 
 
 def _content_of(item: ContentItem) -> str:

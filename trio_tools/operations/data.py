@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from trio_tools.answers.texts import markdown_table
 from trio_tools.operations.operation import Item, Operation
 from trio_tools.services import Services
 
@@ -43,6 +44,7 @@ def data_operations(services: Services) -> list[Operation]:
             description="Run one read-only SQL statement.",
             item_type=QueryItem,
             label=_statement_of,
+            render=rows_text,
             limit_name="query_database",
         ),
         Operation(
@@ -65,6 +67,14 @@ def query_data(result: QueryResult) -> dict[str, Any]:
         "truncated": result.truncated,
         "timing": {name: round(value, 6) for name, value in asdict(result.timing).items()},
     }
+
+
+def rows_text(value: dict[str, Any]) -> str:
+    """Return how the rows of a query read: as a Markdown table below their number and timing."""
+    count = value["row_count"]
+    told = f"{count} row{'' if count == 1 else 's'}{', there are more' * value['truncated']}"
+    timing = ", ".join(f"{name}={seconds}" for name, seconds in value["timing"].items())
+    return f"{told}; {timing}\n{markdown_table(value['columns'], value['rows'])}"
 
 
 def _statement_of(item: QueryItem) -> dict[str, Any]:

@@ -12,16 +12,17 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import trio
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import InvalidArgument, ToolFailure, brief_repr
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.answers.texts import json_line
 from trio_tools.operations.memory_estimate import held_bytes
-from trio_tools.operations.operation import Operation
+from trio_tools.operations.operation import BadItem, Operation
 
 _log = logging.getLogger("trio_tools")
 
@@ -37,19 +38,6 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 
 # The operation whose item the current task works on.
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
-
-
-def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
-    """Return a value as JSON, as the answer will have it.
-
-    Args:
-        value: JSON values, and what pydantic knows how to make JSON of.
-        fallback: Called with anything else; what it returns is taken instead.
-
-    Raises:
-        ValueError: It cannot be expressed.
-    """
-    return to_json(value, inf_nan_mode="null", fallback=fallback)
 
 
 def same_json(value: Any) -> str:
@@ -82,18 +70,6 @@ class Result(NamedTuple):
         """
         # A character has at most four bytes; one that is cut in two at the end is beyond `most`.
         return self.json[start : start + 4 * most].decode(errors="ignore")[:most]
-
-
-@dataclass(frozen=True, slots=True)
-class BadItem:
-    """Stands where a dataset should have an item and has none; running it fails."""
-
-    label: str
-    reason: str
-
-    def fail(self) -> NoReturn:
-        """Raise what running it comes to."""
-        raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
 
 
 class ItemRunner:
@@ -164,6 +140,14 @@ class ItemRunner:
             _log.warning("operation %r cannot name an item: %r", self.operation.name, error)
             return brief_repr(item)
         return label
+
+    def text_of(self, value: Any) -> str:
+        """Return how a result reads. One that cannot be rendered is shown as JSON."""
+        try:
+            return self.operation.text_of(value)
+        except Exception as error:  # noqa: BLE001 - of the author of the operation
+            _log.warning("operation %r cannot render a result: %r", self.operation.name, error)
+            return json_line(value)
 
     def _keep(self, value: Any) -> bytes:
         """Make room for a result; return it as JSON."""

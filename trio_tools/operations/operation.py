@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,9 +18,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from nursery_patterns import TokenBucket, run_in_process
 from trio_tools.answers.errors import InvalidArgument, brief_repr
+from trio_tools.answers.texts import json_line
 from trio_tools.settings.threads import run_in_tool_thread
 
 Execution = Literal["async", "thread", "process"]
@@ -29,8 +31,33 @@ Execution = Literal["async", "thread", "process"]
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
 _MAX_REASON_CHARS = 300
 _MORE_FIELDS = 10
+_MAX_LABEL_CHARS = 200
 _MAX_TEXTS = 1_000
 _MAX_TEXTS_CHARS = 20_000
+# Errors of pydantic about the shape of an item whose names do not end in `_type` or `_parsing`.
+_OF_SHAPE = frozenset({"missing", "extra_forbidden", "wrong_shape"})
+
+
+@dataclass(frozen=True, slots=True)
+class BadItem:
+    """Stands where an item should be that cannot be worked on; running it fails.
+
+    Attributes:
+        label: How it is named in reports, a JSON value.
+        reason: What is wrong with it.
+    """
+
+    label: Any
+    reason: str
+
+    def fail(self) -> NoReturn:
+        """Raise what running it comes to."""
+        raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
+
+
+def wrong_shape(reason: str) -> PydanticCustomError:
+    """Return the error of a validator whose item lacks a field or has one too many."""
+    return PydanticCustomError("wrong_shape", "{reason}", {"reason": reason})
 
 
 class Item(BaseModel):
@@ -46,7 +73,7 @@ class Item(BaseModel):
             count = len(cast("dict[str, Any]", item))
             if count > len(cls.model_fields) + _MORE_FIELDS:
                 known = ", ".join(cls.model_fields)
-                raise ValueError(f"it has {count:,} fields, and there are only {known}")
+                raise wrong_shape(f"it has {count:,} fields, and there are only {known}")
         return cast("Any", item)
 
 
@@ -59,13 +86,13 @@ def _check_texts(table: Any) -> Any:
         several = cast("list[Any]", value) if isinstance(value, list) else [value]
         texts, chars = texts + len(several), chars + len(name)
         if texts > _MAX_TEXTS:
-            raise ValueError(f"at most {_MAX_TEXTS:,} texts are allowed: leave some out")
+            raise wrong_shape(f"at most {_MAX_TEXTS:,} texts are allowed: leave some out")
         for text in several:
             if not isinstance(text, str):
-                raise ValueError(f"{brief_repr(name)} has to be text, got {brief_repr(text)}")  # noqa: TRY004
+                raise wrong_shape(f"{brief_repr(name)} has to be text, got {brief_repr(text)}")
             chars += len(text)
     if chars > _MAX_TEXTS_CHARS:
-        raise ValueError(
+        raise wrong_shape(
             f"at most {_MAX_TEXTS_CHARS:,} characters are allowed, got {chars:,}: shorten it"
         )
     return cast("Any", table)
@@ -99,6 +126,9 @@ class Operation:
         item_type: Type of an item, for validation and schema; by default the annotation of the
             first parameter of `fn`.
         label: How an item is named in reports; by default as JSON.
+        render: How a result reads in a text for a model: called with its JSON value, returns one
+            line, or a line and below it what the item brought in, which then stands between
+            markers as foreign text. By default the JSON on a line.
         limit_name: Name of its limiter; operations that share a resource share a name.
         item_timeout_seconds: Time of one item where the caller asks for none; None for no bound.
         bucket: One token of it per item, waited for without a place in the limiter.
@@ -118,6 +148,7 @@ class Operation:
     runs: Execution = "async"
     item_type: Any = None
     label: Callable[[Any], Any] | None = None
+    render: Callable[[Any], str] | None = None
     limit_name: str = ""
     takes_own_place: bool = False
     item_timeout_seconds: float | None = None
@@ -147,21 +178,26 @@ class Operation:
         """Return an item as `fn` takes it.
 
         Raises:
-            ValueError: It does not match the schema; the message says where.
+            TypeError: It is of another shape than the schema; the message says where.
+            ValueError: It is of that shape, but a value in it cannot be worked on.
         """
         try:
             return self._items.validate_python(item)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            reason = f"{place} {first['msg'].removeprefix('Value error, ')}".strip()
-        raise ValueError(reason)
+            found = error.errors(include_url=False, include_context=False)
+        told = next(filter(_is_of_shape, found), found[0])
+        place = ".".join(map(str, told["loc"]))
+        reason = f"{place} {told['msg'].removeprefix('Value error, ')}".strip()
+        raise (TypeError if _is_of_shape(told) else ValueError)(reason)
 
     def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
         """Return the items as `fn` takes them. `name` is the argument they came in.
 
+        An item with a value that cannot be worked on becomes a `BadItem`, which fails alone.
+
         Raises:
-            InvalidArgument: Some do not match the schema; all bad ones are named, none is run.
+            InvalidArgument: Some are of another shape than the schema, which tends to be so with
+                all; all bad ones are named, none is run.
         """
         checked: list[Any] = []
         wrong: list[dict[str, Any]] = []
@@ -169,6 +205,8 @@ class Operation:
             try:
                 checked.append(self.check_item(item))
             except ValueError as error:
+                checked.append(BadItem(_label_of_bad(item), str(error)))
+            except TypeError as error:
                 wrong.append(
                     {
                         "index": index,
@@ -192,6 +230,10 @@ class Operation:
             self._items.dump_python(item, mode="json") if self.label is None else self.label(item)
         )
 
+    def text_of(self, value: Any) -> str:
+        """Return how a result reads, given as JSON values."""
+        return json_line(value) if self.render is None else self.render(value)
+
     async def run(self, item: Any) -> Any:
         """Run the operation on one checked item, where it declares to run.
 
@@ -204,6 +246,15 @@ class Operation:
         if self.runs == "process":
             return await run_in_process(self.fn, item)
         return await self.fn(item)
+
+
+def _label_of_bad(item: Any) -> str:
+    return item[:_MAX_LABEL_CHARS] if isinstance(item, str) else brief_repr(item)
+
+
+def _is_of_shape(error: Any) -> bool:
+    """Whether an error of pydantic is about a type or a field, and not about a value."""
+    return error["type"] in _OF_SHAPE or error["type"].endswith(("_type", "_parsing"))
 
 
 def _check_function(operation: str, fn: Any, runs: str) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import trio
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from trio_tools.answers.errors import ToolFailure
+from trio_tools.answers.texts import json_line, one_line
 from trio_tools.http.fetching.types import FetchRequest
-from trio_tools.http.wire.urls import MAX_URL_LENGTH, parse_url
+from trio_tools.http.wire.urls import MAX_URL_LENGTH
 from trio_tools.operations.operation import Item, Operation, TextLists, Texts
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
     from trio_tools.http.apis.types import ApiReply
+    from trio_tools.http.fetching.types import FetchedPage
 
 # Taking JSON apart holds the event loop: for some 25 ms with that many bytes, twice that where the
 # machine is slow.
@@ -24,6 +26,8 @@ _MAX_JSON_BYTES = 500_000
 MAX_METHOD_LENGTH = 20
 # What is larger is read in one step of the event loop and written in another.
 _LARGE_BYTES = 50_000
+_MAX_TYPE_CHARS = 60
+_NO_MEDIA_TYPE = re.compile(r"[^\w/+.-]")
 
 
 class FetchItem(Item):
@@ -34,14 +38,6 @@ class FetchItem(Item):
     headers: Texts = Field(default_factory=dict[str, str])
     body_as: Literal["text", "json", "markdown", "none"] = "text"
     max_bytes: int = Field(20_000, gt=0, description="Most bytes of body; the rest is not read.")
-
-    @model_validator(mode="after")
-    def _is_a_web_address(self) -> Self:
-        try:
-            parse_url(self.url)
-        except ToolFailure as failure:
-            raise ValueError(failure.message) from None
-        return self
 
 
 class CallApiItem(Item):
@@ -66,6 +62,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
             description="Fetch a URL: status, headers, length, and the body as text or JSON.",
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
             label=_url_of,
+            render=page_text,
             limit_name="fetch_urls",
         ),
         Operation(
@@ -74,6 +71,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
             description="Call a configured HTTP API: status, headers and body.",
             item_type=CallApiItem,
             label=_call_of,
+            render=reply_text,
             limit_name="call_external_api",
             takes_own_place=True,  # while a request is in flight, not while it waits for a token
         ),
@@ -84,9 +82,13 @@ def _plain_url(item: Any) -> Any:
     return {"url": item} if isinstance(item, str) else item
 
 
-def _check_max_bytes(most: int, item: FetchItem) -> FetchItem:
-    if item.body_as == "json":
-        most = min(most, _MAX_JSON_BYTES)
+def most_bytes(max_body_bytes: int, body_as: str) -> int:
+    """Return the most bytes of a body that may be asked for."""
+    return min(max_body_bytes, _MAX_JSON_BYTES) if body_as == "json" else max_body_bytes
+
+
+def _check_max_bytes(max_body_bytes: int, item: FetchItem) -> FetchItem:
+    most = most_bytes(max_body_bytes, item.body_as)
     if item.max_bytes > most:
         raise ValueError(f"max_bytes is at most {most} for {item.body_as}, got {item.max_bytes}")
     return item
@@ -98,6 +100,46 @@ def _url_of(item: FetchItem) -> str:
 
 def _call_of(item: CallApiItem) -> str:
     return f"{item.api} {item.method} {item.path}"
+
+
+def page_text(value: dict[str, Any]) -> str:
+    """Return how a fetched page reads: what it is, and below it what it says."""
+    # It stands outside of the markers, so it is no more than a media type.
+    kind = _NO_MEDIA_TYPE.sub("?", value["content_type"] or "untyped")[:_MAX_TYPE_CHARS]
+    told = f"{value['status']} {kind}, {value['length']:,} bytes"
+    if value["truncated"]:
+        told += f", cut at {value['length']:,}"
+    told += f", {value['elapsed_seconds']} s"
+    parts: list[str] = []
+    if value["headers"]:
+        parts.append(f"headers: {json_line(value['headers'])}")
+    if "final_url" in value:
+        parts.append(f"final_url: {one_line(value['final_url'])}")
+    if "json" in value:
+        parts.append(json_line(value["json"]))
+    if "text" in value:
+        parts += [""] * bool(parts) + [value["text"]]
+    return "\n".join([told, *parts])
+
+
+def reply_text(value: dict[str, Any]) -> str:
+    """Return how the reply of an API reads: its status, and below it what it says."""
+    told = f"status {value['status']}, {value['elapsed_seconds']} s"
+    if value["waited_seconds"]:
+        told += f", {value['waited_seconds']} s of it waited"
+    if value["retry_after_seconds"] is not None:
+        told += f", call again in {value['retry_after_seconds']} s"
+    if value["truncated"]:
+        told += ", cut"
+    body = value["body"]
+    return "\n".join(
+        [
+            told,
+            f"headers: {json_line(value['headers'])}",
+            "",
+            body if isinstance(body, str) else json_line(body),
+        ]
+    )
 
 
 async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
@@ -118,7 +160,7 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
         "url": page.url,
         "status": page.status,
         "content_type": page.content_type,
-        "headers": page.headers,
+        "headers": _other_headers(page),
         "length": page.length,
         "truncated": page.truncated,
         "elapsed_seconds": round(page.elapsed, 6),
@@ -130,6 +172,12 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
     if page.text is not None:
         result["text"] = page.text
     return result
+
+
+def _other_headers(page: FetchedPage) -> dict[str, str]:
+    """Return the headers that tell what the rest of the result does not."""
+    told = {"content-type"} if page.truncated else {"content-type", "content-length"}
+    return {name: value for name, value in page.headers.items() if name not in told}
 
 
 async def _call_api(services: Services, item: CallApiItem) -> dict[str, Any]:

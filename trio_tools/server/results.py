@@ -1,41 +1,82 @@
-"""An answer or a failure as MCP has it: the envelope for programs, a short text for models."""
+"""An answer or a failure as MCP has it: the envelope for programs, a text for models.
+
+Hosts show their model one of both, so each is complete by itself.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 from mcp.types import CallToolResult, TextContent
 
 from trio_tools.answers.envelope import error_response, success_response
 from trio_tools.answers.errors import ToolFailure
+from trio_tools.answers.json_values import safe_value
+from trio_tools.answers.texts import Told, json_line, one_line, write_text
 from trio_tools.tools.call import Answer
 
+Forms = Literal["both", "text", "structured"]
 
-def succeeded(answer: Answer) -> CallToolResult:
-    """Return the result of a call that did what it was asked for."""
+
+def succeeded(answer: Answer, forms: Forms = "both") -> CallToolResult:
+    """Return the result of a call that did what it was asked for.
+
+    Args:
+        answer: Of the tool.
+        forms: `"text"` leaves out the structured content, `"structured"` all of the text but the
+            summary and the warnings.
+    """
     envelope = success_response(
-        answer.data,
+        safe_value(answer.data),
         warnings=answer.warnings,
         pagination=answer.pagination,
         rate_limit=answer.rate_limit,
     )
-    text = "\n".join(filter(None, (answer.summary, *answer.warnings, answer.text)))
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=envelope
-    )
+    if forms == "structured":
+        return _result("\n".join((answer.summary, *answer.warnings)), envelope)
+    told = answer.told
+    if told is None:
+        told = [Told(json_line(answer.data))] if answer.data else []
+    text = write_text(answer.summary, warnings=answer.warnings, told=told, closing=_closing(answer))
+    return _result(text, None if forms == "text" else envelope)
 
 
-def failed(failure: ToolFailure) -> CallToolResult:
+def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
     """Return the result of a call that failed, marked as an error."""
+    data = safe_value(failure.data)
     envelope = error_response(
         failure.user_message,
         error_code=failure.error_code,
         error_type=failure.error_type,
         remediation=failure.remediation,
-        data=failure.data,
+        data=data,
         rate_limit=failure.rate_limit,
     )
-    # Many clients show a model the text alone, so it says what to do as well.
+    lines = [f"{failure.error_code}: {one_line(failure.user_message)}"]
+    if forms != "structured":
+        lines += [json_line(data)] if data else []
+        lines += [f"rate_limit {json_line(failure.rate_limit)}"] if failure.rate_limit else []
+    result = _result("\n".join(lines), None if forms == "text" else envelope)
+    return result.model_copy(update={"is_error": True})
+
+
+def _closing(answer: Answer) -> str:
+    """Return the end of a text: what the tool says, and what only `meta` has otherwise."""
+    parts = [answer.text]
+    if answer.rate_limit:
+        parts.append(f"rate_limit {json_line(answer.rate_limit)}")
+    pages = answer.pagination
+    if pages and not _is_told(pages, answer):
+        parts.append(f"pagination {json_line(pages)}")
+    return "\n".join(filter(None, parts))
+
+
+def _is_told(pages: dict[str, Any], answer: Answer) -> bool:
+    cursor = pages.get("cursor")
+    return cursor is None or any(str(cursor) in text for text in (answer.text, *answer.warnings))
+
+
+def _result(text: str, envelope: dict[str, Any] | None) -> CallToolResult:
     return CallToolResult(
-        content=[TextContent(type="text", text=f"{failure.error_code}: {failure.user_message}")],
-        structured_content=envelope,
-        is_error=True,
+        content=[TextContent(type="text", text=text)], structured_content=envelope
     )

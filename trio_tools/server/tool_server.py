@@ -8,6 +8,7 @@ wait in no line.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -35,7 +36,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.server.call_policy import tracked, turn
-from trio_tools.server.results import failed, succeeded
+from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer, Call, ReportProgress
 from trio_tools.tools.catalog import TOOLSETS
@@ -49,6 +50,12 @@ _DISCOVERY_SECONDS = 10.0
 
 # Servers may be made in several threads, and the SDK is one for all (`_logging_left_alone`).
 _sdk_is_changed = threading.Lock()
+
+# Claude Code takes no more for what a tool may return.
+_MOST_CHARS = 500_000
+# The first protocol with structured content.
+_STRUCTURED_SINCE = "2025-06-18"
+_REQUEST_ID_BYTES = 8
 
 _INSTRUCTIONS = """\
 Tools for bulk work. Give many items in one call rather than one item in many calls. A call answers
@@ -103,14 +110,15 @@ class ToolServer(MCPServer[ServerState]):
             except ToolError:
                 if name in {listing.name for listing in await super().list_tools()}:
                     raise
-        with request_context(client_id=_client_id()) as request:
+        forms = _forms_for(self.state.settings.answers, context)
+        with request_context(_new_request_id(), client_id=_client_id()) as request:
             try:
                 answer = await self._run(name, arguments, request, _progress_of(context))
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 failure = to_failure(error)
                 _log.info("%s failed: %s", brief_repr(name), _loggable(failure))
-                return failed(failure)
-            return succeeded(answer)
+                return failed(failure, forms)
+            return succeeded(answer, forms)
 
     async def get_prompt(
         self,
@@ -170,14 +178,16 @@ class ToolServer(MCPServer[ServerState]):
                 return await tool.fn(call, **checked)
 
     def _listing(self, tool: Tool) -> ToolListing:
+        settings = self.state.settings
         limits = None if tool.control else self.state.limits_of(tool.name)
         return ToolListing(
             name=tool.name,
             title=tool.title,
             description=tool.description(limits),
             input_schema=tool.schema(limits),
-            output_schema=ENVELOPE_SCHEMA,
+            output_schema=None if settings.answers == "text" else ENVELOPE_SCHEMA,
             annotations=tool.annotations,
+            _meta={"anthropic/maxResultSizeChars": min(settings.max_output_chars, _MOST_CHARS)},
         )
 
 
@@ -258,6 +268,16 @@ def _loggable(failure: ToolFailure) -> str:
     if failure.error_type is ErrorType.VALIDATION:
         return failure.error_code
     return f"{failure.error_code} {failure.message}"
+
+
+def _new_request_id() -> str:
+    return secrets.token_hex(_REQUEST_ID_BYTES)
+
+
+def _forms_for(answers: Forms, context: Context[ServerState, Any] | None) -> Forms:
+    """Return which forms to answer in: protocols without structured content have the text alone."""
+    old = context is not None and (context.protocol_version or "") < _STRUCTURED_SINCE
+    return "both" if answers == "structured" and old else answers
 
 
 def _client_id() -> str:

@@ -182,7 +182,11 @@ class Settings(BaseSettings):
     max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
     max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
     max_output_chars: int = Field(
-        default=200_000, ge=100, description="Characters of text that one answer may carry."
+        default=40_000, ge=100, description="Characters that either form of an answer may have."
+    )
+    answers: Literal["both", "text", "structured"] = Field(
+        default="both",
+        description="Forms of an answer: a text, structured content, or both, each complete.",
     )
     operation_ttl_seconds: PositiveFloat = Field(
         default=3_600.0, description="How long the outcomes of an operation stay readable."

@@ -8,10 +8,11 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import ToolFailure
+from trio_tools.answers.texts import Told
 from trio_tools.http.apis.types import Waiting
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
 from trio_tools.operations.operation import TextLists
-from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data
+from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data, reply_text
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
@@ -49,9 +50,12 @@ async def call_external_api(
     except ToolFailure as failure:
         _tell_rate_limit(failure, client.rate_limit(), waiting.seconds)
         raise
+    data = reply_data(api, path, reply)
+    line, _, body = reply_text(data).partition("\n")
     return Answer(
         summary=f"{api} answered {reply.status} to {method} {path}, after {reply.elapsed:.3g} s.",
-        data=reply_data(api, path, reply),
+        data=data,
+        told=[Told(line, body)],
         warnings=_warnings(reply),
         rate_limit=_rate_limit(client.rate_limit(), reply),
     )

@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from nursery_patterns import Counts
+from trio_tools.answers.texts import Told
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batch_calls import BatchRequest, counts_of, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
@@ -80,20 +81,31 @@ async def get_operation(
     state = "running" if kept.running else "complete" if counts.complete else "not complete"
     summary = f"{kept.batch.name} is {state}: {counts.done} of {counts.total} done"
     match pages.read(cursor, page_size):
-        case Page(outcomes, following):
+        case Page(outcomes, told, following):
             data["outcomes"] = outcomes
             summary = f"{summary}; {len(outcomes)} outcomes on this page."
         case Part(index, offset, text, total, following):
             data |= {"index": index, "offset": offset, "json_part": text, "json_chars": total}
+            told = [Told(f"[{index}] characters {offset} to {offset + len(text)} of {total}", text)]
             summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
     pagination = {"cursor": following, "page_size": page_size, "total": counts.total}
     return Answer(
         summary=summary,
         data=data,
-        text=f'To go on: cursor="{following}".' if following else "",
+        told=told,
+        text="\n".join(filter(None, (_closing(data), _following(following)))),
         warnings=_warnings(kept, counts),
         pagination=pagination,
     )
+
+
+def _closing(data: dict[str, Any]) -> str:
+    counts = ", ".join(f"{name} {count}" for name, count in data["counts"].items())
+    return f"operation_id {data['operation_id']} of {data['tool']}; {counts}"
+
+
+def _following(cursor: str | None) -> str:
+    return f'To go on: cursor="{cursor}".' if cursor else ""
 
 
 def _warnings(kept: StoredOperation, counts: Counts) -> list[str]:

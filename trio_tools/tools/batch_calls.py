@@ -17,11 +17,10 @@ from trio_tools.operations.operation import Operation
 from trio_tools.operations.store import StoredOperation, new_operation_id
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
-from trio_tools.tools.pagination import Digest, Pages
+from trio_tools.tools.pagination import Digest, Pages, largest_whole_result
 from trio_tools.tools.progress import run_with_progress
 
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
-_MAX_TEXT_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _open(call: Call, request: BatchRequest) -> StoredOperation:
     work = ItemRunner(
         operation,
         request.items,
-        page_bytes=state.settings.max_output_chars,
+        page_bytes=largest_whole_result(state.settings.max_output_chars),
         reserve=partial(state.store.reserve, call.client_id),
     )
     shared = state.limits_of(operation.limit_name).limiter
@@ -165,7 +164,8 @@ def _answer(
     return Answer(
         summary=summary,
         data=data,
-        text=_text(digest.errors),
+        told=digest.told,
+        text=_closing(kept, timing, concurrency),
         warnings=_warnings(kept, report, timing, digest),
         pagination=pagination,
     )
@@ -228,8 +228,6 @@ def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
     )
 
 
-def _text(errors: list[dict[str, Any]]) -> str:
-    lines = [f"{e['error_code']} {e['item']}: {e['reason']}" for e in errors[:_MAX_TEXT_LINES]]
-    if len(errors) > _MAX_TEXT_LINES:
-        lines.append(f"… and {len(errors) - _MAX_TEXT_LINES} more in `errors`")
-    return "\n".join(lines)
+def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
+    used = ", ".join(f"{name} {seconds}" for name, seconds in timing.as_data().items())
+    return f"operation_id {kept.operation_id}, concurrency_limit {concurrency}, {used}"

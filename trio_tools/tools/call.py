@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ import trio
 
 from nursery_patterns import current_request
 from trio_tools.answers.errors import TimedOut
+from trio_tools.answers.texts import Told
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
 
@@ -93,7 +94,8 @@ class Answer:
     Attributes:
         summary: One sentence for people and models; it opens the text of the result.
         data: The result, as JSON values.
-        text: What else the model should read, beyond the summary. Not the data over again.
+        told: The same as a model reads it, complete without `data`; None for `data` as JSON.
+        text: What to read at the end, such as how to go on.
         warnings: Sentences to read although the call succeeded.
         pagination: Where the next page starts.
         rate_limit: How much of a rate is left.
@@ -101,6 +103,7 @@ class Answer:
 
     summary: str
     data: dict[str, Any]
+    told: Sequence[Told] | None = None
     text: str = ""
     warnings: list[str] = field(default_factory=list[str])
     pagination: dict[str, Any] | None = None

@@ -10,7 +10,9 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.answers.texts import Told
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
+from trio_tools.operations.content import compression_text
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
@@ -32,6 +34,7 @@ async def compute_hash(
     return Answer(
         summary=f"{digest.algorithm} of {what} ({digest.size_bytes} bytes): {digest.hexdigest}",
         data=data,
+        told=(),
         warnings=[]
         if digest.secure
         else [f"{digest.algorithm} is fit for checksums only: collisions can be made at will."],
@@ -77,13 +80,11 @@ async def compress_data(
                 raise _one_of("compress_data", "text", "path", "content_base64")
         found = await run_in_tool_thread(job, limiter=limiter)
     data = asdict(found) if path is None else {"path": path, **asdict(found)}
-    share = "" if found.ratio is None else f" ({found.ratio:.1%} of it)"
+    told, _, content = compression_text(data).partition("\n")
     return Answer(
-        summary=(
-            f"{found.algorithm} level {found.level}: {found.original_bytes} bytes became "
-            f"{found.compressed_bytes}{share}."
-        ),
+        summary=told if path is None else f"{path!r} with {told}",
         data=data,
+        told=[Told("", content)] if content else (),
         warnings=[_left_out(most, max_output_bytes)] if found.content_left_out else [],
     )
 
@@ -110,6 +111,7 @@ async def _decompressed(call: Call, content: str, algorithm: str) -> Answer:
     return Answer(
         summary=f"{algorithm}: the text has {len(text)} characters.",
         data={"algorithm": algorithm, "text": text},
+        told=[Told("", text)],
     )
 
 

@@ -11,12 +11,11 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument, NotFound
-from trio_tools.operations.data import query_data
+from trio_tools.answers.texts import Told
+from trio_tools.operations.data import query_data, rows_text
 from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
-
-_COLUMNS_TOLD = 20
 
 
 async def query_database(
@@ -62,10 +61,12 @@ async def query_database(
         following = call.state.query_cursors.encode(mark)
         pagination = {"cursor": following, "page_size": max_rows, "total": None}
         warnings.append(f'There are more rows: repeat the call with cursor="{following}".')
-    columns = ", ".join(result.columns[:_COLUMNS_TOLD])
+    data = query_data(result)
+    line, _, table = rows_text(data).partition("\n")
     return Answer(
-        summary=f"{result.row_count} rows from {database!r}, with the columns {columns}.",
-        data=query_data(result),
+        summary=f"{result.row_count} rows from {database!r}.",
+        data=data,
+        told=[Told(line, table)],
         warnings=warnings,
         pagination=pagination,
     )

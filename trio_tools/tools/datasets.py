@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field
 
 from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
+from trio_tools.answers.json_values import json_bytes
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.item_runner import BadItem, json_bytes
-from trio_tools.operations.operation import Operation, Texts
+from trio_tools.operations.operation import BadItem, Operation, Texts
 from trio_tools.settings import DatasetSettings
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.batch_calls import BatchRequest, Timing, counts_of, run_batch_call
@@ -203,10 +203,13 @@ def _item(
     try:
         if fields is not None:
             value = {name: value[key] for name, key in fields.items()}
-        return operation.check_item({**value, **options} if options else value)
+        value = {**value, **options} if options else value
     except (KeyError, TypeError) as error:
         reason = f"the record has no fields, or lacks {error}: see its keys, and `fields`"
-    except ValueError as error:
+        return BadItem(record.label, f"{record.label}: {reason}")
+    try:
+        return operation.check_item(value)
+    except (TypeError, ValueError) as error:
         reason = str(error)
     return BadItem(record.label, f"{record.label}: {reason}")
 

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.operation import Texts
+from trio_tools.operations.web import most_bytes
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
@@ -43,6 +45,12 @@ async def fetch_urls(
 
     Answers in time with whatever finished; each URL that has no result is named with its reason.
     """
+    most = most_bytes(call.state.settings.fetch.max_body_bytes, body_as)
+    if max_bytes > most:
+        raise InvalidArgument(
+            f"max_bytes must be at most {most} for {body_as}, got {max_bytes}: lower it",
+            data={"argument": "max_bytes", "maximum": most},
+        )
     common = {
         "method": method,
         "headers": headers or {},

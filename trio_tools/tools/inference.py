@@ -9,7 +9,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.operations.item_runner import json_bytes
+from trio_tools.answers.json_values import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 

@@ -1,31 +1,57 @@
 """What of an operation fits into one answer, and where the next one begins.
 
-Every answer keeps to `max_output_chars`: errors first, since failed items are always named, then
-results. A result that is larger than a page by itself is shown by its beginning and read on in
-parts. Results are kept as JSON and only those that a page shows are parsed, so a page costs what it
-shows.
+Both forms of an answer, the text and the structured content, keep to `max_output_chars` each and
+show the same outcomes: errors first, since failed items are always named, then results. A result
+that is larger than a page by itself is shown by its beginning and read on in parts. Results are
+kept as JSON and only those that a page shows are parsed, so a page costs what it shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nursery_patterns import Outcome, Report, Status
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.operations.item_runner import Result, json_bytes
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, label_text, one_line
+from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
 
 _MAX_LABEL_CHARS = 200
 _MAX_REASON_CHARS = 400
 _START_CHARS = 1_000
-# Names and punctuation around each entry.
-_FRAME_CHARS = 100
+# Names and punctuation around each entry of the structured content.
+_FRAME_CHARS = len('{"index":,"item":,"value":},')
+_ERROR_FRAME_CHARS = len('{"index":,"item":,"status":"","error_code":"","reason":},')
+# What an answer has beside its outcomes: the envelope, counts, timing, warnings, cursors.
+_FIXED_CHARS = 1_500
+# With a very small `max_output_chars` at least this share of it is for outcomes.
+_LEAST_SHARE = 4
+# What one entry has beside its value.
+_LABEL_ROOM = 500
+# What the answer with a part has beside it.
+_PART_FIXED_CHARS = 1_000
 
 _Outcome = Outcome[Any, Any]
+
+
+class Shown(NamedTuple):
+    """One outcome in both forms.
+
+    Attributes:
+        data: `index`, `item` and `value`; of an item without a result `index`, `item`, `status`,
+            `error_code` and `reason`.
+        told: The same in the text.
+        size: Characters that it takes in the longer one of both forms.
+    """
+
+    data: dict[str, Any]
+    told: Told
+    size: int
 
 
 @dataclass(frozen=True)
@@ -35,12 +61,14 @@ class Digest:
     Attributes:
         results: Of the items that succeeded, in input order, as many as fit.
         errors: Of the others, in input order, as many as fit into half of the answer.
+        told: All of these in the text, in input order.
         left_out: Outcomes that did not fit.
         cursor: Where `get_operation` goes on; None if nothing was left out.
     """
 
-    results: list[Any]
+    results: list[dict[str, Any]]
     errors: list[dict[str, Any]]
+    told: list[Told]
     left_out: int
     cursor: str | None
 
@@ -50,6 +78,7 @@ class Page:
     """Some outcomes in input order, and where the next page begins; None at the end."""
 
     outcomes: list[dict[str, Any]]
+    told: list[Told]
     cursor: str | None
 
 
@@ -64,32 +93,43 @@ class Part:
     cursor: str | None
 
 
+def room_for_outcomes(max_chars: int) -> int:
+    """Return how many characters of an answer outcomes may take, in either form."""
+    return max(max_chars - _FIXED_CHARS, max_chars // _LEAST_SHARE)
+
+
+def largest_whole_result(max_chars: int) -> int:
+    """Return how many bytes of JSON a result may have to be shown whole, and not in parts."""
+    return room_for_outcomes(max_chars) - min(_LABEL_ROOM, max_chars // _LEAST_SHARE // 2)
+
+
 class Pages:
     """The pages of one operation.
 
     Args:
         kept: The operation.
         cursors: Make and check page marks.
-        max_chars: Most characters of one page.
+        max_chars: Most characters of one answer in either form.
     """
 
     def __init__(self, kept: StoredOperation, cursors: Cursors, max_chars: int) -> None:
         self._kept = kept
         self._cursors = cursors
         self._max_chars = max_chars
+        self._room = room_for_outcomes(max_chars)
 
     def digest(self, report: Report[Any, Result]) -> Digest:
         """Return what fits into the answer of a batch call."""
         good = [o for o in report.outcomes if o.status is Status.SUCCEEDED]
         bad = [o for o in report.outcomes if o.status is not Status.SUCCEEDED]
-        half = self._max_chars // 2
-        errors, used = _fitting(map(self._error, bad), half)
-        results, _ = _fitting(map(self._result, good), self._max_chars - used)
+        errors, used = _fitting(map(self._error, bad), self._room // 2)
+        results, _ = _fitting(map(self._result, good), self._room - used)
         cursor = None
         left_out = len(good) - len(results) + len(bad) - len(errors)
         if left_out:
             cursor = self._cursor(results=_next(good, results), errors=_next(bad, errors))
-        return Digest(results, errors, left_out, cursor)
+        shown = sorted(results + errors, key=_index)
+        return Digest(_data(results), _data(errors), _told(shown), left_out, cursor)
 
     def read(self, cursor: str | None, page_size: int) -> Page | Part:
         """Return what a cursor leads to, or the first page.
@@ -108,51 +148,77 @@ class Pages:
                 wanted.append(outcome)
                 if len(wanted) > page_size:
                     break
-        shown, _ = _fitting(map(self._entry, wanted[:page_size]), self._max_chars)
+        shown, _ = _fitting(map(self._entry, wanted[:page_size]), self._room)
         following = _next(wanted, shown)
         if following is None:
-            return Page(shown, None)
+            return Page(_data(shown), _told(shown), None)
         later = {
             kind: None if start is None else max(start, following)
             for kind, start in (("results", starts[True]), ("errors", starts[False]))
         }
-        return Page(shown, self._cursor(**later))
+        return Page(_data(shown), _told(shown), self._cursor(**later))
 
-    def _entry(self, outcome: _Outcome) -> tuple[dict[str, Any], int]:
-        entry: dict[str, Any] = {"index": outcome.index, "status": str(outcome.status)}
-        if not outcome.succeeded:
-            error, size = self._error(outcome)
-            return entry | error, size
-        label = _short(self._kept.work.label_of(outcome.item))
-        result, size = self._result(outcome)
-        return entry | {"item": label, "result": result}, size + _MAX_LABEL_CHARS
+    def _entry(self, outcome: _Outcome) -> Shown:
+        return self._result(outcome) if outcome.succeeded else self._error(outcome)
 
-    def _error(self, outcome: _Outcome) -> tuple[dict[str, Any], int]:
+    def _error(self, outcome: _Outcome) -> Shown:
         failure = outcome_failure(outcome, running=self._kept.running)
         label = _short(self._kept.work.label_of(outcome.item))
         reason = short_text(failure.user_message, _MAX_REASON_CHARS)
-        error = {"item": label, "reason": reason, "error_code": str(failure.error_code)}
-        return error, len(str(label)) + len(reason) + _FRAME_CHARS
+        status, code = str(outcome.status), str(failure.error_code)
+        data = {
+            "index": outcome.index,
+            "item": label,
+            "status": status,
+            "error_code": code,
+            "reason": reason,
+        }
+        named = f"[{outcome.index}] {label_text(label)}"
+        line = f"{named} {status.replace('_', ' ')} {code}: {one_line(reason)}"
+        quoted = _chars(json_bytes(label)) + _chars(json_bytes(reason))
+        frame = _ERROR_FRAME_CHARS + len(str(outcome.index)) + len(status) + len(code)
+        return Shown(data, Told(line), max(len(line) + 1, quoted + frame))
 
-    def _result(self, outcome: _Outcome) -> tuple[Any, int]:
+    def _result(self, outcome: _Outcome) -> Shown:
         result = outcome.value
         assert result is not None
-        if result.chars is None:
-            return result.value(), len(result.json)
-        beginning = {
+        index, label = outcome.index, _short(self._kept.work.label_of(outcome.item))
+        named = f"[{index}] {label_text(label)}"
+        if result.chars is not None:
+            return self._beginning(index, label, named, result)
+        value = result.value()
+        line, _, body = self._kept.work.text_of(value).partition("\n")
+        told = Told(f"{named} {one_line(line)}", body)
+        size = _chars(result.json) + _chars(json_bytes(label)) + _FRAME_CHARS + len(str(index))
+        chars = len(told.line) + 1 + (len(body) + MARKERS_CHARS if body else 0)
+        if chars > self._room:  # as JSON it does fit
+            told = Told(f"{named} {json_line(value)}")
+            chars = len(told.line) + 1
+        data = {"index": index, "item": label, "value": value}
+        return Shown(data, told, max(size, chars))
+
+    def _beginning(self, index: int, label: Any, named: str, result: Result) -> Shown:
+        """Return how a result is shown that is larger than a page: by its beginning."""
+        cursor = self._cursor(index=index, offset=0, byte=0)
+        start = result.part(0, min(_START_CHARS, self._max_chars // 2))
+        value = {
             "truncated": True,
             "json_chars": result.chars,
-            "json_start": result.part(0, min(_START_CHARS, self._max_chars // 2)),
-            "cursor": self._cursor(index=outcome.index, offset=0, byte=0),
+            "json_start": start,
+            "cursor": cursor,
         }
-        return beginning, _START_CHARS * 2 + _FRAME_CHARS
+        line = f'{named} {result.chars} characters of JSON, to be read with cursor="{cursor}":'
+        size = max(
+            len(line) + 1 + len(start) + MARKERS_CHARS,
+            _chars(json_bytes({"index": index, "item": label, "value": value})) + 1,
+        )
+        return Shown({"index": index, "item": label, "value": value}, Told(line, start), size)
 
     def _part(self, index: int, offset: int, byte: int) -> Part:
         """Return the part that begins at a character, which begins at that byte."""
         outcomes = self._kept.batch.report().outcomes
         result = outcomes[index].value if index < len(outcomes) else None
-        # Quotes and backslashes double when the text is sent as JSON.
-        text = result.part(byte, self._max_chars // 2) if result else ""
+        text = self._fitting_part(result, byte) if result else ""
         if result is None or result.chars is None or not text:  # the id was used anew since
             raise self._wrong_cursor()
         following, end = None, offset + len(text)
@@ -160,6 +226,15 @@ class Pages:
             byte += len(text.encode())
             following = self._cursor(index=index, offset=end, byte=byte)
         return Part(index, offset, text, result.chars, following)
+
+    def _fitting_part(self, result: Result, byte: int) -> str:
+        """Return as much of the JSON from a byte on as fits, also with its quotes escaped."""
+        room = self._max_chars
+        if room > _PART_FIXED_CHARS * 10:  # a smaller budget is one for parts alone
+            room -= _PART_FIXED_CHARS
+        text = result.part(byte, self._max_chars // 2)
+        size = _chars(json_bytes(text))
+        return text if size <= room else text[: max(1, len(text) * room // (2 * size))]
 
     def _position(self, cursor: str | None) -> dict[str, Any]:
         if cursor is None:
@@ -186,6 +261,10 @@ def short_text(value: Any, limit: int = _MAX_LABEL_CHARS) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def _chars(text: bytes) -> int:
+    return len(text) if text.isascii() else len(text.decode())
+
+
 def _short(label: Any) -> Any:
     if isinstance(label, int | float | None):
         return label
@@ -193,16 +272,28 @@ def _short(label: Any) -> Any:
     return label if len(text) <= _MAX_LABEL_CHARS else short_text(text)
 
 
-def _fitting(entries: Iterable[tuple[Any, int]], room: int) -> tuple[list[Any], int]:
+def _fitting(entries: Iterable[Shown], room: int) -> tuple[list[Shown], int]:
     """Take entries while there is room for them, at least one; return them and what they take."""
-    taken: list[Any] = []
+    taken: list[Shown] = []
     used = 0
-    for entry, size in entries:
-        if taken and used + size > room:
+    for entry in entries:
+        if taken and used + entry.size > room:
             break
         taken.append(entry)
-        used += size
+        used += entry.size
     return taken, used
+
+
+def _index(shown: Shown) -> int:
+    return shown.data["index"]
+
+
+def _data(shown: Iterable[Shown]) -> list[dict[str, Any]]:
+    return [one.data for one in shown]
+
+
+def _told(shown: Iterable[Shown]) -> list[Told]:
+    return [one.told for one in shown]
 
 
 def _next(outcomes: Sequence[_Outcome], shown: Sequence[Any]) -> int | None:

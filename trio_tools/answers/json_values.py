@@ -1,0 +1,66 @@
+"""Values as the JSON of an answer, which JavaScript reads as it was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from pydantic_core import from_json, to_json
+
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+"""The largest integer that survives in a host that reads numbers into doubles."""
+
+# 2**53 has 16 digits.
+_LONG_NUMBER = b"0" * 16
+_DIGITS_TO_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+
+
+def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
+    """Return a value as JSON in UTF-8, as the answer will have it.
+
+    Integers beyond `MAX_SAFE_INTEGER` become strings.
+
+    Args:
+        value: JSON values, and what pydantic knows how to make JSON of.
+        fallback: Called with anything else; what it returns is taken instead.
+
+    Raises:
+        ValueError: It cannot be expressed.
+    """
+    text = to_json(value, inf_nan_mode="null", fallback=fallback)
+    if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):
+        return text
+    parsed = from_json(text)
+    safe = _with_safe_integers(parsed)
+    return text if safe is parsed else to_json(safe)
+
+
+def safe_value(value: Any) -> Any:
+    """Return JSON values with each integer beyond `MAX_SAFE_INTEGER` as a string.
+
+    Raises:
+        ValueError: The value cannot be expressed as JSON.
+    """
+    text = to_json(value, inf_nan_mode="null")
+    if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):
+        return value
+    return _with_safe_integers(from_json(text))
+
+
+def _with_safe_integers(value: Any) -> Any:
+    """Return the value itself if all its integers are safe, else a copy."""
+    if isinstance(value, int):
+        return value if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else str(value)
+    if isinstance(value, list):
+        entries = cast("list[Any]", value)
+        copies = [_with_safe_integers(entry) for entry in entries]
+        return copies if _differ(entries, copies) else entries
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        copy = {name: _with_safe_integers(entry) for name, entry in table.items()}
+        return copy if _differ(list(table.values()), list(copy.values())) else table
+    return value
+
+
+def _differ(before: list[Any], after: list[Any]) -> bool:
+    return any(one is not other for one, other in zip(before, after, strict=True))
