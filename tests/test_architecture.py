@@ -47,8 +47,7 @@ OUTSIDERS = {
     "httptools": ("trio_tools.http.wire.response_parser",),
     "certifi": ("trio_tools.http.wire.connector",),
     "idna": ("trio_tools.http.wire.urls",),
-    "sqlalchemy": ("trio_tools.database",),
-    "psycopg": ("trio_tools.database.postgres",),
+    "psycopg": ("trio_tools.database.postgres", "trio_tools.database.postgres_session"),
     "backports": ("trio_tools.files.compression",),
     "mcp": (
         "trio_tools.tools",

@@ -1,12 +1,12 @@
 """Where settings come from, which one wins, and what a wrong one is told."""
 
 import pytest
-import sqlalchemy
 from pydantic import BaseModel, ValidationError
 
 from tests.transports.requests import exchange, get, http_server
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
+from trio_tools.settings.database_urls import PostgresUrl
 from trio_tools.settings.schema import OWN_PATHS
 
 
@@ -309,12 +309,34 @@ def test_the_url_of_a_database_is_shown_nowhere():
         "postgresql+psycopg://me:a/b?c%40@h:5432/d?sslmode=require",
         "postgres://me@server:word@h/d",
         "postgresql://[::1]:5432/d",
+        "postgresql://me@one:5432,two:5433/d?target_session_attrs=read-write",
+        "postgresql:///?service=shop",
+        "postgresql://h/d?schema=stock&sslmode=verify-full",
     ],
 )
-def test_what_sqlalchemy_reads_as_the_url_of_a_database_is_one(url):
+def test_what_libpq_reads_as_the_url_of_a_database_is_one(url):
+    conninfo = pytest.importorskip("psycopg.conninfo")
     settings = Settings(databases={"shop": {"url": url}})
     assert settings.databases["shop"].url.get_secret_value() == url
-    assert sqlalchemy.make_url(url)
+    read = conninfo.conninfo_to_dict(PostgresUrl.parse(url).conninfo)
+    assert read.get("user") in {None, "me", "me@server"}
+    assert read.get("password") in {None, "a/b?c@", "word"}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("pgbouncer=true", "parameter 'pgbouncer' is Prisma's"),
+        ("currentSchema=a", "write schema="),
+        ("colour=red", "parameter 'colour' is unknown"),
+        ("connect_timeout=soon", "must be a number of seconds"),
+    ],
+)
+def test_a_parameter_of_another_tool_is_named_at_the_start(parameter, told):
+    with pytest.raises(ValidationError) as caught:
+        Settings(databases={"shop": {"url": f"postgresql://me:hush@h/d?{parameter}"}})
+    assert told in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import sqlite3
 
 import pytest
 
+from nursery_patterns import run_in_thread
+
 
 @pytest.fixture
 def sqlite_shop(tmp_path):
@@ -37,8 +39,20 @@ def postgres_shop_url(postgres_folder):
             "FROM generate_series(1, 100) AS id"
         )
         owner.execute("CREATE SEQUENCE numbers")
+        owner.execute("CREATE TYPE colour AS ENUM ('red', 'blue')")
+        owner.execute("CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
         owner.execute(
             "CREATE FUNCTION sneak() RETURNS int LANGUAGE plpgsql AS "
             "$$ BEGIN DELETE FROM shop; RETURN 1; END $$"
         )
     return f"postgresql://postgres@/shop?host={postgres_folder}"
+
+
+@pytest.fixture
+def statements_in_threads(monkeypatch):
+    """Spare tests of what all databases have in common a worker process for each of them."""
+
+    async def run(fn, *args, limiter, max_memory_bytes):
+        return await run_in_thread(fn, *args, limiter=limiter)
+
+    monkeypatch.setattr("trio_tools.database.engine.run_in_process", run)

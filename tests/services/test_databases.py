@@ -8,6 +8,8 @@ import trio
 from trio_tools.answers.errors import InvalidArgument, NotFound, TimedOut
 from trio_tools.database import DatabaseConfig, Databases
 
+pytestmark = pytest.mark.usefixtures("statements_in_threads")
+
 
 @pytest.fixture(params=["sqlite_shop_url", "postgres_shop_url"])
 def url(request):
@@ -39,7 +41,7 @@ async def test_a_position_past_the_end_has_no_rows(databases):
 
 
 async def test_bytes_are_bounded_and_paging_goes_on_behind_them(databases):
-    sql, padding = "SELECT id, name || :padding FROM shop ORDER BY id", {"padding": "x" * 400}
+    sql, padding = "SELECT id, name || :padding FROM shop ORDER BY id", {"padding": "x" * 330}
     first = await databases.query("shop", sql, padding, max_bytes=1000)
     assert (first.row_count, first.truncated, first.next_position) == (2, True, 2)
     second = await databases.query("shop", sql, padding, max_bytes=1000, position=2)
@@ -48,7 +50,8 @@ async def test_bytes_are_bounded_and_paging_goes_on_behind_them(databases):
 
 async def test_rows_of_just_as_many_bytes_as_are_allowed_fit(databases):
     sql, row = "SELECT id, name FROM shop ORDER BY id", '[1, "shop 1"]'
-    page = await databases.query("shop", sql, max_bytes=2 * len(row))
+    shown = len(row) + 4  # in a table it has that many characters more
+    page = await databases.query("shop", sql, max_bytes=(2 * shown * 4 + 2) // 3)
     assert (page.row_count, page.truncated) == (2, True)
 
 
@@ -105,9 +108,9 @@ async def test_an_unknown_name_is_answered_with_the_known_ones(databases):
 
 async def test_waiting_for_a_thread_counts_as_time(databases):
     databases.limiter.total_tokens = 1
-    async with databases.limiter:
-        with pytest.raises(TimedOut):
-            await databases.query("shop", "SELECT 1", timeout_seconds=0.05)
+    await databases.limiter.acquire_on_behalf_of("another query")
+    with pytest.raises(TimedOut):
+        await databases.query("shop", "SELECT 1", timeout_seconds=0.05)
 
 
 async def test_many_queries_at_once_stay_within_the_limiter(databases):

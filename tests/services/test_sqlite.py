@@ -2,10 +2,10 @@
 
 import logging
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 
@@ -13,13 +13,33 @@ import pytest
 import trio
 
 from trio_tools.answers.errors import Forbidden, InvalidArgument, TimedOut, UpstreamFailed
-from trio_tools.database import DatabaseConfig, Databases
-from trio_tools.database.sqlite import SqliteDatabase
+from trio_tools.database import DatabaseConfig, Databases, sqlite_worker
+from trio_tools.database.results import Query
+from trio_tools.database.statement import Statement
 
+# instr of half a value in a whole one takes seconds, in which SQLite asks nobody anything.
+_SLOW = (
+    "instr(replace(hex(zeroblob(499990)), '00', 'aa'),"
+    " replace(hex(zeroblob(249990)), '00', 'aa') || 'b')"
+)
+SLOW_BUILT_INS = "SELECT " + " + ".join([_SLOW] * 20)
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 ENDLESS_SORT = (
     "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n ORDER BY -x"
 )
+
+
+@pytest.fixture
+def ask(sqlite_shop):
+    """Run a statement as a worker process does, in this process: a hundred need no hundred."""
+
+    def ask(sql, parameters=None, *, path=sqlite_shop, max_bytes=1_000_000):
+        given = parameters or {}
+        file = sqlite_worker.File("shop", f"{path.as_uri()}?mode=ro", 1_000_000, 0.1)
+        query = Query(Statement.parse(sql, given), given, 0, 100, max_bytes, 30.0, time.monotonic())
+        return sqlite_worker.run(file, query)
+
+    return ask
 
 
 @pytest.fixture
@@ -38,11 +58,9 @@ async def test_rows_come_with_columns_and_timing(databases):
     assert min(result.timing.wait_seconds, result.timing.execute_seconds) >= 0
 
 
-async def test_values_are_what_json_has(databases):
-    result = await databases.query(
-        "shop", "SELECT 1, 1.5, 'x', NULL, x'00ff', 9e999 AS big, 2 AS big"
-    )
-    assert result.rows == ((1, 1.5, "x", None, "AP8=", "inf", 2),)
+def test_values_are_what_json_has(ask):
+    result = ask("SELECT 1, 1.5, 'x', NULL, x'00ff', 9e999 AS big, 2 AS big")
+    assert result.rows == [(1, 1.5, "x", None, "AP8=", "inf", 2)]
     assert result.columns[-2:] == ("big", "big")
 
 
@@ -71,26 +89,28 @@ async def test_values_are_what_json_has(databases):
         "PRAGMA user_version = 3",
         "PRAGMA writable_schema = 1",
         "PRAGMA temp_store_directory = '/tmp'",
-        "PRAGMA database_list",
-        "SELECT * FROM pragma_database_list",
         "EXPLAIN DELETE FROM shop",
+        "PRAGMA hard_heap_limit = 0",
+        "SELECT * FROM sqlite_stmt",
+        "SELECT count(*) FROM sqlite_stmt",
+        "SELECT count(*) FROM dbstat",
+        "SELECT * FROM pragma_module_list",
         "UPDATE sqlite_master SET sql = ''",
         "INSERT INTO notes VALUES ('x')",
         "INSERT INTO notes(notes) VALUES ('optimize')",
         "SELECT load_extension('x')",
         "SELECT LOAD_EXTENSION('x')",
         "SELECT fts3_tokenizer('simple')",
-        "SELECT 'a' REGEXP '(a+)+$'",
     ],
 )
-async def test_whatever_does_more_than_read_is_forbidden(databases, sqlite_shop, sql):
+def test_whatever_does_more_than_read_is_forbidden(ask, sqlite_shop, sql):
     before = sqlite_shop.read_bytes()
     with pytest.raises((Forbidden, InvalidArgument)) as caught:
-        await databases.query("shop", sql)
+        ask(sql)
     if "fts3" not in sql:  # which is not compiled in everywhere
         assert caught.value.error_code == "READ_ONLY"
     assert sqlite_shop.read_bytes() == before
-    assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
+    assert ask("SELECT count(*) FROM shop").rows == [(100,)]
     assert [file.name for file in sqlite_shop.parent.iterdir()] == [sqlite_shop.name]
 
 
@@ -98,6 +118,11 @@ async def test_whatever_does_more_than_read_is_forbidden(databases, sqlite_shop,
     "sql",
     [
         "PRAGMA table_info(shop)",
+        "PRAGMA database_list",
+        "SELECT name FROM pragma_database_list",
+        "WITH n AS (SELECT 1) SELECT count(*) FROM n",
+        "SELECT count(*) FROM shop AS sqlite_stmt",
+        "SELECT 1 WHERE " + " OR ".join(["1"] * 250),
         "SELECT name FROM pragma_table_info('shop')",
         "SELECT name FROM sqlite_master",
         "SELECT body FROM notes WHERE notes MATCH 'cat'",
@@ -110,8 +135,8 @@ async def test_whatever_does_more_than_read_is_forbidden(databases, sqlite_shop,
         "SELECT row_number() OVER (ORDER BY name), upper(name) FROM shop",
     ],
 )
-async def test_whatever_only_reads_is_allowed(databases, sql):
-    assert (await databases.query("shop", sql)).row_count > 0
+def test_whatever_only_reads_is_allowed(ask, sql):
+    assert len(ask(sql).rows) > 0
 
 
 @pytest.mark.parametrize(
@@ -125,9 +150,9 @@ async def test_whatever_only_reads_is_allowed(databases, sql):
         "SELECT group_concat(hex(zeroblob(50000))) FROM shop",
     ],
 )
-async def test_a_value_that_is_too_large_is_refused_before_it_is_made(databases, sql):
+def test_a_value_that_is_too_large_is_refused_before_it_is_made(ask, sql):
     with pytest.raises(InvalidArgument) as caught:
-        await databases.query("shop", sql)
+        ask(sql)
     assert caught.value.error_code == "TOO_LARGE"
 
 
@@ -150,45 +175,42 @@ async def test_a_value_that_is_too_large_is_refused_before_it_is_made(databases,
         ("SELECT 1 -- " + "x" * 100_000, "TOO_LARGE", "at most 100,000"),
     ],
 )
-async def test_sql_that_is_wrong_is_answered_with_what_is_wrong(databases, sql, code, words):
+def test_sql_that_is_wrong_is_answered_with_what_is_wrong(ask, sql, code, words):
     with pytest.raises(InvalidArgument) as caught:
-        await databases.query("shop", sql)
+        ask(sql)
     assert caught.value.error_code == code
     assert words in caught.value.message
 
 
-async def test_one_statement_may_end_in_semicolons_and_comments(databases):
+def test_one_statement_may_end_in_semicolons_and_comments(ask):
     sql = "SELECT ';', ':no', \"name\" FROM shop; ; /* end */ -- x"
-    result = await databases.query("shop", sql)
-    assert result.row_count == 100
+    assert len(ask(sql).rows) == 100
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, 2**70, "\ud800"], ids=repr)
-async def test_a_value_that_sqlite_lacks_is_refused(databases, value):
+def test_a_value_that_sqlite_lacks_is_refused(ask, value):
     with pytest.raises(InvalidArgument):
-        await databases.query("shop", "SELECT :x", {"x": value})
+        ask("SELECT :x", {"x": value})
 
 
-@pytest.mark.parametrize("sql", [ENDLESS, ENDLESS_SORT, ENDLESS.replace("count(*)", "x")])
+@pytest.mark.parametrize("sql", [ENDLESS_SORT, ENDLESS.replace("count(*)", "x"), SLOW_BUILT_INS])
 async def test_a_statement_that_never_ends_is_stopped_in_time(databases, sql):
-    await databases.query("shop", "SELECT 1")  # loads SQLAlchemy, which no cancel ends
     with pytest.raises(TimedOut) as caught:
         await databases.query("shop", sql, timeout_seconds=0.2, position=10**12)
     assert caught.value.data == {"timeout_seconds": 0.2}
-    assert databases.limiter.borrowed_tokens == 0  # its thread has ended, too
+    assert databases.limiter.borrowed_tokens == 0  # its process is free or gone, too
 
 
-async def test_a_cancel_ends_the_statement_and_the_connection_is_used_again(sqlite_shop_url):
+async def test_a_cancel_ends_the_statement_and_the_next_one_runs(sqlite_shop_url):
     limiter = trio.CapacityLimiter(1)
     async with Databases([DatabaseConfig("d", sqlite_shop_url)], limiter=limiter) as databases:
         await databases.query("d", "SELECT 1")
-        (engine,) = [database._engine for database in databases._databases.values()]
-        for _ in range(20):
-            with trio.move_on_after(0.01) as scope:
+        for _ in range(2):
+            with trio.move_on_after(0.05) as scope:
                 await databases.query("d", ENDLESS)
             assert scope.cancelled_caught
+            assert limiter.borrowed_tokens == 0
             assert (await databases.query("d", "SELECT 1")).rows == ((1,),)
-        assert (engine.pool.checkedin(), engine.pool.checkedout()) == (1, 0)
 
 
 async def test_a_cancelled_query_leaves_the_others_alone(databases):
@@ -252,9 +274,95 @@ def test_a_password_is_never_shown():
     assert "secret" not in repr(config)
 
 
-def test_sqlalchemy_is_not_imported_before_the_first_query():
-    code = "import sys, trio_tools.database; assert 'sqlalchemy' not in sys.modules"
+def test_no_driver_is_imported_before_the_first_query():
+    code = "import sys, trio_tools.database; assert 'psycopg' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT {', '.join(['zeroblob(1000000)'] * 600)}",
+        f"SELECT {', '.join(['hex(zeroblob(400000))'] * 600)}",
+        "WITH c0(x) AS (SELECT 1)"
+        + "".join(
+            f", c{n}(x) AS (SELECT (SELECT x FROM c{n - 1}) + (SELECT x FROM c{n - 1}))"
+            for n in range(1, 20)
+        )
+        + " SELECT x FROM c19",
+    ],
+    ids=["wide row", "wide row of texts", "doubled expressions"],
+)
+def test_a_statement_that_needs_too_much_memory_is_refused(ask, sql):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidArgument) as caught:
+        ask(sql)
+    assert caught.value.error_code == "TOO_LARGE"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ('SELECT "nmae" FROM shop', "no such column: nmae"),
+        ("SELECT count(*) FROM shop WHERE \"nmae\" = 'Ada'", "no such column: nmae"),
+        ('SELECT name FROM shop WHERE name = "it""s"', 'no such column: it"s'),
+        ('SELECT "a`b"', "no such column: a`b"),
+    ],
+)
+def test_a_misspelt_column_is_an_error(ask, sql, told):
+    with pytest.raises(InvalidArgument) as caught:
+        ask(sql)
+    assert caught.value.error_code == "BAD_SQL"
+    assert told in caught.value.message
+    assert "single quotes" in caught.value.message
+
+
+def test_a_double_quote_elsewhere_is_left_alone(ask):
+    sql = """SELECT 'a "b" c', /* " */ `name`, [name], "name" -- "\nFROM "shop" LIMIT 1"""
+    assert ask(sql).rows == [('a "b" c', "shop 1", "shop 1", "shop 1")]
+
+
+def test_a_text_that_is_not_utf_8_comes_with_replacements_and_a_warning(ask):
+    answer = ask("SELECT CAST(x'636166e9' AS TEXT), 'é'")
+    assert answer.rows == [("caf\ufffd", "é")]
+    assert answer.warnings[0].startswith("1 texts in the database are not UTF-8")
+
+
+async def test_a_file_that_was_replaced_or_deleted_is_seen_at_once(tmp_path):
+    def make(name, value):
+        with sqlite3.connect(tmp_path / name) as connection:
+            connection.execute("CREATE TABLE t (v)")
+            connection.execute("INSERT INTO t VALUES (?)", (value,))
+        connection.close()
+
+    make("shop.db", "old")
+    async with Databases([DatabaseConfig("d", f"sqlite:///{tmp_path}/shop.db")]) as databases:
+        assert (await databases.query("d", "SELECT v FROM t")).rows == (("old",),)
+        make("new.db", "new")
+        (tmp_path / "new.db").replace(tmp_path / "shop.db")
+        assert (await databases.query("d", "SELECT v FROM t")).rows == (("new",),)
+        (tmp_path / "shop.db").unlink()
+        with pytest.raises(UpstreamFailed) as caught:
+            await databases.query("d", "SELECT v FROM t")
+    assert caught.value.error_code == "DATABASE_UNUSABLE"
+    assert str(tmp_path) not in caught.value.message
+
+
+async def test_the_outline_of_a_database_tells_tables_columns_and_keys(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+        connection.execute("CREATE TABLE item (shop INTEGER REFERENCES shop (id))")
+        connection.execute("CREATE VIEW names AS SELECT name FROM shop")
+    connection.close()
+    async with Databases([DatabaseConfig("d", f"sqlite:///{tmp_path}/a.db")]) as databases:
+        item, names, shop = await databases.outline("d")
+    assert item["columns"] == [{"name": "shop", "type": "INTEGER", "references": "shop.id"}]
+    assert (names["table"], names["kind"]) == ("names", "view")
+    assert shop["columns"] == [
+        {"name": "id", "type": "INTEGER", "key": True},
+        {"name": "name", "type": "TEXT", "required": True},
+    ]
 
 
 async def test_the_loop_goes_on_while_statements_run(databases):
@@ -268,24 +376,3 @@ async def test_the_loop_goes_on_while_statements_run(databases):
             longest = max(longest, time.perf_counter() - before)
         nursery.cancel_scope.cancel()
     assert longest < 1  # five threads at work, none of which holds the interpreter
-
-
-async def test_a_cancel_does_not_wait_for_sqlalchemy_to_be_loaded(databases, monkeypatch):
-    """Loading is slow, here for as long as the test says, and goes on for whoever asks next."""
-    begun, loaded = trio.Event(), threading.Event()
-    token = trio.lowlevel.current_trio_token()
-    make = SqliteDatabase._make_engine
-
-    def make_slowly(database):
-        token.run_sync_soon(begun.set)
-        assert loaded.wait(10)
-        return make(database)
-
-    monkeypatch.setattr(SqliteDatabase, "_make_engine", make_slowly)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(databases.query, "shop", "SELECT 1")
-        await begun.wait()
-        nursery.cancel_scope.cancel()
-    assert not loaded.is_set()  # so nobody waited for it
-    loaded.set()
-    assert (await databases.query("shop", "SELECT 1")).rows == ((1,),)

@@ -8,6 +8,8 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.database.tables import Table
 
+pytestmark = pytest.mark.usefixtures("statements_in_threads")
+
 
 @pytest.fixture
 async def sqlite_databases(tmp_path):

@@ -21,6 +21,12 @@ def _postgres_binaries() -> Path | None:
     return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
 
 
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root, so root borrows the account that its package made."""
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    return as_user if os.geteuid() == 0 else []
+
+
 @pytest.fixture(scope="session")
 def postgres_folder() -> Iterator[Path]:
     """The socket folder of a running PostgreSQL with the superuser `postgres`."""
@@ -28,9 +34,7 @@ def postgres_folder() -> Iterator[Path]:
     if binaries is None:
         pytest.skip("no PostgreSQL binaries (initdb) on this machine")
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    # PostgreSQL refuses to run as root, so root borrows the account that its package made.
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    prefix = as_user if os.geteuid() == 0 else []
+    prefix = _as_postgres()
     # Not under tmp_path: a socket's path is short, and the other account must reach it.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     try:
@@ -56,3 +60,33 @@ def postgres_folder() -> Iterator[Path]:
 @pytest.fixture
 def postgres_url(postgres_folder: Path) -> str:
     return f"postgresql://postgres@/postgres?host={postgres_folder}"
+
+
+@pytest.fixture
+def pooled_url(postgres_shop_url: str, postgres_folder: Path) -> Iterator[str]:
+    """The shop behind a PgBouncer in transaction mode that has two connections to the server."""
+    pooler = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if pooler is None:
+        pytest.skip("no pgbouncer on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="pb"))
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text(
+        f"[databases]\nshop = host={postgres_folder} user=postgres\n"
+        f"[pgbouncer]\nunix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = any\n"
+        "pool_mode = transaction\ndefault_pool_size = 2\n"
+    )
+    if os.geteuid() == 0:  # it refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+    process = subprocess.Popen(
+        [*_as_postgres(), pooler, configuration], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"process up" in line:
+                break
+        yield f"postgresql://postgres@/shop?host={folder}&port=6432"
+    finally:
+        process.terminate()
+        process.communicate()
+        shutil.rmtree(folder)

@@ -5,7 +5,11 @@ Each module imports only from those above it:
     statement           what was asked, checked before it runs
     results             what is answered, and how a database is configured
     engine              what all kinds of database have in common
-    sqlite  postgres    read-only, interruptible connections
+    sqlite_worker       one statement on a SQLite file, in a worker process
+    sqlite              SQLite files
+    postgres_values     values of PostgreSQL as JSON has them
+    postgres_session    one statement in a transaction that reads
+    postgres            connections, cancels, errors
     databases           `Databases`: what `query_database` uses
     tables              a table read a chunk at a time, by its key
 """

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from nursery_patterns import run_in_thread
-from trio_tools.answers.errors import InvalidArgument, NotFound, TimedOut, brief_repr
+from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
 from trio_tools.database.postgres import PostgresDatabase
 from trio_tools.database.results import Query
 from trio_tools.database.sqlite import SqliteDatabase
-from trio_tools.database.statement import Statement
+from trio_tools.database.statement import Statement, too_slow
 from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Databases:
 
     Args:
         configs: The databases; names must differ.
-        limiter: Bounds the threads that run queries, over all databases. 5 if not given. It is
-            of this service alone, so slow queries hold up nothing else.
+        limiter: Bounds the threads and worker processes that run queries, over all databases. 5
+            if not given. It is of this service alone, so slow queries hold up nothing else.
 
     Raises:
         ValueError: A name twice, or a URL of no known kind.
@@ -71,11 +71,11 @@ class Databases:
         timeout_seconds: float = 30.0,
         position: int = 0,
     ) -> QueryResult:
-        """Run one statement that reads, on a worker thread.
+        """Run one statement that reads.
 
-        A cancel or a time-out ends the statement in the database, and the thread with it; the
-        connection is used again, or replaced if it is broken. A statement without ORDER BY may
-        give its rows in another order to each page.
+        A cancel or a time-out ends the statement: a server is told to drop it, and a worker
+        process is killed. A statement without ORDER BY may give its rows in another order to each
+        page.
 
         Args:
             name: Which database.
@@ -83,7 +83,7 @@ class Databases:
             parameters: A value for each parameter: text, number, true, false or none.
             max_rows: The most rows to return.
             max_bytes: The most bytes to return, counted as JSON.
-            timeout_seconds: For all of it, waiting for a free thread included.
+            timeout_seconds: For all of it, waiting for a free place included.
             position: Rows to skip: 0, or `next_position` of the page before. The database makes
                 the skipped rows again, so deep pages are better asked for with WHERE.
 
@@ -105,8 +105,8 @@ class Databases:
                 raise InvalidArgument(f"{argument} must be at least {least}, got {value}")
         if not timeout_seconds > 0:  # so that NaN is refused, too
             raise InvalidArgument(f"timeout_seconds must be above 0, got {timeout_seconds}")
-        called_at = time.perf_counter()
-        with trio.move_on_after(timeout_seconds):
+        called_at = time.monotonic()
+        with trio.move_on_after(timeout_seconds + database.grace_seconds):
             query = Query(
                 await self._parse(sql, parameters or {}),
                 parameters or {},
@@ -116,13 +116,23 @@ class Databases:
                 timeout_seconds,
                 called_at,
             )
-            await database.load(self.limiter)
             return await database.run(query, self.limiter)
-        raise TimedOut(
-            f"the statement did not end within {timeout_seconds:g} seconds and was stopped: "
-            "narrow it with WHERE or LIMIT, or allow more time with timeout_seconds",
-            data={"timeout_seconds": timeout_seconds},
-        )
+        raise too_slow(timeout_seconds)
+
+    async def outline(self, name: str, *, timeout_seconds: float = 30.0) -> list[dict[str, Any]]:
+        """Return the tables and views of a database, in order of name, with their columns.
+
+        Each is `{"table", "kind", "columns"}`, with `"schema"` and `"comment"` where the database
+        has them; a column is `{"name", "type"}`, with `"required"`, `"key"`, `"references"` and
+        `"comment"` where they apply. At most 1,000 tables of 500 columns.
+
+        Raises:
+            NotFound, TimedOut, UpstreamFailed: As `query`.
+        """
+        database = self._find(name)
+        with trio.move_on_after(timeout_seconds):
+            return await database.outline(self.limiter)
+        raise too_slow(timeout_seconds)
 
     async def _parse(self, sql: str, parameters: Mapping[str, Any]) -> Statement:
         if len(sql) <= _SHORT_SQL_CHARACTERS:

@@ -1,127 +1,127 @@
-"""The course of one query on a thread, the same for every database.
+"""What all kinds of database have in common.
 
-SQLAlchemy keeps the connections and speaks to the driver; the SQL itself goes to the driver as it
-is. SQLAlchemy is imported for the first query, in a thread: 150 ms and more that a server without
-queries need not spend, and that the event loop never does.
+SQLite and DuckDB run inside a process of their own kind: a statement of theirs cannot always be
+interrupted, and what it allocates is the memory of its process. So they run in worker processes
+with a bound on memory, and a cancel kills the worker. A statement that is only late ends itself
+at its deadline, if it can, and the worker stays.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
-import trio
-
-from nursery_patterns import run_in_thread
-from trio_tools.answers.errors import InvalidArgument, ToolFailure
-from trio_tools.database.results import Query, QueryResult, QueryTiming, take_rows
-from trio_tools.settings.threads import run_in_tool_thread
+from nursery_patterns import WorkerCrashed, run_in_process
+from trio_tools.answers.errors import UpstreamFailed
+from trio_tools.database.results import QueryResult, QueryTiming
+from trio_tools.database.statement import needs_too_much_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, CursorResult, Engine
+    import trio
 
-    from trio_tools.database.results import DatabaseConfig
-    from trio_tools.database.statement import Statement
+    from trio_tools.database.results import DatabaseConfig, Query
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 
 
-def _unwatched(_: Connection) -> AbstractContextManager[object]:
-    return nullcontext()
+class WorkerAnswer(NamedTuple):
+    """What a worker process sends for one statement."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    more: bool
+    warnings: tuple[str, ...]
+    started: float
+    """By `time.monotonic`, as `executed`."""
+    executed: float
 
 
 class SqlDatabase(ABC):
-    """One database: an engine made with the first query, and what its driver does differently."""
+    """One database by name.
+
+    Attributes:
+        config: What the operator said of it.
+        grace_seconds: How long after its deadline a statement may end by itself, before a cancel
+            ends it.
+    """
+
+    grace_seconds = 0.0
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
-        self._engine: Engine | None = None
-        self._lock = threading.Lock()  # guards the making of the engine, which two threads may want
 
-    async def load(self, limiter: trio.CapacityLimiter) -> None:
-        """Make the engine, with all that it imports, before the first query.
-
-        That takes 150 ms, and a cancel leaves it to itself: it is no work of whoever asks first.
-
-        Raises:
-            ToolFailure: The driver is not installed.
-        """
-        if self._engine is None:
-            await run_in_thread(self._get_engine, limiter=limiter, abandon_on_cancel=True)
-
+    @abstractmethod
     async def run(self, query: Query, limiter: trio.CapacityLimiter) -> QueryResult:
-        """Run `query` on a thread under `limiter`. A cancel ends the statement, then the thread.
+        """Run `query` under `limiter`. A cancel ends the statement.
 
         Raises:
             ToolFailure: As `Databases.query`.
         """
-        return await run_in_tool_thread(self.run_here, query, limiter=limiter)
 
-    def run_here(
-        self,
-        query: Query,
-        watch: Callable[[Connection], AbstractContextManager[object]] = _unwatched,
-    ) -> QueryResult:
-        """Run `query` in the calling thread, which must be a trio worker thread.
+    @abstractmethod
+    async def outline(self, limiter: trio.CapacityLimiter) -> list[dict[str, Any]]:
+        """Return the tables and views with their columns.
 
-        Args:
-            query: What to run.
-            watch: Entered with the connection while it is in use.
+        Raises:
+            ToolFailure: As `Databases.query`.
         """
-        started = time.perf_counter()
-        engine = self._get_engine()
-        from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - loaded by now
 
-        try:
-            with (
-                engine.connect() as connection,
-                watch(connection),
-                self._execute(connection, query) as result,
-            ):
-                executed = time.perf_counter()
-                columns = tuple(result.keys()) if result.returns_rows else ()
-                rows, more = take_rows(iter(result.fetchone, None) if columns else iter(()), query)
-        except DBAPIError as error:
-            trio.from_thread.check_cancelled()  # then the error is only how the statement ended
-            raise self._failure(error.orig, query.statement) from error
-        except (OverflowError, UnicodeError) as error:
-            raise InvalidArgument(
-                f"a parameter does not fit the database: {error}", error_code="BAD_PARAMETERS"
-            ) from error
+    def close(self) -> None:  # noqa: B027 - most keep none
+        """Close the idle connections. Those in use are closed when their query ends."""
+
+
+class WorkerDatabase(SqlDatabase):
+    """A database inside a worker process, in which each statement opens it anew.
+
+    So a file that was replaced is seen at once, and nothing of one statement is left to the next.
+
+    Attributes:
+        memory_bytes: The most memory of a worker, its interpreter included.
+    """
+
+    grace_seconds = 0.1
+    memory_bytes = 2**28
+
+    async def run(self, query: Query, limiter: trio.CapacityLimiter) -> QueryResult:
+        """As `SqlDatabase.run`. A cancel kills the worker process."""
+        answer = await self._answer(query, limiter)
+        ended = time.monotonic()
         return QueryResult(
-            columns=columns,
-            rows=tuple(rows),
-            truncated=more,
-            next_position=query.position + len(rows) if more else None,
+            columns=answer.columns,
+            rows=tuple(answer.rows),
+            truncated=answer.more,
+            next_position=query.position + len(answer.rows) if answer.more else None,
             timing=QueryTiming(
-                wait_seconds=started - query.called_at,
-                execute_seconds=executed - started,
-                fetch_seconds=time.perf_counter() - executed,
+                wait_seconds=max(0.0, answer.started - query.called_at),
+                execute_seconds=answer.executed - answer.started,
+                fetch_seconds=max(0.0, ended - answer.executed),
             ),
+            warnings=answer.warnings,
         )
 
-    def close(self) -> None:
-        """Close the idle connections. Those in use are closed when their query ends."""
-        if self._engine is not None:
-            self._engine.dispose()
-
-    def _get_engine(self) -> Engine:
-        with self._lock:
-            if self._engine is None:
-                self._engine = self._make_engine()
-            return self._engine
-
     @abstractmethod
-    def _make_engine(self) -> Engine: ...
+    async def _answer(self, query: Query, limiter: trio.CapacityLimiter) -> WorkerAnswer:
+        """Run the statement by `_in_worker`."""
 
-    @abstractmethod
-    def _execute(self, connection: Connection, query: Query) -> CursorResult[Any]:
-        """Execute the statement and return rows that come as they are asked for."""
-
-    @abstractmethod
-    def _failure(self, error: BaseException | None, statement: Statement) -> ToolFailure:
-        """Say what an error of the driver means to the caller."""
+    async def _in_worker(
+        self,
+        limiter: trio.CapacityLimiter,
+        fn: Callable[[Unpack[_Args]], _T],
+        *args: *_Args,
+    ) -> _T:
+        try:
+            return await run_in_process(
+                fn, *args, limiter=limiter, max_memory_bytes=self.memory_bytes
+            )
+        except MemoryError as error:
+            raise needs_too_much_memory() from error
+        except WorkerCrashed as error:
+            raise UpstreamFailed(
+                f"the process that runs the statements of database {self.config.name!r} ended "
+                "while it ran this one: the statement may need too much memory; select less",
+                error_code="WORKER_CRASHED",
+            ) from error

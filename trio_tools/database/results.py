@@ -6,14 +6,16 @@ import base64
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from trio_tools.answers.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from trio_tools.database.statement import Statement
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,7 @@ class DatabaseConfig:
         name: What callers say.
         url: `sqlite:////absolute/path.db`, or `postgresql://user:password@host/database`. Never
             shown.
-        max_value_bytes: The largest single value that SQLite may make or read. It bounds memory,
-            and the time in which a built-in function cannot be interrupted.
+        max_value_bytes: The largest single value that SQLite may make or read.
         busy_seconds: How long to try again while another process locks the SQLite file.
         connect_timeout_seconds: For PostgreSQL; whole seconds, at least 2.
     """
@@ -51,7 +52,12 @@ class Query(NamedTuple):
     max_bytes: int
     timeout_seconds: float
     called_at: float
-    """By `time.perf_counter`: a thread works in real time and cannot read the loop's clock."""
+    """By `time.monotonic`, which all processes of a machine share and no virtual clock moves."""
+
+    @property
+    def deadline(self) -> float:
+        """When its time is up, by `time.monotonic`."""
+        return self.called_at + self.timeout_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class QueryTiming:
     """Where the time of one query went, in seconds of real time."""
 
     wait_seconds: float
-    """Until a thread was free."""
+    """Until a thread or a worker process was free."""
     execute_seconds: float
     """Until the database had the first row ready; connecting included."""
     fetch_seconds: float
@@ -79,6 +85,8 @@ class QueryResult:
     next_position: int | None
     """The rows before the next page. None if there are no more."""
     timing: QueryTiming
+    warnings: tuple[str, ...] = ()
+    """Sentences about values that are not what the database has."""
 
     @property
     def row_count(self) -> int:
@@ -86,40 +94,82 @@ class QueryResult:
         return len(self.rows)
 
 
-def take_rows(rows: Iterator[Sequence[Any]], query: Query) -> tuple[list[tuple[Any, ...]], bool]:
-    """Skip `query.position` rows, then take rows until a bound is reached.
+class Page(NamedTuple):
+    """Rows within the bounds of a query."""
 
-    Returns:
-        The rows, and whether there are more.
+    rows: list[tuple[Any, ...]]
+    more: bool
+    """Whether a bound ended them and there are more."""
+
+
+def take_rows(
+    rows: Iterator[_Row],
+    query: Query,
+    *,
+    least_bytes: Callable[[_Row], int],
+    convert: Callable[[_Row], tuple[Any, ...]],
+) -> Page:
+    """Take rows until a bound is reached.
+
+    Args:
+        rows: Without those that `query.position` skips.
+        query: The bounds.
+        least_bytes: No less than half and no more than all of what a row takes as JSON. A row
+            that is too large is refused by this alone, before anything of it is converted.
+        convert: Returns the values of a row as JSON has them.
 
     Raises:
         InvalidArgument: The first row alone has more than `query.max_bytes`.
     """
-    for _ in range(query.position):
-        if next(rows, None) is None:
-            return [], False
     taken: list[tuple[Any, ...]] = []
     used = 0
     room = max(query.max_bytes - _FIXED_BYTES, query.max_bytes * 3 // 4)
     for row in rows:
         if len(taken) == query.max_rows:
-            return taken, True
-        values = tuple(json_value(value) for value in row)
-        text = json.dumps(values, ensure_ascii=False)
-        # In a Markdown table, each cell has a character more around it, and each row two.
-        size = len(text.encode(errors="replace")) + len(values) + 2 + text.count("|")
+            return Page(taken, more=True)
+        values = convert(row) if least_bytes(row) <= query.max_bytes else None
+        size = query.max_bytes + 1 if values is None else shown_size(values)
         used += size
         if taken and used > room:
-            return taken, True
-        if size > query.max_bytes:
-            raise InvalidArgument(
-                f"row {query.position + 1} alone has more than {query.max_bytes:,} bytes: "
-                "select fewer columns, or a part of the long ones with substr(column, 1, 1000)",
-                error_code="TOO_LARGE",
-                data={"max_bytes": query.max_bytes},
-            )
+            return Page(taken, more=True)
+        if values is None or size > query.max_bytes:
+            raise row_too_large(query)
         taken.append(values)
-    return taken, False
+    return Page(taken, more=False)
+
+
+def row_too_large(query: Query, *, rows: int = 1) -> InvalidArgument:
+    """Return the error for a row that alone is above the bound on bytes: the first one of a page.
+
+    Args:
+        query: What was asked.
+        rows: Among how many it is, if the database does not say.
+    """
+    first = query.position + 1
+    which = f"row {first}" if rows == 1 else f"one of the rows {first} to {first + rows - 1}"
+    return InvalidArgument(
+        f"{which} alone has more than {query.max_bytes:,} bytes: "
+        "select fewer columns, or a part of the long ones with substr(column, 1, 1000)",
+        error_code="TOO_LARGE",
+        data={"max_bytes": query.max_bytes},
+    )
+
+
+def shown_size(values: Sequence[Any]) -> int:
+    """Return the bytes of a row as JSON and as a row of a Markdown table, the larger of both."""
+    text = json.dumps(values, ensure_ascii=False)
+    # In a table, each cell has a character more around it, and each row two.
+    return len(text.encode(errors="replace")) + len(values) + 2 + text.count("|")
+
+
+def least_size(row: Sequence[object]) -> int:
+    """Return a lower bound of what Python values take as JSON, without a look into them."""
+    return sum(len(value) for value in row if isinstance(value, str | bytes))
+
+
+def json_row(row: Sequence[object]) -> tuple[Any, ...]:
+    """Return the values of a row as JSON has them."""
+    return tuple(json_value(value) for value in row)
 
 
 def json_value(value: object) -> Any:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
-from trio_tools.answers.errors import Forbidden, InvalidArgument, ToolFailure
+from trio_tools.answers.errors import Forbidden, InvalidArgument, TimedOut, ToolFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
 MAX_SQL_CHARACTERS = 100_000
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
     | (?<!:) :(?P<parameter>[^\W\d]\w*+)
     | (?P<word> [^\W\d][\w$]*+ )
     | (?P<end> ; )
-    | %
+    | (?P<bracket> [\[\]] )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -56,12 +56,12 @@ _WRITING_WORDS_INSIDE = frozenset({"INSERT", "INTO", "UPDATE", "DELETE", "MERGE"
 class Statement:
     """One statement with named parameters, as far as words tell."""
 
-    sql: str
-    """Without the semicolon, which some drivers take for the beginning of a second statement, and
-    without what our lexer takes for comments in front."""
+    text: str
+    """Without the semicolon, which some drivers take for the beginning of a second statement."""
     words: tuple[str, ...]
     """Key words and bare names in upper case, in order."""
-    parameters: frozenset[str]
+    placeholders: tuple[tuple[int, int, str], ...]
+    """Each `:name` in the text: its begin, its end and the name."""
 
     @classmethod
     def parse(cls, sql: str, given: Mapping[str, Any]) -> Statement:
@@ -84,12 +84,17 @@ class Statement:
         if not _blank_comments(sql).strip(" \t\r\n\f\v;"):
             raise InvalidArgument("sql is empty: write one SELECT statement")
         statement = cls(
-            _COMMENTS_IN_FRONT.sub("", sql if end is None else sql[: end.start()], count=1),
+            sql if end is None else sql[: end.start()],
             words=tuple(token["word"].upper() for token in tokens if token["word"]),
-            parameters=frozenset(token["parameter"] for token in tokens if token["parameter"]),
+            placeholders=tuple(_placeholders(sql, tokens, given)),
         )
-        _check_parameters(statement.parameters, given)
+        _check_parameters(frozenset(name for _, _, name in statement.placeholders), given)
         return statement
+
+    @property
+    def sql(self) -> str:
+        """The text without what our lexer takes for comments in front."""
+        return without_comments_in_front(self.text)
 
     @property
     def kind(self) -> str:
@@ -99,6 +104,8 @@ class Statement:
     @property
     def seems_to_write(self) -> bool:
         """Whether a database that refused it most likely did so because it writes."""
+        if self.kind == "EXPLAIN" and "CREATE" in self.words:
+            return True
         return self.kind in _WRITING_WORDS or (
             self.kind in _READING_KINDS and not _WRITING_WORDS_INSIDE.isdisjoint(self.words)
         )
@@ -107,10 +114,21 @@ class Statement:
         """Whether the text itself begins with one of the words (upper case), however it is read."""
         return self.kind in words and self.sql[: len(self.kind)].upper() == self.kind
 
-    def in_pyformat(self) -> str:
-        """Return the SQL with `%(name)s` for `:name`, as psycopg wants it."""
-        # Whatever stands between tokens has no percent sign and stays as it is.
-        return _TOKEN.sub(_pyformat, self.sql)
+    def in_dollars(self) -> tuple[str, list[str]]:
+        """Return the text with `$1`, `$2` and so on, as PostgreSQL has them, and their names."""
+        numbers: dict[str, int] = {}
+        parts: list[str] = []
+        done = 0
+        for begin, end, name in self.placeholders:
+            number = numbers.setdefault(name, len(numbers) + 1)
+            parts += (self.text[done:begin], f"${number}")
+            done = end
+        return "".join((*parts, self.text[done:])), list(numbers)
+
+
+def without_comments_in_front(sql: str) -> str:
+    """Return `sql` from the first word on, as our lexer reads it."""
+    return _COMMENTS_IN_FRONT.sub("", sql, count=1)
 
 
 def read_only(reason: str) -> Forbidden:
@@ -132,10 +150,42 @@ def refused(statement: Statement, reason: str) -> ToolFailure:
     )
 
 
-def _pyformat(token: re.Match[str]) -> str:
-    if token["parameter"]:
-        return f"%({token['parameter']})s"
-    return token[0].replace("%", "%%")
+def needs_too_much_memory() -> InvalidArgument:
+    """Return the error for a statement that needs more memory than a statement may have."""
+    return InvalidArgument(
+        "the statement needs more memory than one statement may have: select fewer columns and "
+        "smaller values, or nest it less",
+        error_code="TOO_LARGE",
+    )
+
+
+def too_slow(seconds: float) -> TimedOut:
+    """Return the error for a statement that was stopped after `seconds`."""
+    return TimedOut(
+        f"the statement did not end within {seconds:g} seconds and was stopped: "
+        "narrow it with WHERE or LIMIT, or allow more time with timeout_seconds",
+        data={"timeout_seconds": seconds},
+    )
+
+
+def _placeholders(
+    sql: str, tokens: list[re.Match[str]], given: Mapping[str, Any]
+) -> Iterator[tuple[int, int, str]]:
+    """Yield each `:name` that is a parameter.
+
+    Within square brackets it may be a bound of a slice, as in `[1:n]` and `[:n]`. It is one behind
+    a value, and also where no parameter has that name.
+    """
+    depth = 0
+    for token in tokens:
+        name = token["parameter"]
+        if token["bracket"]:
+            depth = max(0, depth + (1 if token["bracket"] == "[" else -1))
+        elif name:
+            in_front = sql[: token.start()].rstrip()[-1:] if depth else ""
+            is_slice = depth and (in_front.isalnum() or in_front in {"_", ")", "]", '"'})
+            if not is_slice and (not depth or name in given):
+                yield token.start(), token.end(), name
 
 
 def _blank_comments(sql: str) -> str:

@@ -59,14 +59,15 @@ def data_operations(services: Services) -> list[Operation]:
 
 
 def query_data(result: QueryResult) -> dict[str, Any]:
-    """Return the rows of a query, and its timing, as JSON values."""
-    return {
+    """Return the rows of a query, its timing and, if there are any, warnings, as JSON values."""
+    data = {
         "columns": list(result.columns),
         "rows": [list(row) for row in result.rows],
         "row_count": result.row_count,
         "truncated": result.truncated,
         "timing": {name: round(value, 6) for name, value in asdict(result.timing).items()},
     }
+    return {**data, "warnings": list(result.warnings)} if result.warnings else data
 
 
 def rows_text(value: dict[str, Any]) -> str:

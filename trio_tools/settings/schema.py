@@ -25,21 +25,13 @@ from pydantic import (
     model_validator,
 )
 
+from trio_tools.settings.database_urls import check_database_url
+
 OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the HTTP server answers itself, whatever `http.path` is."""
 
 _BASE_URL: Final = re.compile(
     r"https?://[^\x00-\x20\x7f\\/?#@]+(/[^\x00-\x20\x7f\\?#]*)?", re.IGNORECASE
-)
-# As SQLAlchemy reads it, with a port that is a number and no @ in the host: what follows an @ in a
-# password would be taken for either, and told in errors.
-_DATABASE_URL: Final = re.compile(
-    r"""
-      sqlite(\+\w+)?:///(?!:memory:$).+
-    | postgres(ql)?(\+\w+)?://
-      ([^:/]*(:[^@]*)?@)?  (\[[^/?]+\]|[^@/:?]+)?  (:\d+)?  ([/?].*)?
-    """,
-    re.VERBOSE | re.DOTALL,
 )
 _METHOD: Final = re.compile(r"[A-Z]+")
 _HTTP_PATH: Final = re.compile(r"/[^\x00-\x20\x7f\\?#%{}]*")
@@ -100,12 +92,7 @@ def _path_prefix(text: str) -> str:
 
 
 def _database_url(url: SecretStr) -> SecretStr:
-    if not _DATABASE_URL.fullmatch(url.get_secret_value()):
-        raise ValueError(
-            "it must begin with sqlite:/// and name a file, as in sqlite:////srv/data/shop.db, or "
-            "be like postgresql://user:password@host:5432/database, with %40 for an @ and %3A for "
-            "a : in user or password"
-        )
+    check_database_url(url.get_secret_value())
     return url
 
 
@@ -184,7 +171,8 @@ class DatabaseSettings(Section):
     """One database that `query_database` may read by name."""
 
     url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        description="SQLAlchemy URL, such as sqlite:////data/app.db; it may hold a password.",
+        description="URL, such as sqlite:////data/app.db, duckdb:////data/folder or "
+        "postgresql://user:password@host/database; it may hold a password.",
         repr=False,
     )
 

@@ -55,7 +55,7 @@ async def query_database(
                 position=position,
             )
     pagination = None
-    warnings: list[str] = []
+    warnings = list(result.warnings)
     if result.next_position is not None:
         mark = {"asked": asked(), "position": result.next_position}
         following = call.state.query_cursors.encode(mark)
@@ -104,7 +104,7 @@ def _position(call: Call, cursor: str | None, asked: Callable[[], str]) -> int:
 QUERY_DATABASE = Tool(
     fn=query_database,
     title="Query a database",
-    execution="async over threads; a cancel stops the statement in the database",
+    execution="async over threads and worker processes; a cancel stops the statement",
     annotations=ToolAnnotations(
         read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
     ),
