@@ -64,6 +64,7 @@ OUTSIDERS = {
     "prometheus_client": ("trio_tools.transports",),
     "rich": (
         "trio_tools.command_line.console",
+        "trio_tools.command_line.upstreams",
         "trio_tools.command_line.demo",
         "trio_tools.command_line.commands",
         "trio_tools.command_line.doctor",

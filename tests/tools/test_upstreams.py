@@ -292,3 +292,16 @@ async def test_no_process_and_no_descriptor_outlives_the_server(way, tmp_path):
         await run("small.echo", {"text": "x"})
     for pid in traced(trace, "start") + traced(trace, "child"):
         await gone(int(pid))
+
+
+async def test_the_status_tells_of_each_upstream():
+    async with server_over(small=small(), broken=small("no-start")) as run:
+        await run("small.echo", {"text": "x"})
+        await run("broken.echo", {"text": "x"})
+        answer = await run.client.call_tool("get_concurrency_status", {})
+        told = answer.structured_content["data"]["upstreams"]
+        assert told["small"]["state"] == "connected"
+        assert told["small"]["calls"] == 1
+        assert told["small"]["p50_seconds"] > 0
+        assert told["broken"]["state"] == "failed"
+        assert "cannot open the database" in told["broken"]["last_error"]

@@ -2,6 +2,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.kit import nap_many, server_of
+from tests.support.upstreams import server_over, small
 from trio_tools.transports.http.metrics import Metrics
 
 
@@ -50,3 +51,12 @@ async def test_the_tasks_of_the_run_are_told(autojump_clock):
         assert samples(metrics, "trio_tasks") == {(): before + 7}
         nursery.cancel_scope.cancel()
     assert samples(metrics, "trio_tasks") == {(): before}
+
+
+async def test_each_upstream_is_told():
+    async with server_over(small=small()) as run:
+        await run("small.echo", {"text": "x"}, {"text": "y"})
+        metrics = metrics_of(run.server)
+        assert samples(metrics, "trio_tools_upstream_up") == {("small",): 1}
+        assert samples(metrics, "trio_tools_upstream_calls_total") == {("small",): 2}
+        assert samples(metrics, "trio_tools_upstream_restarts_total") == {("small",): 0}

@@ -8,6 +8,7 @@
     hosts        where each host keeps its servers
     install      install, uninstall
     doctor       doctor
+    upstreams    upstreams, and the hosts' files of servers
     commands     what each command does
     main         arguments to settings, and settings to a command
 """

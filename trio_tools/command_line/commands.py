@@ -128,7 +128,9 @@ async def tools(options: argparse.Namespace, settings: Settings, _: list[str]) -
     from trio_tools.command_line.console import show_tools  # noqa: PLC0415
     from trio_tools.server import create_server  # noqa: PLC0415
 
-    listings = await create_server(settings).list_tools()
+    server = create_server(settings)
+    async with server.state.serving():  # which upstreams need to be asked for their tools
+        listings = await server.list_tools()
     if options.json:
         dumped = [
             tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listings

@@ -6,6 +6,7 @@ trio-tools tools            what there is, with limits
 trio-tools settings         every setting, its value and its meaning; --example for a file of them
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
 trio-tools doctor           check the settings and what they name; say what to do
+trio-tools upstreams        the MCP servers behind this one, and their tools
 trio-tools demo             bulk work that goes wrong in every way, and what comes of it
 """
 
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 from trio_tools.command_line import commands
 from trio_tools.command_line.commands import INTERRUPTED, parse_value
 from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
+from trio_tools.command_line.upstreams import add_host_files, upstreams
 from trio_tools.settings import Settings
 from trio_tools.settings.logs import configure_logging
 from trio_tools.version import __version__
@@ -36,6 +38,7 @@ _COMMANDS: dict[str, _Command] = {
     "call": commands.call,
     "tools": commands.tools,
     "settings": commands.show_settings,
+    "upstreams": upstreams,
     "demo": commands.demo,
     "install": commands.install,
     "uninstall": commands.uninstall,
@@ -88,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a setting, as in --set fetch.allow_private=true (see: trio-tools settings)",
     )
     shared.add_argument("--file-root", metavar="DIR", action="append", help="folder tools may read")
+    shared.add_argument(
+        "--upstreams",
+        metavar="FILE",
+        action="append",
+        help="a host's own file of MCP servers, whose tools become operations here",
+    )
     shared.add_argument("--toolset", choices=("default", "patterns"))
     shared.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     shared.add_argument("--log-format", choices=("text", "json"))
@@ -130,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_install(subparsers, shared)
     doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
     doctor.add_argument("--json", action="store_true", help="print the findings for machines")
+    found = subparsers.add_parser(
+        "upstreams", parents=[shared], help="start every upstream, and list its tools"
+    )
+    found.add_argument("--json", action="store_true", help="print what there is for machines")
     subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
 
@@ -169,6 +182,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.config:
         os.environ["TRIO_TOOLS_CONFIG"] = options.config
     given: dict[str, Any] = {}
+    add_host_files(options, given)
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:

@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import trio
 from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
-from trio_tools.live.calls import RunningCall
+from trio_tools.live.calls import Durations, RunningCall
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batch_calls import counts_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # The share of a budget that advice plans with.
 _SAFETY = 0.8
 _MAX_HOSTS = 50
+_MAX_LEFT_OUT = 20
 
 
 async def get_concurrency_status(call: Call) -> Answer:
@@ -68,6 +70,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "rate_limits": {
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
+            "upstreams": _upstreams(state),
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed + abandoned_threads(),
             "durations": _durations(state),
@@ -152,6 +155,26 @@ def _durations(state: ServerState) -> dict[str, Any]:
         }
         for tool, durations in state.durations.items()
     }
+
+
+def _upstreams(state: ServerState) -> dict[str, dict[str, Any]]:
+    """Tell what is known of the MCP servers behind this one."""
+    if not state.settings.upstreams:
+        return {}
+    told: dict[str, dict[str, Any]] = {}
+    for name, upstream in state.services.upstreams.items():
+        status = asdict(upstream.status())
+        left_out: dict[str, str] = status.pop("tools_left_out")
+        del status["pid"]
+        durations = Durations(upstream.seconds)
+        told[name] = {
+            **status,
+            "max_concurrent": upstream.settings.calls_at_once,
+            "tools_left_out": dict(islice(left_out.items(), _MAX_LEFT_OUT)),
+            "p50_seconds": durations.percentile(0.5) if durations.latest else None,
+            "p95_seconds": durations.percentile(0.95) if durations.latest else None,
+        }
+    return told
 
 
 def _advice(state: ServerState) -> list[str]:

@@ -107,11 +107,34 @@ class _Live(Collector):
         yield _gauge("waiting", "Items that wait for a slot.", "limit", limits, "waiting")
         yield _gauge("calls_running", "Calls at work.", "tool", lines, "holding")
         yield _gauge("calls_waiting", "Calls that wait for their turn.", "tool", lines, "waiting")
+        yield from _of_upstreams(self._state)
         yield CounterMetricFamily(
             "trio_tools_blocked_steps",
             "Task steps that held the event loop too long.",
             value=self._state.monitor.count,
         )
+
+
+def _of_upstreams(state: ServerState) -> Iterable[Metric]:
+    if not state.settings.upstreams:
+        return
+    statuses = {name: each.status() for name, each in state.services.upstreams.items()}
+    up = GaugeMetricFamily(
+        "trio_tools_upstream_up", "Whether the upstream is connected.", labels=["upstream"]
+    )
+    for name, status in statuses.items():
+        up.add_metric([name], status.state == "connected")
+    yield up
+    yield _gauge("upstream_in_flight", "Calls in flight.", "upstream", statuses, "in_flight")
+    for field, text in (
+        ("calls", "Calls that ended."),
+        ("restarts", "Starts after a loss."),
+        ("let_go", "Cancelled calls that the upstream did not react to within a second."),
+    ):
+        counter = CounterMetricFamily(f"trio_tools_upstream_{field}", text, labels=["upstream"])
+        for name, status in statuses.items():
+            counter.add_metric([name], getattr(status, field))
+        yield counter
 
 
 def _outcome(result: HandlerResult) -> str:
