@@ -46,7 +46,6 @@ OUTSIDERS = {
     "httpx": ("trio_tools.http.httpx_transport",),
     "httptools": ("trio_tools.http.wire.response_parser",),
     "certifi": ("trio_tools.http.wire.connector",),
-    "idna": ("trio_tools.http.wire.urls",),
     "psycopg": ("trio_tools.database.postgres", "trio_tools.database.postgres_session"),
     "backports": ("trio_tools.files.compression",),
     "mcp": (

@@ -1,6 +1,8 @@
+import base64
 import html
 import json
 from functools import partial
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 import pytest
 import trio
@@ -277,26 +279,31 @@ async def test_a_call_ends_in_time(autojump_clock):
 def test_a_secret_does_not_show_itself():
     secret = Secret('Bearer a"b-long-one')
     assert f"{secret} {secret!r}" == "<Secret> <Secret>"
-    assert secret.redact(b'x a"b-long-one y') == b"x [redacted] y"
-    assert secret.redact(rb"x a\"b-long-one y") == b"x [redacted] y"
-    assert Secret("").redact(b"xy", cut_at=1) == b"x"
+    assert secret.redact('x a"b-long-one y') == "x [redacted] y"
+    assert secret.redact(r"x a\"b-long-one y") == "x [redacted] y"
+    assert Secret("").redact("xy", cut_at=1) == "x"
 
 
 ESCAPED = [
-    rb"abc+de\/f&g<h'\u003d=",  # JSON, as several languages write it
-    rb"abc+de/f\u0026g\u003Ch\u0027\u003d\u003D",
-    b"abc&#43;de&#x2F;f&amp;g&lt;h&#39;&#x3D;&#61;",  # HTML
-    b"abc%2Bde%2ff%26g%3ch%27%3D%3D",  # a URL
+    r"abc+de\/f&g<h'\u003d=",  # JSON, as several languages write it
+    r"abc+de/f\u0026g\u003Ch\u0027\u003d\u003D",
+    "abc&#43;de&#x2F;f&amp;g&lt;h&#39;&#x3D;&#61;",  # HTML
+    "abc%2Bde%2ff%26g%3ch%27%3D%3D",  # a URL
+    "".join(f"\\u{ord(char):04x}" for char in "abc+de/f&g<h'=="),
+    "".join(f"&#{ord(char)};" for char in "abc+de/f&g<h'=="),
+    "".join(f"%{ord(char):02X}" for char in "abc+de/f&g<h'=="),
+    "abc%252Bde%252Ff%2526g%253Ch%2527%253D%253D",
+    "ABC+DE/F&G<H'==",
 ]
 
 
 @pytest.mark.parametrize("echo", ESCAPED)
 def test_a_secret_is_cut_out_however_it_is_escaped_and_wherever_it_is_cut(echo):
     secret = Secret("abc+de/f&g<h'==")
-    assert secret.redact(b"x " + echo + b" y " + echo) == b"x [redacted] y [redacted]"
+    assert secret.redact(f"x {echo} y {echo}") == "x [redacted] y [redacted]"
     assert len(echo) <= secret.longest
     for cut_at in range(3, len(echo) + 3):
-        assert secret.redact(b"x " + echo + b" y " + echo, cut_at=cut_at) == b"x [redacted]"
+        assert secret.redact(f"x {echo} y {echo}", cut_at=cut_at) == "x [redacted]"
 
 
 @pytest.mark.parametrize("char", "-_.'&<%")
@@ -305,8 +312,95 @@ def test_what_is_nearly_a_secret_takes_no_longer_than_anything_else(char):
     forms = [char, f"\\{char}", f"\\u{code:04x}", f"%{code:02x}", f"&#{code};", f"&#x{code:x};"]
     secret = Secret(char * 40 + "x")
     for form in [*forms, html.escape(char)]:
-        nearly = form.encode() * 40 + b"!"
+        nearly = form * 40 + "!"
         assert secret.redact(nearly) == nearly  # two ways to read each of 40 would take days
+
+
+ECHOES = {
+    "plain": lambda a: ("text/plain", a),
+    "JSON": lambda a: ("application/json", json.dumps({"h": text_of(a)}).encode()),
+    "UTF-16 JSON": lambda a: ("application/json", json.dumps({"h": text_of(a)}).encode("utf-16")),
+    "UTF-16": lambda a: ("text/plain; charset=utf-16", text_of(a).encode("utf-16")),
+    "UTF-16 XML": lambda a: ("text/xml", f"<x>{text_of(a)}</x>".encode("utf-16")),
+    "a name": lambda a: ("application/json", json.dumps({text_of(a): [1]}).encode()),
+    "all escaped": lambda a: (
+        "application/json",
+        b'{"h": "' + b"".join(b"\\u%04x" % c for c in a) + b'"}',
+    ),
+    "entities": lambda a: ("text/html", b"".join(b"&#%d;" % c for c in a)),
+    "percent": lambda a: ("text/plain", b"".join(b"%%%02X" % c for c in a)),
+    "Base64": lambda a: ("text/plain", b"you sent " + base64.b64encode(a)),
+    "Base64 of more": lambda a: ("text/plain", base64.b64encode(b"a: " + a + b"; b: c")),
+    "capitals": lambda a: ("text/plain", a.upper()),
+    "JSON in JSON": lambda a: ("application/json", nested(nested(text_of(a) + '"'))),
+    "quoted twice": lambda a: ("text/plain", quote(quote(text_of(a))).encode()),
+    "HTML in JSON": lambda a: ("application/json", nested(html.escape(text_of(a)))),
+    "plus": lambda a: ("text/plain", quote_plus(text_of(a)).encode()),
+    "UTF-8 of Latin-1": lambda a: ("text/plain; charset=utf-8", text_of(a).encode()),
+    "lines": lambda a: ("text/plain", b"\n".join(a[i : i + 8] for i in range(0, len(a), 8))),
+    "a number": lambda a: (
+        "application/json",
+        b"[" + (a.split()[-1] if a.split()[-1].isdigit() else b"1") + b"]",
+    ),
+}
+
+
+def text_of(echo):
+    return echo.decode("latin-1")
+
+
+def nested(value):
+    return json.dumps(value if isinstance(value, str) else value.decode()).encode()
+
+
+@pytest.mark.parametrize("form", ECHOES)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-live_AbC/9+xyz==",
+        "user:pa ss-word",
+        "dXNlcjpzZWNyZXQxMjM=",
+        "pässwörd-123456",
+        "12345678",
+    ],
+)
+async def test_an_honest_echo_of_the_secret_shows_nothing_of_it(secret, form):
+    sent = f"Bearer {secret}".encode("latin-1")
+    kind, body = ECHOES[form](sent)
+    raw = reply(body, f"Content-Type: {kind}", f"X-RateLimit-Limit: {secret}").decode("latin-1")
+    raw = raw.replace("\r\n\r\n", f"\r\nETag: {secret}\r\nLink: <{secret}>\r\n\r\n", 1)
+    raw = raw.encode("latin-1")
+    async with serving(answering(raw)) as server:
+        shop = ApiConfig(name="x", base_url=server.url, auth_env="S", auth_prefix="Bearer ")
+        async with ApiClient(shop, environ={"S": secret}) as client:
+            answer = await client.call("GET", "/")
+    shown = json.dumps([answer.body, answer.headers, answer.limit], ensure_ascii=False)
+    for text in (shown, html.unescape(unquote_plus(unquote(shown.replace("\\", ""))))):
+        bare = text.replace("\n", "").casefold()
+        assert secret.casefold() not in bare
+        assert base64.b64encode(sent).decode().casefold() not in bare
+    assert "redacted" in shown or form == "a number"
+
+
+async def test_what_basic_credentials_decode_to_is_not_shown():
+    secret = base64.b64encode(b"svc-user:Tr0ub4dor&3").decode()
+    raw = reply(
+        b'{"user": "svc-user", "password": "Tr0ub4dor&3"}', "Content-Type: application/json"
+    )
+    async with serving(answering(raw)) as server:
+        shop = ApiConfig(name="x", base_url=server.url, auth_env="S", auth_prefix="Basic ")
+        async with ApiClient(shop, environ={"S": secret}) as client:
+            answer = await client.call("GET", "/")
+    assert answer.body == {"user": "[redacted]", "password": "[redacted]"}
+
+
+async def test_a_secret_that_is_too_short_to_be_told_apart_is_refused():
+    shop = ApiConfig(name="x", base_url="http://e.org", auth_env="S")
+    async with ApiClient(shop, environ={"S": "s3cr3"}) as client:
+        with pytest.raises(FetchRefused, match="shorter than 8 characters") as caught:
+            await client.call("GET", "/")
+    assert caught.value.error_code == Code.WEAK_SECRET
+    assert "s3cr3" not in caught.value.message
 
 
 async def test_a_secret_that_a_reply_escapes_is_not_in_the_value():

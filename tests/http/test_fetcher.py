@@ -172,6 +172,101 @@ async def test_the_cap_is_exact(length):
     assert (page.length, page.truncated) == (min(length, 10), length > 10)
 
 
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/café".encode("latin-1"), "/caf%E9"),
+        ("/café".encode(), "/caf%C3%A9"),
+        ("/s?q=中".encode("gbk"), "/s?q=%D6%D0"),
+        (b"/new\r\nLocation: /other", "/new"),
+        (b"  /new ", "/new"),
+        (b"/a b\\c", "/a%20b/c"),
+    ],
+)
+async def test_the_bytes_of_the_first_location_are_kept(location, asked):
+    async def go(stream, server):
+        while request := await next_request(stream, server):
+            raw = b"HTTP/1.1 302 F\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % location
+            await stream.send_all(raw if request.startswith(b"GET /start ") else OK)
+
+    page = await fetch(go, "/start")
+    assert page.final_url.endswith(asked)
+    assert page.redirects == 1
+
+
+@pytest.mark.parametrize("header", [(), ("Location:",), ("Location:  ",)])
+async def test_a_redirect_that_leads_nowhere_is_a_page(header):
+    page = await fetch(answering(reply(b"moved", *header, status="302 Found")))
+    assert (page.status, page.text, page.redirects) == (302, "moved", 0)
+
+
+async def test_cookies_of_a_chain_are_sent_within_it_and_gone_after_it():
+    async def go(stream, server):
+        here, there = f"http://127.0.0.1:{server.port}", f"http://127.0.0.2:{server.port}"
+        while request := await next_request(stream, server):
+            path = request.split()[1]
+            if path == b"/":
+                cookies = ("a=1; Path=/", "b=2; Path=/deep", "c=3; Secure", "d=4; Domain=e.org")
+                fields = [f"Set-Cookie: {cookie}" for cookie in cookies]
+                out = reply(b"", f"Location: {here}/deep/1", *fields, status="302 F")
+            elif path == b"/deep/1":
+                out = reply(b"", f"Location: {there}/deep/2", status="302 F")
+            else:
+                out = OK
+            await stream.send_all(out)
+
+    settings = config(allow_headers=frozenset({"cookie"}))
+    async with serving(go, host="0.0.0.0") as server, Fetcher(settings) as fetcher:
+        url = f"http://127.0.0.1:{server.port}/"
+        await fetcher.fetch(FetchRequest(url, headers={"Cookie": "mine=0"}))
+        await fetcher.fetch(FetchRequest(url + "after"))
+    seen = [
+        line.partition(b": ")[2]
+        for request in server.requests
+        for line in request.split(b"\r\n")
+        if line.startswith(b"cookie")
+    ]
+    assert seen == [b"mine=0", b"mine=0; b=2; a=1"]
+
+
+async def test_a_cookie_gate_is_passed():
+    async def gate(stream, server):
+        while request := await next_request(stream, server):
+            out = reply(b"", "Set-Cookie: sid=1; Path=/", "Location: /", status="302 Found")
+            await stream.send_all(reply(b"logged in") if b"sid=1" in request else out)
+
+    assert (await fetch(gate)).text == "logged in"
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_text"),
+    [
+        ("text", True),
+        ("html", True),
+        ("application/atom+xml", True),
+        ("image/svg+xml", True),
+        ("application/javascript", True),
+        ("application/x-yaml", True),
+        ("text/csv", True),
+        ("application/octet-stream", True),
+        ("image/png", False),
+        ("application/zip", False),
+    ],
+)
+async def test_what_is_text_is_text_and_the_rest_says_so_in_words(kind, is_text):
+    page = await fetch(answering(reply(b"some words", f"Content-Type: {kind}")))
+    assert page.text == ("some words" if is_text else None)
+    assert page.note == (None if is_text else f"Not text: {kind}, 10 bytes.")
+
+
+async def test_bytes_without_a_telling_type_are_looked_at():
+    data = bytes(range(256)) * 4
+    page = await fetch(answering(reply(data)))
+    assert (page.text, page.note) == (None, "Not text: bytes without a type, 1024 bytes.")
+    page = await fetch(answering(reply("ok".encode("utf-16"))))
+    assert page.text == "ok"
+
+
 async def test_no_body_is_read_where_none_is_wanted_or_it_is_no_text():
     page = await fetch(answering(reply(b"x" * 100_000)), body_as="none")
     assert (page.text, page.length, page.truncated) == (None, 0, True)
@@ -188,7 +283,7 @@ async def test_no_body_is_read_where_none_is_wanted_or_it_is_no_text():
         ("ä".encode(), "text/html; charset=utf-8", "ä", "utf-8"),
         ("ä".encode("latin-1"), "text/html; charset=ISO-8859-1", "ä", "cp1252"),
         ("“".encode("cp1252"), 'text/plain; charset="latin1"', "“", "cp1252"),
-        ("日本".encode("shift_jis"), "text/html;charset=Shift_JIS", "日本", "shift_jis"),
+        ("日本".encode("shift_jis"), "text/html;charset=Shift_JIS", "日本", "cp932"),
         ("ä".encode(), "text/html; charset=punycode", "ä", "utf-8"),
         ("ä".encode(), "text/html; charset=no-such", "ä", "utf-8"),
         ("ä".encode("utf-8-sig"), "text/html", "ä", "utf-8"),
@@ -201,10 +296,41 @@ async def test_no_body_is_read_where_none_is_wanted_or_it_is_no_text():
             '<?xml version="1.0" encoding="koi8-r"?>\u0430',
             "koi8-r",
         ),
-        (b"a\xff", "text/plain", "a\ufffd", "utf-8"),
+        (b"caf\xe9", "text/plain", "café", "cp1252"),
+        (b"a\xffb", "text/plain; charset=utf-8", "a\ufffdb", "utf-8"),
+        ("朱镕基 臺灣".encode("gbk"), "text/html; charset=gb2312", "朱镕基 臺灣", "gb18030"),
+        ("① ㈱ 髙橋".encode("cp932"), "text/html; charset=Shift_JIS", "① ㈱ 髙橋", "cp932"),
+        ("日本語".encode("cp932"), "text/html; charset=Windows-31J", "日本語", "cp932"),
+        ("똠방각하".encode("cp949"), "text/html; charset=euc-kr", "똠방각하", "cp949"),
+        ("咗嘅啲".encode("big5hkscs"), "text/html; charset=big5", "咗嘅啲", "big5hkscs"),
+        ("ж".encode("koi8-u"), "text/html; charset=koi8-ru", "ж", "koi8-u"),
+        (
+            b"\xef\xbb\xbf" + "Привет".encode(),
+            "text/html; charset=windows-1251",
+            "Привет",
+            "utf-8",
+        ),
+        (
+            '<!-- <meta charset="koi8-r"> --><meta charset="utf-8">é'.encode(),
+            "text/html",
+            '<!-- <meta charset="koi8-r"> --><meta charset="utf-8">é',
+            "utf-8",
+        ),
+        (
+            '<meta property="og:url" content="/?charset=koi8-r"><meta charset="utf-8">é'.encode(),
+            "text/html",
+            '<meta property="og:url" content="/?charset=koi8-r"><meta charset="utf-8">é',
+            "utf-8",
+        ),
+        (
+            b'<meta http-equiv=Content-Type content="text/html; charset=windows-1251">\xcf',
+            "text/html",
+            '<meta http-equiv=Content-Type content="text/html; charset=windows-1251">П',
+            "cp1251",
+        ),
     ],
 )
-async def test_the_charset_comes_from_header_then_mark_then_meta_then_utf_8(
+async def test_the_charset_comes_from_mark_then_header_then_meta_then_the_bytes(
     body, header, text, charset
 ):
     page = await fetch(answering(reply(body, f"Content-Type: {header}")))
@@ -292,11 +418,14 @@ async def test_credentials_are_dropped_across_origins_and_kept_within():
             to = steps.get(path)
             await stream.send_all(reply(b"", f"Location: {to}", status="307 T") if to else OK)
 
-    settings = config(allow_headers=frozenset({"authorization", "cookie", "x-other"}))
-    headers = {"Authorization": "secret", "Cookie": "secret", "X-Other": "kept"}
+    secrets = {"Authorization", "Cookie", "X-Api-Key", "X-Auth-Token", "X-Amz-Security-Token"}
+    secrets |= {"Private-Token", "Session-Id", "X-CSRF", "X-Signature"}
+    headers = dict.fromkeys(secrets, "secret")
+    headers |= {"X-Looks": "sk-live-secret-0123456789", "X-Scheme": "Bearer secret"}
+    settings = config(allow_headers=frozenset(name.lower() for name in headers) | {"x-other"})
     async with serving(go, host="0.0.0.0") as server, Fetcher(settings) as fetcher:
         url = f"http://127.0.0.1:{server.port}/"
-        page = await fetcher.fetch(FetchRequest(url, headers=headers))
+        page = await fetcher.fetch(FetchRequest(url, headers={**headers, "X-Other": "kept"}))
     assert (page.redirects, page.final_url) == (3, f"http://127.0.0.2:{server.port}/3")
     assert [b"secret" in request for request in server.requests] == [True, True, False, False]
     assert all(b"x-other: kept" in request for request in server.requests)

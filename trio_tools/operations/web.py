@@ -10,7 +10,7 @@ import trio
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from trio_tools.answers.texts import json_line, one_line
-from trio_tools.http.fetching.types import FetchRequest
+from trio_tools.http.fetching.types import FetchedPage, FetchRequest
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
 from trio_tools.operations.operation import Item, Operation, TextLists, Texts
 from trio_tools.services import Services
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # machine is slow.
 _MAX_JSON_BYTES = 500_000
 MAX_METHOD_LENGTH = 20
+MAX_CHARS = 1_000_000
+_TEXT_BYTES = 20_000
+_PAGE_BYTES = 2_000_000
 # What is larger is read in one step of the event loop and written in another.
 _LARGE_BYTES = 50_000
 _MAX_TYPE_CHARS = 60
@@ -37,7 +40,17 @@ class FetchItem(Item):
     method: Literal["GET", "HEAD"] = "GET"
     headers: Texts = Field(default_factory=dict[str, str])
     body_as: Literal["text", "json", "markdown", "none"] = "text"
-    max_bytes: int = Field(20_000, gt=0, description="Most bytes of body; the rest is not read.")
+    max_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="Most bytes downloaded; by default 20,000, and 2,000,000 for markdown.",
+    )
+    max_chars: int = Field(
+        20_000, gt=0, le=MAX_CHARS, description="Most characters of text in the result."
+    )
+    offset: int = Field(
+        0, ge=0, description="Where to begin in the text: next_offset of a result before."
+    )
 
 
 class CallApiItem(Item):
@@ -54,12 +67,14 @@ class CallApiItem(Item):
 
 def web_operations(services: Services, settings: Settings) -> list[Operation]:
     """Return `fetch` and `call_api`."""
-    within = functools.partial(_check_max_bytes, settings.fetch.max_body_bytes)
+    most = settings.fetch.max_body_bytes
+    within = functools.partial(_check_max_bytes, most)
     return [
         Operation(
             name="fetch",
-            fn=functools.partial(_fetch, services),
-            description="Fetch a URL: status, headers, length, and the body as text or JSON.",
+            fn=functools.partial(_fetch, services, most),
+            description="Fetch a URL: status, headers, length, and the body as text, JSON or "
+            "Markdown.",
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
             label=_url_of,
             render=page_text,
@@ -89,9 +104,20 @@ def most_bytes(max_body_bytes: int, body_as: str) -> int:
 
 def _check_max_bytes(max_body_bytes: int, item: FetchItem) -> FetchItem:
     most = most_bytes(max_body_bytes, item.body_as)
-    if item.max_bytes > most:
+    if item.max_bytes is not None and item.max_bytes > most:
         raise ValueError(f"max_bytes is at most {most} for {item.body_as}, got {item.max_bytes}")
     return item
+
+
+def _download_bytes(item: FetchItem, most: int) -> int | None:
+    """Return how much is downloaded; None where the type of the body decides."""
+    if item.max_bytes is not None:
+        return item.max_bytes
+    if item.body_as == "markdown":
+        return None
+    # Who reads on, or wants more than the usual, has the text that is to be read on downloaded.
+    wants_more = item.offset or item.max_chars > _TEXT_BYTES
+    return min(_PAGE_BYTES if wants_more and item.body_as == "text" else _TEXT_BYTES, most)
 
 
 def _url_of(item: FetchItem) -> str:
@@ -113,8 +139,16 @@ def page_text(value: dict[str, Any]) -> str:
     parts: list[str] = []
     if value["headers"]:
         parts.append(f"headers: {json_line(value['headers'])}")
-    if "final_url" in value:
-        parts.append(f"final_url: {one_line(value['final_url'])}")
+    for name in ("final_url", "title", "canonical_url", "language", "pages"):
+        if name in value:
+            parts.append(f"{name}: {one_line(str(value[name]))}")
+    if value.get("charset_declared") is False and value["charset"] != "utf-8":
+        parts.append(f"charset: {value['charset']}, detected: nothing declares it")
+    parts += [f"warning: {warning}" for warning in value.get("warnings", [])]
+    if "next_offset" in value:
+        parts.append(
+            f"the text has {value['text_chars']} characters; offset={value['next_offset']} reads on"
+        )
     if "json" in value:
         parts.append(json_line(value["json"]))
     if "text" in value:
@@ -142,7 +176,7 @@ def reply_text(value: dict[str, Any]) -> str:
     )
 
 
-async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
+async def _fetch(services: Services, most: int, item: FetchItem) -> dict[str, Any]:
     fetcher = await services.fetcher()
     page = await fetcher.fetch(
         FetchRequest(
@@ -150,12 +184,19 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
             method=item.method,
             headers=item.headers,
             body_as=item.body_as,
-            max_bytes=item.max_bytes,
+            max_bytes=_download_bytes(item, most),
+            max_chars=item.max_chars,
+            offset=item.offset,
         )
     )
     if page.length > _LARGE_BYTES:
         # Decoded or parsed in this step; its text is made in the next one. Nothing is lost here.
         await trio.lowlevel.cancel_shielded_checkpoint()
+    return page_data(page)
+
+
+def page_data(page: FetchedPage) -> dict[str, Any]:
+    """Return a page as JSON values; what does not apply to it is left out."""
     result: dict[str, Any] = {
         "url": page.url,
         "status": page.status,
@@ -167,10 +208,22 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
     }
     if page.final_url != page.url:
         result["final_url"] = page.final_url
+    for name in ("title", "canonical_url", "language", "pages", "charset", "charset_declared"):
+        value = getattr(page, name)
+        if value is not None:
+            result[name] = value
+    if page.from_cache:
+        result["from_cache"] = True
+    if page.warnings:
+        result["warnings"] = list(page.warnings)
     if page.json is not None:
         result["json"] = page.json
+    if page.next_offset is not None:
+        result |= {"text_chars": page.text_chars, "next_offset": page.next_offset}
     if page.text is not None:
         result["text"] = page.text
+    elif page.note is not None:
+        result["text"] = f"({page.note})"
     return result
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.operation import Texts
-from trio_tools.operations.web import most_bytes
+from trio_tools.operations.web import MAX_CHARS, most_bytes
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
@@ -34,8 +34,17 @@ async def fetch_urls(
         Field(description="What to make of each body; `markdown` is a page's main text."),
     ] = "text",
     max_bytes: Annotated[
-        int, Field(gt=0, description="Most bytes of each body; the rest is not read.")
+        int | None,
+        Field(
+            gt=0, description="Most bytes downloaded; by default 20,000, 2,000,000 for markdown."
+        ),
+    ] = None,
+    max_chars: Annotated[
+        int, Field(gt=0, le=MAX_CHARS, description="Most characters of each text in the answer.")
     ] = 20_000,
+    offset: Annotated[
+        int, Field(ge=0, description="Read texts on from here: the next_offset of a result.")
+    ] = 0,
     max_concurrent: MaxConcurrent = None,
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
@@ -46,7 +55,7 @@ async def fetch_urls(
     Answers in time with whatever finished; each URL that has no result is named with its reason.
     """
     most = most_bytes(call.state.settings.fetch.max_body_bytes, body_as)
-    if max_bytes > most:
+    if max_bytes is not None and max_bytes > most:
         raise InvalidArgument(
             f"max_bytes must be at most {most} for {body_as}, got {max_bytes}: lower it",
             data={"argument": "max_bytes", "maximum": most},
@@ -56,6 +65,8 @@ async def fetch_urls(
         "headers": headers or {},
         "body_as": body_as,
         "max_bytes": max_bytes,
+        "max_chars": max_chars,
+        "offset": offset,
     }
     return await run_batch_call(
         call,

@@ -20,9 +20,9 @@ import trio
 
 from nursery_patterns import TokenBucket, TokenBucketStatistics
 from trio_tools.http.apis.paths import check_path
-from trio_tools.http.apis.redaction import Secret
+from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS, Secret
 from trio_tools.http.apis.types import ApiConfig, ApiReply, Waiting
-from trio_tools.http.fetching.content import decode_text, media_type, parse_json
+from trio_tools.http.fetching.content import decode_any_text, media_type, parse_json
 from trio_tools.http.fetching.headers import header_lines
 from trio_tools.http.fetching.host_throttle import HostLimits, parse_retry_after
 from trio_tools.http.wire.address_policy import Guard
@@ -136,8 +136,17 @@ class ApiClient(PooledClient):
         started = trio.current_time()
         secret = self._secret()
         request = self._request(method, path, query, json, secret)
-        with trio.CancelScope(deadline=started + self._config.timeout_seconds):
-            return await self._call(request, secret, started, waiting or Waiting())
+        try:
+            with trio.CancelScope(deadline=started + self._config.timeout_seconds):
+                return await self._call(request, secret, started, waiting or Waiting())
+        except FetchError as exc:
+            if not (secret.is_in(exc.message) or secret.is_in(exc.remediation)):
+                raise
+            raise FetchError(
+                f"{self._config.name} failed, in words that hold its secret.",
+                code=Code(exc.error_code),
+                phase=exc.phase,
+            ) from None
         raise FetchTimedOut(
             f"{self._config.name} did not answer within {self._config.timeout_seconds:g} s.",
             code=Code.TIMEOUT,
@@ -156,7 +165,14 @@ class ApiClient(PooledClient):
                 code=Code.MISSING_SECRET,
                 remediation=f"Let the operator set {name} where this server runs.",
             )
-        return Secret(value)
+        if len(value) < LEAST_SECRET_CHARS:
+            raise FetchRefused(
+                f"The secret of {self._config.name} is shorter than {LEAST_SECRET_CHARS} "
+                "characters, so it could not be told from other text in a reply.",
+                code=Code.WEAK_SECRET,
+                remediation=f"Let the operator set {name} to a longer one.",
+            )
+        return Secret(value, self._config.auth_prefix)
 
     def _request(
         self,
@@ -211,15 +227,15 @@ class ApiClient(PooledClient):
         return ApiReply(
             status=reply.status,
             headers={
-                field.decode(): secret.redact(fields[field]).decode("latin-1")
+                field.decode(): secret.redact(fields[field].decode("latin-1"))
                 for field in _SHOWN_HEADERS
                 if field in fields
             },
-            body=_value(secret.redact(body, cut_at=most), fields, truncated=truncated),
+            body=await _value(secret, body, fields, cut_at=most if truncated else None),
             truncated=truncated,
             waited_seconds=waiting.seconds,
-            limit=_first_number(fields, _LIMIT_HEADERS),
-            remaining=_first_number(fields, _REMAINING_HEADERS),
+            limit=_first_number(secret, fields, _LIMIT_HEADERS),
+            remaining=_first_number(secret, fields, _REMAINING_HEADERS),
             retry_after_seconds=pause,
             elapsed=trio.current_time() - started,
         )
@@ -279,21 +295,29 @@ def _json_bytes(value: Any) -> bytes:
         ) from exc
 
 
-def _value(body: bytes, fields: Mapping[bytes, bytes], *, truncated: bool) -> Any:
+async def _value(
+    secret: Secret, body: bytes, fields: Mapping[bytes, bytes], *, cut_at: int | None
+) -> Any:
     if not body:
         return None
     media = media_type(fields.get(b"content-type", b""))
-    if not truncated and "json" in (media.name or "json"):
+    if cut_at is None and "json" in (media.name or "json"):
         try:
-            return parse_json(body)
+            return secret.redact_value(parse_json(body))
         except FetchError:
             pass  # an API in trouble answers with anything; the text then tells more
-    return decode_text(body, media, final=not truncated)[0]
+    text = (await decode_any_text(body, media, final=cut_at is None)).text
+    if cut_at is None:
+        return secret.redact(text)
+    shown = (await decode_any_text(body[:cut_at], media, final=False)).text
+    return secret.redact(text, cut_at=len(shown))
 
 
-def _first_number(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> int | None:
+def _first_number(
+    secret: Secret, fields: Mapping[bytes, bytes], names: Sequence[bytes]
+) -> int | None:
     for name in names:
         value = fields.get(name, b"").strip()
-        if value.isdigit():
+        if value.isdigit() and not secret.is_in(value.decode("ascii")):
             return int(value[:18])
     return None

@@ -1,13 +1,33 @@
-"""A secret that shows itself only where it is asked to, and is cut out of what comes back."""
+"""A secret that shows itself only where it is asked to, and is cut out of what comes back.
+
+An API may echo the secret in many forms: escaped for JSON, HTML or a URL, once or several times,
+encoded in Base64, in capitals, wrapped into lines, the user and the password apart. So it is looked
+for in a text as it means, all escapes undone, and not only in how it is written.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import html
+import itertools
 import re
+from collections.abc import Iterator
+from functools import cached_property
 from html.entities import codepoint2name
+from typing import Any, cast
+from urllib.parse import unquote
 
-_SHORTEST_REDACTED = 6
-_REDACTED = b"[redacted]"
-_LONGEST_ESCAPE = 8  # bytes, enough for any that `_forms` knows
+LEAST_SECRET_CHARS = 8
+"""A shorter secret cannot be told from other text that comes back."""
+
+_REDACTED = "[redacted]"
+_LEAST_PART_CHARS = 6
+_LONGEST_ESCAPE = 12  # bytes; enough for any form of a character that `_forms` knows
+_MAX_UNDONE = 4
+_UNICODE_ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})|\\+x([0-9a-fA-F]{2})")
+_LINE_ESCAPE = re.compile(r"\\+[nrt]")
+_NO_MEANING = str.maketrans("", "", "\\+ \t\r\n\v\f\xa0\u2028\u2029")
 
 
 class Secret:
@@ -15,20 +35,17 @@ class Secret:
 
     Args:
         value: The text; empty for no secret.
+        prefix: Stands before it where it is sent, such as "Bearer ".
 
     Attributes:
         longest: Most bytes that it takes where it is escaped.
     """
 
-    __slots__ = ("_pattern", "_value", "longest")
-
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, prefix: str = "") -> None:
         self._value = value
         self.longest = _LONGEST_ESCAPE * len(value)
-        # An API may echo all of "Bearer abc" or only the last word of it.
-        words = {word for word in (value, *value.split()) if len(word) >= _SHORTEST_REDACTED}
-        forms = (b"".join(map(_forms, word)) for word in sorted(words, key=len, reverse=True))
-        self._pattern = re.compile(b"|".join(forms) or rb"(?!)")  # without a word: never
+        self._parts = sorted(_parts(value, prefix), key=len, reverse=True) if value else []
+        self._meanings = {meaning for part in self._parts if (meaning := _meaning(part))}
 
     def __repr__(self) -> str:
         return "<Secret>"
@@ -37,35 +54,135 @@ class Secret:
         """Return the text, to be sent to where it belongs."""
         return self._value
 
-    def redact(self, data: bytes, *, cut_at: int | None = None) -> bytes:
-        """Return `data` with the secret replaced by "[redacted]", also where it is escaped.
+    def is_in(self, text: str) -> bool:
+        """Whether the secret, or a part of it that tells, stands in a text in any known form."""
+        if not self._meanings:
+            return False
+        meaning = _meaning(text)
+        return any(part in meaning for part in self._meanings)
+
+    def redact(self, text: str, *, cut_at: int | None = None) -> str:
+        """Return `text` with the secret replaced by "[redacted]".
+
+        Where it stands in a form that cannot be cut out, nothing of the text is shown.
 
         Args:
-            data: What came back.
-            cut_at: How many bytes of it are to be shown; None for all. Give `longest` bytes more,
-                so that a secret that lies across the cut is recognised too.
+            text: What came back.
+            cut_at: How many characters of it are to be shown; None for all. Give more of it, so
+                that a secret that lies across the cut is recognised too.
         """
+        if not self.is_in(text):
+            return text if cut_at is None else text[:cut_at]
         if cut_at is not None:
             across = (
                 found.end()
-                for found in self._pattern.finditer(data)
+                for found in self._pattern.finditer(text)
                 if found.end() > cut_at > found.start()
             )
-            data = data[: next(across, cut_at)]
-        return self._pattern.sub(_REDACTED, data)
+            text = text[: next(across, cut_at)]
+        text = self._pattern.sub(_REDACTED, text)
+        return _REDACTED if self.is_in(text) else text
+
+    def redact_value(self, value: Any) -> Any:
+        """Return a JSON value with the secret replaced in every text of it, names too."""
+        if not self._meanings:
+            return value
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, list):
+            return [self.redact_value(item) for item in cast("list[Any]", value)]
+        if isinstance(value, dict):
+            items = cast("dict[str, Any]", value).items()
+            return {self.redact(name): self.redact_value(item) for name, item in items}
+        if isinstance(value, int | float) and self.is_in(str(value)):
+            return _REDACTED
+        return value
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Matches each part in the forms that can be cut out. Needed only where there is one."""
+        return re.compile("|".join(map(_pattern_of, self._parts)))
 
 
-def _forms(char: str) -> bytes:
-    """Return a pattern for a character as it is, and as JSON, HTML or a URL may escape it.
+def _parts(value: str, prefix: str) -> Iterator[str]:
+    """Give all of the secret, the words of it, what it decodes to, and what it encodes to."""
+    wholes = {value, prefix + value, *_decoded(value)}
+    for whole in wholes:
+        words = {whole, *whole.split(), *whole.split(":")}
+        for word in words:
+            if len(word) >= _LEAST_PART_CHARS and word != prefix.strip():
+                yield word
+                yield from _misread(word)
+        yield from _in_base64(whole)
 
-    It has each form once: with two ways to match a character, a text that is nearly the secret
-    takes a time that doubles with each.
+
+def _decoded(value: str) -> Iterator[str]:
+    """Give the user and password that the credentials of Basic hold."""
+    try:
+        text = base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return
+    if text.isprintable() and ":" in text:
+        yield text
+
+
+def _misread(word: str) -> Iterator[str]:
+    """Give what becomes of a word that is not ASCII where its charset is mistaken."""
+    if not word.isascii():
+        yield word.encode("latin-1", "replace").decode("utf-8", "replace")
+        yield word.encode("utf-8", "replace").decode("latin-1")
+        yield word.encode("utf-8", "replace").decode("cp1252", "replace")
+
+
+def _in_base64(text: str) -> Iterator[str]:
+    """Give the Base64 of a text wherever it begins within a group, without what depends on more."""
+    datas = {text.encode("utf-8", "replace"), text.encode("latin-1", "replace")}
+    for offset, data in itertools.product(range(3), datas):
+        encoded = base64.b64encode(b"\0" * offset + data).decode()
+        core = encoded[-(-offset * 8 // 6) : (offset + len(data)) * 8 // 6]
+        if len(core) >= _LEAST_PART_CHARS:
+            yield core
+            yield core.replace("+", "-").replace("/", "_")
+
+
+def _meaning(text: str) -> str:
+    """Return a text with escapes undone, without white space, in lower case."""
+    for _ in range(_MAX_UNDONE):
+        before = text
+        if "\\" in text:
+            text = _UNICODE_ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+            text = _LINE_ESCAPE.sub("", text)
+        if "&" in text:
+            text = html.unescape(text)
+        if "%" in text:
+            text = unquote(text)
+        if text == before:
+            break
+    return text.translate(_NO_MEANING).casefold()
+
+
+def _pattern_of(part: str) -> str:
+    """Return a pattern for a part of the secret, escaped in any way, maybe wrapped into lines.
+
+    Each text has one way to match it: with two, one that is nearly the secret would take a time
+    that doubles with each character.
     """
-    if char.isascii() and char.isalnum():
-        return char.encode()  # nobody escapes these
-    code, utf8 = ord(char), char.encode(errors="replace")
-    quoted = "".join(f"%{byte:02x}" for byte in utf8)
-    forms = [rf"(?i:\\u{code:04x}|&#0?{code};|&#x0?{code:x};|{quoted})"]
+    words = [r"\s*+".join(map(_forms, word)) for word in part.split()]
+    return r"(?:\s|\+|%20)*+".join(words)
+
+
+def _forms(char: str) -> str:
+    """Return a pattern for a character as it is, and as JSON, HTML or a URL may escape it."""
+    if char == "\\":
+        return r"\\++"
+    code = ord(char)
+    quoted = "".join(f"%(?:25)*{byte:02x}" for byte in char.encode("utf-8", "replace"))
+    forms = [
+        rf"\\*+(?:{re.escape(char)}|u{code:04x})",
+        rf"&(?:amp;)*#0*{code};",
+        rf"&(?:amp;)*#x0*{code:x};",
+        quoted,
+    ]
     if code in codepoint2name:
-        forms.append(f"&{codepoint2name[code]};")
-    return rb"(?:\\?%b|%b)" % (re.escape(utf8), "|".join(forms).encode())
+        forms.append(rf"&(?:amp;)*{codepoint2name[code]};")
+    return f"(?i:{'|'.join(forms)})"

@@ -2,8 +2,8 @@
 
 Decoding and parsing are single steps of C code and happen where they are called: a few milliseconds
 for a megabyte of text, some fifty for one of JSON, of which whoever asks should thus ask for less.
-Finding the main text of a page takes far longer and depends on how hostile the page is, so it runs
-in a worker process, which a cancel kills.
+What takes longer, or as long as a hostile body wants, runs in a worker process, which a cancel
+kills: finding the main text of a page, reading a PDF, detecting a charset.
 """
 
 from __future__ import annotations
@@ -13,42 +13,50 @@ import functools
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import trio
 
 from nursery_patterns import WorkerCrashed, run_in_process
-from trio_tools.http.fetching.extraction import extract_markdown
+from trio_tools.http.fetching.charsets import (
+    Charset,
+    charset_of_label,
+    declared_charset,
+    detected_charset,
+    undeclared_utf8,
+)
+from trio_tools.http.fetching.extraction import Extracted, extract_markdown
+from trio_tools.http.fetching.pdf import PdfText, extract_pdf
 from trio_tools.http.wire.errors import Code, FetchError
 
-_META_WITHIN_BYTES = 4096
-_META_CHARSET = re.compile(
-    rb"""<meta[^>]+?charset\s*=\s*["']?\s*([a-z0-9_.:-]{1,40})|<\?xml[^>]+?encoding\s*=\s*"""
-    rb"""["']([a-z0-9_.:-]{1,40})""",
+_TEXT_TYPES = re.compile(
+    r"(text/.*|text|html|plain|[^/]*|.*[/+](json|xml|javascript|ecmascript|yaml|x-yaml|toml|csv|"
+    r"x-ndjson|jsonl|x-www-form-urlencoded|sql|graphql|x-sh|rtf|x-tex|x-javascript|typescript|"
+    r"xml-dtd|json-seq|jsonlines|x-jsonlines|x-httpd-php|x-perl|x-python|x-csv|markdown))\Z"
+)
+_UNSAID_TYPES = frozenset(
+    {"", "application/octet-stream", "binary/octet-stream", "application/unknown", "unknown"}
+    | {"unknown/unknown", "*/*", "application/binary", "application/force-download"}
+)
+_PDF_TYPES = frozenset({"application/pdf", "application/x-pdf"})
+# How markup begins that does not say what it is (mimesniff.spec.whatwg.org, 7.1).
+_MARKUP = re.compile(
+    r"\s*<(!doctype|!--|\?xml|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|"
+    r"rss|feed|urlset|sitemapindex|rdf:rdf)[\s>/]",
     re.IGNORECASE,
 )
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
+_XML = re.compile(
+    r"\s*(<\?xml(?!.{0,2000}<html)|<rss|<feed|<urlset|<sitemapindex|<rdf:rdf)",
+    re.IGNORECASE | re.DOTALL,
 )
-# Only the encodings that browsers know (https://encoding.spec.whatwg.org): Python has others that
-# take quadratic time (punycode, idna) or are no encodings of text at all.
-_CHARSETS = frozenset(
-    {"utf-8", "utf-16", "utf-16-le", "utf-16-be", "iso8859-2", "iso8859-3", "iso8859-4"}
-    | {"iso8859-5", "iso8859-6", "iso8859-7", "iso8859-8", "iso8859-10", "iso8859-13"}
-    | {"iso8859-14", "iso8859-15", "iso8859-16", "cp866", "cp874", "cp1250", "cp1251"}
-    | {"cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "koi8-r"}
-    | {"koi8-u", "mac-roman", "mac-cyrillic", "gb2312", "gbk", "gb18030", "big5"}
-    | {"big5hkscs", "euc_jp", "iso2022_jp", "shift_jis", "cp932", "euc_kr", "cp949"}
-    | {"tis-620"}
-)
-# The web means Windows' superset where it says one of these.
-_SUPERSETS = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254"}
-_TEXT_TYPES = re.compile(
-    r"(text/.*|.*[/+](json|xml|javascript|ecmascript|yaml|x-yaml|toml|csv|x-ndjson|jsonl|"
-    r"x-www-form-urlencoded|sql|graphql|x-sh|rtf|x-tex))\Z"
-)
+_HTML = re.compile(r".{0,2000}<(html|!doctype html)", re.IGNORECASE | re.DOTALL)
+_SNIFFED_BYTES = 1024
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\f\r\x1b"))
+
+_DETECTED_BYTES = 65_536
+_WORKER_MEMORY = 1_000_000_000
+_WORKER_SECONDS = 60.0
 
 
 class MediaType(NamedTuple):
@@ -60,9 +68,22 @@ class MediaType(NamedTuple):
     """One of the encodings known here, by its Python name; None if none was named."""
 
     is_text: bool
-    """Whether it makes sense as text; what does not say what it is may."""
+    """Whether it makes sense as text."""
+    is_unsaid: bool
+    """Whether it says nothing, so that the bytes have to tell."""
     is_markup: bool
     """Whether it is HTML or XML, which can name their charset themselves."""
+    is_pdf: bool
+    """Whether it is a PDF."""
+
+
+class Decoded(NamedTuple):
+    """A text, and the charset that it was decoded with."""
+
+    text: str
+    charset: str
+    declared: bool
+    """Whether the server or the page named it; otherwise it is UTF-8 or was detected."""
 
 
 def media_type(value: bytes) -> MediaType:
@@ -70,23 +91,46 @@ def media_type(value: bytes) -> MediaType:
     return _media_type(value[:200])
 
 
+def media_of(fields: Mapping[bytes, bytes]) -> MediaType:
+    """Return what the fields of a reply say that its body is."""
+    return media_type(fields.get(b"content-type", b""))
+
+
 @functools.lru_cache(maxsize=256)
 def _media_type(value: bytes) -> MediaType:
     text, _, parameters = value.decode("latin-1").partition(";")
     name = text.strip().lower()
     found = re.search(r"""charset\s*=\s*["']?\s*([^\s;"']+)""", parameters, re.IGNORECASE)
+    unsaid = name in _UNSAID_TYPES
     return MediaType(
         name=name,
-        charset=_known_charset(found[1]) if found else None,
-        is_text=not name or _TEXT_TYPES.match(name) is not None,
-        is_markup=not name or "html" in name or "xml" in name,
+        charset=charset_of_label(found[1]) if found else None,
+        is_text=unsaid or _TEXT_TYPES.match(name) is not None,
+        is_unsaid=unsaid,
+        is_markup=unsaid or "html" in name or "xml" in name,
+        is_pdf=name in _PDF_TYPES,
     )
 
 
-def decode_text(body: bytes, media: MediaType, *, final: bool) -> tuple[str, str]:
-    """Return the text and the name of the charset it was decoded with.
+def is_pdf(body: bytes, media: MediaType) -> bool:
+    """Whether a body is a PDF, by its type or, where that says nothing, by how it begins."""
+    return media.is_pdf or (media.is_unsaid and b"%PDF-" in body[:_SNIFFED_BYTES])
 
-    The charset is that of the header, else of a byte order mark, else of a `<meta>` or XML
+
+def is_binary(body: bytes, media: MediaType) -> bool:
+    """Whether a body without a telling type is no text: there are control bytes in it."""
+    if not media.is_unsaid or media.charset is not None:
+        return False
+    start = body[:_SNIFFED_BYTES]
+    if declared_charset(start, None, markup=False) is not None:  # a byte order mark
+        return False
+    return len(start.translate(None, _CONTROLS)) != len(start)
+
+
+def decode_text(body: bytes, media: MediaType, *, final: bool) -> Decoded | None:
+    """Return the text of a body; None if its charset is declared nowhere and it is not UTF-8.
+
+    The charset is that of a byte order mark, else of the header, else of a `<meta>` or XML
     declaration in the first 4096 bytes, else UTF-8. What it cannot mean becomes U+FFFD.
 
     Args:
@@ -94,19 +138,38 @@ def decode_text(body: bytes, media: MediaType, *, final: bool) -> tuple[str, str
         media: What the header says.
         final: Whether `body` is all; a character cut in two at the end is left out otherwise.
     """
-    charset = media.charset
+    charset = declared_charset(body, media.charset, markup=media.is_markup)
     if charset is None:
-        for mark, name in _BYTE_ORDER_MARKS:
-            if body.startswith(mark):
-                body, charset = body[len(mark) :], name
-                break
-        else:
-            charset = (media.is_markup and _declared_charset(body)) or "utf-8"
-    if final:
-        text = body.decode(charset, "replace")
-    else:
-        text = codecs.getincrementaldecoder(charset)("replace").decode(body)
-    return text.removeprefix("\ufeff"), charset
+        if not undeclared_utf8(body, final=final):
+            return None
+        charset = Charset("utf-8", declared=False)
+    return _decoded(body, charset, final=final)
+
+
+async def decode_any_text(
+    body: bytes, media: MediaType, *, final: bool, limiter: trio.CapacityLimiter | None = None
+) -> Decoded:
+    """Return the text of a body as `decode_text` does, its charset detected if need be."""
+    found = decode_text(body, media, final=final)
+    if found is not None:
+        return found
+    try:
+        name = await run_in_process(
+            detected_charset,
+            body[:_DETECTED_BYTES],
+            limiter=limiter,
+            max_memory_bytes=_WORKER_MEMORY,
+            max_cpu_seconds=_WORKER_SECONDS,
+        )
+    except (WorkerCrashed, MemoryError):
+        name = "cp1252"
+    return _decoded(body, Charset(name, declared=False), final=final)
+
+
+def _decoded(body: bytes, charset: Charset, *, final: bool) -> Decoded:
+    decoder = codecs.getincrementaldecoder(charset.name)("replace")
+    text = decoder.decode(body[charset.mark :] if charset.mark else body, final)
+    return Decoded(text.removeprefix("\ufeff"), charset.name, charset.declared)
 
 
 def parse_json(body: bytes) -> Any:
@@ -129,8 +192,8 @@ def parse_json(body: bytes) -> Any:
 
 async def to_markdown(
     text: str, media: MediaType, url: str, limiter: trio.CapacityLimiter | None = None
-) -> str:
-    """Return the main text of a page as Markdown, or the text itself if it is not markup.
+) -> Extracted:
+    """Return a page as Markdown, or the text itself if it is not markup.
 
     Args:
         text: The page.
@@ -141,34 +204,74 @@ async def to_markdown(
     Raises:
         FetchError: `EXTRACTION_FAILED`.
     """
-    if not media.is_markup or "<" not in text:
-        return text
+    if not media.is_markup or "<" not in text or (media.is_unsaid and not _MARKUP.match(text)):
+        return Extracted(text)
+    is_xml = _XML.match(text) is not None or (
+        "html" not in media.name and "xml" in media.name and not _HTML.match(text)
+    )
     try:
-        return await run_in_process(extract_markdown, text, url, limiter=limiter)
-    except (ValueError, RuntimeError, ImportError, WorkerCrashed) as exc:
-        raise FetchError(
-            f"The main text of {url} could not be found: {exc}.",
-            code=Code.EXTRACTION_FAILED,
-            remediation='Fetch it with body_as="text" instead.',
+        return await run_in_process(
+            functools.partial(extract_markdown, text, url, is_xml=is_xml),
+            limiter=limiter,
+            max_memory_bytes=_WORKER_MEMORY,
+            max_cpu_seconds=_WORKER_SECONDS,
+        )
+    except (ValueError, RuntimeError, ImportError, MemoryError, WorkerCrashed) as exc:
+        raise _not_extracted(f"The main text of {url}", exc, 'Use body_as="text" instead.') from exc
+
+
+async def to_pdf_text(
+    body: bytes, url: str, limiter: trio.CapacityLimiter | None = None
+) -> PdfText:
+    """Return the text of a PDF, page by page.
+
+    Args:
+        body: All of it.
+        url: Where it was found.
+        limiter: Bounds the worker processes; None for the default of `run_in_process`.
+
+    Raises:
+        FetchError: `PDF_ENCRYPTED`, `PDF_BROKEN`; or `EXTRACTION_FAILED`, it needs too much or the
+            library is missing.
+    """
+    try:
+        found = await run_in_process(
+            extract_pdf,
+            body,
+            limiter=limiter,
+            max_memory_bytes=_WORKER_MEMORY,
+            max_cpu_seconds=_WORKER_SECONDS,
+        )
+    except ImportError as exc:
+        raise _not_extracted(
+            f"The text of the PDF at {url}", exc, "Let the operator install trio-tools[pdf]."
         ) from exc
+    except (ValueError, RuntimeError, MemoryError, WorkerCrashed) as exc:
+        raise _not_extracted(
+            f"The text of the PDF at {url}", exc, 'Use body_as="none" to see its size.'
+        ) from exc
+    if found.outcome == "encrypted":
+        raise FetchError(
+            f"The PDF at {url} is encrypted and needs a password.",
+            code=Code.PDF_ENCRYPTED,
+            remediation="Ask for a copy without a password.",
+        )
+    if found.outcome == "broken":
+        raise FetchError(
+            f"The PDF at {url} is broken: it cannot be opened.",
+            code=Code.PDF_BROKEN,
+            remediation='Try again later, or look at how it begins with body_as="none".',
+        )
+    return found
 
 
-def _known_charset(name: str) -> str | None:
-    try:
-        found = codecs.lookup(name).name
-    except (LookupError, ValueError):
-        return None
-    found = _SUPERSETS.get(found, found)
-    return found if found in _CHARSETS else None
-
-
-def _declared_charset(body: bytes) -> str | None:
-    found = _META_CHARSET.search(body, 0, _META_WITHIN_BYTES)
-    if found is None:
-        return None
-    name = _known_charset((found[1] or found[2]).decode("ascii"))
-    # A page that could be read as ASCII this far is not in UTF-16, whatever it says.
-    return "utf-8" if name is not None and name.startswith("utf-16") else name
+def _not_extracted(what: str, exc: Exception, remediation: str) -> FetchError:
+    reason = "it needs too much memory" if isinstance(exc, MemoryError) else str(exc)
+    return FetchError(
+        f"{what} could not be found: {reason}.",
+        code=Code.EXTRACTION_FAILED,
+        remediation=remediation,
+    )
 
 
 def _refuse_constant(name: str) -> Any:

@@ -1,23 +1,228 @@
-"""The main text of a page as Markdown. Runs in a worker process, so it imports nothing of ours."""
+"""A page as Markdown. Runs in a worker process, so it imports nothing of ours.
+
+Articles go through trafilatura, which finds the main text and leaves out what surrounds it. Pages
+that are no article (lists of links, tables, definitions, forms) are converted whole by
+html-to-markdown, since to such a page the surroundings are the content. Feeds and other XML give
+their text, element by element.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+# A page is an article if it has this much text in sentences: as a share of all its text, or in all.
+_ARTICLE_SHARE = 0.25
+_ARTICLE_CHARS = 3_000
+_SENTENCE_CHARS = 25
+_SHELL_CHARS = 60
+_MAX_CHARS = 5_000_000
+_MAX_XML_LINES = 50_000
+_MAX_INDENT = 10
+_NO_TEXT = ("script", "style", "noscript", "template", "svg", "head")
+_DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
+_SPACES = re.compile(r"\s+")
+_LANGUAGE = re.compile(r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8}){0,4}\Z")
+_ITEMS = frozenset({"item", "entry"})
+_DATES = ("pubDate", "published", "updated", "date")
+_TEXTS = ("encoded", "content", "description", "summary")
 
 
-def extract_markdown(html: str, url: str) -> str:
-    """Return the main text of a page; all of its text if no part stands out as the main one.
+class Extracted(NamedTuple):
+    """What a page came to.
+
+    Attributes:
+        text: Markdown.
+        title: As the page declares it; None if it does not.
+        canonical_url: Absolute, as the page declares it.
+        language: As the page declares it.
+        is_shell: Whether there is next to no text, and scripts that would make it.
+    """
+
+    text: str
+    title: str | None = None
+    canonical_url: str | None = None
+    language: str | None = None
+    is_shell: bool = False
+
+
+def extract_markdown(markup: str, url: str, *, is_xml: bool = False) -> Extracted:
+    """Return a page as Markdown: its main text, or all of it if it is no article.
 
     Args:
-        html: The page.
+        markup: HTML or XML.
         url: Where it was found; links are made absolute by it.
+        is_xml: Whether it is XML other than HTML.
 
     Raises:
-        ImportError: trafilatura is not installed.
+        ImportError: A library is not installed.
     """
-    trafilatura: Any = importlib.import_module("trafilatura")  # untyped, and half a second to load
-    text: str | None = trafilatura.extract(
-        html, url=url, output_format="markdown", include_links=True, include_tables=True
+    markup = _DECLARATION.sub("", markup, count=1).replace("\0", "")
+    if is_xml:
+        found = _of_xml(markup, url)
+        if found.text:
+            return found
+    found = _of_html(markup, url)
+    return found._replace(text=found.text[:_MAX_CHARS])
+
+
+def _of_html(markup: str, url: str) -> Extracted:
+    # Untyped, and half a second to load.
+    etree: Any = importlib.import_module("lxml.etree")
+    html: Any = importlib.import_module("lxml.html")
+    try:
+        root = html.document_fromstring(markup)
+    except etree.ParserError:  # nothing in it
+        return Extracted("")
+    title = _squeezed(root.findtext(".//title") or "")
+    canonical = next(iter(root.xpath("//link[@rel='canonical']/@href")), "")
+    language = (root.get("lang") or "").strip()
+    has_scripts = root.find(".//script") is not None
+    etree.strip_elements(root, etree.Comment, *_NO_TEXT, with_tail=False)
+    total, sentences = _amounts(root)
+    text = ""
+    if sentences >= min(_ARTICLE_SHARE * total, _ARTICLE_CHARS):
+        text = _article(markup, url)
+    if len(text) < sentences / 10 or not text:
+        text = _whole(markup, url) or _plain(root)
+    return Extracted(
+        text,
+        title=title or None,
+        canonical_url=_joined(url, canonical) if canonical else None,
+        language=language if _LANGUAGE.match(language) else None,
+        is_shell=total < _SHELL_CHARS and has_scripts,
     )
-    return text or str(trafilatura.html2txt(html))
+
+
+def _article(markup: str, url: str) -> str:
+    trafilatura: Any = importlib.import_module("trafilatura")
+    text: str | None = trafilatura.extract(
+        markup, url=url, output_format="markdown", include_links=True, include_tables=True
+    )
+    return text or ""
+
+
+def _whole(markup: str, url: str | None) -> str:
+    library: Any = importlib.import_module("html_to_markdown")
+    options = library.ConversionOptions(
+        base_url=url,
+        extract_metadata=False,
+        compact_tables=True,
+        preprocessing=library.PreprocessingOptions(remove_forms=False, remove_navigation=False),
+    )
+    return str(library.convert(markup, options).content or "").strip()
+
+
+def _plain(root: Any) -> str:
+    """Return the text of what no library could convert, such as elements nested without end."""
+    lines = (_squeezed(piece) for piece in root.itertext())
+    return "\n".join(line for line in lines if line)
+
+
+def _amounts(root: Any) -> tuple[int, int]:
+    """Return the characters of text in all, and those in sentences outside of links."""
+    total = sentences = 0
+    for element in root.iter():
+        in_link = element.tag == "a"
+        for piece, counts in ((element.text, not in_link), (element.tail, True)):
+            size = len(piece.strip()) if piece else 0
+            total += size
+            if counts and size >= _SENTENCE_CHARS:
+                sentences += size
+    return total, sentences
+
+
+def _of_xml(markup: str, url: str) -> Extracted:
+    etree: Any = importlib.import_module("lxml.etree")
+    parser = etree.XMLParser(
+        recover=True, resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+    )
+    root = etree.fromstring(markup.encode("utf-8", "replace"), parser)
+    if root is None:
+        return Extracted("")
+    language = root.get("{http://www.w3.org/XML/1998/namespace}lang") or ""
+    items = [element for element in root.iter() if _name(element) in _ITEMS]
+    if items:
+        channel = next((child for child in root if _name(child) == "channel"), root)
+        title = _child(channel, "title")
+        language = language or _child(channel, "language")
+        head = [f"# {title}"] * bool(title), [_child(channel, "description", "subtitle")]
+        blocks = [block for part in head for block in part if block]
+        blocks += [_item(item, url) for item in items]
+        text = "\n\n".join(blocks)
+    else:
+        title, text = "", "\n".join(_outline(etree, root))
+    return Extracted(
+        text[:_MAX_CHARS],
+        title=title or None,
+        language=language if _LANGUAGE.match(language) else None,
+    )
+
+
+def _item(item: Any, url: str) -> str:
+    """Return an entry of a feed: its title with its link, its date, its text."""
+    link = _child(item, "link")
+    if not link:
+        links = [child for child in item if _name(child) == "link" and child.get("href")]
+        links.sort(key=lambda child: child.get("rel", "alternate") != "alternate")
+        link = links[0].get("href") if links else ""
+    title = _child(item, "title") or link or "(without a title)"
+    texts = (_child(item, name) for name in _TEXTS)
+    text = max(texts, key=len)
+    if "<" in text:
+        text = _whole(text, url) or text
+    heading = f"## [{title}]({_joined(url, link)})" if link else f"## {title}"
+    return "\n\n".join(part for part in (heading, _child(item, *_DATES), text) if part)
+
+
+def _outline(etree: Any, root: Any) -> Iterator[str]:
+    """Give a line for each element that has text or attributes, indented by its depth."""
+    depth = count = 0
+    for event, element in etree.iterwalk(root, events=("start", "end")):
+        if event == "end":
+            depth -= 1
+            text = _squeezed(element.tail or "")
+            line = f"{'  ' * min(depth, _MAX_INDENT)}{text}" if text else ""
+        else:
+            text = _squeezed(element.text or "")
+            fields = ", ".join(f"{_local(key)}={value}" for key, value in element.attrib.items())
+            label = f"{_name(element)} ({fields})" if fields else _name(element)
+            line = f"{'  ' * min(depth, _MAX_INDENT)}- {label}{': ' if text else ''}{text}"
+            depth += 1
+        if line:
+            yield line
+            count += 1
+            if count >= _MAX_XML_LINES:
+                return
+
+
+def _child(element: Any, *names: str) -> str:
+    """Return the text of the first child that has one of `names`, and any text."""
+    for name in names:
+        for child in element:
+            if _name(child) == name and (text := _squeezed("".join(child.itertext()))):
+                return text
+    return ""
+
+
+def _name(element: Any) -> str:
+    return _local(element.tag) if isinstance(element.tag, str) else ""
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _squeezed(text: str) -> str:
+    return _SPACES.sub(" ", text).strip()
+
+
+def _joined(base: str, url: str) -> str:
+    from urllib.parse import urljoin  # noqa: PLC0415 - where it is needed
+
+    try:
+        return urljoin(base, url.strip())
+    except ValueError:
+        return url

@@ -8,26 +8,23 @@ from functools import partial
 
 import trio
 
-from trio_tools.http.fetching.content import (
-    MediaType,
-    decode_text,
-    media_type,
-    parse_json,
-    to_markdown,
-)
-from trio_tools.http.fetching.headers import RequestHeaders, without_credentials, wrong_argument
+from trio_tools.http.fetching.content import media_of
+from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wrong_argument
 from trio_tools.http.fetching.host_throttle import HostLimits, HostState, parse_retry_after
+from trio_tools.http.fetching.kept_pages import KeptPages
+from trio_tools.http.fetching.pages import filled
+from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields, PooledClient
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
-from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, InvalidRequest, Phase
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.wire.exchange import Timeouts, WireRequest
 from trio_tools.http.wire.pool import PoolLimits
 from trio_tools.http.wire.response_parser import Reply
 from trio_tools.http.wire.urls import Target, parse_url
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _THROTTLED = frozenset({429, 503})
+_MARKDOWN_BYTES = 2_000_000
 
 
 class Fetcher(PooledClient):
@@ -67,6 +64,7 @@ class Fetcher(PooledClient):
             max_per_host=config.max_connections_per_host,
             max_cooldown_seconds=config.max_cooldown_seconds,
         )
+        self._kept = KeptPages()
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)
 
@@ -89,17 +87,38 @@ class Fetcher(PooledClient):
         """
         started = trio.current_time()
         deadline = started + self._check(request)
+        kept = self._kept.find(request) if request.offset else None
+        if kept is not None:
+            return self._kept.part(request, kept._replace(elapsed=0.0))
         target = parse_url(request.url)
-        lines = self._headers.lines(request.headers)
+        target, answer, redirects = await self._follow(request, target, deadline)
+        with trio.CancelScope(deadline=deadline):
+            page = await self._page(request, target, answer)
+            elapsed = trio.current_time() - started
+            return self._kept.part(request, page._replace(elapsed=elapsed, redirects=redirects))
+        raise _out_of_time(target.url)
+
+    async def _follow(
+        self, request: FetchRequest, target: Target, deadline: float
+    ) -> tuple[Target, Answer, int]:
+        """Ask for `target` and for what it leads to; return the last URL, its reply, their number.
+
+        Headers that may be credentials go to the first origin only, and no further.
+        """
+        headers = request.headers
+        lines = self._headers.lines(headers)
+        cookies = ChainCookies()
         for redirects in range(self._config.max_redirects + 1):
             self._guard.check_origin(target.origin)
             answer = await self._ask_until_heard(request, target, lines, deadline)
-            location = _location(answer)
+            location = location_of(answer.reply)
             if location is None:
-                return await self._page(request, target, answer, started, redirects)
-            previous, target = target, _redirected(target, location)
+                return target, answer, redirects
+            cookies.keep(target, answer)
+            previous, target = target, redirected(target, location)
             if target.origin != previous.origin:
-                lines = self._headers.lines(without_credentials(request.headers))
+                headers = within_origin(headers)
+            lines = self._headers.lines(headers, cookies.value_for(target))
         raise FetchError(
             f"{request.url} was redirected more than {self._config.max_redirects} times, last to "
             f"{target.url}.",
@@ -118,6 +137,10 @@ class Fetcher(PooledClient):
             raise wrong_argument(
                 "max_bytes", request.max_bytes, f"from 1 to {config.max_body_bytes} bytes"
             )
+        if request.max_chars is not None and request.max_chars < 1:
+            raise wrong_argument("max_chars", request.max_chars, "at least 1 character")
+        if request.offset < 0:
+            raise wrong_argument("offset", request.offset, "0 or the next_offset of a page")
         seconds = request.timeout_seconds
         if seconds is None:
             return config.timeout_seconds
@@ -179,90 +202,44 @@ class Fetcher(PooledClient):
             hosts.leave(host)
 
     def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
-        if reply.status in _REDIRECTS or request.body_as == "none":
+        if request.body_as == "none" or location_of(reply) is not None:
             return 0
-        if request.body_as != "json" and not _media_of(fields).is_text:
+        most = self._config.max_body_bytes
+        if request.body_as == "json":
+            return most if request.max_bytes is None else request.max_bytes
+        media = media_of(fields)
+        if not (media.is_text or media.is_pdf):
             return 0
-        return self._config.max_body_bytes if request.max_bytes is None else request.max_bytes
+        if request.max_bytes is not None:
+            return request.max_bytes
+        of_markup = request.body_as == "markdown" and not media.is_pdf
+        return min(_MARKDOWN_BYTES, most) if of_markup else most
 
-    async def _page(
-        self,
-        request: FetchRequest,
-        target: Target,
-        answer: Answer,
-        started: float,
-        redirects: int,
-    ) -> FetchedPage:
-        text = charset = value = None
-        status, media, body = answer.reply.status, _media_of(answer.fields), answer.body
-        if request.body_as == "json" and request.method == "GET" and body:
-            if answer.truncated:
-                raise _json_too_large(target.url, len(body))
-            try:
-                value = parse_json(body)
-            except FetchError:
-                if status < 400:  # noqa: PLR2004 - an error page may be anything
-                    raise
-                text, charset = decode_text(body, media, final=True)
-        elif request.body_as in {"text", "markdown"} and (media.is_text or body):
-            text, charset = decode_text(body, media, final=not answer.truncated)
-            if request.body_as == "markdown" and body:
-                text = await self._markdown(text, media, target.url, started, request)
+    async def _page(self, request: FetchRequest, target: Target, answer: Answer) -> FetchedPage:
+        """Return what came of a URL; how long it took, and the redirects, are not in it yet."""
         names = self._usual_reply_headers
         if request.reply_headers is not None:
             names = _encoded_names(request.reply_headers)
-        return FetchedPage(
+        page = FetchedPage(
             url=request.url,
             final_url=target.url,
-            status=status,
+            status=answer.reply.status,
             headers={
                 name: answer.fields[field].decode("latin-1")
                 for name, field in names
                 if field in answer.fields
             },
-            content_type=media.name,
-            charset=charset,
-            length=len(body),
+            content_type=media_of(answer.fields).name,
+            charset=None,
+            length=len(answer.body),
             truncated=answer.truncated,
-            elapsed=trio.current_time() - started,
-            redirects=redirects,
-            text=text,
-            json=value,
+            elapsed=0.0,
         )
-
-    async def _markdown(
-        self, text: str, media: MediaType, url: str, started: float, request: FetchRequest
-    ) -> str:
-        with trio.CancelScope(deadline=started + self._check(request)):
-            return await to_markdown(text, media, url)
-        raise _out_of_time(url)
+        return await filled(page, request, answer)
 
 
 def _encoded_names(names: Sequence[str]) -> list[tuple[str, bytes]]:
     return [(name.lower(), name.lower().encode("latin-1", "replace")) for name in names]
-
-
-def _media_of(fields: Fields) -> MediaType:
-    return media_type(fields.get(b"content-type", b""))
-
-
-def _location(answer: Answer) -> str | None:
-    if answer.reply.status not in _REDIRECTS:
-        return None
-    location = answer.fields.get(b"location")
-    # Servers send UTF-8 here where they should have escaped it.
-    return location.decode("utf-8", "replace") if location else None
-
-
-def _redirected(target: Target, location: str) -> Target:
-    try:
-        return parse_url(location, base=target.url)
-    except InvalidRequest as exc:  # the caller's URL was a good one
-        raise FetchError(
-            f"{target.url} redirects to what is no URL: {exc.message}",
-            code=Code.INVALID_URL,
-            remediation="The server is broken; ask for where it should lead to directly.",
-        ) from exc
 
 
 def _out_of_time(url: str) -> FetchTimedOut:
@@ -271,12 +248,4 @@ def _out_of_time(url: str) -> FetchTimedOut:
         code=Code.TIMEOUT,
         remediation="Try again later, allow more time, or fetch less of it with max_bytes.",
         phase=Phase.TOTAL,
-    )
-
-
-def _json_too_large(url: str, length: int) -> FetchError:
-    return FetchError(
-        f"The JSON at {url} is longer than {length} bytes, and half of it has no meaning.",
-        code=Code.TOO_LARGE,
-        remediation='Raise max_bytes, ask the API for less, or fetch it with body_as="text".',
     )

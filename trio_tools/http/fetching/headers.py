@@ -9,7 +9,21 @@ from collections.abc import Set as AbstractSet
 from trio_tools.http.wire.content_encoding import accepted_encodings
 from trio_tools.http.wire.errors import Code, FetchRefused, InvalidRequest
 
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+# What has a meaning of its own at every origin, whatever its value looks like.
+_HARMLESS = frozenset(
+    {"accept", "accept-charset", "accept-language", "cache-control", "if-match"}
+    | {"if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "pragma", "range"}
+    | {"user-agent"}
+)
+_NAME_OF_SECRET = re.compile(
+    r"auth|cookie|token|key|secret|session|credential|passw|pwd|passcode|signature|jwt|bearer|csrf|"
+    r"xsrf|\bsid\b|\bpin\b|referer|private|license|account|login|identity|assertion|ticket|"
+    r"\bdpop\b|\bcert\b"
+)
+# A scheme of authentication, or one long word without spaces, as keys are.
+_LOOKS_SECRET = re.compile(
+    r"(?i:basic|bearer|digest|negotiate|token|apikey|aws4-\S+)\s+\S|[A-Za-z0-9+/=_.~:-]{20,}\Z"
+)
 # Decided by the engine itself; a caller who could set them could break the framing.
 _OURS = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"}
@@ -36,17 +50,18 @@ class RequestHeaders:
         self._usual_lines = header_lines(self._usual)
         self._allowed = frozenset(allowed) - _OURS
 
-    def lines(self, headers: Mapping[str, str]) -> bytes:
+    def lines(self, headers: Mapping[str, str], cookie: str | None = None) -> bytes:
         """Return all lines but Host, with the empty line that ends them.
 
         Args:
             headers: What the caller sets.
+            cookie: Cookies that were set on the way; they go behind those that the caller sets.
 
         Raises:
             FetchRefused: `BLOCKED_HEADER`.
             InvalidRequest: A name or value is not what HTTP allows.
         """
-        if not headers:
+        if not headers and cookie is None:
             return self._usual_lines
         merged = dict(self._usual)
         for name, value in headers.items():
@@ -59,12 +74,22 @@ class RequestHeaders:
                     f"allowed are {', '.join(sorted(self._allowed))}.",
                 )
             merged[lower] = value
+        if cookie is not None:
+            merged["cookie"] = f"{merged['cookie']}; {cookie}" if "cookie" in merged else cookie
         return header_lines(merged)
 
 
-def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what may be sent to another origin than the one the headers were meant for."""
-    return {name: value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+def within_origin(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what may be sent to another origin than the one the headers were meant for.
+
+    What is called like a secret, or looks like one, stays at home.
+    """
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.lower() in _HARMLESS
+        or not (_NAME_OF_SECRET.search(name.lower()) or _LOOKS_SECRET.match(value))
+    }
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:

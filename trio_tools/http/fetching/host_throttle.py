@@ -14,6 +14,7 @@ import email.utils
 import math
 import time
 from dataclasses import dataclass
+from datetime import UTC
 
 import trio
 
@@ -22,6 +23,7 @@ from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
 _FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 999_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +212,19 @@ class HostLimits:
 
 
 def parse_retry_after(value: bytes) -> float | None:
-    """Return the seconds that a Retry-After asks for, None if it cannot be read."""
-    text = value.decode("latin-1").strip()
+    """Return the seconds that a Retry-After asks for, None if it cannot be read.
+
+    A date in any of the three forms of HTTP is UTC. A number that is too large to be meant is a
+    long pause.
+    """
+    text = value[:100].decode("latin-1").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:9])
+        return float(min(int(text), _LONGEST_PAUSE_SECONDS))
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        if date.tzinfo is None:  # the form of asctime names no zone
+            date = date.replace(tzinfo=UTC)
+        seconds = date.timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    return max(0.0, date.timestamp() - time.time())
+    return min(max(0.0, seconds), float(_LONGEST_PAUSE_SECONDS))

@@ -91,7 +91,11 @@ class FetchRequest(NamedTuple):
         method: GET or HEAD.
         headers: Request headers; each must be in `FetchConfig.allow_headers`.
         body_as: "text", "json", "markdown" (the main text of a page), or "none" to read no body.
-        max_bytes: Most bytes of body (decoded); None for the configured cap.
+        max_bytes: Most bytes of body (decoded) that are downloaded; None for the configured cap,
+            and for 2 MB if the body is wanted as Markdown.
+        max_chars: Most characters of the text that are given; None for all.
+        offset: The character of the text to begin with, such as the `next_offset` of a page before:
+            it is given from what was kept then, without another request.
         timeout_seconds: For all of it; None for the configured bound.
         reply_headers: Names (lower case) of the reply headers to show; None for the usual ones.
     """
@@ -101,6 +105,8 @@ class FetchRequest(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
     body_as: BodyAs = "text"
     max_bytes: int | None = None
+    max_chars: int | None = None
+    offset: int = 0
     timeout_seconds: float | None = None
     reply_headers: tuple[str, ...] | None = None
 
@@ -121,6 +127,17 @@ class FetchedPage(NamedTuple):
         redirects: How many were followed.
         text: For "text" and "markdown", and for "json" where an error page was none.
         json: For "json".
+        charset_declared: Whether the server or the page names `charset`; otherwise it is UTF-8, or
+            was detected. None where nothing was decoded.
+        text_chars: Characters of all of the text, where only a part was asked for.
+        next_offset: Where the text goes on, None if `text` has its end.
+        title: As the page declares it; for "markdown" and PDF.
+        canonical_url: As the page declares it; for "markdown".
+        language: As the page declares it; for "markdown".
+        pages: Pages of a PDF.
+        note: Why there is no text, in words.
+        warnings: What is to be known about the text.
+        from_cache: Whether it was not fetched now.
     """
 
     url: str
@@ -135,3 +152,13 @@ class FetchedPage(NamedTuple):
     redirects: int = 0
     text: str | None = None
     json: Any = None
+    charset_declared: bool | None = None
+    text_chars: int | None = None
+    next_offset: int | None = None
+    title: str | None = None
+    canonical_url: str | None = None
+    language: str | None = None
+    pages: int | None = None
+    note: str | None = None
+    warnings: tuple[str, ...] = ()
+    from_cache: bool = False

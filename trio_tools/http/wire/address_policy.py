@@ -32,6 +32,7 @@ Network = IPv4Network | IPv6Network
 _NEVER_GLOBAL: tuple[Network, ...] = tuple(
     ip_network(text)
     for text in (
+        "168.63.129.16/32",  # Azure's own services, reachable from each machine there
         "192.0.0.0/24",  # IETF protocol assignments
         "192.31.196.0/24",  # AS112
         "192.52.193.0/24",  # AMT
