@@ -190,6 +190,14 @@ async def test_a_coded_body_is_whole_and_what_is_not_coded_is_shown(name, size):
         ("zstd", SKIPPABLE[:-1]),
         ("gzip", b"\x89PNG\0\0\0\0" * 20),
     ],
+    ids=[
+        "cut",
+        "cut in its magic",
+        "frame cut",
+        "frame cut in its magic",
+        "skippable cut",
+        "no gzip",
+    ],
 )
 async def test_half_a_body_is_never_taken_for_a_whole_one(coding, body):
     data = reply(body, f"Content-Encoding: {coding}")

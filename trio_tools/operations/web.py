@@ -18,7 +18,6 @@ from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
     from trio_tools.http.apis.types import ApiReply
-    from trio_tools.http.fetching.types import FetchedPage
 
 # Taking JSON apart holds the event loop: for some 25 ms with that many bytes, twice that where the
 # machine is slow.
@@ -27,6 +26,7 @@ MAX_METHOD_LENGTH = 20
 MAX_CHARS = 1_000_000
 _TEXT_BYTES = 20_000
 _PAGE_BYTES = 2_000_000
+_MARKDOWN_CHARS = 20_000
 # What is larger is read in one step of the event loop and written in another.
 _LARGE_BYTES = 50_000
 _MAX_TYPE_CHARS = 60
@@ -45,8 +45,11 @@ class FetchItem(Item):
         gt=0,
         description="Most bytes downloaded; by default 20,000, and 2,000,000 for markdown.",
     )
-    max_chars: int = Field(
-        20_000, gt=0, le=MAX_CHARS, description="Most characters of text in the result."
+    max_chars: int | None = Field(
+        None,
+        gt=0,
+        le=MAX_CHARS,
+        description="Most characters of text in the result; by default 20,000 for markdown.",
     )
     offset: int = Field(
         0, ge=0, description="Where to begin in the text: next_offset of a result before."
@@ -67,12 +70,11 @@ class CallApiItem(Item):
 
 def web_operations(services: Services, settings: Settings) -> list[Operation]:
     """Return `fetch` and `call_api`."""
-    most = settings.fetch.max_body_bytes
-    within = functools.partial(_check_max_bytes, most)
+    within = functools.partial(_check_max_bytes, settings.fetch.max_body_bytes)
     return [
         Operation(
             name="fetch",
-            fn=functools.partial(_fetch, services, most),
+            fn=functools.partial(_fetch, services),
             description="Fetch a URL: status, headers, length, and the body as text, JSON or "
             "Markdown.",
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
@@ -109,15 +111,23 @@ def _check_max_bytes(max_body_bytes: int, item: FetchItem) -> FetchItem:
     return item
 
 
-def _download_bytes(item: FetchItem, most: int) -> int | None:
-    """Return how much is downloaded; None where the type of the body decides."""
-    if item.max_bytes is not None:
-        return item.max_bytes
-    if item.body_as == "markdown":
-        return None
-    # Who reads on, or wants more than the usual, has the text that is to be read on downloaded.
-    wants_more = item.offset or item.max_chars > _TEXT_BYTES
-    return min(_PAGE_BYTES if wants_more and item.body_as == "text" else _TEXT_BYTES, most)
+def _request(item: FetchItem) -> FetchRequest:
+    """Return what is asked of the fetcher.
+
+    Who reads on, or wants a number of characters, has the text that is read on downloaded.
+    """
+    of_markdown = item.body_as == "markdown"
+    reads_on = item.body_as == "text" and (item.offset or item.max_chars)
+    return FetchRequest(
+        url=item.url,
+        method=item.method,
+        headers=item.headers,
+        body_as=item.body_as,
+        max_bytes=item.max_bytes,
+        usual_bytes=_PAGE_BYTES if reads_on else _TEXT_BYTES,
+        max_chars=item.max_chars or (_MARKDOWN_CHARS if of_markdown else None),
+        offset=item.offset,
+    )
 
 
 def _url_of(item: FetchItem) -> str:
@@ -139,9 +149,8 @@ def page_text(value: dict[str, Any]) -> str:
     parts: list[str] = []
     if value["headers"]:
         parts.append(f"headers: {json_line(value['headers'])}")
-    for name in ("final_url", "title", "canonical_url", "language", "pages"):
-        if name in value:
-            parts.append(f"{name}: {one_line(str(value[name]))}")
+    told_of = ("final_url", "title", "canonical_url", "language", "pages")
+    parts += [f"{name}: {one_line(str(value[name]))}" for name in told_of if name in value]
     if value.get("charset_declared") is False and value["charset"] != "utf-8":
         parts.append(f"charset: {value['charset']}, detected: nothing declares it")
     parts += [f"warning: {warning}" for warning in value.get("warnings", [])]
@@ -176,19 +185,9 @@ def reply_text(value: dict[str, Any]) -> str:
     )
 
 
-async def _fetch(services: Services, most: int, item: FetchItem) -> dict[str, Any]:
+async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
     fetcher = await services.fetcher()
-    page = await fetcher.fetch(
-        FetchRequest(
-            url=item.url,
-            method=item.method,
-            headers=item.headers,
-            body_as=item.body_as,
-            max_bytes=_download_bytes(item, most),
-            max_chars=item.max_chars,
-            offset=item.offset,
-        )
-    )
+    page = await fetcher.fetch(_request(item))
     if page.length > _LARGE_BYTES:
         # Decoded or parsed in this step; its text is made in the next one. Nothing is lost here.
         await trio.lowlevel.cancel_shielded_checkpoint()

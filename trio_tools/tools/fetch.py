@@ -40,8 +40,9 @@ async def fetch_urls(
         ),
     ] = None,
     max_chars: Annotated[
-        int, Field(gt=0, le=MAX_CHARS, description="Most characters of each text in the answer.")
-    ] = 20_000,
+        int | None,
+        Field(gt=0, le=MAX_CHARS, description="Most characters of each text; 20,000 of markdown."),
+    ] = None,
     offset: Annotated[
         int, Field(ge=0, description="Read texts on from here: the next_offset of a result.")
     ] = 0,

@@ -106,14 +106,13 @@ class Secret:
 
 def _parts(value: str, prefix: str) -> Iterator[str]:
     """Give all of the secret, the words of it, what it decodes to, and what it encodes to."""
-    wholes = {value, prefix + value, *_decoded(value)}
-    for whole in wholes:
-        words = {whole, *whole.split(), *whole.split(":")}
-        for word in words:
-            if len(word) >= _LEAST_PART_CHARS and word != prefix.strip():
+    for whole in (value, *_decoded(value)):
+        for word in {whole, *whole.split(), *whole.split(":")}:
+            if len(word) >= _LEAST_PART_CHARS:
                 yield word
                 yield from _misread(word)
         yield from _in_base64(whole)
+    yield from _in_base64(prefix + value)
 
 
 def _decoded(value: str) -> Iterator[str]:

@@ -204,16 +204,15 @@ class Fetcher(PooledClient):
     def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
         if request.body_as == "none" or location_of(reply) is not None:
             return 0
-        most = self._config.max_body_bytes
-        if request.body_as == "json":
-            return most if request.max_bytes is None else request.max_bytes
-        media = media_of(fields)
-        if not (media.is_text or media.is_pdf):
+        most, media = self._config.max_body_bytes, media_of(fields)
+        if not (media.is_text or media.is_pdf or request.body_as == "json"):
             return 0
         if request.max_bytes is not None:
             return request.max_bytes
-        of_markup = request.body_as == "markdown" and not media.is_pdf
-        return min(_MARKDOWN_BYTES, most) if of_markup else most
+        if media.is_pdf:
+            return most
+        usual = _MARKDOWN_BYTES if request.body_as == "markdown" else request.usual_bytes
+        return most if usual is None else min(usual, most)
 
     async def _page(self, request: FetchRequest, target: Target, answer: Answer) -> FetchedPage:
         """Return what came of a URL; how long it took, and the redirects, are not in it yet."""

@@ -93,6 +93,8 @@ class FetchRequest(NamedTuple):
         body_as: "text", "json", "markdown" (the main text of a page), or "none" to read no body.
         max_bytes: Most bytes of body (decoded) that are downloaded; None for the configured cap,
             and for 2 MB if the body is wanted as Markdown.
+        usual_bytes: As `max_bytes`, where that is None, of a body that is text as it is, since more
+            of a text than is read is of no use, and half of a PDF is none.
         max_chars: Most characters of the text that are given; None for all.
         offset: The character of the text to begin with, such as the `next_offset` of a page before:
             it is given from what was kept then, without another request.
@@ -105,6 +107,7 @@ class FetchRequest(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
     body_as: BodyAs = "text"
     max_bytes: int | None = None
+    usual_bytes: int | None = None
     max_chars: int | None = None
     offset: int = 0
     timeout_seconds: float | None = None
