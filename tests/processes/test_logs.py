@@ -7,7 +7,7 @@ import sys
 import trio
 
 from tests.processes.running import environment
-from tests.transports.lines import call
+from tests.transports.lines import LineClient, call
 from tests.transports.requests import exchange, modern_call, open_session, post
 from trio_tools.transports.http import Address
 from trio_tools.transports.stdio.jsonrpc_lines import LineFramer
@@ -59,3 +59,34 @@ async def test_no_record_tells_a_secret_or_what_a_client_sent():
     failed = [each for each in records if each["message"].endswith("failed: INVALID_ARGUMENT")]
     assert [each["client_id"] for each in failed] == ["me", "me"]
     assert "hush" not in json.dumps(records)
+
+
+async def test_a_log_that_nobody_reads_keeps_no_call_waiting_and_its_loss_is_told():
+    # The pipe of standard error holds about 64 KiB; each refused call logs a line.
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "trio_tools", "serve", "--log-format", "json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    client = LineClient(process.stdio)
+    try:
+        with trio.fail_after(60):
+            await client.initialize()
+            for number in range(2_000):
+                await client.write(call(number, "get_operation", operation_id="nope"))
+                await client.read()
+            await client.write({"jsonrpc": "2.0", "id": "ping", "method": "ping"})
+            assert (await client.read())["result"] == {}
+            framer = LineFramer()
+            lost = None
+            while lost is None:
+                data = await process.stderr.receive_some()
+                records = [json.loads(line) for line in framer.feed(bytes(data))]
+                lost = next((r for r in records if "records were dropped" in r["message"]), None)
+            assert int(lost["message"].split()[0]) > 100
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        process.kill()

@@ -14,6 +14,8 @@ from tests.transports.lines import (
     request,
     served,
 )
+from trio_tools.server import create_server
+from trio_tools.settings import Settings
 from trio_tools.transports.stdio import connection as link_module
 from trio_tools.transports.stdio import serve_streams
 from trio_tools.transports.stdio.connection import StdioConnection
@@ -305,3 +307,14 @@ async def test_the_weight_of_answered_requests_is_given_back(autojump_clock):
         assert (link._load, link._unanswered) == (0, {})
         await link.answered()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_call_that_fails_and_is_cancelled_right_behind_logs_no_traceback(caplog):
+    async with served(create_server(Settings())) as client:
+        await client.initialize()
+        for number in range(50):
+            await client.write(call(number, "compute_hash"), cancel(number))
+        await client.write(request("last", "ping"))
+        while (await client.read())["id"] != "last":
+            pass
+    assert [record for record in caplog.records if record.exc_info] == []

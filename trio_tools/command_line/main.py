@@ -28,7 +28,7 @@ from trio_tools.command_line.commands import INTERRUPTED, parse_value
 from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
 from trio_tools.command_line.upstreams import add_host_files, upstreams
 from trio_tools.settings import Settings
-from trio_tools.settings.logs import configure_logging
+from trio_tools.settings.logs import configure_logging, configure_server_logging
 from trio_tools.version import __version__
 
 _Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         quiet = options.command != "serve" and options.log_level is None
-        configure_logging(settings.log_format, "error" if quiet else settings.log_level)
+        configure = configure_server_logging if options.command == "serve" else configure_logging
+        configure(settings.log_format, "error" if quiet else settings.log_level)
         status = _run(partial(_COMMANDS[options.command], options, settings, rest))
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
     except BrokenPipeError:  # whoever read our output has left, as `head` does

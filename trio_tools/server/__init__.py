@@ -4,6 +4,7 @@ What surrounds every call belongs here: its waiting queue, its departure, its re
 What one tool does belongs to `tools`.
 
     results       an answer or a failure as MCP has it
+    access_log    a record for each call
     call_policy   the waiting queue and the departure of a call
     tool_server   `ToolServer` and `create_server`
 """

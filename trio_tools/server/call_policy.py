@@ -6,6 +6,7 @@ place in its line for as long as the block of its slot.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,24 +17,30 @@ from nursery_patterns import Admission
 from trio_tools.answers.errors import ServerOverloaded
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.state import ServerState
+from trio_tools.server.access_log import record_wait
+
+_log = logging.getLogger("trio_tools")
 
 _LEAST_RETRY_SECONDS = 0.01
 
 
 @asynccontextmanager
 async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[None]:
-    """Show the call in the status until all that it started has ended."""
+    """Show the call in the status until all that it started has ended.
+
+    Its failures are answers within the block: one that left it while the call is cancelled would
+    come out in a group with the cancel, which nobody outside can answer.
+    """
     state.calls[running.request_id] = running
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_notice_departure, running)
+            yield
             # The watch ends by this, and not by a cancel, which would nearly double what it costs.
-            try:
-                yield
-            except Exception:
-                running.answered.set()  # with the failure
-                raise
             running.answered.set()
+    except* Exception as errors:  # noqa: BLE001 - of any kind
+        # Only beside a cancel, which goes on: a nursery of the tool was cut while it failed.
+        _log.debug("a call that was cancelled has failed too", exc_info=errors)
     finally:
         del state.calls[running.request_id]
         if running.admitted and running.answered.is_set():
@@ -56,9 +63,11 @@ async def turn(
         Overloaded: The line is full.
         ServerOverloaded: Time was up in the line.
     """
+    asked = trio.current_time()
     with trio.move_on_after(seconds) as patience:
         async with line.slot(key=client_id):
             patience.deadline = math.inf  # it is there
+            record_wait(trio.current_time() - asked)
             yield
     if patience.cancelled_caught:
         usual = line.statistics().mean_hold or 1.0

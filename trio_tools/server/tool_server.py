@@ -7,7 +7,6 @@ wait in no line.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -30,20 +29,19 @@ from mcp.types import Tool as ToolListing
 from nursery_patterns import RequestContext, current_request, request_context
 from trio_tools.answers.envelope import ENVELOPE_SCHEMA
 from trio_tools.answers.error_mapping import to_failure
-from trio_tools.answers.errors import ErrorType, NotFound, ToolFailure, brief_repr
+from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.state import ServerState
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
+from trio_tools.server.access_log import AccessLog
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.settings import Settings
-from trio_tools.tools.call import Answer, Call, ReportProgress
+from trio_tools.tools.call import Call, ReportProgress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
 from trio_tools.version import __version__
-
-_log = logging.getLogger("trio_tools")
 
 # How long a list of tools waits for upstreams; what they have later is a change of the list.
 _DISCOVERY_SECONDS = 10.0
@@ -85,6 +83,7 @@ class ToolServer(MCPServer[ServerState]):
                 version=__version__,
                 lifespan=_lifespan,
             )
+        self.middleware.append(AccessLog(self._tools_by_name))
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""
@@ -113,12 +112,9 @@ class ToolServer(MCPServer[ServerState]):
         forms = _forms_for(self.state.settings.answers, context)
         with request_context(_new_request_id(), client_id=_client_id()) as request:
             try:
-                answer = await self._run(name, arguments, request, _progress_of(context))
+                return await self._run(name, arguments, request, _progress_of(context), forms)
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
-                failure = to_failure(error)
-                _log.info("%s failed: %s", brief_repr(name), _loggable(failure))
-                return failed(failure, forms)
-            return succeeded(answer, forms)
+                return failed(to_failure(error), forms)
 
     async def get_prompt(
         self,
@@ -159,23 +155,28 @@ class ToolServer(MCPServer[ServerState]):
         arguments: dict[str, Any],
         request: RequestContext,
         report_progress: ReportProgress,
-    ) -> Answer:
+        forms: Forms,
+    ) -> CallToolResult:
         tool = self._tools_by_name.get(name)
         if tool is None:
             raise _unknown(name, self._tools_by_name)
         checked = tool.check(arguments, max_items=self.state.settings.max_items)
         call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
-            return await tool.fn(call, **checked)
+            return succeeded(await tool.fn(call, **checked), forms)
         refuse_inside_item(tool.name)
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
         its_turn = turn(line, request.client_id, seconds, timed=tool.timed)
-        async with tracked(self.state, running), its_turn:
-            running.admitted = True
-            with nullcontext() if tool.timed else call.time_limit(None):
-                return await tool.fn(call, **checked)
+        async with tracked(self.state, running):
+            try:
+                async with its_turn:
+                    running.admitted = True
+                    with nullcontext() if tool.timed else call.time_limit(None):
+                        return succeeded(await tool.fn(call, **checked), forms)
+            except Exception as error:  # noqa: BLE001 - within the block, as `tracked` asks
+                return failed(to_failure(error), forms)
 
     def _listing(self, tool: Tool) -> ToolListing:
         settings = self.state.settings
@@ -261,13 +262,6 @@ def _logging_left_alone() -> Generator[None]:
 
 def _leave_logging_alone(_level: str = "INFO") -> None:
     """Stand in for the SDK's function of that name."""
-
-
-def _loggable(failure: ToolFailure) -> str:
-    # What is wrong with arguments cannot be said without quoting them, and they are the caller's.
-    if failure.error_type is ErrorType.VALIDATION:
-        return failure.error_code
-    return f"{failure.error_code} {failure.message}"
 
 
 def _new_request_id() -> str:

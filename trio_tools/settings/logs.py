@@ -1,5 +1,8 @@
 """Logging for the command line: to stderr, one line a record, with the request in each of them.
 
+A server formats its records where they arise and leaves writing to a thread: a host that does not
+read standard error fills its pipe, and whoever writes to it then waits for ever.
+
 Embedding applications configure their own logging; `nursery_patterns.RequestLogFilter` adds the
 request id, client id and elapsed seconds to whatever handler they attach it to.
 """
@@ -8,14 +11,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import queue
+import select
 import sys
-from typing import Literal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Final, Literal, TextIO
 
 from nursery_patterns import RequestLogFilter
 
 _TEXT = (
     "%(asctime)s %(levelname)s %(name)s [%(request_id)s %(client_id)s %(elapsed).3fs] %(message)s"
 )
+
+QUEUED_RECORDS: Final = 1_000
+"""Records that may wait for standard error to be read; further ones are dropped and counted."""
+
+FLUSH_SECONDS: Final = 0.3
+"""How long the end of the process waits for standard error to be read."""
+
+FIELDS: Final = "fields"
+"""Attribute of a record: a table of further values, keys in JSON and `key=value` in text."""
 
 # What would end a line, so that a caller could write the next one, or steer a terminal.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
@@ -29,7 +48,9 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, without what a traceback adds."""
-        return super().formatMessage(record).translate(_CONTROLS)
+        fields = getattr(record, FIELDS, {})
+        line = " ".join([super().formatMessage(record), *(f"{k}={v}" for k, v in fields.items())])
+        return line.translate(_CONTROLS)
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,17 +59,73 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line; a traceback goes into `exception`."""
         entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
             "request_id": getattr(record, "request_id", "-"),
             "client_id": getattr(record, "client_id", "-"),
             "elapsed": getattr(record, "elapsed", 0.0),
+            **getattr(record, FIELDS, {}),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes records in a thread, and drops those for which there is no room in its queue.
+
+    How many were dropped is told in a line of its own as soon as something can be written again.
+
+    Args:
+        write: Writes a text. It may wait for ever; the end of the process waits `FLUSH_SECONDS`.
+        capacity: Records that may wait.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, capacity: int = QUEUED_RECORDS) -> None:
+        super().__init__()
+        self._write = write
+        self._lines: queue.Queue[str | None] = queue.Queue(capacity)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the line of a record, or drop it. Never waits for whoever reads the log."""
+        try:
+            self._lines.put_nowait(f"{self.format(record)}\n")
+        except queue.Full:
+            self._dropped += 1
+        except Exception:  # noqa: BLE001 - what logging asks of every handler
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Write what waits, for at most `FLUSH_SECONDS`."""
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=FLUSH_SECONDS)
+            self._thread.join(FLUSH_SECONDS)
+        super().close()
+
+    def _write_lines(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            if self._dropped and self._lines.empty():
+                # A record that is dropped between the two reads is told the next time.
+                dropped = self._dropped
+                self._dropped -= dropped
+                note = "records were dropped: standard error was not read in time"
+                record = logging.makeLogRecord(
+                    {
+                        "name": "trio_tools",
+                        "levelname": "WARNING",
+                        "msg": f"{dropped} {note}",
+                        "request_id": "-",
+                        "client_id": "-",
+                        "elapsed": 0.0,
+                    }
+                )
+                self._write(f"{self.format(record)}\n")
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
@@ -56,7 +133,15 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
 
     Warnings of Python code become records too.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    _configure(logging.StreamHandler(sys.stderr), log_format, level)
+
+
+def configure_server_logging(log_format: Literal["text", "json"], level: str) -> None:
+    """Do so in a thread, and drop what nobody reads, instead of waiting for it."""
+    _configure(BackgroundHandler(_writer(sys.stderr)), log_format, level)
+
+
+def _configure(handler: logging.Handler, log_format: str, level: str) -> None:
     handler.addFilter(RequestLogFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -64,3 +149,39 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
     # What they say about each request is for their own debugging, and quotes requests and answers.
     for name in ("mcp", "sse_starlette"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def set_log_level(level: str) -> None:
+    """Change the least level that is logged, as a reload does."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+def _writer(stream: TextIO | None) -> Callable[[str], None]:
+    """Return what writes to a stream, past its lock, which the end of the interpreter takes."""
+    if stream is None:  # a process without standard error
+        return lambda _: None
+    try:
+        fd = stream.fileno()
+    except OSError:  # it stands for a file, as in tests
+
+        def write_to_stream(text: str) -> None:
+            with suppress(ValueError):  # it is closed
+                stream.write(text)
+
+        return write_to_stream
+
+    def write(text: str) -> None:
+        rest = text.encode(errors="backslashreplace")
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest) :]
+            except BlockingIOError:  # whoever shares it made it so
+                select.select([], [fd], [])
+            except OSError:  # nobody will ever read it
+                return
+
+    return write
