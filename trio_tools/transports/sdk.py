@@ -7,13 +7,26 @@ reads the same attribute, beside a note to make it public); a test fails when th
 
 from __future__ import annotations
 
-from typing import Any, cast
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final, cast
 
 import trio
+from anyio import ClosedResourceError as SessionEnded  # noqa: TID251 - what the SDK raises
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
+
+__all__ = [
+    "SessionEnded",
+    "let_go_of_request",
+    "protocol_server",
+    "quiet_ends_of_sessions",
+    "serve_protocol",
+]
 
 
 async def serve_protocol(
@@ -36,3 +49,47 @@ async def serve_protocol(
 def protocol_server(server: MCPServer[Any]) -> Server[Any]:
     """Return the protocol server under `server`, whose `run` takes any pair of streams."""
     return server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+_SESSIONS: Final = "mcp.server.streamable_http"
+
+
+async def let_go_of_request(
+    ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> HandlerResult:
+    """Empty a request when it is handled, as the outermost stage of a server's middleware.
+
+    The SDK's loop over a session's messages keeps the latest one, body and all, until the next one
+    comes or the session ends: up to half an hour for a session that its client has left.
+    """
+    try:
+        return await call_next(ctx)
+    finally:
+        if isinstance(ctx.params, dict):
+            ctx.params.clear()
+        if ctx.request is not None:
+            cast("dict[str, Any]", vars(ctx.request)).pop(
+                "_body", None
+            )  # where Starlette caches it
+
+
+@contextmanager
+def quiet_ends_of_sessions() -> Generator[None]:
+    """Keep the SDK from logging a traceback where a session ends under a message that came in.
+
+    A client that cancels and leaves sends both at once, so that is no error.
+    """
+    log = logging.getLogger(_SESSIONS)
+    log.addFilter(_is_worth_telling)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_worth_telling)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error)
+        return group.split(SessionEnded)[1] is not None
+    return not isinstance(error, SessionEnded)

@@ -240,7 +240,14 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": not self._received}
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. To a client that has left it is dropped, as ASGI has it."""
+        """Send a part of the answer. To a client that has left it is dropped, as ASGI has it.
+
+        So is what comes after the end: the SDK answers some notifications a second time, when the
+        session ends while it handles them.
+        """
+        if self.complete:
+            await trio.lowlevel.checkpoint()
+            return
         if message["type"] == "http.response.start":
             await self._begin(message["status"], list(message.get("headers", ())))
             return

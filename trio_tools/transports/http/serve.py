@@ -18,9 +18,10 @@ from trio_tools.transports.http.asgi_guard import AsgiGuard
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.metrics import Metrics
-from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions
+from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
 from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
+from trio_tools.transports.sdk import let_go_of_request, quiet_ends_of_sessions
 from trio_tools.transports.shutdown import (
     Stop,
     answer_running,
@@ -107,6 +108,7 @@ async def serve_http(
             if handle_signals
             else Stop()
         )
+        context.enter_context(quiet_ends_of_sessions())
         context.enter_context(await house.middleware())
 
         async def engine() -> None:
@@ -178,7 +180,14 @@ class _HttpServer:
     async def middleware(self) -> AbstractContextManager[None]:
         """Watch every request of the server."""
         self._metrics.tools = {tool.name for tool in await self._server.list_tools()}
-        return middleware(self._server, self._metrics, self._share, self._calls)
+        return middleware(
+            self._server,
+            let_go_of_request,
+            watch_handshake,
+            self._metrics,
+            self._share,
+            self._calls,
+        )
 
     async def wind_down(self, grace_seconds: float) -> None:
         """Take no more requests, let calls answer, close every connection."""

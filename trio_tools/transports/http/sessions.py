@@ -2,7 +2,8 @@
 
 The SDK keeps them, up to one number for all clients. Here they are counted by client, and where
 one is to be opened and there is no room, the client that has most of them makes some: the session
-that it left longest ago is ended, in the way in which its client would end it.
+that it left longest ago is ended, in the way in which its client would end it. One whose handshake
+is refused is ended at once.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, Final
 
 import trio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import current_request
 from trio_tools.transports.http.authentication import ANONYMOUS, Denied
+from trio_tools.transports.sdk import SessionEnded
 
 IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""
@@ -38,10 +42,11 @@ class Sessions:
     """An ASGI application in front of the SDK's session manager.
 
     A session is in use while a request of it is in flight, be it a call or the stream of its
-    notifications; from then on it is left. One in use is never ended, and none for another one of
-    its own client, which may need both. So a newcomer is `Denied` only if no client that has at
-    least two sessions more than the newcomer's has left one. It does not get as far as the SDK,
-    which would give it the room that another one is just making.
+    notifications; from then on it is left. One in use is never ended. Of those that are left, the
+    one is ended that was left longest ago by the client with most sessions, if that has at least
+    two more than the newcomer's, and else by the newcomer's. If there is none, the newcomer is
+    `Denied`, and does not get as far as the SDK, which would give it the room that another one is
+    just making.
 
     An opening that fails or is cancelled is forgotten, as the SDK does; what was ended for it
     stays ended. To open one at the bound costs O(clients), every other request O(1).
@@ -97,16 +102,20 @@ class Sessions:
                 if session.id is not None:
                     self._by_id[session.id] = session
 
-        opened = False
         try:
             if leaving is not None:
                 await self._end(leaving)
-            with session.in_use():
-                await self._app(scope, receive, _watched(send, begun))
-            opened = session.id is not None
+            token = _opening.set(session)
+            try:
+                with session.in_use():
+                    await self._app(scope, receive, _watched(send, begun))
+            finally:
+                _opening.reset(token)
         finally:
-            if not opened:
+            if session.id is None or session.refused:
                 self._forget(session)
+        if session.id is not None and session.refused:
+            await self._end(session)
 
     async def _use(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
         def begun(status: int, _: dict[bytes, bytes]) -> None:
@@ -114,7 +123,8 @@ class Sessions:
             if ended or status == HTTPStatus.NOT_FOUND:
                 self._forget(session)
 
-        with session.in_use():
+        # The SDK raises it when the session ends while it handles a notification that is answered.
+        with session.in_use(), suppress(SessionEnded):
             await self._app(scope, receive, _watched(send, begun))
 
     def _make_room(self, newcomer: _Client) -> _Session | None:
@@ -125,9 +135,11 @@ class Sessions:
             return None
         least = len(newcomer.sessions) + 2
         richer = [c for c in self._clients.values() if c.left and len(c.sessions) >= least]
-        if not richer:
+        giver = max(richer, key=lambda client: len(client.sessions), default=newcomer)
+        if not giver.left:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "Too many sessions are open.")
-        session = next(iter(max(richer, key=lambda client: len(client.sessions)).left))
+        _log.info("a session that was left makes room for another one")
+        session = next(iter(giver.left))
         self._forget(session)
         return session
 
@@ -150,7 +162,6 @@ class Sessions:
     async def _end(self, session: _Session) -> None:
         """End a session of the SDK by the request with which its client would."""
         assert session.id is not None
-        _log.info("ended the session that a client had left, to make room for another client's")
         scope: Scope = {
             "type": "http",
             "http_version": "1.1",
@@ -186,12 +197,14 @@ class _Session:
         client: Whose it is.
         user: What the SDK knows its client by.
         id: Its name on the wire, once it is opened.
+        refused: Whether its handshake was refused.
     """
 
     def __init__(self, client: _Client, user: Any) -> None:
         self.client = client
         self.user = user
         self.id: bytes | None = None
+        self.refused = False
         self._requests = 0
 
     @contextmanager
@@ -205,6 +218,23 @@ class _Session:
             self._requests -= 1
             if not self._requests and self in self.client.sessions:
                 self.client.left[self] = trio.current_time()
+
+
+# The SDK answers 200 to a handshake that it refuses, and hands this on to the task that handles it.
+_opening: ContextVar[_Session | None] = ContextVar("the session that a request opens", default=None)
+
+
+async def watch_handshake(
+    ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> HandlerResult:
+    """Tell a session whether its handshake was refused, as a stage of the server's middleware."""
+    session = _opening.get() if ctx.method == "initialize" else None
+    if session is None:
+        return await call_next(ctx)
+    session.refused = True
+    result = await call_next(ctx)
+    session.refused = False
+    return result
 
 
 def _watched(send: Send, begun: Callable[[int, dict[bytes, bytes]], None]) -> Send:
