@@ -75,6 +75,13 @@ async def test_handshakes_that_are_refused_leave_no_session():
         assert await statuses(address, [kept]) == [200]
 
 
+async def test_a_handshake_that_the_sdk_would_keep_for_the_session_has_a_bound():
+    params = {**INITIALIZE["params"], "capabilities": {"experimental": {"x": {"y": "z" * 140_000}}}}
+    async with http_server() as address:
+        answer = await exchange(address, post({**INITIALIZE, "params": params}))
+        assert (answer.status, answer.body[:9]) == (413, b"A request")
+
+
 async def test_a_session_that_is_left_keeps_no_request():
     async with http_server() as address:
 

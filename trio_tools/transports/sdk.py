@@ -60,12 +60,13 @@ async def let_go_of_request(
     """Empty a request when it is handled, as the outermost stage of a server's middleware.
 
     The SDK's loop over a session's messages keeps the latest one, body and all, until the next one
-    comes or the session ends: up to half an hour for a session that its client has left.
+    comes or the session ends: up to half an hour for a session that its client has left. It reads
+    a handshake again behind this.
     """
     try:
         return await call_next(ctx)
     finally:
-        if isinstance(ctx.params, dict):
+        if isinstance(ctx.params, dict) and ctx.method != "initialize":
             ctx.params.clear()
         if ctx.request is not None:
             cast("dict[str, Any]", vars(ctx.request)).pop(

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nursery_patterns import request_context
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
 from trio_tools.transports.http.connections import KNOWN
+from trio_tools.transports.http.sessions import BODY_BYTES
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
@@ -103,6 +104,7 @@ class AsgiGuard:
         with self._weighing() as weigh:
             body = await self._read_body(receive, weigh)
             if body is not None:
+                scope[BODY_BYTES] = len(body)
                 await self._pass(scope, _replay(body, receive), send, client)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:

@@ -28,6 +28,12 @@ from trio_tools.transports.sdk import SessionEnded
 IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""
 
+MAX_HANDSHAKE_BYTES: Final = 2**17
+"""Longest body of a request that opens a session: the SDK keeps it for as long as the session."""
+
+BODY_BYTES: Final = "trio_tools.body_bytes"
+"""Key of the ASGI scope: the length of the body, which has been read."""
+
 END_SECONDS: Final = 1.0
 """How long it may take to end a session. No peer is waited for."""
 
@@ -71,7 +77,7 @@ class Sessions:
         """Serve one request, as ASGI.
 
         Raises:
-            Denied: It would open a session, for which there is no room.
+            Denied: It would open a session, for which there is no room or its body is too long.
         """
         # Of several fields of a name the first one counts, as for the SDK.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
@@ -83,6 +89,9 @@ class Sessions:
         name = request.client_id if request else ANONYMOUS
         client = self._clients.setdefault(name, _Client())
         if session_id is None:
+            if scope.get(BODY_BYTES, 0) > MAX_HANDSHAKE_BYTES:
+                reason = f"A request without a session is longer than {MAX_HANDSHAKE_BYTES} bytes."
+                raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
             await self._open(client, scope, receive, send)
             return
         session = self._by_id.get(session_id)
