@@ -26,13 +26,13 @@ async def test_each_call_has_a_record_with_its_figures(era, records, autojump_cl
         await client.call_tool("nap_many", {"items": [1, 5], "timeout_seconds": 3})
     _, done, cut = records()
     assert done.getMessage() == "work succeeded"
+    assert done.fields.pop("bytes") >= 20
     assert done.fields == {
         "tool": "work",
         "outcome": "succeeded",
         "client": "anonymous",
         "peer": "-",
         "items": 0,
-        "bytes": 20,
         "waited": 0.0,
         "elapsed": 2.0,
     }
