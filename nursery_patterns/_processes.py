@@ -40,7 +40,7 @@ _log = logging.getLogger("nursery_patterns.processes")
 _IDLE = 600.0
 
 # Seconds that idle workers get to leave when the run ends, before they are killed.
-_GRACE = 1.0
+_GRACE = 0.3
 
 # An interpreter with its modules needs tens of megabytes before it runs anything.
 _LEAST_MEMORY = 64 * 2**20

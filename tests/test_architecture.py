@@ -58,7 +58,6 @@ OUTSIDERS = {
     "httpx2": ("trio_tools.upstream.http",),
     "jsonschema": ("trio_tools.upstream.catalog",),
     "referencing": ("trio_tools.upstream.catalog",),
-    "anyio": ("trio_tools.transports.sdk",),
     "h11": ("trio_tools.transports.http.http11",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),

@@ -8,6 +8,7 @@ import time
 import trio
 from mcp.server.mcpserver import Context
 
+from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports import serve_http, serve_stdio
@@ -19,7 +20,9 @@ async def rest(seconds: float) -> float:
     return seconds
 
 
-server = create_server(Settings(), operations=[rest])
+server = create_server(
+    Settings(), operations=[rest, Operation(name="absolute", fn=abs, runs="process")]
+)
 stuck = threading.Event()
 
 

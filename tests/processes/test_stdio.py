@@ -1,6 +1,7 @@
 """stdio with a real process: what it survives, how it ends, what it leaves behind."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.processes.running import environment, stdio_process
+from tests.processes.running import descendants, environment, stdio_process
 from tests.server.kit import values_of
 from tests.transports.lines import INITIALIZE, LineClient, call, request
 
@@ -241,3 +242,15 @@ async def test_a_second_server_on_the_same_descriptors_is_refused():
     )
     assert b"already serve another server" in process.stderr
     assert process.stdout == b"fd 1 is back\n"
+
+
+async def test_a_worker_that_hangs_does_not_keep_the_process():
+    async with stdio_process() as server:
+        await server.client.write(call(1, "batch_process", operation="absolute", items=[-1]))
+        assert not (await server.client.read())["result"]["isError"]
+        workers = descendants(server.process.pid)
+        assert workers
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        server.kill()
+        await server.ended()

@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from pydantic import ValidationError
@@ -30,6 +30,9 @@ from trio_tools.command_line.upstreams import add_host_files, upstreams
 from trio_tools.settings import Settings
 from trio_tools.settings.logs import configure_logging, configure_server_logging
 from trio_tools.version import __version__
+
+if TYPE_CHECKING:
+    from trio_tools.transports.shutdown import Watchdog
 
 _Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
 
@@ -46,6 +49,9 @@ _COMMANDS: dict[str, _Command] = {
 }
 _USAGE_ERROR = 2
 
+# How long what belongs to the run may take to end behind the server.
+_LEAVE_SECONDS = 0.4
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
@@ -61,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet = options.command != "serve" and options.log_level is None
         configure = configure_server_logging if options.command == "serve" else configure_logging
         configure(settings.log_format, "error" if quiet else settings.log_level)
-        status = _run(partial(_COMMANDS[options.command], options, settings, rest))
+        command = partial(_COMMANDS[options.command], options, settings, rest)
+        status = _run(_ending_in_time(command) if options.command == "serve" else command)
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +77,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
     return status
+
+
+def _ending_in_time(serve: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+    """Serve, and end the process if what belongs to the run takes long to end behind that.
+
+    The stop of the server has a watchdog of its own. What comes behind it are the worker processes,
+    one of which may hang.
+    """
+    from trio_tools.transports.shutdown import Watchdog  # noqa: PLC0415 - of `serve` alone
+
+    watchdog = Watchdog(_LEAVE_SECONDS)
+
+    async def served() -> int:
+        try:
+            return await serve()
+        finally:
+            trio.lowlevel.add_instrument(_CallOff(watchdog))
+            watchdog.arm()
+
+    return served
+
+
+class _CallOff(trio.abc.Instrument):
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def after_run(self) -> None:
+        self._watchdog.call_off()
 
 
 def _run(command: Callable[[], Awaitable[int]]) -> int:

@@ -2,12 +2,14 @@
 
 Everything that accepts, frames, authenticates or ends a connection belongs here.
 
-    shutdown   one way to stop, whatever asks for it
-    requests   every request that is being handled, in either era of the protocol
-    sdk        what is used of the SDK beyond its public names
-    stdio      one client on standard input and output
-    http       many clients over Streamable HTTP
-    memory     connect_in_process: a client without a connection
+    shutdown      one way to stop, whatever asks for it
+    json_weight   what a message weighs, before it is parsed
+    memory_trim   memory of large requests, given back
+    requests      every request that is being handled, in either era of the protocol
+    sdk           what is used of the SDK beyond its public names
+    stdio         one client on standard input and output
+    http          many clients over Streamable HTTP
+    memory        connect_in_process: a client without a connection
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import trio
-from anyio import ClosedResourceError as SessionEnded  # noqa: TID251 - what the SDK raises
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
@@ -21,7 +20,6 @@ from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 
 __all__ = [
-    "SessionEnded",
     "let_go_of_request",
     "protocol_server",
     "quiet_ends_of_sessions",
@@ -57,21 +55,18 @@ _SESSIONS: Final = "mcp.server.streamable_http"
 async def let_go_of_request(
     ctx: ServerRequestContext[Any, Any], call_next: CallNext
 ) -> HandlerResult:
-    """Empty a request when it is handled, as the outermost stage of a server's middleware.
+    """Empty a request as soon as it is not needed, as the outermost stage of a server's middleware.
 
-    The SDK's loop over a session's messages keeps the latest one, body and all, until the next one
-    comes or the session ends: up to half an hour for a session that its client has left. It reads
-    a handshake again behind this.
+    The body was parsed, and goes at once. The SDK's loop over a session's messages keeps the latest
+    one until the next one comes or the session ends: up to half an hour for a session that its
+    client has left. It reads a handshake again behind this.
     """
+    getattr(ctx.request, "__dict__", {}).pop("_body", None)  # where Starlette caches it
     try:
         return await call_next(ctx)
     finally:
         if isinstance(ctx.params, dict) and ctx.method != "initialize":
             ctx.params.clear()
-        if ctx.request is not None:
-            cast("dict[str, Any]", vars(ctx.request)).pop(
-                "_body", None
-            )  # where Starlette caches it
 
 
 @contextmanager
@@ -90,7 +85,11 @@ def quiet_ends_of_sessions() -> Generator[None]:
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", error)
-        return group.split(SessionEnded)[1] is not None
-    return not isinstance(error, SessionEnded)
+    return error is None or not _says_that_the_session_ended(error)
+
+
+def _says_that_the_session_ended(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(map(_says_that_the_session_ended, group.exceptions))
+    return type(error).__name__ == "ClosedResourceError"  # of the SDK's channels

@@ -6,6 +6,7 @@ protocol hand on to the tools.
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,12 +22,13 @@ from nursery_patterns import request_context
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.sessions import BODY_BYTES
+from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
 
-MAX_BODIES_BYTES: Final = 256 * 2**20
-"""What the bodies of all requests under way may weigh, in bytes; further ones are refused."""
+MAX_BODIES_BYTES: Final = 128 * 2**20
+"""What all requests under way may weigh, parsed, in bytes; further ones are refused."""
 
 _TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -42,6 +44,7 @@ class AsgiGuard:
         max_body_bytes: Most bytes of one request body.
         overloaded: Whether new calls would be refused for lack of room.
         metrics: The text of `/metrics` and its content type.
+        done: Called with the weight of the body of each request that is done, in bytes.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class AsgiGuard:
         max_body_bytes: int,
         overloaded: Callable[[], bool],
         metrics: Callable[[], tuple[bytes, str]],
+        done: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._doorkeeper = doorkeeper
         self._max_body_bytes = max_body_bytes
         self._overloaded = overloaded
         self._metrics = metrics
+        self._done = done
         # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
         # long as it takes to refuse the piece that made it so.
         self._bodies = 0
@@ -103,9 +108,16 @@ class AsgiGuard:
         self._check_length(scope)
         with self._weighing() as weigh:
             body = await self._read_body(receive, weigh)
-            if body is not None:
-                scope[BODY_BYTES] = len(body)
-                await self._pass(scope, _replay(body, receive), send, client)
+            if body is None:
+                return
+            parsed = parsed_weight(body)
+            if parsed is None:
+                raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_MANY)
+            weigh(parsed)
+            scope[BODY_BYTES] = len(body)
+            receive = _replay(body, receive)
+            del body  # the request's own copy is enough
+            await self._pass(scope, receive, send, client)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         if client != ANONYMOUS:
@@ -147,16 +159,14 @@ class AsgiGuard:
         )
 
     @contextmanager
-    def _weighing(self) -> Generator[Callable[[bytes], None]]:
-        """Count the pieces of one body, and refuse what is too much, until the block is left."""
+    def _weighing(self) -> Generator[Callable[[int], None]]:
+        """Count the weight of one body, and refuse what is too much, until the block is left."""
         weight = 0
 
-        def weigh(piece: bytes) -> None:
+        def weigh(more: int) -> None:
             nonlocal weight
-            weight += len(piece)
-            self._bodies += len(piece)
-            if weight > self._max_body_bytes:
-                raise self._too_long()
+            weight += more
+            self._bodies += more
             if self._bodies > MAX_BODIES_BYTES:
                 raise Denied(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -168,8 +178,9 @@ class AsgiGuard:
             yield weigh
         finally:
             self._bodies -= weight
+            self._done(weight)
 
-    async def _read_body(self, receive: Receive, weigh: Callable[[bytes], None]) -> bytes | None:
+    async def _read_body(self, receive: Receive, weigh: Callable[[int], None]) -> bytes | None:
         """Return the whole body, or None if the client left before its end."""
         body = bytearray()
         with trio.move_on_after(BODY_SECONDS):
@@ -178,10 +189,12 @@ class AsgiGuard:
                 if message["type"] == "http.disconnect":
                     return None
                 piece = message.get("body", b"")
-                weigh(piece)
+                weigh(len(piece))
                 body += piece
+                if len(body) > self._max_body_bytes:
+                    raise self._too_long()
                 if not message.get("more_body"):
-                    return bytes(body)
+                    return bytes(body).removeprefix(codecs.BOM_UTF8)
         raise Denied(
             HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
         )

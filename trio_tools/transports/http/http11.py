@@ -96,7 +96,9 @@ class HttpConnection:
         try:
             await self._app(self._scope_of(request), exchange.receive, exchange.send)
         except* Exception:  # noqa: BLE001 - also beside a cancel, which goes on
-            _log.exception("a request failed")
+            # The SDK goes on behind the answer to a notification; if the session ended, it fails.
+            level = logging.DEBUG if exchange.complete else logging.ERROR
+            _log.log(level, "a request failed", exc_info=True)
         finally:
             self.idle_since = trio.current_time()
         if not exchange.begun:

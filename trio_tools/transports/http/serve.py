@@ -20,6 +20,7 @@ from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.metrics import Metrics
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
+from trio_tools.transports.memory_trim import MemoryTrim
 from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
 from trio_tools.transports.sdk import let_go_of_request, quiet_ends_of_sessions
 from trio_tools.transports.shutdown import (
@@ -116,7 +117,10 @@ async def serve_http(
                 address = _address(listeners[0], http, tls)
                 _log.info("serving MCP at %s", address)
                 task_status.started(address)
-                await house.connections.serve(listeners)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(house.memory_trim.run)
+                    await house.connections.serve(listeners)
+                    nursery.cancel_scope.cancel(reason="nothing is served any more")
 
         await run_until_stopped(
             engine, stop, partial(house.wind_down, grace_seconds), grace_seconds=grace_seconds
@@ -151,6 +155,7 @@ class _HttpServer:
         )
         state = self._tool_server.state if self._tool_server else None
         self._metrics = Metrics(state, connections=lambda: len(self.connections))
+        self.memory_trim = MemoryTrim()
         # What Starlette adds for one route is a twentieth of a call.
         routes = {
             settings.path: Sessions(
@@ -163,6 +168,7 @@ class _HttpServer:
             max_body_bytes=settings.max_body_bytes,
             overloaded=self._overloaded,
             metrics=self._metrics.text,
+            done=self.memory_trim.add,
         )
         self.connections = Connections(
             self._gate,

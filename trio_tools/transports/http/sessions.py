@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, Final
@@ -23,7 +23,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import current_request
 from trio_tools.transports.http.authentication import ANONYMOUS, Denied
-from trio_tools.transports.sdk import SessionEnded
 
 IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""
@@ -132,8 +131,7 @@ class Sessions:
             if ended or status == HTTPStatus.NOT_FOUND:
                 self._forget(session)
 
-        # The SDK raises it when the session ends while it handles a notification that is answered.
-        with session.in_use(), suppress(SessionEnded):
+        with session.in_use():
             await self._app(scope, receive, _watched(send, begun))
 
     def _make_room(self, newcomer: _Client) -> _Session | None:

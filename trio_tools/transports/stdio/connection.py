@@ -6,6 +6,7 @@ depend on any tool, and memory does not depend on the client.
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class StdioConnection:
         reading: Where the client's lines come from.
         writing: Where ours go.
         stop: Asked for at the end of input, and when the client closes our output.
+        done: Called with the weight of each request that is done, in bytes.
     """
 
     def __init__(
@@ -61,13 +63,17 @@ class StdioConnection:
         reading: trio.abc.ReceiveStream,
         writing: trio.abc.SendStream,
         stop: Callable[[str], None],
+        done: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._reading = reading
         self._writing = writing
         self._stop = stop
+        self._done = done
         self._intake = trio.CancelScope()
         # Set once the server stops: what is asked from then on is refused.
         self.closing = False
+        # Nothing was read yet: a byte order mark may come, and is skipped.
+        self._first = True
         # Refusals for which the outbox had no room. The reader must not wait for that: what it
         # reads next may be a cancel. The writer, which is at work while the outbox is full, takes
         # them along.
@@ -123,6 +129,9 @@ class StdioConnection:
             await self._settled.park()
 
     async def _take(self, line: bytes | None) -> None:
+        if line is not None and self._first:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        self._first = False
         message = TOO_LONG if line is None else decode(line)
         if isinstance(message, JSONRPCRequest):
             message = self._refuse_request(message) or message
@@ -173,6 +182,7 @@ class StdioConnection:
 
     def _lighten(self, weight: int) -> None:
         self._load -= weight
+        self._done(weight)
         self._settled.unpark_all()
 
     async def _settle_cancelled(self, request_id: RequestId) -> None:

@@ -28,7 +28,9 @@ from mcp_types import (
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-MAX_LINE_BYTES: Final = 64 * 2**20
+from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
+
+MAX_LINE_BYTES: Final = 32 * 2**20
 """Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
 
 _MAX_SECOND_LOOK_BYTES: Final = 2**20
@@ -112,6 +114,9 @@ TOO_LONG: Final = Refusal(
 )
 
 
+TOO_HEAVY: Final = Refusal(INVALID_REQUEST, TOO_MANY)
+
+
 def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     """Read one line as a JSON-RPC message.
 
@@ -123,6 +128,8 @@ def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     """
     if not line or line.isspace():
         return None
+    if parsed_weight(line) is None:
+        return TOO_HEAVY
     try:
         content: Any = from_json(line, allow_inf_nan=False)
     except ValueError as error:
@@ -133,9 +140,8 @@ def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     fields = cast("dict[str, Any]", content)
     if "method" in fields:
         return _call(fields)
-    if _REPLIES & fields.keys():
-        return _reply(fields)
-    return Refusal(INVALID_REQUEST, "The object has no method: it is no JSON-RPC message.")
+    no_message = Refusal(INVALID_REQUEST, "The object has no method: it is no JSON-RPC message.")
+    return _reply(fields) if _REPLIES & fields.keys() else no_message
 
 
 def encode(message: JSONRPCMessage) -> bytes:

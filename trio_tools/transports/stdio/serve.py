@@ -17,6 +17,7 @@ from mcp.server.mcpserver import MCPServer
 from nursery_patterns import request_context
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
+from trio_tools.transports.memory_trim import MemoryTrim
 from trio_tools.transports.requests import RunningCalls, middleware
 from trio_tools.transports.sdk import serve_protocol
 from trio_tools.transports.shutdown import (
@@ -116,14 +117,18 @@ async def serve_streams(
             if handle_signals
             else Stop()
         )
-        link = StdioConnection(reading, writing, stop)
+        memory_trim = MemoryTrim()
+        link = StdioConnection(reading, writing, stop, memory_trim.add)
 
         async def engine() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.write)
                 nursery.start_soon(link.read)
                 task_status.started()
-                await serve_protocol(server, link.inlet, link.outlet)
+                async with trio.open_nursery() as meanwhile:
+                    meanwhile.start_soon(memory_trim.run)
+                    await serve_protocol(server, link.inlet, link.outlet)
+                    meanwhile.cancel_scope.cancel(reason="nothing is served any more")
                 link.end_input()
 
         async def wind_down() -> None:
