@@ -51,8 +51,9 @@ class Server:
 
 
 def descendants(pid):
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    direct = [int(child) for child in children.read_text().split()] if children.exists() else []
+    # A child belongs to the thread that started it.
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    direct = [int(child) for each in children for child in each.read_text().split()]
     return direct + [below for child in direct for below in descendants(child)]
 
 
