@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import trio
 
-from tests.processes.running import descendants, environment, stdio_process
+from tests.processes.running import environment, stdio_process
 from tests.server.kit import values_of
 from tests.transports.lines import INITIALIZE, LineClient, call, request
 
@@ -249,8 +248,7 @@ async def test_a_worker_that_hangs_does_not_keep_the_process():
     async with stdio_process() as server:
         await server.client.write(call(1, "batch_process", operation="absolute", items=[-1]))
         assert not (await server.client.read())["result"]["isError"]
-        children = descendants(server.process.pid)
-        workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+        workers = server.workers()
         assert workers
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
