@@ -122,7 +122,7 @@ class Batch(Generic[ItemT, ValueT]):
             fail_fast=on_error == "cancel",
             name=self.name,
         )
-        self._engine.observe(*(told for told in (journal, observer) if told is not None))
+        self._engine.observe(*(told for told in (journal, observer, limiter) if told is not None))
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0

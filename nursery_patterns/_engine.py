@@ -19,7 +19,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import trio
 
 from nursery_patterns._item_states import ItemStates
-from nursery_patterns._observer import AnyObserver, hook
+from nursery_patterns._observer import hook
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Outcome, Status, make_outcome
 from nursery_patterns._pull_turn import PullTurn
@@ -85,7 +85,7 @@ class Engine(Generic[ItemT, ValueT]):
         self.fail_fast = fail_fast
         self.name = name
         self.raised: list[Exception] = []  # errors of outcomes that left a worker too
-        self._observers: tuple[AnyObserver, ...] = ()
+        self._observers: tuple[object, ...] = ()
         self.observe()
 
     @property
@@ -99,7 +99,7 @@ class Engine(Generic[ItemT, ValueT]):
         # A cancel scope per item costs nearly as much as all the rest: only who asks pays for it.
         self.call = self.fn if seconds is None else _in_time(self.fn, seconds)
 
-    def observe(self, *observers: AnyObserver) -> None:
+    def observe(self, *observers: object) -> None:
         """Tell these too what happens, after those that are told already."""
         self._observers += observers
         self.on_started = hook(self._observers, "started")
@@ -144,7 +144,7 @@ class _Run(Generic[ItemT, ValueT]):
         self, engine: Engine[ItemT, ValueT], queue: OutcomeQueue[ItemT, ValueT] | None
     ) -> None:
         self._engine = engine
-        self._states = states = engine.states
+        self._states = engine.states
         self._source = engine.states.source
         self._queue = queue
         self._limiters = SlotLimiters(
@@ -154,8 +154,9 @@ class _Run(Generic[ItemT, ValueT]):
         )
         self._turn = PullTurn()
         self._until_exhausted = trio.CancelScope()
-        # Whether nothing but the source and the slot decides when an item starts.
-        self._unpaced = engine.bucket is None and engine.ready is None and not states.restored
+        self._unchecked_until = -math.inf  # no worker looks at the deadline before
+        # Whether a worker may take its next item itself: there is nothing to wait for but a slot.
+        self._immediate = self._is_immediate()
 
     async def dispatch(self, nursery: trio.Nursery) -> None:
         """Start a worker for each token of the batch's limiter, until the source is exhausted."""
@@ -164,6 +165,7 @@ class _Run(Generic[ItemT, ValueT]):
                 if self._queue is not None:
                     await self._queue.wait_for_fresh()
                 await self._turn.wait_until_free()
+                await trio.lowlevel.checkpoint()  # workers come first, and may find the end
                 slot = Slot(self._limiters)
                 await slot.acquire_batch_token()
                 if self._source.exhausted or self._turn.taken:
@@ -173,21 +175,19 @@ class _Run(Generic[ItemT, ValueT]):
         if self._queue is not None:
             self._queue.end()
 
-    async def _work(self, slot: Slot) -> None:  # noqa: C901, PLR0912, PLR0915
+    async def _work(self, slot: Slot) -> None:  # noqa: C901, PLR0912
         """Run items one after the other, while there are items and the slot may be kept."""
         engine, queue = self._engine, self._queue
         now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
         with slot:
             turns = 0
             ended = now()
-            checked = -math.inf  # when the deadline was looked at
             while True:
                 # Nothing starts after a failure or a cancel. An item may have ended without having
                 # noticed it, under a shield or because it does not wait.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                if ended - checked > _DEADLINE_UNCHECKED:
-                    checked = ended
-                    await _checkpoint_if_expired()
+                if ended > self._unchecked_until:
+                    await self._checkpoint_if_expired(ended)
                 entry = self._next_nowait(slot)
                 if entry is None:
                     entry = await self._next(slot)
@@ -235,16 +235,23 @@ class _Run(Generic[ItemT, ValueT]):
 
     def _next_nowait(self, slot: Slot) -> tuple[int, ItemT] | None:
         """Start the next item, unless anything has to be waited for."""
-        source = self._source
-        if self._turn.taken or not self._unpaced or not source.ready or source.exhausted:
+        if not self._immediate or self._turn.taken:
             return None
+        if self._engine.shared_limiter is not None and self._source.exhausted:
+            return None  # without a token taken in vain
         if not slot.try_keep():
             return None
-        entry = source.pull_nowait()
+        entry = self._source.pull_nowait()
         if entry is not None:
+            bucket = self._engine.bucket
+            if bucket is not None and not _has_taken(bucket):
+                self._source.put_back(entry)
+                return None
             if self._queue is not None:
                 self._queue.expect(entry[0])
-            self._begin(entry)
+            if self._engine.on_started is not None:
+                self._tell_started(entry)
+            self._states.started(*entry)
         return entry
 
     async def _next(self, slot: Slot) -> tuple[int, ItemT] | None:
@@ -261,10 +268,13 @@ class _Run(Generic[ItemT, ValueT]):
             if queue is not None:
                 await queue.wait_for_fresh()
             await slot.acquire_batch_token()
-            with slot.lent():
+            slot.lend()
+            try:
                 if engine.ready is not None:
                     await engine.ready()
                 entry = await self._pull()
+            finally:
+                slot.end_loan()
             if entry is None:
                 return None
             self._states.pulled(*entry)
@@ -273,8 +283,13 @@ class _Run(Generic[ItemT, ValueT]):
             if engine.bucket is not None:
                 await self._take_from(engine.bucket, slot, entry)
             await self._acquire(slot, entry)
-            await _checkpoint_if_expired()
-            self._begin(entry)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            now = trio.current_time()
+            if now > self._unchecked_until:
+                await self._checkpoint_if_expired(now)
+            if engine.on_started is not None:
+                self._tell_started(entry)
+            self._states.started(*entry)
             return entry
 
     async def _pull(self) -> tuple[int, ItemT] | None:
@@ -284,16 +299,14 @@ class _Run(Generic[ItemT, ValueT]):
             return await self._source.pull()
         while (entry := await self._source.pull()) is not None and states.skip(*entry):
             if not states.restored:
-                self._unpaced = self._engine.bucket is None and self._engine.ready is None
+                self._immediate = self._is_immediate()
             elif len(states.restored) % _SKIPS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         return entry
 
     async def _take_from(self, bucket: TokenBucket, slot: Slot, entry: tuple[int, ItemT]) -> None:
         """Take a token of the bucket. While it has to be waited for, no slot is held."""
-        try:
-            bucket.acquire_nowait()
-        except trio.WouldBlock:
+        if not _has_taken(bucket):
             slot.release()
             self._tell_waiting(entry, "bucket")
             await bucket.acquire()
@@ -303,18 +316,25 @@ class _Run(Generic[ItemT, ValueT]):
             self._tell_waiting(entry, "limiter")
             await slot.acquire()
 
+    async def _checkpoint_if_expired(self, now: float) -> None:
+        """Raise `Cancelled` if a deadline has passed that trio had no turn to see yet."""
+        self._unchecked_until = now + _DEADLINE_UNCHECKED
+        if trio.current_effective_deadline() <= now:
+            await trio.lowlevel.checkpoint()
+
     def _tell_waiting(self, entry: tuple[int, ItemT], reason: str) -> None:
         if self._engine.on_waiting is not None:
             self._engine.on_waiting(*entry, reason=reason)
 
-    def _begin(self, entry: tuple[int, ItemT]) -> None:
-        """Note that the item starts now."""
+    def _tell_started(self, entry: tuple[int, ItemT]) -> None:
+        self._states.pulled(*entry)  # where it stays if this raises, which keeps it from starting
         if self._engine.on_started is not None:
-            self._states.pulled(
-                *entry
-            )  # where it stays if this raises, which keeps it from starting
             self._engine.on_started(*entry)
-        self._states.started(*entry)
+
+    def _is_immediate(self) -> bool:
+        if self._states.restored or self._engine.ready is not None:
+            return False
+        return self._source.immediate
 
     def _conclude(self, outcome: Outcome[ItemT, ValueT]) -> None:
         """Record the outcome and offer it. Without an await, so nothing is ever lost here."""
@@ -333,10 +353,13 @@ def _failure(index: int, item: ItemT, error: Exception, elapsed: float) -> Outco
     return make_outcome(index, item, _FAILED, None, error, elapsed)
 
 
-async def _checkpoint_if_expired() -> None:
-    """Raise `Cancelled` if a deadline has passed that trio had no turn to see yet."""
-    if trio.current_effective_deadline() <= trio.current_time():
-        await trio.lowlevel.checkpoint()
+def _has_taken(bucket: TokenBucket) -> bool:
+    """Take a token of the bucket if it is there."""
+    try:
+        bucket.acquire_nowait()
+    except trio.WouldBlock:
+        return False
+    return True
 
 
 def _in_time(

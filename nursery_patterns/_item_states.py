@@ -36,14 +36,13 @@ class ItemStates(Generic[ItemT, ValueT]):
         self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
         self.retain: bool = True
         self._cut: set[int] = set()  # started once, and not since
-        self._succeeded = 0
-        self._failed = 0
-        self._timed_out = 0
         for outcome in restored:
             self.outcomes[outcome.index] = outcome
         self.restored = set(self.outcomes)
-        for outcome in self.outcomes.values():
-            self._count(outcome)
+        statuses = [outcome.status for outcome in self.outcomes.values()]
+        self._succeeded = statuses.count(Status.SUCCEEDED)
+        self._failed = statuses.count(Status.FAILED)
+        self._timed_out = statuses.count(Status.TIMED_OUT)
 
     def skip(self, index: int, item: ItemT) -> bool:
         """Whether an item that left the source has an outcome from an earlier process."""
@@ -69,7 +68,12 @@ class ItemStates(Generic[ItemT, ValueT]):
         """Note the outcome of a running item. It is safe from here on."""
         if self.retain:
             self.outcomes[outcome.index] = outcome
-        self._count(outcome)
+        if outcome.error is None:
+            self._succeeded += 1
+        elif outcome.status is Status.FAILED:
+            self._failed += 1
+        else:
+            self._timed_out += 1
         del self.running[outcome.index]
 
     def begin(self, *, retain: bool) -> None:
@@ -120,14 +124,6 @@ class ItemStates(Generic[ItemT, ValueT]):
             counts=self.counts(active=active),
             elapsed=elapsed,
         )
-
-    def _count(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        if outcome.error is None:
-            self._succeeded += 1
-        elif outcome.status is Status.FAILED:
-            self._failed += 1
-        else:
-            self._timed_out += 1
 
     def _give_item(self, index: int, item: ItemT) -> None:
         """Put the item into a restored outcome, which may have come without it."""

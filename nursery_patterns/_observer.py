@@ -89,9 +89,6 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
         """
 
 
-AnyObserver = Observer[Any, Any]
-
-
 def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
     """Return one function that calls the method `name` of each observer that has its own."""
     calls = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
 
 # An item that released its slot is a task with its memory, about 10 kB; this number bounds them.
 _MAX_RELEASED = 1_000
@@ -90,10 +90,14 @@ class Slot:
         self._limiters.released.discard(self)
 
     async def acquire_batch_token(self) -> None:
-        """Wait for the token of the batch's limiter. No checkpoint if it is held."""
-        if not self._has_batch_token:
+        """Wait for the token of the batch's limiter. No checkpoint if it is held or there."""
+        if self._has_batch_token:
+            return
+        try:
+            self._batch_limiter.acquire_on_behalf_of_nowait(self)
+        except trio.WouldBlock:
             await self._batch_limiter.acquire_on_behalf_of(self)
-            self._has_batch_token = True
+        self._has_batch_token = True
 
     async def acquire(self) -> None:
         """Wait for each token that is not held yet."""
@@ -123,9 +127,12 @@ class Slot:
         It is if no limit was lowered and no item waits to acquire its slot again. Besides those
         only the batch's own dispatcher waits for that limiter.
         """
-        if not self._has_batch_token or self._is_over_limit():
-            return False
-        return self.fresh or not self._limiters.reacquiring
+        limiter = self._batch_limiter
+        return (
+            self._has_batch_token
+            and limiter.borrowed_tokens <= limiter.total_tokens
+            and (self.fresh or not self._limiters.reacquiring)
+        )
 
     def try_keep(self) -> bool:
         """Keep the slot for another item if that is fair; return whether it is held.
@@ -139,17 +146,16 @@ class Slot:
         self.release_shared_token()
         return self.acquire_nowait()
 
-    @contextmanager
-    def lent(self) -> Generator[None]:
+    def lend(self) -> None:
         """Let an item that acquires its slot again take the token, while an item is waited for."""
         self.release_shared_token()
         if self._limiters.reacquiring:
             self.release()
         self._limiters.lent = self
-        try:
-            yield
-        finally:
-            self._limiters.lent = None
+
+    def end_loan(self) -> None:
+        """Keep the token, if it was not taken meanwhile."""
+        self._limiters.lent = None
 
     def _is_over_limit(self) -> bool:
         return self._batch_limiter.borrowed_tokens > self._batch_limiter.total_tokens

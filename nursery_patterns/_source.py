@@ -12,6 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Si
 from itertools import islice
 from typing import Generic, TypeVar
 
+import trio
+
 from nursery_patterns._arguments import name_of
 
 ItemT = TypeVar("ItemT")
@@ -28,6 +30,10 @@ class Source(Generic[ItemT]):
         # Exactly one of the two is there.
         self._iterator: Iterator[ItemT] | None = None
         self._async_iterator: AsyncIterator[ItemT] | None = None
+        # A channel gives what is in it without waiting, which an async iterator cannot.
+        self._channel: trio.MemoryReceiveChannel[ItemT] | None = None
+        if isinstance(items, trio.MemoryReceiveChannel):
+            self._channel = items
         if isinstance(items, AsyncIterable) and not isinstance(items, Iterable):
             self._async_iterator = aiter(items)
         else:
@@ -43,9 +49,9 @@ class Source(Generic[ItemT]):
         self.pulled: int = 0
 
     @property
-    def ready(self) -> bool:
-        """Whether `pull_nowait` may be used: nothing has to be waited for."""
-        return self._iterator is not None or bool(self._given_back)
+    def immediate(self) -> bool:
+        """Whether `pull_nowait` may be used: not every item has to be waited for."""
+        return self._iterator is not None or self._channel is not None
 
     @property
     def exhausted(self) -> bool:
@@ -60,7 +66,9 @@ class Source(Generic[ItemT]):
         return self.pulled if self.ended else self._length
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
-        """Take the next item and its index, or None if nothing is left or within reach (`broken`).
+        """Take the next item and its index, or None if there is none that need not be waited for.
+
+        It is None too if nothing is left, or within reach (`broken`).
 
         Raises:
             Exception: Whatever the iterator raises.
@@ -70,6 +78,8 @@ class Source(Generic[ItemT]):
         index = self.pulled
         if self.ended or self.broken is not None or index == self._length:
             return None
+        if self._channel is not None:
+            return self._receive_nowait(self._channel)
         if self._ahead:
             item = self._ahead.popleft()
         else:
@@ -92,6 +102,19 @@ class Source(Generic[ItemT]):
         self.pulled = index + 1
         return index, item
 
+    def _receive_nowait(
+        self, channel: trio.MemoryReceiveChannel[ItemT]
+    ) -> tuple[int, ItemT] | None:
+        try:
+            item = channel.receive_nowait()
+        except trio.WouldBlock:
+            return None
+        except trio.EndOfChannel:
+            self.ended = True
+            return None
+        self.pulled += 1
+        return self.pulled - 1, item
+
     async def pull(self) -> tuple[int, ItemT] | None:
         """Take the next item and its index as soon as there is one, or None at the end.
 
@@ -99,6 +122,10 @@ class Source(Generic[ItemT]):
         """
         if self._async_iterator is None or self._given_back or self.exhausted:
             return self.pull_nowait()
+        if self._channel is not None:
+            entry = self.pull_nowait()
+            if entry is not None or self.ended:
+                return entry
         if self._torn and _is_closed_generator(self._async_iterator):
             self.broken = self._out_of_reach(self._async_iterator)
             return None
@@ -111,6 +138,10 @@ class Source(Generic[ItemT]):
         self._pulling = self._torn = False
         self.pulled += 1
         return self.pulled - 1, item
+
+    def put_back(self, entry: tuple[int, ItemT]) -> None:
+        """Take an item back that was just pulled: it is pulled next."""
+        self._given_back.appendleft(entry)
 
     def resume(self, items: Iterable[tuple[int, ItemT]]) -> None:
         """Begin a run. Items that were pulled but did not end come first, in index order."""

@@ -7,13 +7,13 @@ import asyncio  # noqa: TID251 - one of the contenders
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiometer
 import trio
 
-from nursery_patterns import run_batch, stream_batch
+from nursery_patterns import Batch, TokenBucket, run_batch, stream_batch
 from tests.benchmarks._runner import measure, print_cost
 
 
@@ -116,6 +116,103 @@ def bare_worker_loop(items: int, limit: int) -> None:
     trio.run(main)
 
 
+async def numbers(items: int) -> AsyncIterator[int]:
+    for i in range(items):
+        yield i
+
+
+def async_source_worker_loop(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = [0] * items
+        source = numbers(items)
+        pulling = trio.Lock()  # an async generator gives one item at a time
+
+        async def work() -> None:
+            while True:
+                async with pulling:
+                    i = await anext(source, None)
+                if i is None:
+                    return
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limit):
+                nursery.start_soon(work)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def channel_worker_loop(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = [0] * items
+        send, receive = trio.open_memory_channel[int](limit)
+
+        async def work() -> None:
+            async for i in receive:
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limit):
+                nursery.start_soon(work)
+            async with send:
+                for i in range(items):
+                    await send.send(i)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def bucket_worker_loop(items: int, limit: int) -> None:
+    async def main() -> None:
+        results = [0] * items
+        source = iter(range(items))
+        bucket = TokenBucket(1e9, 1_000_000)
+
+        async def work() -> None:
+            for i in source:
+                await bucket.acquire()
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limit):
+                nursery.start_soon(work)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_async_source(items: int, limit: int) -> None:
+    async def main() -> None:
+        report = await run_batch(item_on_trio, numbers(items), limit=limit)
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_channel(items: int, limit: int) -> None:
+    async def main() -> None:
+        send, receive = trio.open_memory_channel[int](limit)
+        batch = Batch(item_on_trio, receive, limit=limit)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batch.run)
+            async with send:
+                for i in range(items):
+                    await send.send(i)
+        assert sum(batch.report().values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_bucket(items: int, limit: int) -> None:
+    async def main() -> None:
+        bucket = TokenBucket(1e9, 1_000_000)
+        report = await run_batch(item_on_trio, range(items), limit=limit, bucket=bucket)
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
 def task_per_item(items: int, limit: int) -> None:
     async def main() -> None:
         results = [0] * items
@@ -162,6 +259,12 @@ CONTENDERS: dict[str, Callable[[int, int], None]] = {
     "run_batch": ours_run_batch,
     "stream_batch": ours_stream_batch,
     "stream_batch, ordered": ours_stream_batch_ordered,
+    "worker loop over an async generator": async_source_worker_loop,
+    "run_batch over an async generator": ours_async_source,
+    "worker loop over a channel": channel_worker_loop,
+    "run_batch over a channel": ours_channel,
+    "worker loop with a bucket": bucket_worker_loop,
+    "run_batch with a bucket": ours_bucket,
     "asyncio semaphore + gather": asyncio_semaphore_and_gather,
     "trio, a task per item and a limiter": task_per_item,
     "aiometer.run_all on trio": aiometer_run_all,

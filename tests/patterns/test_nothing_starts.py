@@ -51,7 +51,9 @@ async def test_items_that_block_do_not_hide_the_deadline(way, source):
     assert max(started) < 0.05 + 0.001
 
 
-@pytest.mark.parametrize("options", [{}, {"bucket": TokenBucket(1e6, 1_000)}, {"limit": 1}])
+@pytest.mark.parametrize(
+    "options", [dict, lambda: {"bucket": TokenBucket(1e6, 1_000)}, lambda: {"limit": 1}]
+)
 @SOURCES
 async def test_an_item_that_cancels_without_a_checkpoint_is_the_last_one(source, options):
     started = []
@@ -62,7 +64,7 @@ async def test_an_item_that_cancels_without_a_checkpoint_is_the_last_one(source,
             scope.cancel()
 
     with trio.CancelScope() as scope:
-        await Batch(fn, source(1_000), **options).run()
+        await Batch(fn, source(1_000), **options()).run()
     assert started == list(range(8))
 
 
