@@ -18,10 +18,11 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _step_monitor                who blocks the loop
         _single_flight  _hedge       one call for all who ask; a second try when one is late
     L2  _item_states  _admission     the state of each item; a bounded queue before a limiter
-        _processes                   heavy computation
-        _adaptive                    a limiter that finds its capacity
+        _processes  _cluster_job     heavy computation; what runs on a node of a cluster
+        _adaptive  _cluster          a limiter that finds its capacity; calls on a cluster
     L3  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
         _observer                    who is told what happens to items, and who keeps it
+        _ray                         Ray as the engine of a cluster
     L4  _engine                      THE engine: a dispatcher and its workers
     L5  _batch                       its public face, and the state that outlives each run
     L6  _run_batch                   run_batch, stream_batch: policies over the batch
@@ -37,6 +38,14 @@ from nursery_patterns._admission import Admission as Admission
 from nursery_patterns._admission import AdmissionStatistics as AdmissionStatistics
 from nursery_patterns._batch import Batch as Batch
 from nursery_patterns._batch import OutcomeStream as OutcomeStream
+from nursery_patterns._cluster import ClusterEngine as ClusterEngine
+from nursery_patterns._cluster import ClusterJob as ClusterJob
+from nursery_patterns._cluster import RemoteTraceback as RemoteTraceback
+from nursery_patterns._cluster import connect_cluster as connect_cluster
+from nursery_patterns._cluster import (
+    current_default_cluster_limiter as current_default_cluster_limiter,
+)
+from nursery_patterns._cluster import run_in_cluster as run_in_cluster
 from nursery_patterns._deadline import TimeBudget as TimeBudget
 from nursery_patterns._deadline import time_budget as time_budget
 from nursery_patterns._errors import NestedBatch as NestedBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -84,3 +84,35 @@ class RequestLogFilter(logging.Filter):
         record.client_id = context.client_id if context else "-"
         record.elapsed = round(context.elapsed, 6) if context else 0.0
         return True
+
+
+class _ClockOfANode(trio.abc.Clock):
+    """Where no trio runs: seconds since the node took up the request, which is older than that."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._start = monotonic()
+
+    def start_clock(self) -> None:
+        """Nothing to start."""
+
+    def current_time(self) -> float:
+        """Seconds since the node took up the request."""
+        return self._monotonic() - self._start
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Seconds until the deadline."""
+        return deadline - self.current_time()
+
+
+@contextmanager
+def remote_request_context(
+    request_id: str, client_id: str, elapsed: float, monotonic: Callable[[], float]
+) -> Generator[None]:
+    """Name the request that a node of a cluster serves."""
+    context = RequestContext(request_id, client_id, -elapsed, _ClockOfANode(monotonic))
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)

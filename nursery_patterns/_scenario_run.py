@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from nursery_patterns._await_frames import frames_outside_trio
+from nursery_patterns._cluster import keepers_of_cluster
 from nursery_patterns._processes import keeper_of_workers
 from nursery_patterns._trio_internals import (
     idle_threads,
@@ -204,12 +205,13 @@ class _Remains:
         self._threads = set(threading.enumerate()) - idle_threads()
 
     async def check(self) -> None:
-        # Worker processes stay warm until the run ends, and so does the task that keeps them.
-        expected = {*self._tasks, keeper_of_workers()}
+        # Workers and a cluster stay until the run ends, and so does what keeps them.
+        keeper, thread = keepers_of_cluster()
+        expected = {*self._tasks, keeper_of_workers(), keeper}
         if _all_tasks() - expected:
             await trio.testing.wait_all_tasks_blocked()  # trio's own soon end
         tasks = [describe(task) for task in _all_tasks() - expected]
-        busy = set(threading.enumerate()) - idle_threads() - self._threads
+        busy = set(threading.enumerate()) - idle_threads() - self._threads - {thread}
         threads = [f"thread {thread.name}" for thread in busy]
         if tasks or threads:
             raise AssertionError(f"left behind: {'; '.join(sorted(tasks + threads))}")

@@ -23,6 +23,7 @@ OUTSIDERS = {
     "trio": PACKAGES,
     "trio_util": ("nursery_patterns",),
     "trio_parallel": ("nursery_patterns._processes",),
+    "ray": ("nursery_patterns._ray",),
     "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (

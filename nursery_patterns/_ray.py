@@ -1,0 +1,124 @@
+"""Ray as the engine of `run_in_cluster`. Imported, and Ray with it, when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+from nursery_patterns import _cluster_job
+from nursery_patterns._cluster import ClusterJob
+from nursery_patterns._errors import WorkerCrashed
+
+# Names of resources that Ray takes as options of their own.
+_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+# Seconds that a driver whose cluster is silent goes on. Ray's own choice is 60, and then it ends
+# the whole process.
+_PATIENCE = 10 * 365 * 24 * 3600
+
+
+def connect(address: str) -> RayEngine:
+    """Connect to a Ray cluster, or start one; in the thread that is to use it.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: There is none at the address.
+        RuntimeError: It has another Python or Ray.
+    """
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_PATIENCE))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray  # noqa: PLC0415 - it is an extra, and takes half a second
+    except ImportError as error:
+        raise ImportError(
+            "run_in_cluster needs Ray, which is not installed: pip install trio-tools[cluster]"
+        ) from error
+    api: Any = ray
+    if api.is_initialized():
+        return RayEngine(api, owned=False)
+    try:
+        # In a thread that is not the main one, where Ray leaves the handler of SIGTERM alone.
+        api.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"there is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, "
+            'or use the address "local"'
+        ) from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the Ray cluster at {address!r} cannot be used from here: {error}. Python and "
+            "Ray have to be of the same versions on both sides, and both or neither use tokens"
+        ) from error
+    return RayEngine(api, owned=True)
+
+
+@final
+class RayEngine:
+    """A `ClusterEngine` over Ray."""
+
+    def __init__(self, ray: Any, *, owned: bool) -> None:
+        self._ray = ray
+        self._owned = owned
+        # By value: the nodes need not have this package.
+        ray.cloudpickle.register_pickle_by_value(_cluster_job)
+        self._run_job = ray.remote(max_retries=0)(_cluster_job.run_job)
+
+    def submit(
+        self,
+        job: ClusterJob,
+        resources: Mapping[str, float],
+        ended: Callable[[bytes | Exception], None],
+    ) -> object:
+        """Start a job; see `ClusterEngine`."""
+        arguments = job.pickled(self._ray.cloudpickle.dumps, self._ray.ObjectRef)
+        run = self._run_job.options(**_options(resources)) if resources else self._run_job
+        task = run.remote(*arguments)
+
+        def tell(future: Any) -> None:
+            ended(self._result_of(future, job))
+
+        task.future().add_done_callback(tell)
+        return task
+
+    def cancel(self, task: Any) -> None:
+        """Kill the worker of a job; see `ClusterEngine`."""
+        self._ray.cancel(task, force=True)
+
+    def close(self) -> None:
+        """End what was started; a Ray that the program has initialised itself stays."""
+        if self._owned:
+            self._ray.shutdown()
+
+    def _result_of(self, future: Any, job: ClusterJob) -> bytes | Exception:
+        error = future.exception()
+        if error is None:
+            return future.result()
+        lost = self._ray.exceptions
+        if isinstance(error, lost.RayTaskError):  # of what calls the function, not of the function
+            return RuntimeError(f"{job.name} could not be run on the cluster: {error}")
+        if isinstance(error, lost.RayError):
+            crash = WorkerCrashed(
+                f"the cluster lost the worker of {job.name}: {_first_line(error)} Other calls "
+                "go on."
+            )
+            crash.__cause__ = error
+            return crash
+        return error
+
+
+def _options(resources: Mapping[str, float]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        option: resources[name] for name, option in _OPTIONS.items() if name in resources
+    }
+    others = {name: amount for name, amount in resources.items() if name not in _OPTIONS}
+    return options | ({"resources": others} if others else {})
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
