@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +15,12 @@ __all__ = ["pooled_url", "postgres_folder", "postgres_url"]
 # starts, some of them in order to interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What tests store is theirs: no test, and no process that one starts, comes near the user's folder.
+# By default nothing is stored, so that tests run on a virtual clock, which waits for no thread.
+_folder = tempfile.TemporaryDirectory(prefix="trio-tools-tests-")
+os.environ["XDG_STATE_HOME"] = _folder.name
+os.environ["TRIO_TOOLS_STATE__URL"] = "memory"
 
 # The machine that runs the tests may be busy: an example is never too slow, only too many are.
 settings.register_profile("default", deadline=None, max_examples=60)

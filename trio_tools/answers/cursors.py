@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from trio_tools.answers.errors import InvalidArgument
@@ -15,15 +17,25 @@ _MAC_BYTES = 12
 
 
 class Cursors:
-    """Turns positions into cursors and back, with a secret that lives as long as the server.
+    """Turns positions into cursors and back, with a secret that lives as long as the state.
 
     Args:
         purpose: What the cursors are for; those of another purpose are refused.
-        secret: Shared secret; by default a new random one.
+        secret: Shared secret, or what returns it when the first cursor is made or read; by default
+            a new random one.
     """
 
-    def __init__(self, purpose: str, secret: bytes | None = None) -> None:
-        self._key = hashlib.sha256(purpose.encode() + (secret or secrets.token_bytes(32))).digest()
+    def __init__(
+        self, purpose: str, secret: bytes | Callable[[], bytes | None] | None = None
+    ) -> None:
+        self._purpose = purpose
+        self._secret = secret
+
+    @cached_property
+    def _key(self) -> bytes:
+        given = self._secret() if callable(self._secret) else self._secret
+        secret = given or secrets.token_bytes(32)
+        return hashlib.sha256(self._purpose.encode() + secret).digest()
 
     def encode(self, position: dict[str, Any]) -> str:
         """Return a cursor for the position, a dict of JSON values."""
@@ -43,7 +55,7 @@ class Cursors:
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(body)):
             raise InvalidArgument(
-                "cursor is not one that this server gave out, or the server was restarted since: "
+                "cursor is not one that this server gave out, or its state was lost since: "
                 "call again without cursor to start from the beginning.",
                 error_code="INVALID_CURSOR",
             )

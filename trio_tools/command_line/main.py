@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a setting, as in --set fetch.allow_private=true (see: trio-tools settings)",
     )
+    shared.add_argument(
+        "--state", metavar="URL", help="where operations are stored: sqlite, memory, or a URL"
+    )
     shared.add_argument("--file-root", metavar="DIR", action="append", help="folder tools may read")
     shared.add_argument(
         "--upstreams",
@@ -227,6 +230,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     shortcuts = {
         "file_roots": options.file_root,
         "toolset": options.toolset,
+        "state.url": options.state,
         "log_level": options.log_level,
         "log_format": options.log_format,
         "http.host": getattr(options, "host", None),

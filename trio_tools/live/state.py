@@ -15,14 +15,19 @@ import trio
 from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor
 from trio_tools.answers.cursors import Cursors
 from trio_tools.live.calls import Durations, Pace, RunningCall
+from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
+from trio_tools.operations.durable.location import Location
+from trio_tools.operations.durable.records import Record, StoredOutcome
+from trio_tools.operations.durable.writer import Writer
+from trio_tools.operations.durable_store import DurableStore, Revive
 from trio_tools.operations.registry import (
     AnyOperation,
     Operations,
     builtin_operations,
     installed_operations,
 )
-from trio_tools.operations.store import MemoryStore, OperationStore
+from trio_tools.operations.store import MemoryStore, OperationStore, StoredOperation
 from trio_tools.operations.upstream import upstream_operations
 from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
@@ -48,6 +53,10 @@ class ServerState:
         durations: How long calls took of late, by tool.
         ended_items: How many items of batch calls ended, each counted once, by tool and how.
         monitor: Who blocked the event loop.
+        jobs: What goes on without a call that waits for it.
+        first_jobs: Those that start when the first connection is served.
+        revive: Makes an operation of what was stored of it.
+        page_bytes: A result of more bytes of JSON is read in parts.
     """
 
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
@@ -59,17 +68,19 @@ class ServerState:
             (*builtin_operations(self.services, settings), *operations, *installed_operations()),
             upstreams=upstream_operations(self.services, settings),
         )
-        self.store: OperationStore = MemoryStore(
-            ttl=settings.operation_ttl_seconds,
-            capacity=settings.max_operations,
-            max_bytes=settings.max_kept_bytes,
-        )
-        self.cursors = Cursors("trio-tools operations")
-        self.query_cursors = Cursors("trio-tools queries")
-        self.dataset_cursors = Cursors("trio-tools datasets")
+        # How a stored operation comes to life again is up to the tools, which are above.
+        self.revive: Revive = _cannot_revive
+        self.store: OperationStore = self._make_store()
+        self.page_bytes = settings.max_output_chars // 2
+        self.jobs = Jobs()
+        self._writing = Jobs()
+        self.cursors = Cursors("trio-tools operations", self.store.key)
+        self.query_cursors = Cursors("trio-tools queries", self.store.key)
+        self.dataset_cursors = Cursors("trio-tools datasets", self.store.key)
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.ended_items: Counter[tuple[str, Status]] = Counter()
+        self.first_jobs: list[Job] = []
         # Set when the server begins to stop: a batch call that gets its turn then is not begun.
         self.drained = False
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
@@ -80,9 +91,41 @@ class ServerState:
     async def serving(self) -> AsyncGenerator[None]:
         """Keep services open and watch the event loop, for as long as a connection is served."""
         self.drained = False  # which the stop of an earlier one may have left behind
-        async with self.services.opened():
+        await self.store.open_key()
+        async with (
+            self.services.opened(),
+            self._writing.opened(self.store.write),
+            self.jobs.opened(*self.first_jobs),
+        ):
             with self.monitor.watching():
                 yield
+
+    def _make_store(self) -> OperationStore:
+        settings = self.settings
+        location = Location.of_url(settings.state.url.get_secret_value())
+        if location is None:
+            return MemoryStore(
+                ttl=settings.operation_ttl_seconds,
+                capacity=settings.max_operations,
+                max_bytes=settings.max_kept_bytes,
+            )
+        return DurableStore(
+            location,
+            ttl=settings.operation_ttl_seconds,
+            capacity=settings.max_operations,
+            max_bytes=settings.max_kept_bytes,
+            max_stored_bytes=settings.state.max_bytes,
+            revive=self._revive,
+        )
+
+    async def _revive(
+        self,
+        writer: Writer,
+        record: Record,
+        ended: dict[int, StoredOutcome],
+        started: set[int],
+    ) -> StoredOperation:
+        return await self.revive(writer, record, ended, started)
 
     def limits_of(self, name: str) -> LiveLimits:
         """Return the limits of a tool or operation as they are now."""
@@ -116,3 +159,7 @@ class ServerState:
             calls = trio.CapacityLimiter(declared.max_calls)
             self._admissions[tool] = Admission(calls, max_waiting=declared.max_waiting)
         return self._admissions[tool]
+
+
+async def _cannot_revive(*_: object) -> StoredOperation:
+    raise RuntimeError("this state has no tools, so nothing stored can be brought back")

@@ -5,8 +5,10 @@ knows MCP. Each module imports only those above it.
 
 memory_estimate  how much memory values hold
 operation        `Operation` and what it declares
+durable          what is stored beyond the process, and when it is safe
 item_runner      an operation over the items of one batch
 store            operations that outlive their calls
+durable_store    operations that outlive the process
 web              fetch, call_api
 content          hash, compress
 data             query, infer

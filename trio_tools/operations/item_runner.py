@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import trio
 from pydantic_core import from_json
 
+from nursery_patterns import Outcome
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import InvalidArgument, ToolFailure, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import json_line
+from trio_tools.operations.durable.writer import ItemJournal
 from trio_tools.operations.memory_estimate import held_bytes
 from trio_tools.operations.operation import BadItem, Operation
 
@@ -59,6 +61,11 @@ class Result(NamedTuple):
     json: bytes
     chars: int | None = None
 
+    @classmethod
+    def of_json(cls, text: bytes, *, page_bytes: int) -> Result:
+        """Return the result that has this JSON. Costs a look at each byte of a large one."""
+        return cls(text, _chars_of(text) if len(text) > page_bytes else None)
+
     def value(self) -> Any:
         """Return it as JSON values, as the answer will have them."""
         return from_json(self.json)
@@ -80,6 +87,7 @@ class ItemRunner:
         items: As the caller gave them, JSON values; only their size is of interest.
         page_bytes: A result of more bytes is read in parts.
         reserve: Called with the bytes of each result or failure; raises if there is no room.
+        journal: Hears from the batch, and knows which item the current task works on.
 
     Attributes:
         operation: What is done to each item.
@@ -94,8 +102,10 @@ class ItemRunner:
         *,
         page_bytes: int,
         reserve: Callable[[int], None],
+        journal: ItemJournal | None = None,
     ) -> None:
         self.operation = operation
+        self._journal = journal
         self.last: Any = None
         self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
         self._page_bytes = page_bytes
@@ -111,7 +121,7 @@ class ItemRunner:
         try:
             if isinstance(item, BadItem):
                 item.fail()
-            value = await self.operation.run(item)
+            value = await self._call(item)
             text = self._keep(value)
             if len(text) <= self._page_bytes:
                 return Result(text)
@@ -125,6 +135,23 @@ class ItemRunner:
         # Kept for an hour perhaps, so without the frames that it came through and their objects.
         failure.__cause__ = failure.__context__ = failure.__traceback__ = None
         raise self._keep_failure(failure)
+
+    async def _call(self, item: Any) -> Any:
+        """Call the operation, with what it asks for beside the item."""
+        operation, journal = self.operation, self._journal
+        if not (operation.takes_key or operation.at_most_once) or journal is None:
+            return await operation.run(item)
+        if operation.at_most_once:
+            await journal.note_start()
+        return await operation.run(item, idempotency_key=journal.item_key)
+
+    def restored(self, outcomes: Iterable[Outcome[Any, Result]]) -> None:
+        """Count outcomes that were brought back from where they were stored."""
+        for outcome in outcomes:
+            if outcome.value is not None:
+                self.size += sys.getsizeof(outcome.value.json)
+            else:
+                self.size += _BYTES_PER_FAILURE
 
     def label_of(self, item: Any) -> Any:
         """Return how an item is named in reports, as a JSON value.

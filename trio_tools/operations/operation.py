@@ -29,6 +29,7 @@ Execution = Literal["async", "thread", "process"]
 
 # An identifier, or the name of an upstream and that of its tool.
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
+_KEY = "idempotency_key"
 _MAX_REASON_CHARS = 300
 _MORE_FIELDS = 10
 _MAX_LABEL_CHARS = 200
@@ -132,6 +133,9 @@ class Operation:
         limit_name: Name of its limiter; operations that share a resource share a name.
         item_timeout_seconds: Time of one item where the caller asks for none; None for no bound.
         bucket: One token of it per item, waited for without a place in the limiter.
+        at_most_once: Whether an item that was worked on when the process ended must not be run
+            again: it ends as failed, with the code LOST. By default it is run again, so that its
+            effects happen at least once.
         takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
             By default each item of a batch has one from its beginning to its end.
 
@@ -153,7 +157,9 @@ class Operation:
     takes_own_place: bool = False
     item_timeout_seconds: float | None = None
     bucket: TokenBucket | None = None
+    at_most_once: bool = False
     _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
+    _takes_key: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -164,6 +170,7 @@ class Operation:
         _check_function(self.name, self.fn, self.runs)
         put = functools.partial(object.__setattr__, self)
         put("description", self.description or _first_line(_unwrapped(self.fn)) or self.name)
+        put("_takes_key", _takes_key(self.fn))
         put("limit_name", self.limit_name or self.name)
         put(
             "_items",
@@ -234,18 +241,30 @@ class Operation:
         """Return how a result reads, given as JSON values."""
         return json_line(value) if self.render is None else self.render(value)
 
-    async def run(self, item: Any) -> Any:
+    @property
+    def takes_key(self) -> bool:
+        """Whether `fn` has a parameter `idempotency_key`.
+
+        It is given `operation_id/index`, the same in each run of an item, so that whatever `fn`
+        calls can tell a second run from another item.
+        """
+        return self._takes_key
+
+    async def run(self, item: Any, *, idempotency_key: str | None = None) -> Any:
         """Run the operation on one checked item, where it declares to run.
 
         A cancel ends an async function at its next checkpoint and kills a worker process. A thread
         is waited for half a second and then left behind, so its function should call
         `trio.from_thread.check_cancelled()`.
         """
+        fn: Any = self.fn
+        if self._takes_key and idempotency_key is not None:
+            fn = functools.partial(fn, idempotency_key=idempotency_key)
         if self.runs == "thread":
-            return await run_in_tool_thread(self.fn, item)
+            return await run_in_tool_thread(fn, item)
         if self.runs == "process":
-            return await run_in_process(self.fn, item)
-        return await self.fn(item)
+            return await run_in_process(fn, item)
+        return await fn(item)
 
 
 def _label_of_bad(item: Any) -> str:
@@ -283,13 +302,21 @@ def _check_function(operation: str, fn: Any, runs: str) -> None:
 
 
 def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
+    key = {_KEY: ""} if _KEY in signature.parameters else {}
     try:
-        signature.bind(None)
+        signature.bind(None, **key)
     except TypeError as error:
         raise TypeError(
             f"operation {operation!r} has to take one item and nothing else, but its fn takes "
             f"{signature} ({error}): give it the rest with functools.partial"
         ) from None
+
+
+def _takes_key(fn: Any) -> bool:
+    try:
+        return _KEY in inspect.signature(fn).parameters
+    except ValueError:  # some functions in C do not tell what they take
+        return False
 
 
 def _is_async(fn: Any) -> bool:

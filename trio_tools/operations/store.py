@@ -6,18 +6,22 @@ than keeping its batch; nothing is copied, flushed or rescued when a call is can
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import trio
 
-from nursery_patterns import Batch
+from nursery_patterns import Batch, Counts
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.durable.writer import ItemJournal, OperationJournal
 from trio_tools.operations.item_runner import ItemRunner, Result, same_json
+from trio_tools.operations.operation import Operation
 
 
 @dataclass(eq=False)
@@ -33,6 +37,10 @@ class StoredOperation:
         batch: The doing of it, with everything that finished.
         request_id: The call that works on it, or did last.
         deadline: When that call will answer, or did at the latest; None before the first.
+        journal: Hears what ends, if that is stored beyond memory.
+        background: Whether it goes on by itself, without a call that waits for it.
+        begun: Set when the work in the background has begun, or cannot.
+        cannot_go_on: Why its missing items cannot be done any more; empty if they can.
     """
 
     operation_id: str
@@ -45,11 +53,21 @@ class StoredOperation:
     last_used: float = field(default_factory=trio.current_time)
     request_id: str | None = None
     deadline: float | None = None
+    journal: OperationJournal | None = None
+    background: bool = False
+    begun: trio.Event = field(default_factory=trio.Event)
+    cannot_go_on: str = ""
     _scope: trio.CancelScope | None = None
+    _ended: trio.Event = field(default_factory=trio.Event)
 
     @property
     def running(self) -> bool:
-        """Whether a call is at work on it."""
+        """Whether a call is at work on it, or another server that shares its store."""
+        return self.running_here or (self.journal is not None and self.journal.held_elsewhere)
+
+    @property
+    def running_here(self) -> bool:
+        """Whether a call of this server is at work on it."""
         return self._scope is not None
 
     @contextmanager
@@ -59,21 +77,52 @@ class StoredOperation:
         Raises:
             InvalidArgument: Another call is at work on it.
         """
-        if self.running:
-            raise InvalidArgument(
-                f"operation {self.operation_id!r} is running: read it with get_operation, stop it "
-                "with cancel_operation, or use another operation_id",
-                error_code="OPERATION_RUNNING",
-            )
+        if self.running_here:
+            self.refuse_second_call()
         try:
             with trio.CancelScope() as self._scope:
                 yield
         finally:
             self._scope = None
             self.last_used = trio.current_time()
+            self._ended.set()
+            self._ended = trio.Event()
 
-    def stop(self) -> bool:
-        """Let the call that works on it return what it has. False if none does."""
+    async def ended_or_more_than(self, done: float) -> None:
+        """Wait until the call that works on it has ended, or more than so many items have."""
+
+        def is_news(counts: Counts) -> bool:
+            return counts.done > done
+
+        if not self.running_here or is_news(self.batch.progress.value):
+            await trio.lowlevel.checkpoint()
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_end() -> None:
+                await self._ended.wait()
+                nursery.cancel_scope.cancel(reason="the work on the operation has ended")
+
+            nursery.start_soon(wait_for_end)
+            await self.batch.progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
+            nursery.cancel_scope.cancel(reason="there is news")
+
+    def refuse_second_call(self) -> NoReturn:
+        """Raise what a call is told that would work on it beside another one."""
+        raise InvalidArgument(
+            f"operation {self.operation_id!r} is running: read it with get_operation, stop it "
+            "with cancel_operation, or use another operation_id",
+            error_code="OPERATION_RUNNING",
+        )
+
+    def stop(self, *, for_good: bool = False) -> bool:
+        """Let the call that works on it return what it has. False if none does.
+
+        Args:
+            for_good: Also of one in the background: no server takes it up again by itself.
+        """
+        if for_good:
+            self.background = False
         if self._scope is None:
             return False
         self._scope.cancel(reason="the operation was stopped")
@@ -81,7 +130,57 @@ class StoredOperation:
 
 
 class OperationStore(Protocol):
-    """Where operations are kept. A durable one implements the same."""
+    """Where operations are kept: in memory, or beyond the process.
+
+    Whoever tells anybody what ended awaits `settled` first.
+    """
+
+    @property
+    def trouble(self) -> str:
+        """Why what ends is kept in memory only, though it should not be; empty if it is not."""
+        ...
+
+    def key(self) -> bytes | None:
+        """Return the secret that signs cursors; None for one that lasts as long as the server."""
+        ...
+
+    async def open_key(self) -> None:
+        """Have the secret at hand, if that takes longer than reading a small file."""
+        ...
+
+    async def write(self) -> None:
+        """Write what has to be written, until cancelled."""
+        ...
+
+    def journal(
+        self, operation_id: str, owner: str, tool: str, operation: Operation, request: object
+    ) -> ItemJournal | None:
+        """Return what hears from the batch of a new operation; None if nothing has to."""
+        ...
+
+    async def parked(self) -> list[StoredOperation]:
+        """Return the background operations that nobody works on, oldest first."""
+        ...
+
+    async def recall(self, operation_id: str, owner: str) -> None:
+        """Bring an operation into reach of `find` and `open`, if it is stored elsewhere."""
+        ...
+
+    async def begin(self, operation: StoredOperation) -> None:
+        """Take an operation for this server, which is about to work on it.
+
+        Raises:
+            InvalidArgument: Another server works on it.
+        """
+        ...
+
+    def end(self, operation: StoredOperation) -> None:
+        """Let others work on an operation."""
+        ...
+
+    async def settled(self, operation: StoredOperation) -> None:
+        """Wait until what ended so far is safe: it may be told then."""
+        ...
 
     def find(self, operation_id: str, owner: str) -> StoredOperation:
         """Return an operation of that owner, or raise `NotFound`."""
@@ -121,6 +220,45 @@ class MemoryStore:
         return len(self._kept)
 
     @property
+    def trouble(self) -> str:
+        """Empty: memory promises nothing beyond the process."""
+        return ""
+
+    def key(self) -> bytes | None:
+        """Return None: cursors last as long as what they point into."""
+
+    async def open_key(self) -> None:
+        """Do nothing."""
+
+    async def write(self) -> None:
+        """Do nothing."""
+
+    def journal(
+        self, operation_id: str, owner: str, tool: str, operation: Operation, request: object
+    ) -> ItemJournal | None:
+        """Return one that only knows the items; the batch keeps its outcomes itself."""
+        del owner, tool, request
+        if operation.takes_key or operation.at_most_once:
+            return ItemJournal(operation_id)
+        return None
+
+    async def parked(self) -> list[StoredOperation]:
+        """Return none: what is parked ends with the process."""
+        return []
+
+    async def recall(self, operation_id: str, owner: str) -> None:
+        """Do nothing: all there is is in reach."""
+
+    async def begin(self, operation: StoredOperation) -> None:
+        """Do nothing: nobody else could work on it."""
+
+    def end(self, operation: StoredOperation) -> None:
+        """Do nothing."""
+
+    async def settled(self, operation: StoredOperation) -> None:
+        """Do nothing: what ended is as safe as it gets."""
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes that all kept operations take, about."""
         return self._bytes
@@ -154,13 +292,9 @@ class MemoryStore:
         key = (operation.owner, operation.operation_id)
         kept = self._kept.get(key)
         if kept is None:
-            while len(self._kept) >= self._capacity:
-                if not self._drop_idle(operation.owner, _one):
-                    raise _too_many(self._capacity)
-            self.reserve(operation.owner, operation.work.size)
-            self._kept[key] = operation
+            self._keep(operation)
             return operation
-        if kept.tool != operation.tool or same_json(kept.request) != same_json(operation.request):
+        if kept.tool != operation.tool or not _same_request(kept.request, operation.request):
             raise InvalidArgument(
                 f"operation_id {operation.operation_id!r} belongs to an earlier call with other "
                 "arguments: repeat those to go on with it, or choose another id",
@@ -194,7 +328,14 @@ class MemoryStore:
 
     def running(self) -> list[StoredOperation]:
         """Return the operations at work, oldest first."""
-        return [kept for kept in self._kept.values() if kept.running]
+        return [kept for kept in self._kept.values() if kept.running_here]
+
+    def _keep(self, operation: StoredOperation) -> None:
+        while len(self._kept) >= self._capacity:
+            if not self._drop_idle(operation.owner, _one):
+                raise _too_many(self._capacity)
+        self.reserve(operation.owner, operation.work.size)
+        self._kept[operation.owner, operation.operation_id] = operation
 
     def _use(self, key: tuple[str, str]) -> StoredOperation:
         kept = self._kept[key]
@@ -204,7 +345,7 @@ class MemoryStore:
     def _drop_old(self) -> None:
         oldest = trio.current_time() - self._ttl
         for key, kept in list(self._kept.items()):
-            if not kept.running and kept.last_used < oldest:
+            if not kept.running_here and kept.last_used < oldest:
                 self._drop(key)
 
     def _drop_idle(self, owner: str, weigh: Callable[[StoredOperation], int]) -> bool:
@@ -215,7 +356,7 @@ class MemoryStore:
         idle = [
             (-held[kept.owner], kept.last_used, key)
             for key, kept in self._kept.items()
-            if not kept.running and held[kept.owner] >= held[owner]
+            if not kept.running_here and held[kept.owner] >= held[owner]
         ]
         if idle:
             self._drop(min(idle)[-1])
@@ -223,6 +364,14 @@ class MemoryStore:
 
     def _drop(self, key: tuple[str, str]) -> None:
         self._bytes -= self._kept.pop(key).work.size
+
+
+def _same_request(one: Any, other: Any) -> bool:
+    """Whether two requests are the same JSON. One that was stored is read back as plain values."""
+    if same_json(one) == same_json(other):
+        return True
+    plain = [same_json(json.loads(json_bytes(each, fallback=repr))) for each in (one, other)]
+    return plain[0] == plain[1]
 
 
 def _one(_: StoredOperation) -> int:

@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import trio
@@ -31,6 +32,7 @@ from trio_tools.answers.envelope import ENVELOPE_SCHEMA
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.live.calls import RunningCall
+from trio_tools.live.operations import revive
 from trio_tools.live.state import ServerState
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
@@ -38,9 +40,11 @@ from trio_tools.server.access_log import AccessLog
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.settings import Settings
-from trio_tools.tools.call import Call, ReportProgress
+from trio_tools.tools.background import take_up
+from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
+from trio_tools.tools.pagination import largest_whole_result
 from trio_tools.version import __version__
 
 # How long a list of tools waits for upstreams; what they have later is a change of the list.
@@ -73,6 +77,9 @@ class ToolServer(MCPServer[ServerState]):
 
     def __init__(self, state: ServerState, tools: Sequence[Tool]) -> None:
         self.state = state
+        state.revive = partial(revive, state)
+        state.page_bytes = largest_whole_result(state.settings.max_output_chars)
+        state.first_jobs = [partial(take_up, state)]
         self._tools_by_name = {tool.name: tool for tool in tools}
         with _logging_left_alone():
             super().__init__(
@@ -282,12 +289,8 @@ def _client_id() -> str:
 
 def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:
     if context is None:
-        return _no_progress
+        return no_progress
     return context.report_progress
-
-
-async def _no_progress(*_: object) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 def _unknown(name: str, tools: Iterable[str]) -> NotFound:

@@ -4,7 +4,7 @@ Every value that an operator can set belongs here, with its type, its bound and 
 Nothing here opens a file, a socket or a database that a setting names.
 
     database_urls  URLs of databases: what is ours, and what goes to the driver
-    schema      the groups of settings: fetch, apis, databases, datasets, http
+    schema      the groups of settings: fetch, apis, databases, datasets, state, http
     upstreams   the group of one upstream
     host_files  the servers that a host keeps in its own file
     settings    `Settings`, and where its values come from
@@ -22,6 +22,7 @@ from trio_tools.settings.settings import (
     FetchSettings,
     HttpSettings,
     Settings,
+    StateSettings,
     ToolLimits,
     UpstreamSettings,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "FetchSettings",
     "HttpSettings",
     "Settings",
+    "StateSettings",
     "ToolLimits",
     "UpstreamSettings",
 ]

@@ -96,6 +96,25 @@ def _database_url(url: SecretStr) -> SecretStr:
     return url
 
 
+# What follows an @ in a password would be taken for the host, and told in errors.
+_STATE_URL: Final = re.compile(
+    r"sqlite:///(?!:memory:$).+"
+    r"|postgres(ql)?(\+\w+)?://([^:/]*(:[^@]*)?@)?(\[[^/?]+\]|[^@/:?]+)?(:\d+)?([/?].*)?",
+    re.DOTALL,
+)
+
+
+def _state_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if text not in {"sqlite", "memory"} and not _STATE_URL.fullmatch(text):
+        raise ValueError(
+            "it must be `sqlite`, `memory`, a file as in sqlite:////srv/state.db, or a database as "
+            "in postgresql://user:password@host:5432/database, with %40 for an @ and %3A for a : "
+            "in user or password"
+        )
+    return url
+
+
 def _http_path(text: str) -> str:
     if not _HTTP_PATH.fullmatch(text):
         raise ValueError(
@@ -196,6 +215,24 @@ class DatasetSettings(Section):
         if (self.path is None) == (None in given) or (self.path is not None and any(given)):
             raise ValueError("a dataset has either a path, or database, table and key")
         return self
+
+
+class StateSettings(Section):
+    """Where operations are stored, so that they outlive the process."""
+
+    url: Annotated[SecretStr, AfterValidator(_state_url)] = Field(
+        default=SecretStr("sqlite"),
+        description="`sqlite` for a file in the user's state folder, `memory` for none, or a URL: "
+        "sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE.",
+        repr=False,
+        validate_default=False,
+    )
+    max_bytes: PositiveInt = Field(
+        default=4 * 2**30, description="Most bytes of stored operations; the oldest make room."
+    )
+    resume: bool = Field(
+        default=True, description="Whether a start takes up background operations that are parked."
+    )
 
 
 class HttpSettings(Section):

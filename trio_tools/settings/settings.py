@@ -36,6 +36,7 @@ from trio_tools.settings.schema import (
     FetchSettings,
     HttpSettings,
     Section,
+    StateSettings,
 )
 from trio_tools.settings.upstreams import UpstreamSettings, check_upstream_names
 
@@ -46,6 +47,7 @@ __all__ = [
     "FetchSettings",
     "HttpSettings",
     "Settings",
+    "StateSettings",
     "ToolLimits",
     "UpstreamSettings",
 ]
@@ -209,6 +211,13 @@ class Settings(BaseSettings):
     blocked_step_seconds: PositiveFloat = Field(
         default=0.1, description="Hold of the event loop from which on a task step is reported."
     )
+    background_timeout_seconds: float = Field(
+        default=86_400.0,
+        gt=0,
+        le=86_400.0,
+        description="The most time an operation may take in the background, and its default.",
+    )
+    state: StateSettings = Field(default_factory=lambda: StateSettings.model_validate({}))
     models_folder: Path | None = Field(default=None, description="Folder of ONNX models.")
     fetch: FetchSettings = Field(default_factory=lambda: FetchSettings.model_validate({}))
     apis: dict[str, ApiSettings] = Field(default_factory=dict[str, ApiSettings])

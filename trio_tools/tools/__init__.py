@@ -7,6 +7,7 @@ call          what a tool gets to work with, and what it answers
 declaration   what a tool declares: arguments, execution, annotations
 pagination    what of an operation fits into one answer
 progress      how a tool tells its caller how it goes
+background    operations that go on after their call has answered
 batch_calls   how a batch-like tool runs an operation over many items
 fetch         fetch_urls
 api           call_external_api

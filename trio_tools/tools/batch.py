@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import trio
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from nursery_patterns import Counts
 from trio_tools.answers.texts import Told
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batch_calls import BatchRequest, counts_of, how_to_go_on, run_batch_call
+from trio_tools.tools.background import (
+    counts_of,
+    find_operation,
+    stop_for_good,
+    trouble_of,
+    wait_for_news,
+)
+from trio_tools.tools.batch_calls import BatchRequest, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
+    Background,
+    BackgroundSeconds,
     BudgetSeconds,
     ItemTimeoutSeconds,
     MaxConcurrent,
@@ -32,6 +40,8 @@ async def batch_process(
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    background: Background = False,
+    background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Run an operation over many items: fetch, call_api, hash, compress, query, infer and others.
 
@@ -47,6 +57,8 @@ async def batch_process(
             timeout_seconds=timeout_seconds,
             item_timeout_seconds=item_timeout_seconds,
             operation_id=operation_id,
+            background=background,
+            background_timeout_seconds=background_timeout_seconds,
         ),
     )
 
@@ -61,13 +73,17 @@ async def get_operation(
         str | None, Field(description="Where to go on; leave out for the beginning.")
     ] = None,
     page_size: Annotated[int, Field(gt=0, le=1_000, description="Most outcomes of a page.")] = 100,
+    wait_seconds: Annotated[
+        float, Field(ge=0, le=50, description="While it runs, wait that long for news.")
+    ] = 0,
 ) -> Answer:
     """Read what an operation has finished so far, in input order, a page at a time.
 
     Works while it runs, and also after its call was cancelled or ran out of time.
     """
-    await trio.lowlevel.checkpoint()
-    kept = call.state.store.find(operation_id, call.client_id)
+    kept = await find_operation(call, operation_id)
+    if wait_seconds:
+        kept = await wait_for_news(call, kept, wait_seconds)
     pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
     counts = kept.batch.progress.value
     data: dict[str, Any] = {
@@ -89,12 +105,13 @@ async def get_operation(
             told = [Told(f"[{index}] characters {offset} to {offset + len(text)} of {total}", text)]
             summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
     pagination = {"cursor": following, "page_size": page_size, "total": counts.total}
+    await call.state.store.settled(kept)  # nothing is told before it is safe
     return Answer(
         summary=summary,
         data=data,
         told=told,
         text="\n".join(filter(None, (_closing(data), _following(following)))),
-        warnings=_warnings(kept, counts),
+        warnings=[*trouble_of(call), *_warnings(kept, counts)],
         pagination=pagination,
     )
 
@@ -112,6 +129,8 @@ def _warnings(kept: StoredOperation, counts: Counts) -> list[str]:
     if kept.running:
         still = "It is running: what ends from now on may lie before the page of a cursor. Read it"
         return [f"{still} again without cursor when it has ended."]
+    if kept.cannot_go_on and not counts.complete:
+        return [f"It cannot go on: {kept.cannot_go_on}."]
     return [] if counts.complete else [how_to_go_on(kept, counts)]
 
 
@@ -123,10 +142,10 @@ async def cancel_operation(
     ],
 ) -> Answer:
     """Stop a running operation. Its call returns what it has; what is missing can be done later."""
-    await trio.lowlevel.checkpoint()
-    kept = call.state.store.find(operation_id, call.client_id)
-    stopped = kept.stop()
+    kept = await find_operation(call, operation_id)
+    stopped = await stop_for_good(call, kept)
     counts = kept.batch.progress.value
+    await call.state.store.settled(kept)
     return Answer(
         summary=(
             f"{operation_id} was stopped with {counts.done} of {counts.total} done."

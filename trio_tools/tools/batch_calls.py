@@ -8,16 +8,18 @@ the same `operation_id` does only what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from nursery_patterns import Batch, Counts, Report, current_request, time_budget
-from trio_tools.operations.item_runner import ItemRunner, Result
+from nursery_patterns import Counts, Report, current_request, time_budget
+from trio_tools.answers.errors import InvalidArgument
+from trio_tools.live.operations import make_operation, working
+from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.store import StoredOperation, new_operation_id
+from trio_tools.tools.background import HowToGoOn, counts_of, go_on_in_background, trouble_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
-from trio_tools.tools.pagination import Digest, Pages, largest_whole_result
+from trio_tools.tools.pagination import Digest, Pages
 from trio_tools.tools.progress import run_with_progress
 
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
@@ -36,6 +38,8 @@ class BatchRequest:
         timeout_seconds: Budget of the call; None for the default.
         item_timeout_seconds: Time of one item; None for no bound of its own.
         operation_id: Chosen by the caller, to find the operation again; None for a new one.
+        background: Whether to answer at once, and let the work go on.
+        background_timeout_seconds: Budget of the work in the background; None for the most.
     """
 
     operation: Operation
@@ -46,6 +50,8 @@ class BatchRequest:
     timeout_seconds: float | None = None
     item_timeout_seconds: float | None = None
     operation_id: str | None = None
+    background: bool = False
+    background_timeout_seconds: float | None = None
 
 
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
@@ -63,53 +69,54 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     item_seconds = call.limits.item_seconds_for(request.item_timeout_seconds)
     if item_seconds is None:
         item_seconds = request.operation.item_timeout_seconds
-    kept = _open(call, request)
+    background_seconds = call.background_seconds_for(request.background_timeout_seconds)
+    kept = await _open(call, request)
+    if request.background:
+        how = HowToGoOn(concurrency, item_seconds, background_seconds)
+        return await go_on_in_background(call, kept, how)
     waited = call.waited
-    with kept.at_work(), time_budget(max(0.0, seconds - waited)) as budget:
-        kept.deadline = budget.scope.deadline
-        if call.state.drained:
-            kept.stop()
-        # An earlier batch that goes on does so as it is asked to now.
-        kept.batch.limit = concurrency
-        kept.batch.item_timeout = item_seconds
-        with call.state.counting_items(call.tool, kept.batch):
-            await run_with_progress(call, kept)
+    async with working(call.state, kept):
+        with time_budget(max(0.0, seconds - waited)) as budget:
+            kept.deadline = budget.scope.deadline
+            if call.state.drained:
+                kept.stop()
+            # An earlier batch that goes on does so as it is asked to now.
+            kept.batch.limit = concurrency
+            kept.batch.item_timeout = item_seconds
+            with call.state.counting_items(call.tool, kept.batch):
+                await run_with_progress(call, kept)
+    await call.state.store.settled(kept)  # nothing is told before it is safe
     report = kept.batch.report()
     call.state.pace_of(request.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
     return _answer(call, kept, report, timing, concurrency)
 
 
-def _open(call: Call, request: BatchRequest) -> StoredOperation:
+async def _open(call: Call, request: BatchRequest) -> StoredOperation:
     """Make the operation, or find the earlier one of that id."""
     operation, state = request.operation, call.state
     items = request.items
     if not request.checked:
         items = operation.check_items(items, name=request.items_argument)
-    work = ItemRunner(
-        operation,
-        request.items,
-        page_bytes=largest_whole_result(state.settings.max_output_chars),
-        reserve=partial(state.store.reserve, call.client_id),
-    )
-    shared = state.limits_of(operation.limit_name).limiter
-    batch = Batch(
-        work.run,
-        items,
-        limiter=None if operation.takes_own_place else shared,
-        bucket=operation.bucket,
-        name=operation.name,
-    )
+    if request.operation_id is not None:
+        await state.store.recall(request.operation_id, call.client_id)
     kept = state.store.open(
-        StoredOperation(
+        make_operation(
+            state,
+            operation,
+            items,
+            given=request.items,
             operation_id=request.operation_id or new_operation_id(),
             owner=call.client_id,
             tool=call.tool,
-            request=(operation.name, request.items),
-            work=work,
-            batch=batch,
         )
     )
+    if kept.cannot_go_on:
+        raise InvalidArgument(
+            f"operation {kept.operation_id!r} cannot go on: {kept.cannot_go_on}. Read what it did "
+            "with get_operation, and use another operation_id for what is missing.",
+            error_code="CANNOT_GO_ON",
+        )
     context = current_request()
     if not kept.running:
         kept.request_id = context.request_id if context else None
@@ -166,21 +173,9 @@ def _answer(
         data=data,
         told=digest.told,
         text=_closing(kept, timing, concurrency),
-        warnings=_warnings(kept, report, timing, digest),
+        warnings=_warnings(call, kept, report, timing, digest),
         pagination=pagination,
     )
-
-
-def counts_of(counts: Counts) -> dict[str, Any]:
-    """Return the counts as every answer shows them."""
-    return {
-        "total": counts.total,
-        "succeeded": counts.succeeded,
-        "failed": counts.failed,
-        "timed_out": counts.timed_out,
-        "cancelled": counts.cancelled,
-        "not_started": counts.not_started,
-    }
 
 
 def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing) -> str:
@@ -196,10 +191,14 @@ def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing)
 
 
 def _warnings(
-    kept: StoredOperation, report: Report[Any, Result], timing: Timing, digest: Digest
+    call: Call,
+    kept: StoredOperation,
+    report: Report[Any, Result],
+    timing: Timing,
+    digest: Digest,
 ) -> list[str]:
     counts = report.counts
-    warnings: list[str] = []
+    warnings = trouble_of(call)
     if counts.failed or counts.timed_out:
         warnings.append(
             f"{counts.failed + counts.timed_out} of {counts.total} items failed or timed out: "

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from nursery_patterns import current_request
-from trio_tools.answers.errors import TimedOut
+from trio_tools.answers.errors import InvalidArgument, TimedOut
 from trio_tools.answers.texts import Told
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
@@ -46,6 +46,23 @@ class Call:
         """Seconds since the call arrived; time in the waiting line counts for its budget."""
         request = current_request()
         return request.elapsed if request else 0.0
+
+    def background_seconds_for(self, asked: float | None) -> float:
+        """Return the time for work in the background.
+
+        Raises:
+            InvalidArgument: More than the cap was asked for; the message names it.
+        """
+        cap = self.state.settings.background_timeout_seconds
+        if asked is None:
+            return cap
+        if asked > cap:
+            raise InvalidArgument(
+                f"background_timeout_seconds must be at most {cap:g}, got {asked:g}: lower it, or "
+                "split the work over several calls",
+                data={"argument": "background_timeout_seconds", "maximum": cap},
+            )
+        return asked
 
     @contextmanager
     def time_limit(self, seconds: float | None) -> Generator[None]:
@@ -108,3 +125,8 @@ class Answer:
     warnings: list[str] = field(default_factory=list[str])
     pagination: dict[str, Any] | None = None
     rate_limit: dict[str, Any] | None = None
+
+
+async def no_progress(*_: object) -> None:
+    """Stand in for the way to a caller that wants no progress."""
+    await trio.lowlevel.checkpoint()

@@ -23,6 +23,8 @@ from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.batch_calls import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
+    Background,
+    BackgroundSeconds,
     BudgetSeconds,
     ItemTimeoutSeconds,
     MaxConcurrent,
@@ -85,6 +87,8 @@ async def process_large_dataset(
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    background: Background = False,
+    background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Run an operation over a dataset, chunk by chunk: each call does one and says how to go on.
 
@@ -114,6 +118,8 @@ async def process_large_dataset(
             timeout_seconds=timeout_seconds,
             item_timeout_seconds=item_timeout_seconds,
             operation_id=operation_id,
+            background=background,
+            background_timeout_seconds=background_timeout_seconds,
         ),
     )
     return _with_next_chunk(call, answer, dataset, chunk)

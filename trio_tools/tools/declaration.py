@@ -48,6 +48,13 @@ OperationId = Annotated[
     Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
 ]
 
+Background = Annotated[
+    bool, Field(description="Answer at once; the work goes on and get_operation reads it.")
+]
+BackgroundSeconds = Annotated[
+    float | None, Field(gt=0, description="Time for the work in the background.")
+]
+
 
 def check_count(argument: str, count: int, most: int) -> None:
     """Refuse a list of no items or of too many, by their number alone.

@@ -13,6 +13,8 @@ from trio_tools.operations.web import MAX_CHARS, most_bytes
 from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
+    Background,
+    BackgroundSeconds,
     BudgetSeconds,
     ItemTimeoutSeconds,
     MaxConcurrent,
@@ -50,6 +52,8 @@ async def fetch_urls(
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    background: Background = False,
+    background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Fetch many URLs at once: status, headers, and the body as text, JSON or Markdown.
 
@@ -79,6 +83,8 @@ async def fetch_urls(
             timeout_seconds=timeout_seconds,
             item_timeout_seconds=item_timeout_seconds,
             operation_id=operation_id,
+            background=background,
+            background_timeout_seconds=background_timeout_seconds,
         ),
     )
 

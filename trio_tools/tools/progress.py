@@ -46,7 +46,10 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> None:
 
         await progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
 
-    async with _telling(call, lambda: _message_of(kept), more_than):
+    async def settled() -> None:
+        await call.state.store.settled(kept)
+
+    async with _telling(call, lambda: _message_of(kept), more_than, settled):
         await kept.batch.run()
 
 
@@ -82,12 +85,19 @@ class _Latest:
             await self._changed.wait()
 
 
+async def _nothing_to_wait_for() -> None:
+    """Stand in for the way to the disk of what is not stored."""
+
+
 @asynccontextmanager
 async def _telling(
-    call: Call, latest: Callable[[], _Message], more_than: Callable[[float], Awaitable[None]]
+    call: Call,
+    latest: Callable[[], _Message],
+    more_than: Callable[[float], Awaitable[None]],
+    settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
 ) -> AsyncGenerator[None]:
     """Tell the caller what changes while the block runs, and at its end what it does not know."""
-    teller = _Teller(call, latest, more_than)
+    teller = _Teller(call, latest, more_than, settled)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(teller.tell_changes)
         yield
@@ -102,6 +112,7 @@ class _Teller:
         call: Whose caller is told.
         latest: Returns the message as of now.
         more_than: Waits until more is done than that.
+        settled: Waits until what is done is safe, so that it may be told.
     """
 
     def __init__(
@@ -109,7 +120,9 @@ class _Teller:
         call: Call,
         latest: Callable[[], _Message],
         more_than: Callable[[float], Awaitable[None]],
+        settled: Callable[[], Awaitable[None]],
     ) -> None:
+        self._settled = settled
         self._call = call
         self._latest = latest
         self._more_than = more_than
@@ -118,13 +131,16 @@ class _Teller:
     async def tell_changes(self) -> None:
         while True:
             await self._more_than(self._told)
-            await self._tell(self._latest())
+            message = self._latest()
+            await self._settled()
+            await self._tell(message)
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
         message = self._latest()
         if message.done > self._told:
             with trio.move_on_after(_LAST_SECONDS):
+                await self._settled()
                 await self._tell(message)
 
     async def _tell(self, message: _Message) -> None:

@@ -1,0 +1,18 @@
+"""Servers whose operations are stored in a file of the test, and no settings from outside."""
+
+import pytest
+
+from tests.server.kit import no_settings_from_outside
+
+__all__ = ["no_settings_from_outside"]
+
+
+@pytest.fixture
+def state_file(tmp_path):
+    return tmp_path / "state" / "operations.db"
+
+
+@pytest.fixture
+def state(state_file):
+    """Settings of a server whose state is that file."""
+    return {"state": {"url": f"sqlite:///{state_file}"}}

@@ -1,0 +1,10 @@
+"""Operations that outlive the process: what is stored, where, and when it is safe.
+
+Whatever writes or reads state files and databases of operations belongs here. Nothing here knows
+which tool asked. Each module imports only those above it.
+
+location  where the state is, and the key that signs cursors
+records   operations and outcomes as bytes
+database  the tables, in SQLAlchemy; blocking, for threads
+writer    group commit: one thread, and the tasks that wait for it
+"""

@@ -1,0 +1,101 @@
+"""Where the state of a server is, and what can be told of it without a database library."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_KEY_BYTES = 32
+_SQLITE = "sqlite:///"
+_GLIMPSE_SECONDS = 0.5
+
+
+class StateTroubleError(Exception):
+    """The state cannot be read or written now; the text says why, without secrets."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where operations are stored: a SQLite file, or a PostgreSQL database.
+
+    Attributes:
+        path: The SQLite file; None for PostgreSQL.
+        url: The URL of PostgreSQL, which may hold a password; empty for SQLite.
+    """
+
+    path: Path | None
+    url: str = ""
+
+    @property
+    def told(self) -> str:
+        """Name it for people, without secrets."""
+        return "the PostgreSQL database of state.url" if self.path is None else str(self.path)
+
+    @classmethod
+    def of_url(cls, url: str) -> Location | None:
+        """Return the location that the setting `state.url` names; None for `memory`."""
+        if url == "memory":
+            return None
+        if url == "sqlite":
+            from platformdirs import user_state_path  # noqa: PLC0415 - only where it is needed
+
+            return cls(user_state_path("trio-tools", appauthor=False) / "operations.db")
+        if url.startswith(_SQLITE):
+            return cls(Path(url.removeprefix(_SQLITE)).expanduser().absolute())
+        return cls(None, url)
+
+    def may_hold_operations(self) -> bool:
+        """Whether anything may be stored there. Costs no more than a look at the folder."""
+        return self.path is None or self.path.exists()
+
+    def has_parked(self) -> bool:
+        """Whether an operation waits there to be taken up, as far as a quick look can tell.
+
+        Blocking, for a thread. It does not load the database library: most starts find nothing.
+        """
+        if self.path is None:
+            return True
+        if not self.path.exists():
+            return False
+        uri = f"{self.path.as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=_GLIMPSE_SECONDS)) as database:
+                found = database.execute("SELECT 1 FROM operations WHERE background LIMIT 1")
+                return found.fetchone() is not None
+        except sqlite3.Error:
+            return True  # whoever opens it for good says what is wrong
+
+    def make_file(self) -> None:
+        """Make the SQLite file if there is none, readable for its owner only.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        assert self.path is not None
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+    def file_key(self) -> bytes | None:
+        """Return the key beside the SQLite file, made with the first use; None without a file.
+
+        Several servers may make it at once: the first one wins, and all read that one.
+        """
+        if self.path is None:
+            return None
+        path = self.path.with_name(f"{self.path.name}.key")
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with suppress(OSError):
+            if not path.exists():
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                draft.touch(mode=0o600)
+                draft.write_bytes(secrets.token_bytes(_KEY_BYTES))
+                with suppress(FileExistsError):
+                    os.link(draft, path)
+                draft.unlink()
+            key = path.read_bytes()
+            return key if len(key) == _KEY_BYTES else None
+        return None

@@ -1,0 +1,452 @@
+"""Group commit: what ends while one commit runs goes into the next one.
+
+An operation's journal hears from its batch, without waiting for anything. One task takes what all
+journals heard and writes it in one transaction, in a thread of its own; whoever is about to tell
+somebody waits for that. While the state cannot be written, nobody waits: the server goes on in
+memory and says so, and when the state can be written again, each operation is written whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from nursery_patterns import Batch, Journal, Outcome, Status, run_in_thread
+from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable.records import (
+    Change,
+    Record,
+    has_died,
+    new_holder,
+    restored_name,
+)
+
+if TYPE_CHECKING:
+    from trio_tools.operations.durable.database import Saved, StateDatabase
+
+_log = logging.getLogger("trio_tools")
+
+LEASE_SECONDS: Final = 10.0
+"""How long an operation is its server's since that was last written."""
+
+_RENEW_SECONDS = LEASE_SECONDS / 4
+_RETRY_SECONDS = 2.0
+_LAST_COMMIT_SECONDS = 0.25
+_ABANDON_SECONDS = 0.2
+_PRUNE_SECONDS = 60.0
+# So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
+_MOST_A_COMMIT = 2_000
+_ENOUGH_FOR_A_COMMIT = 1_000
+_MOST_AHEAD = 10_000
+_MOST_BYTES_AHEAD = 64 * 2**20
+_ENOUGH_BYTES_FOR_A_COMMIT = 2**20
+
+_T = TypeVar("_T")
+
+# The index of the item that the current task works on.
+_index: ContextVar[int] = ContextVar("_index")
+
+_ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT})
+
+
+class ItemJournal(Journal[Any, Any]):
+    """Knows which item of an operation the current task works on.
+
+    Args:
+        operation_id: Of the operation.
+    """
+
+    def __init__(self, operation_id: str) -> None:
+        self._operation_id = operation_id
+
+    def started(self, index: int, item: Any) -> None:
+        """Note which item the current task works on."""
+        del item
+        _index.set(index)
+
+    @property
+    def item_key(self) -> str:
+        """The idempotency key of the item that the current task works on."""
+        return f"{self._operation_id}/{_index.get()}"
+
+    async def note_start(self) -> None:
+        """Write down that the current item starts, and return when that is safe."""
+
+
+class OperationJournal(ItemJournal):
+    """Hears what happens to the items of one operation, and has it written.
+
+    It is the `journal` of the operation's batch.
+
+    Args:
+        writer: Writes it.
+        record: What is stored of the operation itself; whoever changes it calls `ask`.
+        outcomes: Those there are to begin with.
+
+    Attributes:
+        refused: Why the operation may not be worked on, after a claim: the name of another holder,
+            or an empty text if another server has changed it; None if it may.
+    """
+
+    def __init__(
+        self, writer: Writer, record: Record, outcomes: Iterable[Outcome[Any, Any]] = ()
+    ) -> None:
+        super().__init__(restored_name(record.operation_id))
+        self.record = record
+        self.refused: str | None = None
+        self.batch: Batch[Any, Any] | None = None
+        self._writer = writer
+        self._first = tuple(outcomes)
+        # Invariant: whatever was asked to be written is written, or is in `_pending`, `_started` or
+        # the record, or in a change that is being written; `asked - saved` counts the latter.
+        self._pending: list[Outcome[Any, Any]] = []
+        self._started: list[int] = []
+        self._claims = False
+        self._replace = False
+        self._touched = False
+        self.asked = 0
+        self.saved = 0
+
+    def outcomes(self) -> Iterable[Outcome[Any, Any]]:
+        """Return the outcomes there are to begin with."""
+        return self._first
+
+    def ended(self, outcome: Outcome[Any, Any]) -> None:
+        """Take an outcome to be written. It waits for nothing."""
+        self._pending.append(outcome)
+        self.asked += 1
+        self._writer.heard(self, outcome)
+
+    async def ready(self) -> None:
+        """Wait while too much is still to be written."""
+        if self._writer.behind:
+            await self._writer.room()
+
+    async def note_start(self) -> None:
+        """Write down that the current item starts, and return when that is on the disk."""
+        self._started.append(_index.get())
+        self.ask()
+        await self.settled()
+
+    def ask(self, *, claim: bool = False) -> None:
+        """Have the record written as it is when its turn comes.
+
+        Args:
+            claim: Take the operation over from a holder whose lease has ended.
+        """
+        self._claims |= claim
+        self.asked += 1
+        self._writer.heard(self)
+
+    async def settled(self) -> None:
+        """Wait until all that happened so far is on the disk, or the state is in trouble."""
+        await self._writer.settled(self)
+
+    def touch(self) -> None:
+        """Have the time of the last use written when something else is."""
+        self._touched = True
+        self._writer.heard(self)
+
+    def take(self, most: int) -> tuple[Change, int]:
+        """Return what is to be written, and what `saved` is when it is."""
+        record = self.record
+        if self._replace and self.batch is not None:
+            self._pending = [o for o in self.batch.report().outcomes if o.status in _ENDS]
+            most = len(self._pending)
+        if self.batch is not None:
+            counts = self.batch.progress.value
+            record.total = counts.total
+            record.succeeded, record.failed = counts.succeeded, counts.failed
+            record.timed_out = counts.timed_out
+        taken, self._pending = self._pending[:most], self._pending[most:]
+        change = Change(
+            copy.copy(record),
+            taken,
+            self._started,
+            replace=self._replace,
+            claim=self._claims,
+            touch=self.asked == self.saved and not self._replace,
+        )
+        self._started, self._replace, self._claims, self._touched = [], False, False, False
+        return change, self.asked - len(self._pending)
+
+    def wrote(self, change: Change, saved: Saved, asked: int) -> None:
+        """Take note of how a change went."""
+        if saved.revision > 0:
+            self.record.revision = saved.revision
+            self.refused = None
+            self.saved = asked
+        elif saved.revision == 0:
+            self.refused = saved.holder or ""
+            self.saved = asked
+            if not change.claim or not change.record.revision:  # nobody waits for the claim
+                _log.warning(
+                    "operation %r was taken over by another server", self.record.operation_id
+                )
+                self._writer.taken_over(self)
+        else:
+            self.write_whole()
+
+    def write_whole(self, *, claim: bool = False) -> None:
+        """Have all of the operation written anew: nobody can tell what is stored of it."""
+        self._replace = True
+        self._claims |= claim
+        self._pending = []
+        self._writer.heard(self)
+
+    @property
+    def held_elsewhere(self) -> bool:
+        """Whether another server works on the operation, as far as is known here."""
+        holder = self.record.holder
+        if holder is None or holder == self._writer.holder:
+            return False
+        return self.record.lease_until > self._writer.now() and not has_died(holder)
+
+    @property
+    def outcomes_ahead(self) -> int:
+        """How many outcomes are still to be written."""
+        return len(self._pending)
+
+    @property
+    def bytes_ahead(self) -> int:
+        """How many bytes of results are still to be written."""
+        return sum(len(o.value.json) for o in self._pending if o.value is not None)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything is still to be written."""
+        return self.asked > self.saved or self._replace or self._touched
+
+
+class Writer:
+    """Writes what journals hear, one commit at a time.
+
+    Args:
+        location: Where to.
+        now: Returns the seconds since the epoch.
+        taken_over: Called with the journal of an operation that another server works on now.
+        ttl: Seconds after which what nobody has used is deleted.
+        max_bytes: Most bytes that are kept there.
+
+    Attributes:
+        holder: The name of this server.
+        trouble: Why the state cannot be used now, for people; empty if it can.
+        running: Whether the task that writes is there.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        now: Callable[[], float] = time.time,
+        taken_over: Callable[[OperationJournal], None] = lambda _: None,
+        ttl: float = math.inf,
+        max_bytes: int = 2**62,
+    ) -> None:
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        # When old operations were last deleted, and how many bytes were written since.
+        self._pruned_at = -math.inf
+        self._unpruned_bytes = 0
+        self.location = location
+        self.holder = new_holder()
+        self.now = now
+        self.taken_over = taken_over
+        self.trouble = ""
+        self.running = False
+        self._database: StateDatabase | None = None
+        self._opening = threading.Lock()
+        self._writing = trio.CapacityLimiter(1)
+        self._reading = trio.CapacityLimiter(2)
+        self._dirty: dict[OperationJournal, None] = {}
+        self._held: dict[OperationJournal, None] = {}
+        self._outcomes_ahead = 0
+        self._bytes_ahead = 0
+        self._wanted = trio.Event()
+        self._news = ParkingLot()
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much is to be written that no further item should start."""
+        return self._outcomes_ahead >= _MOST_AHEAD or self._bytes_ahead >= _MOST_BYTES_AHEAD
+
+    def heard(self, journal: OperationJournal, outcome: Outcome[Any, Any] | None = None) -> None:
+        """Take note that a journal has something to be written."""
+        self._dirty[journal] = None
+        if outcome is not None:
+            self._outcomes_ahead += 1
+            if outcome.value is not None:
+                self._bytes_ahead += len(outcome.value.json)
+            if (
+                self._outcomes_ahead >= _ENOUGH_FOR_A_COMMIT
+                or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
+            ):
+                self._wanted.set()
+
+    async def settled(self, journal: OperationJournal) -> None:
+        """Wait until what the journal heard so far is written, or cannot be."""
+        target = journal.asked
+        self._wanted.set()
+        while journal.saved < target and self.running and not self.trouble:
+            await self._news.park()
+
+    async def room(self) -> None:
+        """Wait while too much is to be written."""
+        self._wanted.set()
+        while self.behind and self.running and not self.trouble:
+            await self._news.park()
+
+    def hold(self, journal: OperationJournal) -> None:
+        """Renew the lease of an operation until it is released."""
+        journal.record.holder = self.holder
+        journal.record.lease_until = self.now() + LEASE_SECONDS
+        self._held[journal] = None
+
+    def let_go(self, journal: OperationJournal) -> None:
+        """Write nothing of an operation that another server holds."""
+        self._held.pop(journal, None)
+        self._dirty.pop(journal, None)
+        journal.record.holder = journal.refused or None
+        journal.refused = None
+
+    def release(self, journal: OperationJournal) -> None:
+        """Let others work on an operation."""
+        self._held.pop(journal, None)
+        journal.record.holder = None
+        journal.ask()
+
+    def forget(self, journal: OperationJournal) -> None:
+        """Write nothing more of an operation than it has asked for already."""
+        self._held.pop(journal, None)
+
+    async def read(self, work: Callable[[StateDatabase], _T]) -> _T:
+        """Run `work(database)` in a thread.
+
+        Raises:
+            StateTroubleError: The state cannot be read.
+        """
+
+        def here() -> _T:
+            return work(self._opened())
+
+        return await run_in_thread(here, limiter=self._reading, abandon_on_cancel=True)
+
+    async def run(self) -> None:
+        """Write what there is to write until cancelled, and then the rest."""
+        self.running = True
+        try:
+            while True:
+                await self._pause()
+                await self._commit()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_COMMIT_SECONDS):
+                while self._dirty and not self.trouble:
+                    await self._commit()
+            self.running = False
+            self._news.unpark_all()
+
+    async def _pause(self) -> None:
+        """Wait until something is wanted on the disk, a lease is to be renewed, or to try again."""
+        if self.trouble:
+            await trio.sleep(_RETRY_SECONDS)
+            return
+        patience = _RENEW_SECONDS if self._held else math.inf
+        with trio.move_on_after(patience):
+            await self._wanted.wait()
+        if not self._wanted.is_set():
+            for journal in self._held:
+                journal.ask()
+        self._wanted = trio.Event()
+
+    async def _commit(self) -> None:
+        """Write one group, of as many outcomes as a commit may take."""
+        taken = self._take()
+        if not taken and not self.trouble:
+            return
+        results: list[Saved] | None = None
+        try:
+            results = await run_in_thread(
+                self._write,
+                [change for _, change, _ in taken],
+                limiter=self._writing,
+                abandon_after=_ABANDON_SECONDS,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on in memory
+            self.note_trouble(error)
+            return
+        finally:
+            if results is None:  # or nobody can tell
+                for journal, change, _ in taken:
+                    journal.write_whole(claim=change.claim)
+        assert results is not None
+        if self.trouble:
+            _log.warning("the state is written again: %s", self.location.told)
+            self.trouble = ""
+        for (journal, change, asked), saved in zip(taken, results, strict=True):
+            journal.wrote(change, saved, asked)
+            if not journal.has_news:
+                self._dirty.pop(journal, None)
+        self._outcomes_ahead = sum(journal.outcomes_ahead for journal in self._dirty)
+        self._bytes_ahead = sum(journal.bytes_ahead for journal in self._dirty)
+        if self._outcomes_ahead:
+            self._wanted.set()
+        self._news.unpark_all()
+
+    def _take(self) -> list[tuple[OperationJournal, Change, int]]:
+        """Return what the next commit writes, of which journal, and what is saved by it."""
+        taken: list[tuple[OperationJournal, Change, int]] = []
+        room = _MOST_A_COMMIT
+        renewed = self.now() + LEASE_SECONDS
+        for journal in self._dirty:
+            if journal in self._held:
+                journal.record.lease_until = renewed
+            change, asked = journal.take(room)
+            taken.append((journal, change, asked))
+            room -= len(change.outcomes)
+            if room <= 0:
+                break
+        return taken
+
+    def note_trouble(self, error: Exception) -> None:
+        """Go on in memory, and say why, until a commit succeeds."""
+        self._database = None  # and its connections, which may be what is wrong
+        self._outcomes_ahead = self._bytes_ahead = 0
+        words = str(error) if isinstance(error, StateTroubleError) else repr(error)
+        if words != self.trouble:
+            _log.warning("the state cannot be written, the work goes on in memory: %s", words)
+        self.trouble = words
+        self._wanted.set()  # so that it is tried again
+        self._news.unpark_all()
+
+    def _write(self, changes: Sequence[Change]) -> list[Saved]:
+        """Write a group, and now and then delete what is old. In the thread."""
+        database = self._opened()
+        saved = database.commit(changes)
+        self._unpruned_bytes += sum(
+            len(o.value.json) for c in changes for o in c.outcomes if o.value
+        )
+        now = self.now()
+        if now > self._pruned_at + _PRUNE_SECONDS or self._unpruned_bytes > self._max_bytes / 20:
+            self._pruned_at, self._unpruned_bytes = now, 0
+            database.prune(ttl=self._ttl, max_bytes=self._max_bytes)
+        return saved
+
+    def _opened(self) -> StateDatabase:
+        """Return the database; its library is loaded with the first use. In a thread."""
+        with self._opening:
+            if self._database is None:
+                from trio_tools.operations.durable.database import (  # noqa: PLC0415 - heavy
+                    StateDatabase,
+                )
+
+                self._database = StateDatabase(self.location, self.holder, now=self.now)
+            return self._database

@@ -1,0 +1,206 @@
+"""`DurableStore`: operations in memory as far as they are in use, and all of them on the disk.
+
+What the memory drops stays on the disk, and comes back with the next question for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from trio_tools.answers.errors import InvalidArgument
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable.records import (
+    Record,
+    StoredOutcome,
+    decode,
+    plain_name,
+    schema_mark,
+)
+from trio_tools.operations.durable.writer import OperationJournal, Writer
+from trio_tools.operations.operation import Operation
+from trio_tools.operations.store import MemoryStore, StoredOperation
+from trio_tools.settings.threads import run_in_tool_thread
+
+Revive = Callable[[Writer, Record, dict[int, StoredOutcome], set[int]], Awaitable[StoredOperation]]
+"""Makes an operation of what writes it, its record, what ended, and what had only started."""
+
+
+class DurableStore(MemoryStore):
+    """Operations that outlive the process.
+
+    Args:
+        location: Where they are stored.
+        ttl: Seconds that an operation is kept after its last use, in memory and there.
+        capacity: Most operations in memory.
+        max_bytes: Most bytes in memory.
+        max_stored_bytes: Most bytes there.
+        revive: Makes an operation of what was stored.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        ttl: float,
+        capacity: int,
+        max_bytes: int,
+        max_stored_bytes: int,
+        revive: Revive,
+    ) -> None:
+        super().__init__(ttl=ttl, capacity=capacity, max_bytes=max_bytes)
+        self.location = location
+        self.writer = Writer(location, taken_over=self._stop, ttl=ttl, max_bytes=max_stored_bytes)
+        self._revive = revive
+        self._key: bytes | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why what ends is kept in memory only; empty if it is on the disk."""
+        return self.writer.trouble
+
+    def journal(
+        self,
+        operation_id: str,
+        owner: str,
+        tool: str,
+        operation: Operation,
+        request: object,
+    ) -> OperationJournal:
+        """Return a journal for a new operation. Nothing is stored before it is begun."""
+        now = self.writer.now()
+        record = Record(
+            owner=plain_name(owner),
+            operation_id=plain_name(operation_id),
+            tool=tool,
+            name=operation.name,
+            schema=schema_mark(operation.item_schema()),
+            request=json_bytes(request, fallback=repr),
+            created=now,
+            last_used=now,
+        )
+        return OperationJournal(self.writer, record)
+
+    def key(self) -> bytes | None:
+        """Return the secret that signs cursors, which every server of this state has."""
+        return self._key or self.location.file_key()
+
+    async def open_key(self) -> None:
+        """Have the secret at hand. It is beside a file; in PostgreSQL it is in a table."""
+        if self.location.path is None and self._key is None:
+            try:
+                self._key = await self.writer.read(lambda database: database.key())
+            except StateTroubleError as error:
+                self.writer.note_trouble(error)
+
+    async def write(self) -> None:
+        """Write what has to be written, until cancelled."""
+        await self.writer.run()
+
+    async def recall(self, operation_id: str, owner: str) -> None:
+        """Bring an operation from the disk into memory, if it is there as nobody here knows it."""
+        kept = self._kept.get((owner, operation_id))
+        if kept is not None and (kept.running_here or kept.journal is None):
+            return
+        if not self.writer.running or not self.location.may_hold_operations():
+            return
+        names = (plain_name(owner), plain_name(operation_id))
+        try:
+            if kept is not None and kept.journal is not None:
+                revision = await self.writer.read(lambda database: database.revision(*names))
+                if revision in (0, kept.journal.record.revision):
+                    return
+            found = await self.writer.read(lambda database: database.load(*names))
+        except StateTroubleError as error:
+            self.writer.note_trouble(error)
+            return
+        if found is not None:
+            await self._take_in(*found)
+
+    async def _take_in(self, record: Record, blobs: Sequence[bytes]) -> StoredOperation | None:
+        """Put an operation that was read into memory, unless a call has begun it meanwhile."""
+        operation = await self._revive(self.writer, record, *decode(blobs))
+        key = (operation.owner, operation.operation_id)
+        kept = self._kept.get(key)
+        if kept is not None:
+            if kept.running_here:
+                return None
+            self._drop(key)
+        self._keep(operation)
+        return operation
+
+    async def parked(self) -> list[StoredOperation]:
+        """Bring the background operations that nobody works on into memory, oldest first."""
+        if not await run_in_tool_thread(self.location.has_parked):
+            return []
+        taken: list[StoredOperation] = []
+        try:
+            for record in await self.writer.read(lambda database: database.parked()):
+                names = (record.owner, record.operation_id)
+                found = await self.writer.read(lambda database, n=names: database.load(*n))
+                operation = None if found is None else await self._take_in(*found)
+                if operation is not None:
+                    taken.append(operation)
+        except StateTroubleError as error:
+            self.writer.note_trouble(error)
+        return taken
+
+    async def begin(self, operation: StoredOperation) -> None:
+        """Take an operation for this server, on the disk too. See `OperationStore`."""
+        journal = operation.journal
+        if journal is None:
+            return
+        record = journal.record
+        journal.batch = operation.batch
+        record.run += 1
+        record.background = operation.background
+        self.writer.hold(journal)
+        journal.ask(claim=True)
+        if not record.revision:  # a new one: it is written with its first outcomes
+            return
+        begun = False
+        try:
+            await journal.settled()
+            begun = journal.refused is None
+        finally:
+            if not begun:
+                self.writer.let_go(journal)
+        if not begun:
+            raise InvalidArgument(
+                f"operation {operation.operation_id!r} is running in another server: read it with "
+                "get_operation, or call again when that one has ended",
+                error_code="OPERATION_RUNNING",
+            )
+
+    def end(self, operation: StoredOperation) -> None:
+        """Let others work on an operation."""
+        journal = operation.journal
+        if journal is not None:
+            record = journal.record
+            record.last_used = self.writer.now()
+            record.size = operation.work.size
+            record.background = operation.background
+            self.writer.release(journal)
+
+    async def settled(self, operation: StoredOperation) -> None:
+        """Wait until what ended so far is on the disk, or cannot be written."""
+        if operation.journal is not None:
+            await operation.journal.settled()
+
+    def _use(self, key: tuple[str, str]) -> StoredOperation:
+        kept = super()._use(key)
+        if kept.journal is not None and kept.journal.record.revision:
+            kept.journal.record.last_used = self.writer.now()
+            kept.journal.touch()
+        return kept
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        kept = self._kept[key]
+        super()._drop(key)
+        if kept.journal is not None:
+            self.writer.forget(kept.journal)
+
+    def _stop(self, journal: OperationJournal) -> None:
+        for kept in self.running():
+            if kept.journal is journal:
+                kept.stop()

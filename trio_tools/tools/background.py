@@ -1,0 +1,225 @@
+"""Operations that go on after their call has answered, and when the server is back.
+
+The work is a job of the server. Stopping the server cuts it and leaves it parked, and the next
+start takes it up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import trio
+
+from nursery_patterns import Counts, request_context
+from trio_tools.answers.errors import ServerOverloaded, ToolFailure
+from trio_tools.live.operations import working
+from trio_tools.live.state import ServerState
+from trio_tools.operations.store import StoredOperation
+from trio_tools.tools.call import Answer, Call, no_progress
+from trio_tools.tools.progress import run_with_progress
+
+_log = logging.getLogger("trio_tools")
+
+# How often a server looks for operations that another one has left behind.
+_LOOK_SECONDS = 5.0
+_ELSEWHERE_SECONDS = 1.0
+_WAIT_SECONDS = 50
+# How much longer than for the first news a caller waits, of the time that it allows.
+_MORE_NEWS = 0.1
+_MORE_NEWS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class HowToGoOn:
+    """How an operation goes on in the background.
+
+    Attributes:
+        concurrency: Items in flight.
+        item_seconds: Time of one item; None for no bound of its own.
+        seconds: Time for all of it.
+    """
+
+    concurrency: int
+    item_seconds: float | None
+    seconds: float
+
+
+async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn) -> Answer:
+    """Start the work, and answer at once.
+
+    Raises:
+        InvalidArgument: A call is at work on it, or another server.
+        ServerOverloaded: The server is about to stop.
+    """
+    if kept.running:
+        kept.refuse_second_call()
+    if not kept.batch.progress.value.complete:
+        options = {**asdict(how), "until": time.time() + how.seconds}
+        kept.background = True
+        if call.state.drained or not start_in_background(call.state, kept, options):
+            raise ServerOverloaded(
+                "This server is about to stop: call again when it is back.",
+                data={"retry_after_seconds": 5.0},
+            )
+        await kept.begun.wait()
+    await call.state.store.settled(kept)
+    counts = kept.batch.progress.value
+    summary = (
+        f"{kept.batch.name}: {counts.total} items go on in the background as {kept.operation_id}."
+        if not counts.complete
+        else f"{kept.batch.name}: all {counts.total} items of {kept.operation_id} were done before."
+    )
+    wait = f'get_operation(operation_id="{kept.operation_id}", wait_seconds={_WAIT_SECONDS})'
+    return Answer(
+        summary=summary,
+        data={
+            "summary": summary,
+            "counts": {**counts_of(counts), "concurrency_limit": how.concurrency},
+            "complete": counts.complete,
+            "results": [],
+            "errors": None,
+            "timing": {
+                "elapsed_seconds": round(call.waited, 6),
+                "timeout_seconds": how.seconds,
+                "headroom_seconds": how.seconds,
+            },
+            "operation_id": kept.operation_id,
+            "running": kept.running,
+        },
+        text=f"Wait for it and read it with {wait}; stop it with cancel_operation.",
+        warnings=trouble_of(call),
+    )
+
+
+def start_in_background(
+    state: ServerState, kept: StoredOperation, options: Mapping[str, Any]
+) -> bool:
+    """Start the work on an operation as a job of the server. False if nothing is served."""
+    if kept.journal is not None:
+        kept.journal.record.options = json.dumps(dict(options)).encode()
+    kept.begun = trio.Event()
+
+    async def job() -> None:
+        try:
+            with request_context(client_id=kept.owner) as request:
+                kept.request_id = request.request_id
+                await _work(state, kept, options)
+        except ToolFailure as failure:
+            _log.warning("%s does not go on in the background: %s", kept.operation_id, failure)
+        finally:
+            kept.begun.set()
+
+    return state.jobs.start(job)
+
+
+async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str, Any]) -> None:
+    """Work on the operation until it is done, stopped, cut, or out of time."""
+    call = Call(state, kept.tool, kept.owner, no_progress)
+    seconds = max(0.0, options["until"] - time.time())
+    async with working(state, kept):
+        kept.begun.set()
+        with trio.move_on_after(seconds) as budget:
+            kept.deadline = budget.deadline
+            if state.drained:
+                kept.stop()
+            kept.batch.limit = options["concurrency"]
+            kept.batch.item_timeout = options["item_seconds"]
+            with state.counting_items(kept.tool, kept.batch):
+                await run_with_progress(call, kept)
+        # Cut by its end of time, or done: nobody is to take it up again.
+        if budget.cancelled_caught or kept.batch.progress.value.complete:
+            kept.background = False
+    await state.store.settled(kept)
+
+
+async def take_up(state: ServerState) -> None:
+    """Take up operations that a stop or a crash has left parked, now and from time to time."""
+    if not state.settings.state.resume:
+        return
+    while True:
+        for kept in await state.store.parked():
+            if kept.running or kept.cannot_go_on or state.drained:
+                continue
+            assert kept.journal is not None
+            options: dict[str, Any] = json.loads(kept.journal.record.options)
+            if "until" in options:
+                _log.info("going on with %s in the background", kept.operation_id)
+                start_in_background(state, kept, options)
+                await kept.begun.wait()
+        await trio.sleep(_LOOK_SECONDS)
+
+
+async def find_operation(call: Call, operation_id: str) -> StoredOperation:
+    """Return an operation of the caller, wherever it is stored.
+
+    Raises:
+        NotFound: There is none, or not any more.
+    """
+    await trio.lowlevel.checkpoint()
+    await call.state.store.recall(operation_id, call.client_id)
+    return call.state.store.find(operation_id, call.client_id)
+
+
+async def wait_for_news(call: Call, kept: StoredOperation, seconds: float) -> StoredOperation:
+    """Wait until more has ended than now, and then a little for the rest; return it as it is then.
+
+    Args:
+        call: Who waits.
+        kept: The operation. One that does not run has no news.
+        seconds: Waits no longer than that.
+    """
+    known = kept.batch.progress.value.done
+    with trio.move_on_after(seconds):
+        while kept.running and not kept.running_here:  # another server works on it
+            await trio.sleep(_ELSEWHERE_SECONDS)
+            kept = await find_operation(call, kept.operation_id)
+            if kept.batch.progress.value.done > known:
+                return kept
+        if kept.running:
+            await kept.ended_or_more_than(known)
+            # The first news of many is no reason to answer: most of it may come at once.
+            with trio.move_on_after(max(_MORE_NEWS_SECONDS, seconds * _MORE_NEWS)):
+                await kept.ended_or_more_than(math.inf)
+    return kept
+
+
+async def stop_for_good(call: Call, kept: StoredOperation) -> bool:
+    """Stop an operation so that no start takes it up again, and wait until it has ended.
+
+    Returns:
+        Whether anything worked on it.
+    """
+    parked = kept.background and not kept.running
+    stopped = kept.stop(for_good=True)
+    if stopped:
+        await kept.ended_or_more_than(math.inf)
+    elif parked:
+        call.state.store.end(kept)
+    return stopped or parked
+
+
+def trouble_of(call: Call) -> list[str]:
+    """Return the warning that what finished is not on the disk, if it is not."""
+    trouble = call.state.store.trouble
+    if not trouble:
+        return []
+    lost = "What finished is kept in memory only, and is lost if this server ends"
+    return [f"{lost}: the state cannot be written ({trouble})."]
+
+
+def counts_of(counts: Counts) -> dict[str, Any]:
+    """Return the counts as every answer shows them."""
+    return {
+        "total": counts.total,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "timed_out": counts.timed_out,
+        "cancelled": counts.cancelled,
+        "not_started": counts.not_started,
+    }
