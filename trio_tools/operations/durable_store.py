@@ -50,7 +50,13 @@ class DurableStore(MemoryStore):
     ) -> None:
         super().__init__(ttl=ttl, capacity=capacity, max_bytes=max_bytes)
         self.location = location
-        self.writer = Writer(location, taken_over=self._stop, ttl=ttl, max_bytes=max_stored_bytes)
+        self.writer = Writer(
+            location,
+            taken_over=self._stop,
+            asked_to_stop=self._stop_for_good,
+            ttl=ttl,
+            max_bytes=max_stored_bytes,
+        )
         self._revive = revive
         self._key: bytes | None = None
 
@@ -172,6 +178,18 @@ class DurableStore(MemoryStore):
                 error_code="OPERATION_RUNNING",
             )
 
+    async def stop_elsewhere(self, operation: StoredOperation) -> bool:
+        """Ask the server that works on an operation to stop it. See `OperationStore`."""
+        if operation.journal is None:
+            return False
+        record = operation.journal.record
+        names = (record.owner, record.operation_id)
+        try:
+            return await self.writer.read(lambda database: database.stop(*names))
+        except StateTroubleError as error:
+            self.writer.note_trouble(error)
+            return False
+
     def end(self, operation: StoredOperation) -> None:
         """Let others work on an operation."""
         journal = operation.journal
@@ -179,7 +197,8 @@ class DurableStore(MemoryStore):
             record = journal.record
             record.last_used = self.writer.now()
             record.size = operation.work.size
-            record.background = operation.background
+            complete = operation.batch.progress.value.complete
+            record.background = operation.background and not complete
             self.writer.release(journal)
 
     async def settled(self, operation: StoredOperation) -> None:
@@ -200,7 +219,10 @@ class DurableStore(MemoryStore):
         if kept.journal is not None:
             self.writer.forget(kept.journal)
 
-    def _stop(self, journal: OperationJournal) -> None:
+    def _stop(self, journal: OperationJournal, *, for_good: bool = False) -> None:
         for kept in self.running():
             if kept.journal is journal:
-                kept.stop()
+                kept.stop(for_good=for_good)
+
+    def _stop_for_good(self, journal: OperationJournal) -> None:
+        self._stop(journal, for_good=True)

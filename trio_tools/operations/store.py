@@ -178,6 +178,13 @@ class OperationStore(Protocol):
         """Let others work on an operation."""
         ...
 
+    async def stop_elsewhere(self, operation: StoredOperation) -> bool:
+        """Ask another server that works on an operation to stop it within seconds.
+
+        What is parked is not taken up again. Returns whether there was anything to stop.
+        """
+        ...
+
     async def settled(self, operation: StoredOperation) -> None:
         """Wait until what ended so far is safe: it may be told then."""
         ...
@@ -254,6 +261,11 @@ class MemoryStore:
 
     def end(self, operation: StoredOperation) -> None:
         """Do nothing."""
+
+    async def stop_elsewhere(self, operation: StoredOperation) -> bool:
+        """Return False: there is no other server."""
+        del operation
+        return False
 
     async def settled(self, operation: StoredOperation) -> None:
         """Do nothing: what ended is as safe as it gets."""

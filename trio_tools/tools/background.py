@@ -190,18 +190,16 @@ async def wait_for_news(call: Call, kept: StoredOperation, seconds: float) -> St
 
 
 async def stop_for_good(call: Call, kept: StoredOperation) -> bool:
-    """Stop an operation so that no start takes it up again, and wait until it has ended.
+    """Stop an operation so that no start takes it up again, and wait until it has ended here.
 
     Returns:
         Whether anything worked on it.
     """
-    parked = kept.background and not kept.running
-    stopped = kept.stop(for_good=True)
-    if stopped:
+    if kept.stop(for_good=True):
         await kept.ended_or_more_than(math.inf)
-    elif parked:
-        call.state.store.end(kept)
-    return stopped or parked
+        return True
+    kept.background = False
+    return await call.state.store.stop_elsewhere(kept)
 
 
 def trouble_of(call: Call) -> list[str]:

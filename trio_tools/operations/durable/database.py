@@ -65,6 +65,7 @@ _operations = sa.Table(
     sa.Column("holder", sa.Text),
     sa.Column("lease_until", sa.Double, nullable=False),
     sa.Column("revision", _integer, nullable=False),
+    sa.Column("stop", sa.Boolean, nullable=False),
     sa.UniqueConstraint("owner", "operation_id"),
     sqlite_autoincrement=True,
 )
@@ -92,6 +93,7 @@ _CHANGING = (
     "size",
     "holder",
     "lease_until",
+    "stop",
 )
 
 
@@ -107,10 +109,12 @@ class Saved:
         revision: Of the operation as it is stored now; or `REFUSED`, since another server holds it
             or has changed it; or `GONE`, since it was deleted, and has to be written whole.
         holder: Who holds the operation, if it was refused for that.
+        stop: Whether somebody asked the holder to stop it.
     """
 
     revision: int
     holder: str | None = None
+    stop: bool = False
 
 
 class StateDatabase:
@@ -198,6 +202,29 @@ class StateDatabase:
             if record.background and self._is_free(record.holder, record.lease_until)
         ]
 
+    def stop(self, owner: str, operation_id: str) -> bool:
+        """Ask whoever works on an operation to stop it, and let nobody take it up by itself.
+
+        Returns:
+            Whether anybody works on it, or was to take it up.
+
+        Raises:
+            StateTroubleError: The state cannot be written.
+        """
+
+        def ask(connection: sa.Connection) -> bool:
+            row = connection.execute(_of(owner, operation_id)).mappings().one_or_none()
+            if row is None:
+                return False
+            held = not self._is_free(row["holder"], row["lease_until"])
+            values = {"stop": held, "background": False, "revision": row["revision"] + 1}
+            connection.execute(
+                sa.update(_operations).where(_operations.c.key == row["key"]).values(**values)
+            )
+            return held or bool(row["background"])
+
+        return self._in_transaction(ask)
+
     def delete(self, owner: str, operation_id: str) -> bool:
         """Delete an operation that nobody works on. False if there is none, or it is held.
 
@@ -278,8 +305,8 @@ class StateDatabase:
         if row is None:
             if record.revision and not replace:
                 return Saved(GONE)
-            revision, replace = 1, False
-            values = asdict(record) | {"revision": revision}
+            revision, replace, stop = 1, False, False
+            values = asdict(record) | {"revision": revision, "stop": False}
             key = connection.scalar(
                 sa.insert(_operations).values(**values).returning(_operations.c.key)
             )
@@ -290,7 +317,11 @@ class StateDatabase:
             if change.claim and row.revision != record.revision and not replace:
                 return Saved(REFUSED)  # it is not as this server knows it: to be read again
             key, revision = row.key, row.revision + 1
-            values = {name: getattr(record, name) for name in _CHANGING} | {"revision": revision}
+            stop = row.stop and not change.claim
+            values = {name: getattr(record, name) for name in _CHANGING} | {
+                "revision": revision,
+                "stop": stop,
+            }
             connection.execute(
                 sa.update(_operations).where(_operations.c.key == key).values(**values)
             )
@@ -300,7 +331,7 @@ class StateDatabase:
             connection.execute(
                 sa.insert(_outcomes).values(key=key, revision=revision, data=encode(change))
             )
-        return Saved(revision)
+        return Saved(revision, stop=stop)
 
     def _is_idle(self, row: Any) -> bool:
         return not row.background and self._is_free(row.holder, row.lease_until)
@@ -465,9 +496,9 @@ def _of(owner: str, operation_id: str) -> sa.Select[Any]:
 
 def _state_of(owner: str, operation_id: str) -> Any:
     columns = _operations.c
-    return sa.select(columns.key, columns.holder, columns.lease_until, columns.revision).where(
-        columns.owner == owner, columns.operation_id == operation_id
-    )
+    return sa.select(
+        columns.key, columns.holder, columns.lease_until, columns.revision, columns.stop
+    ).where(columns.owner == owner, columns.operation_id == operation_id)
 
 
 def _meta_value(name: str) -> sa.Select[Any]:

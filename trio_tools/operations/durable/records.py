@@ -73,6 +73,7 @@ class Record:
         holder: The server that works on it, or None.
         lease_until: When that server has to have renewed its lease, in seconds since the epoch.
         revision: Grows with each commit.
+        stop: Whether somebody asked its holder to stop it.
     """
 
     owner: str
@@ -94,6 +95,7 @@ class Record:
     holder: str | None = None
     lease_until: float = 0.0
     revision: int = 0
+    stop: bool = False
 
 
 @dataclass

@@ -185,6 +185,8 @@ class OperationJournal(ItemJournal):
             self.record.revision = saved.revision
             self.refused = None
             self.saved = asked
+            if saved.stop:
+                self._writer.asked_to_stop(self)
         elif saved.revision == 0:
             self.refused = saved.holder or ""
             self.saved = asked
@@ -234,6 +236,7 @@ class Writer:
         location: Where to.
         now: Returns the seconds since the epoch.
         taken_over: Called with the journal of an operation that another server works on now.
+        asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
         ttl: Seconds after which what nobody has used is deleted.
         max_bytes: Most bytes that are kept there.
 
@@ -249,6 +252,7 @@ class Writer:
         *,
         now: Callable[[], float] = time.time,
         taken_over: Callable[[OperationJournal], None] = lambda _: None,
+        asked_to_stop: Callable[[OperationJournal], None] = lambda _: None,
         ttl: float = math.inf,
         max_bytes: int = 2**62,
     ) -> None:
@@ -261,6 +265,7 @@ class Writer:
         self.holder = new_holder()
         self.now = now
         self.taken_over = taken_over
+        self.asked_to_stop = asked_to_stop
         self.trouble = ""
         self.running = False
         self._database: StateDatabase | None = None
