@@ -6,7 +6,7 @@ Limits, descriptions, caps and status all read the same objects, so they cannot 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -56,7 +56,7 @@ class ServerState:
         jobs: What goes on without a call that waits for it.
         first_jobs: Those that start when the first connection is served.
         revive: Makes an operation of what was stored of it.
-        page_bytes: A result of more bytes of JSON is read in parts.
+        largest_whole_result: Returns how many bytes of JSON are shown whole in so many characters.
     """
 
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
@@ -71,7 +71,7 @@ class ServerState:
         # How a stored operation comes to life again is up to the tools, which are above.
         self.revive: Revive = _cannot_revive
         self.store: OperationStore = self._make_store()
-        self.page_bytes = settings.max_output_chars // 2
+        self.largest_whole_result: Callable[[int], int] = lambda max_chars: max_chars // 2
         self.jobs = Jobs()
         self._writing = Jobs()
         self.cursors = Cursors("trio-tools operations", self.store.key)
@@ -126,6 +126,11 @@ class ServerState:
         started: set[int],
     ) -> StoredOperation:
         return await self.revive(writer, record, ended, started)
+
+    @property
+    def page_bytes(self) -> int:
+        """A result of more bytes of JSON is read in parts."""
+        return self.largest_whole_result(self.settings.max_output_chars)
 
     def limits_of(self, name: str) -> LiveLimits:
         """Return the limits of a tool or operation as they are now."""

@@ -78,7 +78,7 @@ class ToolServer(MCPServer[ServerState]):
     def __init__(self, state: ServerState, tools: Sequence[Tool]) -> None:
         self.state = state
         state.revive = partial(revive, state)
-        state.page_bytes = largest_whole_result(state.settings.max_output_chars)
+        state.largest_whole_result = largest_whole_result
         state.first_jobs = [partial(take_up, state)]
         self._tools_by_name = {tool.name: tool for tool in tools}
         with _logging_left_alone():
