@@ -10,6 +10,7 @@ BENCHMARKS = {
     "offload": "threads, processes and the small primitives",
     "tools": "what the tools add to the engine, and the longest steps at the caps",
     "startup": "the server's start beside the import of the SDK and trio",
+    "upstream": "a call of an upstream's tool through us beside the official client's",
     "calls": "a tool call beside a bare server's, and how fast a busy one answers",
 }
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 
+from nursery_patterns import run_in_thread
 from trio_tools.upstream.launch import Endpoint
 from trio_tools.upstream.messages import (
     BROKEN_OFF,
@@ -48,8 +49,13 @@ async def over_http(
         calls_at_once: Bounds the sockets.
     """
     limits = httpx2.Limits(max_connections=calls_at_once + _MORE_CONNECTIONS)
+    # It reads the certificates of all authorities, which takes a quarter of a second.
+    tls = endpoint.url[:6].lower() == "https:"
+    verify = await run_in_thread(httpx2.create_ssl_context) if tls else False
     client = httpx2.AsyncClient(
-        transport=_AnswersForTheServer(httpx2.AsyncHTTPTransport(limits=limits), most),
+        transport=_AnswersForTheServer(
+            httpx2.AsyncHTTPTransport(verify=verify, limits=limits), most
+        ),
         headers=endpoint.headers,
         timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS, write=_WRITE_SECONDS),
     )
@@ -151,24 +157,37 @@ class _Unreadable(httpx2.StreamError):
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """The body of an answer, up to a bound; None for one whose events are bounded."""
+    """The body of an answer, up to a bound; None for one whose events are bounded.
+
+    An iterator and no generator: the SDK leaves the loop over it when it has its answer, and then
+    closes it.
+    """
 
     def __init__(self, inner: httpx2.AsyncByteStream, most: int | None) -> None:
         self._inner = inner
+        self._chunks: AsyncIterator[bytes] | None = None
         self._most = most
+        self._size = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._chunks is None:
+            self._chunks = aiter(self._inner)
         try:
-            async for chunk in self._inner:
-                size += len(chunk)
-                if self._most is not None and size > self._most:
-                    raise _Unreadable(
-                        f"its answer is larger than max_reply_bytes ({self._most:,}): ask for less"
-                    )
-                yield chunk
+            chunk = await anext(self._chunks)
         except httpx2.TransportError as error:
             raise _Unreadable(f"its answer broke off: {error or type(error).__name__}") from None
+        self._size += len(chunk)
+        if self._most is not None and self._size > self._most:
+            raise _Unreadable(
+                f"its answer is larger than max_reply_bytes ({self._most:,}): ask for less"
+            )
+        return chunk
 
     async def aclose(self) -> None:
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:  # it is a generator of httpcore2, which would be left unfinished
+            await close()
         await self._inner.aclose()

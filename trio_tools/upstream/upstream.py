@@ -39,7 +39,7 @@ _CALLS_REMEMBERED: Final = 200
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 30.0
 # So many lives in a row without one answered call, and callers are not kept waiting any longer.
-_LIVES: Final = 3
+_LIVES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,7 @@ class Upstream:
             self._let_go += connection.let_go
             if connection.link.last_trouble:
                 self._last_error = launch.redacted(connection.link.last_trouble)
-            if connection.answered:
-                self._fruitless = 0
+            self._fruitless = 0 if connection.answered else min(self._fruitless + 1, 100)
 
     def _ready(self, connection: Connection) -> None:
         # Over stdio the first request settles the era, so what was found once need not be probed.
@@ -288,12 +287,9 @@ class Upstream:
         was_ready = self._state == "connected"
         self._last_error = failure.message
         _log.warning("upstream %s: %s", self.name, failure.message)
-        delay = (
-            min(_LONGEST_DELAY, _FIRST_DELAY * 4 ** min(self._fruitless, 9))
-            if self._fruitless
-            else 0.0
-        )
-        self._fruitless += 1
+        delay = 0.0
+        if self._fruitless:
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._fruitless - 1))
         if self._fruitless >= _LIVES or (not was_ready and self._restarts == 0):
             self._failure, self._retry_at = failure, trio.current_time() + max(delay, _FIRST_DELAY)
             self._enter("failed")
