@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import trio
 
@@ -91,7 +92,7 @@ def _known(error: Exception) -> ToolFailure | None:
             return None
 
 
-def outcome_failure(outcome: Outcome[object, object], *, running: bool = False) -> ToolFailure:
+def outcome_failure(outcome: Outcome[Any, Any], *, running: bool = False) -> ToolFailure:
     """Return why an item has no result, in the same words as for a whole call.
 
     Args:

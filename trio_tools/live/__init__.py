@@ -3,9 +3,10 @@
 Tools, descriptions, status and metrics read the same objects, so they cannot disagree. Nothing
 here knows MCP.
 
-    calls    a call from its arrival to its answer, and how long calls took
-    jobs     work that goes on while the server serves
-    limits   what is declared for a tool, under the capacity it has now
-    state    `ServerState`: everything that lives as long as one server
+    calls        a call from its arrival to its answer, and how long calls took
+    jobs         work that goes on while the server serves
+    limits       what is declared for a tool, under the capacity it has now
+    state        `ServerState`: everything that lives as long as one server
     operations   operations made for a call, brought back, and worked on
+    snapshot     what the dashboard shows
 """

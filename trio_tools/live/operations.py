@@ -21,6 +21,7 @@ from trio_tools.operations.durable.writer import ItemJournal, OperationJournal, 
 from trio_tools.operations.item_runner import ItemRunner, Result
 from trio_tools.operations.operation import BadItem, Operation
 from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.timeline import Timeline
 
 
 def make_operation(
@@ -123,6 +124,7 @@ def _over(
         bucket=operation.bucket,
         name=operation.name,
         journal=journal,
+        observer=(timeline := Timeline()),
     )
     return StoredOperation(
         operation_id=operation_id,
@@ -131,6 +133,7 @@ def _over(
         request=request,
         work=work,
         batch=batch,
+        timeline=timeline,
         journal=journal if isinstance(journal, OperationJournal) else None,
     )
 

@@ -7,6 +7,7 @@ memory_estimate  how much memory values hold
 operation        `Operation` and what it declares
 durable          what is stored beyond the process, and when it is safe
 item_runner      an operation over the items of one batch
+timeline         when the items of an operation started and ended
 store            operations that outlive their calls
 durable_store    operations that outlive the process
 web              fetch, call_api

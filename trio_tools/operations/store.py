@@ -22,6 +22,7 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.writer import ItemJournal, OperationJournal
 from trio_tools.operations.item_runner import ItemRunner, Result, same_json
 from trio_tools.operations.operation import Operation
+from trio_tools.operations.timeline import Timeline
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class StoredOperation:
         background: Whether it goes on by itself, without a call that waits for it.
         begun: Set when the work in the background has begun, or cannot.
         cannot_go_on: Why its missing items cannot be done any more; empty if they can.
+        timeline: When its latest items started and ended.
     """
 
     operation_id: str
@@ -57,6 +59,7 @@ class StoredOperation:
     background: bool = False
     begun: trio.Event = field(default_factory=trio.Event)
     cannot_go_on: str = ""
+    timeline: Timeline = field(default_factory=Timeline)
     _scope: trio.CancelScope | None = None
     _ended: trio.Event = field(default_factory=trio.Event)
 
@@ -205,6 +208,10 @@ class OperationStore(Protocol):
         """Return the operations that calls are at work on, oldest first."""
         ...
 
+    def operations(self) -> list[StoredOperation]:
+        """Return the operations that are held in memory, the least recently used first."""
+        ...
+
 
 class MemoryStore:
     """Operations in memory, until they are old, too many or too large.
@@ -348,6 +355,10 @@ class MemoryStore:
                 raise _too_many(self._capacity)
         self.reserve(operation.owner, operation.work.size)
         self._kept[operation.owner, operation.operation_id] = operation
+
+    def operations(self) -> list[StoredOperation]:
+        """Return all that is kept, the least recently used first."""
+        return list(self._kept.values())
 
     def _use(self, key: tuple[str, str]) -> StoredOperation:
         kept = self._kept[key]

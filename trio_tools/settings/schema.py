@@ -27,7 +27,7 @@ from pydantic import (
 
 from trio_tools.settings.database_urls import check_database_url
 
-OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/dashboard"})
 """What the HTTP server answers itself, whatever `http.path` is."""
 
 _BASE_URL: Final = re.compile(
@@ -267,6 +267,9 @@ class HttpSettings(Section):
     max_sessions: PositiveInt = Field(
         default=1_000,
         description="Sessions of the older protocol at once; the client with most makes room.",
+    )
+    dashboard: bool = Field(
+        default=True, description="Serve a page at / that shows what goes on, and its data."
     )
     max_connections: PositiveInt = Field(default=1_000, description="Connections open at once.")
     max_connections_per_peer: PositiveInt = Field(

@@ -5,6 +5,7 @@ tls              a certificate, its key, and the password of the key
 http11           one connection: h11 and an ASGI application
 connections      accepted up to a bound, fairly, closable at once
 sessions         of the older era: each client has its share
+dashboard        the page at /, and what it reads
 asgi_guard       what a request must show before the SDK sees it
 metrics          what /metrics says
 serve            serve_http

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nursery_patterns import request_context
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
 from trio_tools.transports.http.connections import KNOWN
+from trio_tools.transports.http.dashboard import PREFIX, Dashboard
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
 
@@ -45,6 +46,7 @@ class AsgiGuard:
         overloaded: Whether new calls would be refused for lack of room.
         metrics: The text of `/metrics` and its content type.
         done: Called with the weight of the body of each request that is done, in bytes.
+        dashboard: The page at `/` and what it reads; None for none.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class AsgiGuard:
         overloaded: Callable[[], bool],
         metrics: Callable[[], tuple[bytes, str]],
         done: Callable[[int], None] = lambda _: None,
+        dashboard: Dashboard | None = None,
     ) -> None:
         self._app = app
         self._doorkeeper = doorkeeper
@@ -63,6 +66,7 @@ class AsgiGuard:
         self._overloaded = overloaded
         self._metrics = metrics
         self._done = done
+        self._dashboard = dashboard
         # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
         # long as it takes to refuse the piece that made it so.
         self._bodies = 0
@@ -96,12 +100,20 @@ class AsgiGuard:
             # For whoever starts and watches the server: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
             return
+        if path == "/" and self._dashboard is not None:
+            # It holds no data, and a browser has no token before it shows a page that asks for one.
+            self._doorkeeper.check_address(scope["headers"])
+            await self._dashboard.page(send, scope["method"])
+            return
         client = self._doorkeeper.admit(scope["headers"])
         if client != ANONYMOUS:
             scope[KNOWN]()
         if path == "/metrics":
             text, content_type = self._metrics()
             await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+            return
+        if self._dashboard is not None and path.startswith(PREFIX):
+            await self._dashboard(scope, receive, send, client)
             return
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})

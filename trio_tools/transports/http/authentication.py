@@ -95,6 +95,18 @@ class Authenticator:
             Denied: The headers are too long, the Host or Origin is not accepted, or there is no
                 token that is known.
         """
+        values = self.check_address(headers)
+        if b"origin" in values:
+            origin = values[b"origin"].decode("latin-1").lower()
+            self._check_origin(origin, values[b"host"].decode("latin-1").lower())
+        return self._client(values.get(b"authorization", b""))
+
+    def check_address(self, headers: Headers) -> dict[bytes, bytes]:
+        """Return the headers by lower-case name, of a request for a name that is served here.
+
+        Raises:
+            Denied: The headers are too long, or the Host is not accepted.
+        """
         values: dict[bytes, bytes] = {}
         size = 0
         for name, value in headers:
@@ -106,9 +118,7 @@ class Authenticator:
                 f"The headers are longer than {self.max_header_bytes} bytes.",
             )
         self._check_host(values.get(b"host", b"").decode("latin-1").lower())
-        if b"origin" in values:
-            self._check_origin(values[b"origin"].decode("latin-1").lower())
-        return self._client(values.get(b"authorization", b""))
+        return values
 
     def _check_host(self, host: str) -> None:
         name, _, _ = host.rpartition(":") if _has_port(host) else (host, "", "")
@@ -118,7 +128,9 @@ class Authenticator:
                 "This Host is not served here: add it to http.allowed_hosts.",
             )
 
-    def _check_origin(self, origin: str) -> None:
+    def _check_origin(self, origin: str, host: str) -> None:
+        if urlsplit(origin).netloc == host:
+            return  # a page of this server, whose Host was checked
         # A page served by this machine may call a server that only this machine can reach.
         local = self.loopback and _host_of(origin) in _LOOPBACK_NAMES
         if origin not in self.origins and not local:

@@ -17,6 +17,7 @@ from trio_tools.settings import HttpSettings, Settings
 from trio_tools.transports.http.asgi_guard import AsgiGuard
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
+from trio_tools.transports.http.dashboard import Dashboard
 from trio_tools.transports.http.metrics import Metrics
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
@@ -169,6 +170,7 @@ class _HttpServer:
             overloaded=self._overloaded,
             metrics=self._metrics.text,
             done=self.memory_trim.add,
+            dashboard=Dashboard(state) if state and settings.dashboard else None,
         )
         self.connections = Connections(
             self._gate,

@@ -1,0 +1,243 @@
+"""The page at `/`: what goes on, live, in a browser.
+
+The page itself holds no data and is served to whoever may reach the server; what it shows comes
+from the paths below `/dashboard/`, under the same rules of Host, Origin and token as MCP. It is one
+file without a build step. Foreign text is shown as text only, and the content security policy
+lets nothing run but the script of this page.
+
+    GET  /                                    the page
+    GET  /dashboard/events                    server-sent events: a snapshot a second
+    GET  /dashboard/operations/ID.jsonl       all outcomes, one JSON object a line
+    GET  /dashboard/operations/ID.csv         the same as CSV
+    POST /dashboard/operations/ID/cancel      stops the operation; what is done stays
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from functools import cache
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import unquote
+
+import trio
+from starlette.types import Receive, Scope, Send
+
+from trio_tools.answers.error_mapping import outcome_failure
+from trio_tools.answers.errors import NotFound
+from trio_tools.live.snapshot import snapshot
+from trio_tools.live.state import ServerState
+from trio_tools.operations.store import StoredOperation
+from trio_tools.transports.http.authentication import Denied
+
+PREFIX: Final = "/dashboard/"
+INTERVAL_SECONDS: Final = 1.0
+"""Time between two snapshots of one stream."""
+
+MAX_STREAMS: Final = 32
+"""Streams of events open at once. Further ones are refused."""
+
+_SEND_SECONDS = 10.0
+_CHUNK_OUTCOMES = 100
+_OPERATION = re.compile(r"operations/([^/]+?)(\.jsonl|\.csv|/cancel)")
+_COLUMNS = ("index", "item", "status", "value", "error_code", "reason")
+
+
+class Dashboard:
+    """The page and what it reads, of one server.
+
+    Args:
+        state: The live server.
+    """
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._streams = 0
+
+    async def page(self, send: Send, method: str) -> None:
+        """Answer with the page."""
+        body, policy = _page()
+        headers = {
+            "content-type": "text/html; charset=utf-8",
+            "content-security-policy": policy,
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+            "cache-control": "no-cache",
+        }
+        await _start(send, HTTPStatus.OK, {**headers, "content-length": str(len(body))})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+        """Answer a request below `/dashboard/` of an admitted client.
+
+        Raises:
+            Denied: The path, the method or the operation is not there, or too many streams are.
+        """
+        path = scope["raw_path"].decode("ascii").removeprefix(PREFIX)
+        if path == "events":
+            _check_method(scope, "GET")
+            await self._events(receive, send, client)
+            return
+        found = _OPERATION.fullmatch(path)
+        if found is None:
+            raise Denied(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
+        operation_id, what = unquote(found[1]), found[2]
+        _check_method(scope, "POST" if what == "/cancel" else "GET")
+        kept = self._find(operation_id, client)
+        if what == "/cancel":
+            stopped = json.dumps({"stopped": kept.stop()}).encode()
+            await _start(send, HTTPStatus.OK, _fields("application/json", len(stopped)))
+            await send({"type": "http.response.body", "body": stopped})
+        else:
+            await self._download(send, kept, what)
+
+    def _find(self, operation_id: str, client: str) -> StoredOperation:
+        try:
+            return self._state.store.find(operation_id, client)
+        except NotFound:
+            raise Denied(HTTPStatus.NOT_FOUND, "There is no such operation.") from None
+
+    async def _events(self, receive: Receive, send: Send, client: str) -> None:
+        """Send a snapshot a second until the client leaves, or does not read for a while."""
+        if self._streams >= MAX_STREAMS:
+            raise Denied(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{MAX_STREAMS} dashboards are open: close one, or try again later.",
+                {"retry-after": "10"},
+            )
+        self._streams += 1
+        try:
+            await _start(send, HTTPStatus.OK, _fields("text/event-stream; charset=utf-8"))
+            async with _until_departure(receive):
+                while True:
+                    text = json.dumps(snapshot(self._state, client), ensure_ascii=False)
+                    with trio.fail_after(_SEND_SECONDS):
+                        await _send_more(send, f"data: {text}\n\n".encode())
+                    await trio.sleep(INTERVAL_SECONDS)
+        except* trio.TooSlowError:
+            pass  # the client does not read: the exchange ends without its end
+        finally:
+            self._streams -= 1
+
+    async def _download(self, send: Send, kept: StoredOperation, suffix: str) -> None:
+        """Send all outcomes, a bounded piece at a time."""
+        write = _json_lines if suffix == ".jsonl" else _csv_rows
+        kind = "application/x-ndjson" if suffix == ".jsonl" else "text/csv; charset=utf-8"
+        name = re.sub(r"[^\w-]", "_", kept.operation_id)[:80]
+        disposition = f'attachment; filename="{name}{suffix}"'
+        await _start(send, HTTPStatus.OK, {**_fields(kind), "content-disposition": disposition})
+        rows = _rows(kept)
+        for piece in write(rows):
+            await _send_more(send, piece)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@asynccontextmanager
+async def _until_departure(receive: Receive) -> AsyncGenerator[None]:
+    """Cancel the block when the client leaves."""
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel(reason="the client has left")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        yield
+        nursery.cancel_scope.cancel(reason="the stream has ended")
+
+
+def _rows(kept: StoredOperation) -> Iterator[dict[str, Any]]:
+    running = kept.running
+    for outcome in kept.batch.report().outcomes:
+        row: dict[str, Any] = {"index": outcome.index, "item": outcome.item}
+        if outcome.succeeded and outcome.value is not None:
+            yield {**row, "status": "succeeded", "value": outcome.value.value()}
+        else:
+            failure = outcome_failure(outcome, running=running)
+            reason = {"error_code": failure.error_code, "reason": failure.message}
+            yield {**row, "status": outcome.status.value, **reason}
+
+
+def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    lines: list[str] = []
+    for row in rows:
+        lines.append(json.dumps(row, ensure_ascii=False, default=str))
+        if len(lines) == _CHUNK_OUTCOMES:
+            yield ("\n".join(lines) + "\n").encode(errors="replace")
+            lines.clear()
+    if lines:
+        yield ("\n".join(lines) + "\n").encode(errors="replace")
+
+
+def _csv_rows(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    for number, row in enumerate(rows, 1):
+        writer.writerow([_cell(row.get(column)) for column in _COLUMNS])
+        if number % _CHUNK_OUTCOMES == 0:
+            yield text.getvalue().encode(errors="replace")
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode(errors="replace")
+
+
+def _cell(value: Any) -> str:
+    """Return a cell of CSV. A text that a spreadsheet would run as a formula is quoted."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return f"'{text}" if isinstance(value, str) and text[:1] in {"=", "+", "-", "@", "\t"} else text
+
+
+def _check_method(scope: Scope, method: str) -> None:
+    if scope["method"] != method:
+        reason = f"Use {method} for this path."
+        raise Denied(HTTPStatus.METHOD_NOT_ALLOWED, reason, {"allow": method})
+
+
+@cache
+def _page() -> tuple[bytes, str]:
+    """Return the page, and the policy that lets its own script and style alone be used."""
+    text = files("trio_tools.transports.http").joinpath("dashboard.html").read_text("utf-8")
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(_inside(text, tag).encode()).digest()).decode()
+        for tag in ("script", "style")
+    }
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; "
+        f"style-src 'sha256-{hashes['style']}'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return text.encode(), policy
+
+
+def _inside(text: str, tag: str) -> str:
+    return text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+
+
+def _fields(content_type: str, length: int | None = None) -> dict[str, str]:
+    fields = {
+        "content-type": content_type,
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return fields if length is None else {**fields, "content-length": str(length)}
+
+
+async def _start(send: Send, status: HTTPStatus, fields: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": int(status), "headers": raw})
+
+
+async def _send_more(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
