@@ -29,7 +29,7 @@ def connect(address: str) -> RayEngine:
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_PATIENCE))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray  # noqa: PLC0415 - it is an extra, and takes half a second
+        import ray  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - an extra, half a second
     except ImportError as error:
         raise ImportError(
             "run_in_cluster needs Ray, which is not installed: pip install trio-tools[cluster]"
