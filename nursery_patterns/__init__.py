@@ -27,7 +27,8 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L5  _batch                       its public face, and the state that outlives each run
     L6  _run_batch                   run_batch, stream_batch: policies over the batch
         _invariants  _scenario_run   what a scenario may not leave behind; one run of it
-    L7  testing                      cancel a scenario at each of its checkpoints
+    L7  testing  progress            cancel a scenario at each of its checkpoints; a progress bar
+    L8  pytest_plugin                a marker that cancels a test at each of its checkpoints
 """
 
 from nursery_patterns._adaptive import AIMD as AIMD

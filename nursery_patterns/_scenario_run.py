@@ -53,6 +53,7 @@ class ScenarioRun(trio.abc.Instrument):
         steps: Steps that the scenario's tasks took.
         cut: Whether the scenario had not ended when its turn to be cancelled came.
         where: The task that waited at the cut, and at which line.
+        place: File and line at which a task was first told of the cut; of that task until then.
         instants: The instants at which anything happened.
     """
 
@@ -82,6 +83,7 @@ class ScenarioRun(trio.abc.Instrument):
         self.steps = 0
         self.cut = False
         self.where = "before its first step"
+        self.place: tuple[str, int] | None = None
         self.instants: set[float] = set()
 
     def run(self) -> None:
@@ -142,6 +144,7 @@ class ScenarioRun(trio.abc.Instrument):
             with suppress(RuntimeError):  # it may even wait for something while it is closed
                 task.coro.close()
         elif self.cut and not self._swallowed and is_told_of_cancel(task, _CUT):
+            self.place = _place_of(task)
             self._swallowed = f"the cancel was swallowed: it was told to {describe(task)}"
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -153,6 +156,7 @@ class ScenarioRun(trio.abc.Instrument):
             return
         if self.steps == self._cut_after:
             self.where = describe(task)
+            self.place = _place_of(task)
             self._cut()
         elif self.steps == self._max_steps:
             self._stuck = f"the scenario did not end within {self._max_steps} checkpoints"
@@ -178,6 +182,11 @@ def describe(task: trio.lowlevel.Task) -> str:
         return f"task {task.name}"
     frame, line = frames[-1]
     return f"task {task.name} at {frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}"
+
+
+def _place_of(task: trio.lowlevel.Task) -> tuple[str, int] | None:
+    frames = frames_outside_trio(task)
+    return (frames[-1][0].f_code.co_filename, frames[-1][1]) if frames else None
 
 
 def _all_tasks() -> set[trio.lowlevel.Task]:

@@ -34,6 +34,30 @@ if TYPE_CHECKING:
 Scenario = Callable[[Probe], Awaitable[object]] | Callable[[], Awaitable[object]]
 
 
+class CheckpointFailure(AssertionError):  # noqa: N818 - a failed check, as pytest has it
+    """What did not hold in one run of a scenario.
+
+    Attributes:
+        checkpoint: Number of the checkpoint at which the run was cancelled, from 0; None if it was
+            not.
+        place: File and line at which a task was first told of the cancel; None if none was.
+        problem: What did not hold.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        checkpoint: int | None,
+        place: tuple[str, int] | None,
+        problem: str,
+    ) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+        self.place = place
+        self.problem = problem
+
+
 def cancel_at_every_checkpoint(
     scenario: Scenario,
     *,
@@ -61,7 +85,8 @@ def cancel_at_every_checkpoint(
         How many checkpoints were tried.
 
     Raises:
-        AssertionError: What did not hold, at which checkpoint, and how to run just that one.
+        CheckpointFailure: An `AssertionError` that says what did not hold, at which checkpoint, the
+            earliest one, and how to run just that one.
     """
     try_once = partial(_try, scenario, after, max_steps=max_checkpoints, seed=seed)
     if only is None:
@@ -150,7 +175,13 @@ def _try(
     except Exception as exc:
         where = f", {trial.where}" if cut_after is not None else ""
         advice = f"\nTo see just this one: {again}" if again else ""
-        raise AssertionError(f"{when}{where}: {_sentence_of(exc)}{advice}") from exc
+        problem = _sentence_of(exc)
+        raise CheckpointFailure(
+            f"{when}{where}: {problem}{advice}",
+            checkpoint=cut_after,
+            place=trial.place,
+            problem=problem,
+        ) from exc
     return trial
 
 

@@ -65,7 +65,9 @@ OUTSIDERS = {
     "h11": ("trio_tools.transports.http.http11",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
+    "pytest": ("nursery_patterns.pytest_plugin",),
     "rich": (
+        "nursery_patterns.progress",
         "trio_tools.command_line.console",
         "trio_tools.command_line.upstreams",
         "trio_tools.command_line.demo",

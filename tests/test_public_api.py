@@ -60,7 +60,13 @@ PUBLIC = {
     "stream_batch",
     "time_budget",
 }
-TESTING = {"InFlightGauge", "Probe", "cancel_at_every_checkpoint", "expire_at_every_instant"}
+TESTING = {
+    "CheckpointFailure",
+    "InFlightGauge",
+    "Probe",
+    "cancel_at_every_checkpoint",
+    "expire_at_every_instant",
+}
 
 
 def public_names(module):

@@ -1,0 +1,91 @@
+"""A progress bar in the terminal for a batch, with rich (extra `progress`)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, final
+
+try:
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+except ImportError as error:
+    raise ImportError(
+        "nursery_patterns.progress needs rich, which is not installed: pip install rich"
+    ) from error
+
+from nursery_patterns._arguments import check_instance
+from nursery_patterns._batch import Batch
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+    from trio_util import AsyncValue
+
+    from nursery_patterns._outcomes import Counts
+
+
+@contextmanager
+def progress_bar(
+    batch: Batch[Any, Any], *, description: str | None = None, console: Console | None = None
+) -> Generator[Progress]:
+    """Show how far a batch is while the block runs it.
+
+    Usage::
+
+        batch = Batch(fetch, urls)
+        with progress_bar(batch):
+            await batch.run()  # or: async with batch.stream() as outcomes: ...
+
+    Shows the name, a bar, the items that ended of all there are, those that failed or timed out,
+    and the time left; no bar to fill while the total is not known. It is drawn ten times a second
+    by a thread that reads the counts, and once more when the block is left, however it is. Where
+    the output is no terminal it is drawn only then. On a virtual clock times are the real ones.
+
+    Args:
+        batch: The batch, before or while it runs.
+        description: What it is called; the batch's name by default.
+        console: Where it is drawn; standard error by default.
+
+    Yields:
+        The `rich.progress.Progress`, for what else it can do, such as `console.print`.
+
+    Raises:
+        TypeError: `batch` is no `Batch`.
+    """
+    check_instance("batch", batch, Batch, call="with progress_bar(batch): await batch.run()")
+    bar = _BatchProgress(batch.progress, description or batch.name, console or Console(stderr=True))
+    with bar:
+        yield bar
+
+
+@final
+class _BatchProgress(Progress):
+    """Reads the counts whenever it is drawn."""
+
+    def __init__(self, counts: AsyncValue[Counts], description: str, console: Console) -> None:
+        self._counts = counts
+        self._bar: TaskID | None = None
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[done]}"),
+            TextColumn("{task.fields[failed]}", style="red"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            expand=True,
+        )
+        self._bar = self.add_task(description, total=None, done="", failed="")
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self._bar is not None:
+            counts = self._counts.value
+            failed = counts.failed + counts.timed_out
+            total = "?" if counts.total is None else f"{counts.total:,}"
+            self.update(
+                self._bar,
+                completed=counts.done,
+                total=counts.total,
+                done=f"{counts.done:,}/{total}",
+                failed=f"{failed:,} failed" if failed else "",
+            )
+        yield from super().get_renderables()
