@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from trio_util import AsyncValue
 
     from nursery_patterns._outcomes import Counts
+
+
+# Seconds from one drawing to the next.
+_PERIOD = 0.1
 
 
 @contextmanager
@@ -54,8 +59,26 @@ def progress_bar(
     """
     check_instance("batch", batch, Batch, call="with progress_bar(batch): await batch.run()")
     bar = _BatchProgress(batch.progress, description or batch.name, console or Console(stderr=True))
-    with bar:
+    with bar, _drawing(bar):
         yield bar
+
+
+@contextmanager
+def _drawing(bar: Progress) -> Generator[None]:
+    """Draw it again and again. (rich has a thread for that too, but does not wait for its end.)"""
+    over = threading.Event()
+
+    def draw() -> None:
+        while not over.wait(_PERIOD):
+            bar.refresh()
+
+    thread = threading.Thread(target=draw, name="progress bar", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @final
@@ -72,6 +95,7 @@ class _BatchProgress(Progress):
             TextColumn("{task.fields[failed]}", style="red"),
             TimeRemainingColumn(compact=True),
             console=console,
+            auto_refresh=False,
             expand=True,
         )
         self._bar = self.add_task(description, total=None, done="", failed="")
