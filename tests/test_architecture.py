@@ -51,7 +51,8 @@ OUTSIDERS = {
     "sqlalchemy": ("trio_tools.operations.durable.database",),
     "platformdirs": ("trio_tools.operations.durable.location",),
     "psycopg": ("trio_tools.database.postgres", "trio_tools.database.postgres_session"),
-    "backports": ("trio_tools.files.compression",),
+    "backports": ("trio_tools.files.compression", "trio_tools.files.text_source"),
+    "charset_normalizer": ("trio_tools.files.text_source",),
     "mcp": (
         "trio_tools.tools",
         "trio_tools.server",

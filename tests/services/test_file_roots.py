@@ -73,6 +73,58 @@ def test_outside_the_answer_does_not_tell_what_exists(top):
     assert len(answers) == 1
 
 
+def test_nothing_outside_is_looked_at(top, monkeypatch):
+    """So no answer, and no time that it takes, tells what exists there."""
+    (top / "root" / "proc").symlink_to("/proc/self/cwd/secret.txt")
+    (top / "root" / "loop").symlink_to(top / "loop")
+    (top / "loop").symlink_to(top / "loop")
+    outside = [
+        "/bin/../etc/passwd",
+        f"/proc/{os.getpid()}/root{top}/root/note.txt",
+        f"/proc/999999/root{top}/root/note.txt",
+        f"{top}/loop",
+        f"{top}/none/../secret.txt",
+        "proc",
+        "loop",
+        "up/root/note.txt",
+    ]
+    looked_at = []
+    for name in ("stat", "lstat", "readlink", "open"):
+        used = getattr(os, name)
+
+        def look(path, *args, used=used, dir_fd=None, **options):
+            looked_at.append((path, dir_fd))
+            return used(path, *args, dir_fd=dir_fd, **options)
+
+        monkeypatch.setattr(os, name, look)
+    roots = FileRoots([top / "root"])
+    looked_at.clear()
+    answers = set()
+    for path in outside:
+        with pytest.raises(Forbidden) as caught:
+            roots.open_binary(path)
+        answers.add(caught.value.message.replace(repr(path), "it"))
+    monkeypatch.undo()
+    assert len(answers) == 1
+    root = str((top / "root").resolve())
+    assert {path for path, folder in looked_at if folder is None} <= {root}
+    assert all("/" not in path for path, folder in looked_at if folder is not None)
+
+
+def test_a_way_around_by_words_alone_leads_back_inside(top):
+    roots = FileRoots([top / "root"])
+    for path in (f"/bin/..{top}/root/note.txt", f"/none/..{top}/root/note.txt"):
+        assert read(roots, path) == INSIDE
+
+
+def test_a_link_may_name_a_root_as_the_operator_did(top):
+    (top / "alias").symlink_to("root")
+    (top / "root" / "by alias").symlink_to(top / "alias" / "note.txt")
+    assert read(FileRoots([top / "alias"]), "by alias") == INSIDE
+    with pytest.raises(Forbidden):
+        FileRoots([top / "root"]).open_binary("by alias")
+
+
 def test_a_sibling_that_begins_like_the_root_is_outside(top):
     with pytest.raises(Forbidden):
         read(FileRoots([top / "root"]), str(top / "rooted" / "secret.txt"))
@@ -181,8 +233,8 @@ def test_a_folder_is_listed_in_order_and_in_parts(top):
     (folder / "link").symlink_to("a")
     (folder / "folder").mkdir()
     roots = FileRoots([top / "root"])
-    assert roots.list_folder("sub", count=3) == ["a", "b", "c"]
-    assert roots.list_folder("sub", after="c", count=3) == ["deep.txt"]
+    assert [entry.name for entry in roots.list_folder("sub", count=3)] == ["a", "b", "c"]
+    assert roots.list_folder("sub", after="c", count=3) == [("deep.txt", False), ("link", True)]
     with pytest.raises(Forbidden):
         roots.list_folder("..", count=1)
     with pytest.raises(NotFound):

@@ -239,8 +239,8 @@ async def test_csv_records_are_named_by_the_header_and_may_span_lines(roots, tmp
     (tmp_path / "d.csv").write_bytes(b'a,b\n1,"x\ny"\r\n\n2\n3,"q" \n4,\xff\n5,z\n')
     items = await read_all(Dataset(roots, "d.csv"), size)
     assert items[0] == DatasetItem(3, {"a": "1", "b": "x\ny"})
-    assert items[1].error == "line 5: the record has 1 fields, the header names 2"
-    assert items[2].error == "line 6: ',' expected after '\"'"
+    assert items[1] == DatasetItem(5, {"a": "2", "b": None})
+    assert items[2] == DatasetItem(6, {"a": "3", "b": "q "})
     assert items[3].error.startswith("line 7: 'utf-8' codec")
     assert items[4] == DatasetItem(8, {"a": "5", "b": "z"})
     assert len(items) == 5
@@ -252,9 +252,8 @@ async def test_a_record_without_end_is_an_error_and_not_the_rest_of_memory(roots
     long, after = await read_all(Dataset(roots, "d.jsonl"), 10)
     assert long.error == "line 1: the record is longer than 1,000,000 bytes"
     assert after == DatasetItem(2, 1)
-    long, after = await read_all(Dataset(roots, "d.csv"), 10)
-    assert long.error == "line 2: the record is longer than 1,000,000 bytes"
-    assert after == DatasetItem(3, {"a": "1"})
+    (long,) = await read_all(Dataset(roots, "d.csv"), 10)  # nothing closes its quote
+    assert long.error == "line 3: the record is longer than 1,000,000 bytes"
 
 
 async def test_a_chunk_ends_early_when_its_records_are_large(roots, tmp_path):
@@ -300,7 +299,7 @@ async def test_a_position_that_was_tampered_with_is_refused(roots, tmp_path, nam
     assert caught.value.error_code == "BAD_POSITION"
 
 
-@pytest.mark.parametrize("header", [b"", b"\n", b"a,a\n", b"\xff\n"])
+@pytest.mark.parametrize("header", [b"", b"\n", b"\xff\n"])
 async def test_a_csv_file_must_name_its_columns(roots, tmp_path, header):
     (tmp_path / "d.csv").write_bytes(header)
     with pytest.raises(InvalidArgument) as caught:

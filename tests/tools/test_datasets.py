@@ -82,13 +82,13 @@ async def test_a_file_whose_name_is_no_text_is_named_and_holds_up_no_other(tmp_p
 
 async def test_the_answer_to_a_place_that_is_gone_names_what_the_caller_gave(tmp_path):
     (tmp_path / "numbers.jsonl").write_text("1\n2\n3\n")
-    (tmp_path / "notes.txt").write_text("1\n")
+    (tmp_path / "notes.odd").write_text("1\n")
     async with calling(server_with(double, file_roots=(tmp_path,))) as call:
         asked = {"dataset": "numbers.jsonl", "operation": "double", "chunk_size": 2}
         cursor = (await call("process_large_dataset", **asked))["data"]["next_cursor"]
         (tmp_path / "numbers.jsonl").write_text("1")
         gone = await call("process_large_dataset", **asked, cursor=cursor)
-        kind = await call("process_large_dataset", **asked | {"dataset": "notes.txt"})
+        kind = await call("process_large_dataset", **asked | {"dataset": "notes.odd"})
     assert gone["data"]["error_code"] == "BAD_POSITION"
     assert "position" not in gone["error"]
     assert "let the operator name it in the setting datasets" in kind["error"]

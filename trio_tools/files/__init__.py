@@ -8,5 +8,10 @@ those above it:
     chunks        a file, piece by piece
     hashing       digests of texts and files
     compression   sizes and ratios, or a compressed copy
+    text_source   blocks of text, whatever they are packed and encoded with
+    records       items, chunks and positions
+    csv_records   records of CSV
+    json_records  records of JSON and of plain lines
+    table_files   rows of Parquet, Arrow and Excel files, in a worker process
     datasets      a dataset's items, from a position on
 """

@@ -41,19 +41,29 @@ class _Encoder(Protocol):
     def flush(self) -> bytes: ...
 
 
-class _Decoder(Protocol):
+class Decoder(Protocol):
+    """What undoes one stream. `decompress(b"", size)` goes on with what it was given."""
+
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        ...
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What came after its end."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes:
+        """Return up to `max_length` bytes."""
+        ...
 
 
 class _Algorithm(NamedTuple):
     levels: range
     default_level: int
     encoder: Callable[[int], _Encoder]
-    decoder: Callable[[], _Decoder]
+    decoder: Callable[[], Decoder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,11 @@ def decompress_text(
         ) from error
 
 
+def make_decoder(algorithm: str) -> Decoder:
+    """Return what undoes one stream of `algorithm`, within a bound on memory."""
+    return _find(algorithm).decoder()
+
+
 def check_level(algorithm: str, level: int | None) -> int:
     """Return the level to use: `level`, or the algorithm's default for None.
 
@@ -207,7 +222,7 @@ def _keep(kept: bytearray, part: bytes, limit: int) -> int:
     return len(part)
 
 
-def _unfold(decoder: _Decoder, data: bytes, limit: int) -> Iterator[bytes]:
+def _unfold(decoder: Decoder, data: bytes, limit: int) -> Iterator[bytes]:
     total = 0
     part = decoder.decompress(data, _UNFOLD_BYTES)
     while part:

@@ -6,29 +6,43 @@ another call, or in another process. Memory is bounded by the chunk, not by the 
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 
-from trio_tools.answers.errors import InvalidArgument
+from nursery_patterns import WorkerCrashed, run_in_process
+from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound
+from trio_tools.files import table_files
+from trio_tools.files.csv_records import Header, read_csv
+from trio_tools.files.json_records import line_as_json, line_as_text, read_lines, read_values
+from trio_tools.files.records import (
+    MAX_CHUNK_BYTES,
+    Chunk,
+    DatasetItem,
+    Part,
+    bad_position,
+)
+from trio_tools.files.text_source import (
+    MAX_RECORD_BYTES,
+    DamagedFileError,
+    TextFormat,
+    TextSource,
+    find_format,
+)
 
 if TYPE_CHECKING:
-    from io import BufferedReader
-    from pathlib import Path
-
     from trio_tools.files.roots import FileRoots
 
-MAX_RECORD_BYTES = 1_000_000
-MAX_CHUNK_BYTES = 8_000_000
-_BOM = "\ufeff"
-_POSITION_LENGTH = 20  # no file is longer, and no longer number can be sought
+__all__ = ["MAX_CHUNK_BYTES", "MAX_RECORD_BYTES", "Chunk", "Dataset", "DatasetItem", "DatasetKind"]
+
+_MAX_POSITION_CHARS = 100
+_MAX_FILES = 100_000
 
 
 class DatasetKind(StrEnum):
@@ -36,59 +50,66 @@ class DatasetKind(StrEnum):
 
     JSON_LINES = "json_lines"
     """One JSON value per line; blank lines are none."""
+    JSON = "json"
+    """The elements of one array, or values that follow one another."""
     CSV = "csv"
-    """One object of texts per record, named by the header. A `.tsv` file is cut at tabs."""
+    """One object of texts per record, named by the header."""
+    LINES = "lines"
+    """`{"text": …}` for each line that is not blank."""
+    PARQUET = "parquet"
+    """One object per row. Needs the extra `parquet`."""
+    ARROW = "arrow"
+    """One object per row of an Arrow (Feather) file. Needs the extra `parquet`."""
+    EXCEL = "excel"
+    """One object per row of each sheet, named by its first row. Needs the extra `excel`."""
     FOLDER = "folder"
-    """The path of each regular file in the folder itself, in order of name."""
+    """The path of each file in the folder itself, in order of name."""
 
 
 _KIND_BY_SUFFIX = {
     ".jsonl": DatasetKind.JSON_LINES,
     ".ndjson": DatasetKind.JSON_LINES,
+    ".json": DatasetKind.JSON,
     ".csv": DatasetKind.CSV,
     ".tsv": DatasetKind.CSV,
+    ".txt": DatasetKind.LINES,
+    ".log": DatasetKind.LINES,
+    ".parquet": DatasetKind.PARQUET,
+    ".arrow": DatasetKind.ARROW,
+    ".feather": DatasetKind.ARROW,
+    **dict.fromkeys((".xlsx", ".xls", ".xlsb", ".xlsm", ".ods"), DatasetKind.EXCEL),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetItem:
-    """One item, or the reason why there is none where one should be."""
-
-    number: int
-    """The line on which it ends, from 1; in a folder its place in the chunk, from 1."""
-    value: Any = None
-    error: str | None = None
-    """A sentence that names the line. None for a good item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Items in the order of the dataset, and where to go on."""
-
-    items: tuple[DatasetItem, ...]
-    next_position: str | None
-    """For the next `read_chunk`. None at the end of the dataset."""
+_PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zstd"})
+_TABLES = frozenset({DatasetKind.PARQUET, DatasetKind.ARROW, DatasetKind.EXCEL})
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A JSON-lines file, a CSV file or a folder, under the roots.
+    """A file of records, several of them, or a folder, under the roots.
+
+    Text may be packed with gzip, bzip2, xz or zstd.
 
     Args:
         roots: What may be read.
-        path: As for `FileRoots.resolve`.
-        kind: None to tell it by the suffix `.jsonl`, `.ndjson`, `.csv` or `.tsv`, or by its being
-            a folder.
+        path: As for `FileRoots.resolve`. With `*`, `?` or `[` in its last part: all files of that
+            folder whose names match, in order of name.
+        kind: None to tell it by the suffix, or by its being a folder.
+        encoding: Of text; a mark at the beginning of a file counts more. None to find it: UTF-8,
+            unless the beginning is none and reads as text in another one.
+        delimiter: Of CSV. None to find it: what a line `sep=` says, or else what cuts the first
+            lines into as many columns each.
     """
 
     roots: FileRoots
     path: str
     kind: DatasetKind | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
 
     def read_chunk(self, position: str | None = None, size: int = 50) -> Chunk:
         """Return up to `size` items from `position` on.
 
-        Runs in a trio worker thread; a cancel ends it before the next item. A chunk also ends
+        Runs in a trio worker thread; a cancel ends it within a block of 64 KiB. A chunk also ends
         after `MAX_CHUNK_BYTES`. A bad record is an item with an `error`; reading goes on after it.
 
         Args:
@@ -98,190 +119,218 @@ class Dataset:
         Raises:
             Forbidden, NotFound: As `FileRoots.open_binary`.
             InvalidArgument: As `FileRoots.open_binary`; also an unknown kind, a position that is
-                not one of this dataset, or a CSV file without a usable header or without an end
-                to a record.
+                not one of this dataset, a CSV file without a usable header, or a file that is none
+                of its kind.
+            UpstreamFailed: The library for this kind is not installed.
         """
-        kind = self.kind or self._guess_kind()
+        folder, pattern = os.path.split(self.path)
+        if any(mark in pattern for mark in "*?["):
+            return self._read_several(folder, pattern, position, size)
+        kind = self.kind or self._guess_kind(self.path)
         if kind is DatasetKind.FOLDER:
             return self._read_folder(position, size)
-        with cast("BufferedReader", self.roots.open_binary(self.path)) as file:
-            lines = _Lines(file)
-            if kind is DatasetKind.JSON_LINES:
-                lines.seek(_parse(position))
-                return _take(_json_items(lines), lines, size)
-            return _take(_csv_items(lines, _parse(position), self._delimiter), lines, size)
+        part = self._read_file(self.path, kind, position, size)
+        return Chunk(tuple(part.items), part.next_position, part.warnings)
 
-    @property
-    def _delimiter(self) -> str:
-        return "\t" if self.path.lower().endswith(".tsv") else ","
-
-    def _guess_kind(self) -> DatasetKind:
-        kind = _KIND_BY_SUFFIX.get(PurePath(self.path).suffix.lower())
+    def _guess_kind(self, path: str) -> DatasetKind:
+        kind = _KIND_BY_SUFFIX.get(_suffix(path))
         if kind is not None:
             return kind
-        if self.roots.is_folder(self.path):
+        if self.roots.is_folder(path):
             return DatasetKind.FOLDER
         raise InvalidArgument(
-            f"{self.path!r} is neither a folder nor named {', '.join(_KIND_BY_SUFFIX)}: "
+            f"{path!r} is neither a folder nor named {', '.join(_KIND_BY_SUFFIX)}: "
             f"take one that is, or let the operator name it in the setting datasets, with its kind "
             f"({', '.join(DatasetKind)})",
             error_code="UNKNOWN_DATASET_KIND",
         )
 
+    def _read_several(self, folder: str, pattern: str, position: str | None, size: int) -> Chunk:
+        entries = self.roots.list_folder(folder or ".", count=_MAX_FILES)
+        names = [entry.name for entry in entries if fnmatchcase(entry.name, pattern)]
+        if not names:
+            raise NotFound(f"no file is named {self.path!r}: check the pattern, or its folder")
+        name, inner = names[0], None
+        if position is not None:
+            name, slash, rest = position.partition("/")
+            if not slash or name not in names:
+                raise bad_position(position)
+            inner = rest or None
+        items: list[DatasetItem] = []
+        warnings: list[str] = []
+        used = 0
+        for number in range(names.index(name), len(names)):
+            name = names[number]
+            path = os.path.join(folder, name)  # noqa: PTH118 - as the caller wrote it
+            kind = self.kind or self._guess_kind(path)
+            part = self._read_file(path, kind, inner, size - len(items))
+            items += [replace(item, source=name) for item in part.items]
+            warnings += part.warnings
+            used += part.size
+            inner = part.next_position
+            if inner is not None:
+                return Chunk(tuple(items), f"{name}/{inner}", tuple(warnings))
+            if number + 1 < len(names) and (len(items) == size or used > MAX_CHUNK_BYTES):
+                return Chunk(tuple(items), f"{names[number + 1]}/", tuple(warnings))
+        return Chunk(tuple(items), None, tuple(warnings))
+
     def _read_folder(self, position: str | None, size: int) -> Chunk:
         # One name more than asked for tells whether there is a next chunk.
-        names = self.roots.list_folder(self.path, after=position or "", count=size + 1)
+        entries = self.roots.list_folder(self.path, after=position or "", count=size + 1)
         folder = self.roots.resolve(self.path)
-        items = tuple(_file_item(number, folder / n) for number, n in enumerate(names[:size], 1))
-        return Chunk(items, names[size - 1] if len(names) > size else None)
+        items: list[DatasetItem] = []
+        for number, entry in enumerate(entries[:size], 1):
+            path = str(folder / entry.name)
+            if not (entry.is_link and self._is_folder(path)):
+                items.append(self._file_item(number, path, entry.name, is_link=entry.is_link))
+        following = entries[size - 1].name if len(entries) > size else None
+        return Chunk(tuple(items), following)
+
+    def _is_folder(self, path: str) -> bool:
+        """Whether a link leads to a folder inside the roots: those are left out, as sub-folders."""
+        try:
+            return self.roots.is_folder(path)
+        except (Forbidden, InvalidArgument):
+            return False
+
+    def _file_item(self, number: int, path: str, name: str, *, is_link: bool) -> DatasetItem:
+        raw = os.fsencode(name)  # Linux takes any bytes for a name, and JSON does not
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return DatasetItem(number, error=f"the file name {raw!r} is no text in UTF-8")
+        if is_link:
+            try:
+                self.roots.open_binary(path).close()
+            except Forbidden:
+                reason = "is a link that leads outside the folders that this server may read"
+                return DatasetItem(number, error=f"{name!r} {reason}")
+            except NotFound:
+                return DatasetItem(number, error=f"{name!r} is a link that leads nowhere")
+            except InvalidArgument as failure:
+                return DatasetItem(number, error=failure.message)
+        return DatasetItem(number, path)
+
+    def _read_file(self, path: str, kind: DatasetKind, position: str | None, size: int) -> Part:
+        if position is not None and len(position) > _MAX_POSITION_CHARS:
+            raise bad_position(position[:_MAX_POSITION_CHARS])
+        if kind in _TABLES:
+            return self._read_table(path, kind, position, size)
+        with self.roots.open_binary(path) as file:
+            try:
+                return self._read_text(file, path, kind, position, size)
+            except DamagedFileError as error:
+                return Part([DatasetItem(0, error=f"{path!r}: {error}")], None, 0)
+
+    def _read_text(
+        self, file: BinaryIO, path: str, kind: DatasetKind, position: str | None, size: int
+    ) -> Part:
+        known, delimiter, inner = _parse(position)
+        if known is None:
+            known = find_format(file, self.encoding)
+            if kind is DatasetKind.CSV:
+                delimiter = self.delimiter or ("\t" if _suffix(path) == ".tsv" else None)
+        source = TextSource(file, known)
+        if kind is DatasetKind.JSON:
+            part = read_values(source, inner, size)
+        else:
+            header = Header(source, delimiter) if kind is DatasetKind.CSV else None
+            offset, line = (header.offset, header.line) if header else (0, 0)
+            if inner is not None:
+                offset, line = _numbers(inner)
+            if header:
+                file.seek(0)
+                source = TextSource(file, known)
+                delimiter = header.delimiter
+            try:
+                source.seek(offset)
+            except ValueError as error:
+                raise bad_position(position or "") from error
+            if header:
+                part = read_csv(source, header, line, size)
+            else:
+                convert = line_as_text if kind is DatasetKind.LINES else line_as_json
+                part = read_lines(source, line, size, convert)
+        warnings = [] if position else _warnings(path, known, goes_on=bool(part.next_position))
+        following = part.next_position and _position(known, delimiter, part.next_position)
+        return Part(part.items, following, part.size, tuple(warnings))
+
+    def _read_table(self, path: str, kind: DatasetKind, position: str | None, size: int) -> Part:
+        table_files.check_installed(kind)
+        self.roots.open_binary(path).close()  # what is wrong with it costs no process
+        try:
+            return trio.from_thread.run(_in_worker, self.roots, path, str(kind), position, size)
+        except (MemoryError, WorkerCrashed) as error:
+            raise InvalidArgument(
+                f"{path!r} needs more memory or time to be read than a file may take "
+                f"({table_files.WORKER_MEMORY_BYTES:,} bytes, "
+                f"{table_files.WORKER_CPU_SECONDS:g} seconds): split it",
+                error_code="TOO_LARGE",
+            ) from error
 
 
-def _file_item(number: int, path: Path) -> DatasetItem:
-    raw = os.fsencode(path.name)  # Linux takes any bytes for a name, and JSON does not
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return DatasetItem(number, error=f"the file name {raw!r} is no text in UTF-8")
-    return DatasetItem(number, str(path))
-
-
-class _Position(NamedTuple):
-    offset: int = 0
-    """Bytes before the next line."""
-    line: int = 0
-    """Lines before the next line."""
-
-
-def _parse(position: str | None) -> _Position:
-    if position is None:
-        return _Position()
-    offset, colon, line = position.partition(":")
-    if not (colon and offset.isdecimal() and line.isdecimal() and len(position) < _POSITION_LENGTH):
-        raise _bad_position(position)
-    return _Position(int(offset), int(line))
-
-
-def _bad_position(position: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"the place to go on from ({position!r}) is none of this dataset, or the file has changed "
-        "since: leave it out to start from the beginning",
-        error_code="BAD_POSITION",
+async def _in_worker(
+    roots: FileRoots, path: str, kind: str, position: str | None, size: int
+) -> Part:
+    return await run_in_process(
+        table_files.read_table_file,
+        roots,
+        path,
+        kind,
+        position,
+        size,
+        max_memory_bytes=table_files.WORKER_MEMORY_BYTES,
+        max_cpu_seconds=table_files.WORKER_CPU_SECONDS,
     )
 
 
-class _Lines(Iterator[str]):
-    """The lines of a file as texts, with their line ends, and where the next one begins.
-
-    An iterator, not a generator, because it goes on after it has raised for a bad line.
-    """
-
-    def __init__(self, file: BufferedReader) -> None:
-        self._file = file
-        self.position = _Position()
-        self.record_start = 0
-        """Offset. A record is refused when it gets longer than `MAX_RECORD_BYTES`."""
-
-    def seek(self, position: _Position) -> None:
-        """Go on at `position`, which must be the beginning of a line."""
-        self._file.seek(max(position.offset - 1, 0))
-        if position.offset and self._file.read(1) != b"\n":
-            raise _bad_position(f"{position.offset}:{position.line}")
-        self.position = position
-        self.record_start = position.offset
-
-    def at_end(self) -> bool:
-        return not self._file.peek(1)
-
-    def __next__(self) -> str:
-        trio.from_thread.check_cancelled()
-        raw = self._file.readline(MAX_RECORD_BYTES + 1)
-        if not raw:
-            raise StopIteration
-        end = self.position.offset + len(raw)
-        too_long = end - self.record_start > MAX_RECORD_BYTES
-        while too_long and raw and not raw.endswith(b"\n"):
-            trio.from_thread.check_cancelled()
-            raw = self._file.readline(MAX_RECORD_BYTES)
-            end += len(raw)
-        first = self.position.line == 0
-        self.position = _Position(end, self.position.line + 1)
-        if too_long:
-            raise ValueError(f"the record is longer than {MAX_RECORD_BYTES:,} bytes")
-        text = raw.decode()
-        return text.removeprefix(_BOM) if first else text
+def _suffix(path: str) -> str:
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
+    while suffixes and suffixes[-1] in _PACKED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
-def _take(items: Iterator[DatasetItem], lines: _Lines, size: int) -> Chunk:
-    start = lines.position.offset
-    taken: list[DatasetItem] = []
-    for item in items:
-        taken.append(item)
-        if len(taken) == size or lines.position.offset - start > MAX_CHUNK_BYTES:
-            break
-    at = lines.position
-    return Chunk(tuple(taken), None if lines.at_end() else f"{at.offset}:{at.line}")
-
-
-def _read_item(lines: _Lines, read: Callable[[], Any]) -> DatasetItem:
-    lines.record_start = lines.position.offset
-    try:
-        value = read()
-    except (ValueError, RecursionError, csv.Error) as error:
-        number = lines.position.line
-        return DatasetItem(number, error=f"line {number}: {error}")
-    return DatasetItem(lines.position.line, value)
-
-
-def _json_items(lines: _Lines) -> Iterator[DatasetItem]:
-    while not lines.at_end():
-        item = _read_item(lines, lambda: _json_value(next(lines)))
-        if item.value is not _BLANK:
-            yield item
-
-
-_BLANK = object()
-
-
-def _json_value(line: str) -> Any:
-    if not line.strip():
-        return _BLANK
-    try:
-        value = json.loads(line.rstrip())
-        if "\\u" in line:  # an escape can stand for half of a character, which is no text
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:  # its own words would say "line 1" of every line
-        raise ValueError(f"{error.msg} at column {error.colno}") from error
-    except UnicodeEncodeError as error:
-        raise ValueError("it contains half of a character (a lone surrogate)") from error
-    return value
-
-
-def _csv_items(lines: _Lines, position: _Position, delimiter: str) -> Iterator[DatasetItem]:
-    records = csv.reader(lines, delimiter=delimiter, strict=True)
-    header = _read_item(lines, lambda: next(records, list[str]()))
-    names = _check_header(header)
-    if position.offset:
-        lines.seek(position)
-    while not lines.at_end():
-        item = _read_item(lines, lambda: _csv_value(names, next(records)))
-        if item.value is not _BLANK:
-            yield item
-
-
-def _check_header(header: DatasetItem) -> list[str]:
-    names: list[str] = header.value or []
-    if header.error or not names or len(set(names)) < len(names):
-        raise InvalidArgument(
-            "the first line of a CSV file must name its columns, each one differently: "
-            f"found {header.error or names!r}",
-            error_code="BAD_HEADER",
+def _warnings(path: str, known: TextFormat, *, goes_on: bool) -> list[str]:
+    warnings: list[str] = []
+    if known.guessed:
+        warnings.append(
+            f"{path!r} is not UTF-8 and was read as {known.encoding}, which is a guess: the "
+            "operator can set the encoding of a dataset."
         )
-    return names
+    if goes_on and not known.is_seekable:
+        what = f"packed with {known.packing}" if known.packing else f"in {known.encoding}"
+        warnings.append(
+            f"{path!r} is {what}: each chunk reads it again from its beginning, so take large ones."
+        )
+    return warnings
 
 
-def _csv_value(names: list[str], fields: list[str]) -> Any:
-    if not fields:
-        return _BLANK
-    if len(fields) != len(names):
-        raise ValueError(f"the record has {len(fields)} fields, the header names {len(names)}")
-    return dict(zip(names, fields, strict=True))
+def _position(known: TextFormat, delimiter: str | None, inner: str) -> str:
+    mark = str(ord(delimiter)) if delimiter else ""
+    return f"{known.packing}:{known.encoding}:{known.line_end}:{mark}:{inner}"
+
+
+def _parse(position: str | None) -> tuple[TextFormat | None, str | None, str | None]:
+    if position is None:
+        return None, None, None
+    parts: Sequence[str] = position.split(":", 4)
+    if len(parts) < 5:  # noqa: PLR2004 - as many as `_position` writes
+        raise bad_position(position)
+    packing, encoding, line_end, mark, inner = parts
+    numbers = inner.split(":")[:2]
+    known = TextFormat(packing, encoding, line_end)
+    if (
+        packing not in {"", "gzip", "bzip2", "lzma", "zstd"}
+        or not known.has_codec()
+        or not all(number.isdecimal() and len(number) < 20 for number in (*numbers, mark or "0"))  # noqa: PLR2004
+        or len(numbers) < 2  # noqa: PLR2004
+        or int(mark or 44) > 0x10FFFF  # noqa: PLR2004 - the last character there is
+    ):
+        raise bad_position(position)
+    return known, chr(int(mark)) if mark else None, inner
+
+
+def _numbers(inner: str) -> tuple[int, int]:
+    offset, line = inner.split(":")[:2]
+    return int(offset), int(line)

@@ -1,8 +1,9 @@
 """The only door to the file system: a path becomes an open file inside a root, or an error.
 
-The path is resolved first, links and all, and judged by where it ends. The result is then opened
-component by component from the root, following no link, so whatever is swapped in between the
-two steps makes the open fail instead of leading outside.
+A path is resolved component by component from the root, and so is each link on the way. Nothing
+outside the roots is ever looked at, so no answer tells what is there. The result is then opened in
+the same way, following no link: whatever is swapped in between the two steps makes the open fail
+instead of leading outside.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import errno
 import heapq
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 from trio_tools.answers.errors import (
     Forbidden,
@@ -22,9 +24,6 @@ from trio_tools.answers.errors import (
     ToolFailure,
     UpstreamFailed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DEFAULT_MAX_FILE_BYTES = 2**30
 _MAX_PATH_CHARS = 4_096  # as Linux has it
@@ -35,12 +34,24 @@ _COMMON_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC if _BENEATH else os.O
 # A pipe must not block the open, and a terminal must not become ours.
 _FILE_FLAGS = _COMMON_FLAGS | (os.O_NONBLOCK | os.O_NOCTTY if _BENEATH else 0)
 _FOLDER_FLAGS = _COMMON_FLAGS | (os.O_DIRECTORY if _BENEATH else 0)
+# To pass through a folder, not to list it. Not on macOS.
+_PASS_FLAGS = _FOLDER_FLAGS | getattr(os, "O_PATH", 0)
+_MAX_LINKS = 40  # as Linux has it
 
 
 class _Place(NamedTuple):
     root: Path
     parts: tuple[str, ...]
     """Components below the root. None is `..`, and none was a link when it was resolved."""
+    exists: bool = True
+    """Whether there was something of that name then."""
+
+
+class FolderEntry(NamedTuple):
+    """A file in a folder, or a link to whatever."""
+
+    name: str
+    is_link: bool
 
 
 class FileRoots:
@@ -70,6 +81,12 @@ class FileRoots:
             if not root.is_dir():
                 raise ValueError(f"file_roots: {str(root)!r} is not a folder: create it first")
         self.roots = tuple(root.resolve() for root in roots)
+        # By their names: a link in a root may name it as the operator did.
+        named = [_parts(str(root.absolute())) for root in roots]
+        self._root_of = {
+            **dict(zip(named, self.roots, strict=True)),
+            **{_parts(str(root)): root for root in self.roots},
+        }
         self.max_file_bytes = max_file_bytes
 
     def resolve(self, path: str) -> Path:
@@ -92,8 +109,12 @@ class FileRoots:
             Forbidden: It lies outside the roots.
             InvalidArgument: No path looks like that.
         """
-        # Path.is_dir() would raise for a name that is too long or a folder that is closed to us.
-        return os.path.isdir(self.resolve(path))  # noqa: PTH112
+        try:
+            descriptor = _open_beneath(self._locate(path), _PASS_FLAGS)
+        except OSError:
+            return False
+        os.close(descriptor)
+        return True
 
     def open_binary(self, path: str, *, max_bytes: int | None = None) -> BinaryIO:
         """Open a regular file at its beginning, for reading with a buffer.
@@ -123,11 +144,11 @@ class FileRoots:
             on_refusal.pop_all()
         return os.fdopen(descriptor, "rb")
 
-    def list_folder(self, path: str, *, after: str = "", count: int) -> list[str]:
-        """Return the names of up to `count` regular files in a folder, in order of name.
+    def list_folder(self, path: str, *, after: str = "", count: int) -> list[FolderEntry]:
+        """Return up to `count` regular files and links of a folder, in order of name.
 
-        Links and sub-folders are left out. Memory is bounded by `count`, however many files
-        there are; each call reads the whole folder.
+        Sub-folders are left out. A link may lead anywhere. Memory is bounded by `count`, however
+        many files there are; each call reads the whole folder.
 
         Args:
             path: The folder, as for `resolve`.
@@ -144,29 +165,32 @@ class FileRoots:
                 return heapq.nsmallest(
                     count,
                     (
-                        entry.name
+                        FolderEntry(entry.name, entry.is_symlink())
                         for entry in entries
-                        if entry.name > after and entry.is_file(follow_symlinks=False)
+                        if entry.name > after
+                        and (entry.is_symlink() or entry.is_file(follow_symlinks=False))
                     ),
                 )
+        except OSError as error:
+            raise _refusal(path, error) from error
         finally:
             os.close(descriptor)
 
     def _locate(self, path: str) -> _Place:
-        """Find the root that `path` ends in. Says nothing about what lies outside, not even if."""
+        """Find the root that `path` ends in. Looks at nothing outside of the roots."""
         if len(path) > _MAX_PATH_CHARS:  # of which each component would be looked up
             raise _too_long()
         try:
-            ends = [(root / path).resolve() for root in self.roots]  # an absolute path stands alone
-        except (ValueError, RuntimeError) as error:  # a NUL, a lone surrogate; a circle of links
+            if b"\0" in os.fsencode(path):
+                raise InvalidArgument(f"path {path!r} leads to no file: it has a NUL")
+        except UnicodeEncodeError as error:
             raise InvalidArgument(f"path {path!r} leads to no file: {error}") from error
-        inside = [
-            _Place(root, end.relative_to(root).parts)
-            for end in ends
-            for root in self.roots
-            if end.is_relative_to(root)
-        ]
-        if not inside:
+        if path.startswith("/"):
+            starts = [self._beneath(_parts(path))]
+        else:
+            starts = [_Place(root, _parts(path)) for root in self.roots]
+        places = [place for start in starts if start and (place := self._walk(path, start))]
+        if not places:
             raise Forbidden(
                 f"{path!r} is outside the folders that this server may read",
                 error_code="OUTSIDE_FILE_ROOTS",
@@ -174,8 +198,51 @@ class FileRoots:
                 "or ask the operator to add its folder there.",
                 data={"file_roots": [str(root) for root in self.roots]},
             )
-        # Path.exists() would raise for a name that is too long or a folder that is closed to us.
-        return next((it for it in inside if os.path.exists(it.root.joinpath(*it.parts))), inside[0])  # noqa: PTH110
+        return next((place for place in places if place.exists), places[0])
+
+    def _beneath(self, parts: tuple[str, ...]) -> _Place | None:
+        """Return where an absolute path enters a root, by its words alone."""
+        for words in (parts, tuple(_parts(os.path.normpath("/" + "/".join(parts))))):
+            for length in range(len(words), -1, -1):
+                root = self._root_of.get(words[:length])
+                if root is not None:
+                    return _Place(root, words[length:])
+        return None
+
+    def _walk(self, path: str, start: _Place) -> _Place | None:
+        """Resolve the components of `start`, links and all. None if it leaves the roots."""
+        root, links = start.root, 0
+        todo = [*reversed(start.parts)]
+        done: list[str] = []
+        with _Folders(root) as folders:
+            while todo:
+                part = todo.pop()
+                if part == "..":
+                    if not done:
+                        return None
+                    done.pop()
+                    folders.leave()
+                    continue
+                target = folders.read_link(part)
+                if target is None:
+                    done.append(part)
+                    if not folders.enter(part) and todo:
+                        return _lexically(root, done, todo)
+                    continue
+                links += 1
+                if links > _MAX_LINKS:
+                    raise InvalidArgument(f"{path!r} leads through too many links: name its end")
+                if target.startswith("/"):
+                    beneath = self._beneath(_parts(target))
+                    if beneath is None:
+                        return None
+                    root, parts = beneath.root, beneath.parts
+                    done.clear()
+                    folders.start_at(root)
+                else:
+                    parts = _parts(target)
+                todo += reversed(parts)
+            return _Place(root, tuple(done), folders.exists)
 
     def _open(self, path: str, flags: int) -> int:
         place = self._locate(path)
@@ -183,6 +250,74 @@ class FileRoots:
             return _open_beneath(place, flags)
         except OSError as error:
             raise _refusal(path, error) from error
+
+
+class _Folders:
+    """The open folders from a root down to where a walk is. Follows no link."""
+
+    def __init__(self, root: Path) -> None:
+        self._open = ExitStack()
+        self._stack: list[int | None] = []  # None for a folder that is none, or cannot be entered
+        self.exists = True
+        self.start_at(root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def start_at(self, root: Path) -> None:
+        """Begin again at a root."""
+        self._open.close()
+        self._stack = [self._keep(str(root), None)]
+
+    def enter(self, part: str) -> bool:
+        """Go down. Returns whether it is a folder that can be entered."""
+        folder = self._stack[-1]
+        descriptor = None if folder is None else self._keep(part, folder)
+        self._stack.append(descriptor)
+        if descriptor is None and folder is not None:
+            self.exists = os.access(part, os.F_OK, dir_fd=folder, follow_symlinks=False)
+        return descriptor is not None
+
+    def leave(self) -> None:
+        """Go up."""
+        self._stack.pop()
+
+    def read_link(self, part: str) -> str | None:
+        """Return where a link leads; None for what is none."""
+        folder = self._stack[-1]
+        if folder is None:
+            return None
+        try:
+            return os.readlink(part, dir_fd=folder)
+        except OSError:  # no link, not there, a name that is too long: the open will say
+            return None
+
+    def _keep(self, part: str, folder: int | None) -> int | None:
+        try:
+            descriptor = os.open(part, _PASS_FLAGS, dir_fd=folder)
+        except OSError:
+            return None
+        self._open.callback(os.close, descriptor)
+        return descriptor
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in {"", "."})
+
+
+def _lexically(root: Path, done: list[str], todo: list[str]) -> _Place | None:
+    """Return the place below what is no folder: the open will say so."""
+    for part in reversed(todo):
+        if part != "..":
+            done.append(part)
+        elif done:
+            done.pop()
+        else:
+            return None
+    return _Place(root, tuple(done), exists=False)
 
 
 def _open_beneath(place: _Place, flags: int) -> int:

@@ -200,8 +200,17 @@ class DatasetSettings(Section):
     """One dataset that `process_large_dataset` may read by name: a path, or a table."""
 
     path: str | None = Field(default=None, description="File or folder under the file roots.")
-    kind: Literal["json_lines", "csv", "folder"] | None = Field(
-        default=None, description="What the path is; by default told by its name."
+    kind: (
+        Literal["json_lines", "json", "csv", "lines", "parquet", "arrow", "excel", "folder"] | None
+    ) = Field(default=None, description="What the path is; by default told by its name.")
+    encoding: str | None = Field(
+        default=None, description="Encoding of its text; by default found, mostly UTF-8."
+    )
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="What is between the fields of a CSV file; by default found.",
     )
     database: str | None = Field(default=None, description="Name of a database, for a table in it.")
     table: str | None = Field(default=None, description="Table or view, `schema.table` if need be.")

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
 from trio_tools.answers.json_values import json_bytes
+from trio_tools.files.records import DatasetItem
 from trio_tools.files.roots import FileRoots
 from trio_tools.operations.operation import BadItem, Operation, Texts
 from trio_tools.settings import DatasetSettings
@@ -58,13 +59,18 @@ class Chunk(NamedTuple):
 
     records: list[Record]
     following: Any
+    warnings: tuple[str, ...] = ()
 
 
 async def process_large_dataset(
     call: Call,
     *,
     dataset: Annotated[
-        str, Field(description="Configured name, or path of a .jsonl, .csv, .tsv or folder.")
+        str,
+        Field(
+            description="Configured name, or path of a folder or file (several: logs/*.csv.gz) "
+            "of JSON, JSON lines, CSV, text, Parquet or Excel."
+        ),
     ],
     operation: Annotated[str, Field(description="Name of a registered operation.")],
     chunk_size: Annotated[int, Field(gt=0, description="Records of this call.")] = 50,
@@ -174,15 +180,20 @@ def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, s
     kind = None if known.kind is None else DatasetKind(known.kind)
     if kind is None and roots.is_folder(known.path):
         kind = DatasetKind.FOLDER
-    chunk = Dataset(roots, known.path, kind).read_chunk(position, size)
+    dataset = Dataset(roots, known.path, kind, known.encoding, known.delimiter)
+    chunk = dataset.read_chunk(position, size)
     if kind is DatasetKind.FOLDER:
         records = [
             Record(item.value or f"file {item.number}", {"path": item.value}, item.error)
             for item in chunk.items
         ]
     else:
-        records = [Record(f"line {item.number}", item.value, item.error) for item in chunk.items]
-    return Chunk(records, chunk.next_position)
+        records = [Record(_label(item), item.value, item.error) for item in chunk.items]
+    return Chunk(records, chunk.next_position, chunk.warnings)
+
+
+def _label(item: DatasetItem) -> str:
+    return f"{item.source} line {item.number}" if item.source else f"line {item.number}"
 
 
 async def _read_table(call: Call, known: DatasetSettings, after: Any, size: int) -> Chunk:
@@ -245,6 +256,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
         answer,
         data={**answer.data, "next_cursor": following},
         text="\n".join(filter(None, (text, answer.text))),
+        warnings=[*answer.warnings, *chunk.warnings],
         pagination={"cursor": following, "page_size": len(chunk.records), "total": None},
     )
 

@@ -1,0 +1,59 @@
+"""What datasets are made of: items, chunks, and the position from which reading goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from trio_tools.answers.errors import InvalidArgument
+
+MAX_CHUNK_BYTES = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetItem:
+    """One item, or the reason why there is none where one should be."""
+
+    number: int
+    """The line on which it ends, from 1; in a folder its place in the chunk, from 1; in a table
+    its row, from 1."""
+    value: Any = None
+    error: str | None = None
+    """A sentence that names the line. None for a good item."""
+    source: str | None = None
+    """The name of its file, where the dataset has several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Items in the order of the dataset, and where to go on."""
+
+    items: tuple[DatasetItem, ...]
+    next_position: str | None
+    """For the next `read_chunk`. None at the end of the dataset."""
+    warnings: tuple[str, ...] = ()
+    """What was guessed of the dataset, and what going on costs."""
+
+
+class Part(NamedTuple):
+    """Items of one file, and where to go on in it."""
+
+    items: list[DatasetItem]
+    next_position: str | None
+    size: int
+    """Bytes read for them."""
+    warnings: tuple[str, ...] = ()
+
+
+def bad_position(position: str) -> InvalidArgument:
+    """Return the error for a position that is none of this dataset."""
+    return InvalidArgument(
+        f"the place to go on from ({position!r}) is none of this dataset, or the file has changed "
+        "since: leave it out to start from the beginning",
+        error_code="BAD_POSITION",
+    )
+
+
+def too_long(line: int) -> DatasetItem:
+    """Return the item for a record above the bound, which ends on `line`."""
+    return DatasetItem(line, error=f"line {line}: the record is longer than 1,000,000 bytes")
