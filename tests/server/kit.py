@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 
@@ -37,6 +38,9 @@ def no_settings_from_outside(monkeypatch):
     for name in [name for name in os.environ if name.startswith("TRIO_TOOLS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TRIO_TOOLS_STATE__URL", "memory")  # see tests/conftest.py
+    # The command line is the top of a process of its own; here it is a guest.
+    if "trio_tools.command_line.main" in sys.modules:
+        monkeypatch.setattr("trio_tools.command_line.main.configure_logging", lambda *_: None)
 
 
 def tool(fn, **options):

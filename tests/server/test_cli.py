@@ -112,7 +112,7 @@ def test_help_behind_a_tool_is_about_that_tool(capsys):
     assert status == 0
     rows = rows_of(out)
     assert rows["--urls"][:2] == ["list: repeat it", "required"]
-    assert rows["--max-concurrent"][:2] == ["integer > 0, ≤ 50", "null"]
+    assert rows["--max-concurrent"][:2] == ["integer ≥ 1, ≤ 50", "null"]
     assert "Timeout: 50 s by default, 300 s at most" in out
     status, out, err = run(capsys, "call", "nope", "--help")
     assert (status, out) == (2, "")

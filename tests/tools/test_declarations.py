@@ -1,10 +1,12 @@
 """Description, caps and status come from one declaration and the live limits."""
 
 import functools
+import json
 import re
 
 import pytest
 import trio
+from mcp.client import Client
 
 from tests.http.servers import OK, answering, serving
 from tests.server.kit import connected, status_of
@@ -43,11 +45,29 @@ READING = {*DEFAULT, *PATTERNS} - {
 }
 
 
+UNCONFIGURED = ["call_external_api", "query_database", "run_inference", "process_large_dataset"]
+# What every API of a model takes in a schema.
+WORDS = {"type", "properties", "required", "items", "enum", "description", "minimum", "maximum"}
+
+
+def everything(tmp_path, shop):
+    """Return settings with one of each."""
+    (tmp_path / "twice.onnx").write_bytes(b"")
+    return {
+        "file_roots": (tmp_path,),
+        "models_folder": tmp_path,
+        "apis": {"orders": {"base_url": "http://127.0.0.1:9/", "description": "The orders."}},
+        "datasets": {"people": {"path": "people.jsonl"}},
+        **shop,
+    }
+
+
 @pytest.mark.parametrize(
     ("toolset", "names"), [("default", DEFAULT), ("patterns", DEFAULT + PATTERNS)]
 )
-async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names):
-    async with connected(server_with(toolset=toolset), era) as client:
+async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names, tmp_path, shop):
+    server = server_with(toolset=toolset, **everything(tmp_path, shop))
+    async with connected(server, era) as client:
         tools = (await client.list_tools()).tools
     assert [tool.name for tool in tools] == names
     for tool in tools:
@@ -61,8 +81,104 @@ async def test_a_toolset_has_these_tools_each_with_its_lines(era, toolset, names
         assert undescribed == [], tool.name
 
 
-async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(era):
+async def test_what_is_not_configured_is_not_listed(era):
     async with connected(server_with(), era) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert list(tools) == [name for name in DEFAULT if name not in UNCONFIGURED]
+    operations = tools["batch_process"].input_schema["properties"]["operation"]["enum"]
+    assert operations == ["fetch", "hash", "compress"]
+
+
+async def test_schemas_name_what_there_is(era, tmp_path, shop):
+    async def shout(text: str) -> str:
+        """Return a text in capital letters."""
+        return text.upper()
+
+    server = server_with(shout, **everything(tmp_path, shop))
+    async with connected(server, era) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    def names(tool, argument):
+        return tools[tool].input_schema["properties"][argument]["enum"]
+
+    operations = ["fetch", "call_api", "hash", "compress", "query", "infer", "shout"]
+    assert names("batch_process", "operation") == operations
+    assert names("process_large_dataset", "operation") == operations
+    assert names("process_large_dataset", "dataset") == ["people"]
+    assert names("query_database", "database") == ["shop"]
+    assert names("call_external_api", "api") == ["orders"]
+    assert names("run_inference", "model") == ["twice"]
+    assert "sha256" in names("compute_hash", "algorithm")
+    assert "- orders: The orders. (GET /)" in tools["call_external_api"].description
+    told = tools["batch_process"].description
+    assert "- shout: Return a text in capital letters. Item: string" in told
+    assert "body_as? (text|json|markdown|none)" in told
+    assert "At most 1000" in tools["fetch_urls"].input_schema["properties"]["urls"]["description"]
+
+
+def check_schema(schema, place):
+    assert set(schema) <= WORDS, place
+    assert schema["type"] in {"string", "integer", "number", "boolean", "array", "object"}, place
+    assert ("items" in schema) is (schema["type"] == "array"), place
+    for name, field in schema.get("properties", {}).items():
+        check_schema(field, f"{place}.{name}")
+    if "items" in schema:
+        check_schema(schema["items"], f"{place}[]")
+    assert set(schema.get("required", ())) <= set(schema.get("properties", ())), place
+    for name in schema.get("enum", ()):
+        assert isinstance(name, str), place
+
+
+async def test_schemas_have_only_words_that_every_model_api_takes(era, tmp_path, shop):
+    server = server_with(toolset="patterns", **everything(tmp_path, shop))
+    async with connected(server, era) as client:
+        for tool in (await client.list_tools()).tools:
+            check_schema(tool.input_schema, tool.name)
+            assert re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]{0,63}", tool.name)
+
+
+async def test_the_list_of_tools_is_lean(tmp_path, shop):
+    full = everything(tmp_path, shop)
+    default = {name: full[name] for name in ("file_roots", "databases")}
+    for settings, most in ((default, 12_000), (full, 17_000)):
+        async with connected(server_with(**settings)) as client:
+            listed = await client.list_tools()
+        tools = listed.model_dump(mode="json", by_alias=True, exclude_none=True)["tools"]
+        assert len(json.dumps(tools, separators=(",", ":"), ensure_ascii=False)) <= most
+
+
+async def test_tools_are_picked_by_name(era):
+    server = server_with(tools=["fetch_urls", "get_operation"])
+    async with Client(server, mode=era) as client:
+        assert [t.name for t in (await client.list_tools()).tools] == [
+            "fetch_urls",
+            "get_operation",
+        ]
+        answer = await client.call_tool("compute_hash", {"data": "a"})
+    assert answer.structured_content["data"]["error_code"] == "UNKNOWN_TOOL"
+
+
+def test_an_unknown_tool_ends_the_start_with_the_list():
+    with pytest.raises(ValueError, match=r"no tool is named 'fetch'; there are: get_con.*fetch_ur"):
+        server_with(tools=["fetch"])
+
+
+async def test_an_explicit_null_is_as_good_as_leaving_out(era):
+    async with calling(server_with(), era) as call:
+        answer = await call(
+            "compute_hash", data="a", path=None, algorithm=None, timeout_seconds=None
+        )
+    assert answer["data"]["algorithm"] == "sha256"
+
+
+async def test_the_tables_of_a_database_are_listed_without_sql(shop, era):
+    async with calling(server_with(**shop), era) as call:
+        answer = await call("query_database")
+    assert answer["data"]["rows"] == [["items", "id INTEGER, name TEXT"]]
+
+
+async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(era, shop):
+    async with connected(server_with(**shop), era) as client:
         tools = {tool.name: tool.description for tool in (await client.list_tools()).tools}
     assert tools["fetch_urls"].splitlines()[-3:] == [
         "Execution: async (I/O-bound)",
@@ -82,8 +198,7 @@ async def test_a_changed_limit_shows_in_description_cap_and_status(era):
             server.state.limits.resize("fetch_urls", capacity)
             (listed,) = [t for t in (await server.list_tools()) if t.name == "fetch_urls"]
             assert f"up to {min(10, capacity)} in parallel" in listed.description
-            (cap, _) = listed.input_schema["properties"]["max_concurrent"]["anyOf"]
-            assert cap["maximum"] == capacity
+            assert listed.input_schema["properties"]["max_concurrent"]["maximum"] == capacity
             asked = {"urls": ["http://a/"], "max_concurrent": capacity + 1}
             answer = await client.call_tool("fetch_urls", asked)
             assert answer.structured_content["data"]["maximum"] == capacity

@@ -127,7 +127,7 @@ async def test_what_is_no_compressed_text_is_refused(content, code):
 async def test_not_exactly_one_source_is_refused(tool, arguments):
     async with calling(server_with()) as call:
         answer = await call(tool, **arguments)
-    assert answer["data"]["arguments"][:2] == ["text", "path"]
+    assert answer["data"]["arguments"][:2] == ["data", "path"]
 
 
 async def test_the_only_database_need_not_be_named(shop):

@@ -1,7 +1,10 @@
 """The one shape in which every tool answers, whatever happened.
 
 `success`, `data`, `error`, `meta`: published as each tool's output schema, so that a program that
-can read one answer can read them all.
+can read one answer can read them all. The schema is brief, since a list of tools repeats it for
+each tool. On failure, `error` is a sentence that says what to do, and `data` has `error_code`,
+`error_type` and `remediation`. `meta` has `version`, `request_id`, `warnings`, `pagination`,
+`rate_limit` and `telemetry`.
 """
 
 from __future__ import annotations
@@ -19,26 +22,9 @@ ENVELOPE_SCHEMA: Final[dict[str, Any]] = {
     "required": ["success", "data", "error", "meta"],
     "properties": {
         "success": {"type": "boolean"},
-        "data": {
-            "type": "object",
-            "description": "The result. On failure: error_code, error_type, remediation and more.",
-        },
-        "error": {
-            "type": ["string", "null"],
-            "description": "On failure, a sentence that says what to do.",
-        },
-        "meta": {
-            "type": "object",
-            "required": ["version", "request_id", "warnings"],
-            "properties": {
-                "version": {"type": "string"},
-                "request_id": {"type": ["string", "null"]},
-                "warnings": {"type": "array", "items": {"type": "string"}},
-                "pagination": {"type": ["object", "null"]},
-                "rate_limit": {"type": ["object", "null"]},
-                "telemetry": {"type": "object"},
-            },
-        },
+        "data": {"type": "object"},
+        "error": {"type": ["string", "null"]},
+        "meta": {"type": "object"},
     },
 }
 

@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a host's own file of MCP servers, whose tools become operations here",
     )
     shared.add_argument("--toolset", choices=("default", "patterns"))
+    shared.add_argument("--tools", metavar="NAMES", help="serve these tools alone: a,b")
     shared.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     shared.add_argument("--log-format", choices=("text", "json"))
 
@@ -231,6 +232,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "file_roots": options.file_root,
         "toolset": options.toolset,
         "state.url": options.state,
+        "tools": options.tools and [name.strip() for name in options.tools.split(",")],
         "log_level": options.log_level,
         "log_format": options.log_format,
         "http.host": getattr(options, "host", None),

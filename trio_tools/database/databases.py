@@ -134,6 +134,14 @@ class Databases:
             return await database.outline(self.limiter)
         raise too_slow(timeout_seconds)
 
+    def catalogue_sql(self, name: str) -> str:
+        """Return the statement that lists the tables and views of a database with their columns.
+
+        Raises:
+            NotFound: No database has that name; the message lists them.
+        """
+        return self._find(name).catalogue_sql
+
     async def _parse(self, sql: str, parameters: Mapping[str, Any]) -> Statement:
         if len(sql) <= _SHORT_SQL_CHARACTERS:
             return Statement.parse(sql, parameters)

@@ -105,6 +105,10 @@ class Models:
         """
         return await self._in_process(name, worker.describe, await self._find(name))
 
+    async def names(self) -> tuple[str, ...]:
+        """Return the names of the files of the folder that may be models, in order."""
+        return tuple(await run_in_tool_thread(self._names))
+
     async def catalogue(self) -> tuple[ModelInfo, ...]:
         """Return all models of the folder in order of name; also the files that are none.
 

@@ -57,6 +57,7 @@ class ServerState:
         first_jobs: Those that start when the first connection is served.
         revive: Makes an operation of what was stored of it.
         largest_whole_result: Returns how many bytes of JSON are shown whole in so many characters.
+        model_names: The models there were when the tools were listed last.
     """
 
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
@@ -77,6 +78,7 @@ class ServerState:
         self.cursors = Cursors("trio-tools operations", self.store.key)
         self.query_cursors = Cursors("trio-tools queries", self.store.key)
         self.dataset_cursors = Cursors("trio-tools datasets", self.store.key)
+        self.model_names: tuple[str, ...] = ()
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.ended_items: Counter[tuple[str, Status]] = Counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,12 @@ class ContentItem(Item):
     @model_validator(mode="before")
     @classmethod
     def _plain_text(cls, item: Any) -> Any:
-        return {"text": item} if isinstance(item, str) else item
+        if isinstance(item, str):
+            return {"text": item}
+        if isinstance(item, dict) and "data" in item and "text" not in item:  # as the tools say
+            table = cast("dict[str, Any]", item)
+            return {("text" if name == "data" else name): value for name, value in table.items()}
+        return cast("Any", item)
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:

@@ -97,9 +97,12 @@ class ToolServer(MCPServer[ServerState]):
         if self.state.settings.upstreams:
             await self.state.services.upstreams.discover(_DISCOVERY_SECONDS)
         ours: list[ToolListing] = []
+        if self.state.settings.models_folder is not None:
+            self.state.model_names = await self.state.services.models.names()
         for tool in self._tools_by_name.values():
             await trio.lowlevel.checkpoint()  # a first schema takes milliseconds: one per step
-            ours.append(self._listing(tool))
+            if tool.listed(self.state):
+                ours.append(self._listing(tool))
         added = await super().list_tools()
         return ours + [listing for listing in added if listing.name not in self._tools_by_name]
 
@@ -191,8 +194,8 @@ class ToolServer(MCPServer[ServerState]):
         return ToolListing(
             name=tool.name,
             title=tool.title,
-            description=tool.description(limits),
-            input_schema=tool.schema(limits),
+            description=tool.description(limits, self.state),
+            input_schema=tool.schema(limits, self.state),
             output_schema=None if settings.answers == "text" else ENVELOPE_SCHEMA,
             annotations=tool.annotations,
             _meta={"anthropic/maxResultSizeChars": min(settings.max_output_chars, _MOST_CHARS)},
@@ -213,7 +216,7 @@ def create_server(
         pydantic.ValidationError: A setting from the environment or the file is wrong.
         TypeError: An argument, or one of the operations, is of another kind.
         ValueError: Two operations have the same name, one that a package offers cannot be loaded,
-            a file root is not a folder, or a limit is set for what there is not.
+            a file root is not a folder, or a limit or a tool is named that there is not.
     """
     if settings is None:
         settings = Settings()
@@ -229,7 +232,16 @@ def create_server(
         )
     state = ServerState(settings, operations)
     _check_names_of_limits(state)
-    return ToolServer(state, TOOLSETS[settings.toolset])
+    return ToolServer(state, _chosen(settings.tools, TOOLSETS[settings.toolset]))
+
+
+def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool]:
+    """Return the tools that the settings pick by name."""
+    known = [tool.name for tool in tools]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"tools: no tool is named {name!r}; there are: {', '.join(known)}")
+    return tools if names is None else [tool for tool in tools if tool.name in names]
 
 
 def _check_names_of_limits(state: ServerState) -> None:

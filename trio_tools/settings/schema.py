@@ -162,6 +162,7 @@ class FetchSettings(Section):
 class ApiSettings(Section):
     """One HTTP API that `call_external_api` may call by name."""
 
+    description: str = Field(default="", description="What it is for, as models are told.")
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
         description="Where its paths start, with the scheme."
     )

@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     toolset: Literal["default", "patterns"] = Field(
         default="default", description="`patterns` adds the small tools that each show one pattern."
     )
+    tools: tuple[str, ...] | None = Field(
+        default=None, description="Names of the tools to serve; null for all of the toolset."
+    )
     file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
     max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
     max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")

@@ -4,6 +4,8 @@ What a caller can ask for, and the shape of what a tool answers, belong here. Th
 done by `operations` and the doors below. Each module imports only those above it.
 
 call          what a tool gets to work with, and what it answers
+schemas       schemas that every model API takes
+naming        the names that schemas and descriptions tell
 declaration   what a tool declares: arguments, execution, annotations
 pagination    what of an operation fits into one answer
 progress      how a tool tells its caller how it goes

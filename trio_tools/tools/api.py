@@ -15,6 +15,7 @@ from trio_tools.operations.operation import TextLists
 from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data, reply_text
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.naming import api_lines, api_names, has_apis
 
 if TYPE_CHECKING:
     from nursery_patterns import TokenBucketStatistics
@@ -102,4 +103,7 @@ CALL_EXTERNAL_API = Tool(
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),
+    names={"api": api_names},
+    more=api_lines,
+    listed=has_apis,
 )

@@ -28,14 +28,15 @@ from trio_tools.tools.declaration import (
     OperationId,
     Tool,
 )
+from trio_tools.tools.naming import operation_lines, operation_names
 from trio_tools.tools.pagination import Page, Pages, Part
 
 
 async def batch_process(
     call: Call,
     *,
-    operation: Annotated[str, Field(description="Name of a registered operation.")],
-    items: Annotated[list[Any], Field(description="What the operation takes, for each item.")],
+    operation: Annotated[str, Field(description="What to do with each.")],
+    items: Annotated[list[Any], Field(description="As listed above; or plain values.")],
     max_concurrent: MaxConcurrent = None,
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
@@ -43,11 +44,7 @@ async def batch_process(
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
-    """Run an operation over many items: fetch, call_api, hash, compress, query, infer and others.
-
-    Answers in time with whatever finished; each item that has no result is named with its reason.
-    An unknown operation or a wrong item is answered with the names or the schema there are.
-    """
+    """Run an operation over many items. Answers in time with what finished, and names the rest."""
     return await run_batch_call(
         call,
         BatchRequest(
@@ -66,21 +63,14 @@ async def batch_process(
 async def get_operation(
     call: Call,
     *,
-    operation_id: Annotated[
-        str, Field(max_length=128, description="From an answer or a progress message.")
-    ],
-    cursor: Annotated[
-        str | None, Field(description="Where to go on; leave out for the beginning.")
-    ] = None,
+    operation_id: Annotated[str, Field(max_length=128, description="From an answer.")],
+    cursor: Annotated[str | None, Field(description="Where to go on.")] = None,
     page_size: Annotated[int, Field(gt=0, le=1_000, description="Most outcomes of a page.")] = 100,
     wait_seconds: Annotated[
         float, Field(ge=0, le=50, description="While it runs, wait that long for news.")
     ] = 0,
 ) -> Answer:
-    """Read what an operation has finished so far, in input order, a page at a time.
-
-    Works while it runs, and also after its call was cancelled or ran out of time.
-    """
+    """Read what an operation has finished so far, also after its call was cancelled."""
     kept = await find_operation(call, operation_id)
     if wait_seconds:
         kept = await wait_for_news(call, kept, wait_seconds)
@@ -137,11 +127,9 @@ def _warnings(kept: StoredOperation, counts: Counts) -> list[str]:
 async def cancel_operation(
     call: Call,
     *,
-    operation_id: Annotated[
-        str, Field(max_length=128, description="From a progress message or the status.")
-    ],
+    operation_id: Annotated[str, Field(max_length=128, description="From the status.")],
 ) -> Answer:
-    """Stop a running operation. Its call returns what it has; what is missing can be done later."""
+    """Stop a running operation. Its call returns what it has."""
     kept = await find_operation(call, operation_id)
     stopped = await stop_for_good(call, kept)
     counts = kept.batch.progress.value
@@ -165,14 +153,14 @@ BATCH_PROCESS = Tool(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),
     by_operation=True,
+    names={"operation": operation_names},
+    more=operation_lines,
 )
 GET_OPERATION = Tool(
     fn=get_operation,
     title="Read an operation",
     execution="async, at once",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
     control=True,
 )
 CANCEL_OPERATION = Tool(

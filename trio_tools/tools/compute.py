@@ -17,23 +17,27 @@ from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
+# What `data` was called at first.
+OldName = Annotated[str | None, Field(description="Old name of data.")]
+
 
 async def compute_hash(
     call: Call,
     *,
-    text: Annotated[str | None, Field(description="Text to hash, as UTF-8.")] = None,
+    data: Annotated[str | None, Field(description="Text to hash, as UTF-8.")] = None,
     path: Annotated[str | None, Field(description="File to hash, under the file roots.")] = None,
-    algorithm: Annotated[str, Field(description=f"One of {', '.join(ALGORITHMS)}.")] = "sha256",
+    text: OldName = None,
+    algorithm: Annotated[str, Field(description="Name of the hash.")] = "sha256",
     timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
-    """Hash a text, or a file under the allowed folders. Give exactly one of text and path."""
+    """Hash a text or a file. Give one of data and path."""
     with call.time_limit(timeout_seconds):
-        digest = await _digest(call, text, path, algorithm)
-    what = f"file {path!r}" if text is None else "the text"
-    data = {**asdict(digest), "path": path} if text is None else asdict(digest)
+        digest = await _digest(call, _either("compute_hash", data, text), path, algorithm)
+    what = "the text" if path is None else f"file {path!r}"
+    found = asdict(digest) if path is None else {**asdict(digest), "path": path}
     return Answer(
         summary=f"{digest.algorithm} of {what} ({digest.size_bytes} bytes): {digest.hexdigest}",
-        data=data,
+        data=found,
         told=(),
         warnings=[]
         if digest.secure
@@ -44,7 +48,7 @@ async def compute_hash(
 async def compress_data(
     call: Call,
     *,
-    text: Annotated[str | None, Field(description="Text to compress, as UTF-8.")] = None,
+    data: Annotated[str | None, Field(description="Text to compress, as UTF-8.")] = None,
     path: Annotated[str | None, Field(description="File to compress, under the roots.")] = None,
     content_base64: Annotated[
         str | None, Field(description="Compressed text to undo instead, in base64.")
@@ -56,12 +60,10 @@ async def compress_data(
     max_output_bytes: Annotated[
         int, Field(ge=0, le=1_000_000, description="Return the result too if it is no larger.")
     ] = 0,
+    text: OldName = None,
     timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
-    """Compress a text or a file and tell its sizes; with content_base64, undo it.
-
-    Give exactly one of text, path and content_base64.
-    """
+    """Compress a text or a file; with content_base64, undo it. Give one of the three."""
     from trio_tools.files.compression import compress_file, compress_text  # noqa: PLC0415 - costs
 
     # Base64 makes four characters of three bytes, and all of them have to fit into the answer.
@@ -69,21 +71,21 @@ async def compress_data(
     options: dict[str, Any] = {"algorithm": algorithm, "level": level, "max_output_bytes": most}
     files, limiter = call.state.services.files, call.limits.limiter
     with call.time_limit(timeout_seconds):
-        match text, path, content_base64:
-            case str(), None, None:
-                job = partial(compress_text, text, **options)
+        match _either("compress_data", data, text), path, content_base64:
+            case str() as plain, None, None:
+                job = partial(compress_text, plain, **options)
             case None, str(), None:
                 job = partial(compress_file, files, path, **options)
             case None, None, str():
                 return await _decompressed(call, content_base64, algorithm)
             case _:
-                raise _one_of("compress_data", "text", "path", "content_base64")
+                raise _one_of("compress_data", "data", "path", "content_base64")
         found = await run_in_tool_thread(job, limiter=limiter)
-    data = asdict(found) if path is None else {"path": path, **asdict(found)}
-    told, _, content = compression_text(data).partition("\n")
+    told_as = asdict(found) if path is None else {"path": path, **asdict(found)}
+    told, _, content = compression_text(told_as).partition("\n")
     return Answer(
         summary=told if path is None else f"{path!r} with {told}",
-        data=data,
+        data=told_as,
         told=[Told("", content)] if content else (),
         warnings=[_left_out(most, max_output_bytes)] if found.content_left_out else [],
     )
@@ -123,13 +125,20 @@ async def _digest(call: Call, text: str | None, path: str | None, algorithm: str
         case None, str():
             job = partial(hash_file, files, path, algorithm=algorithm)
         case _:
-            raise _one_of("compute_hash", "text", "path")
+            raise _one_of("compute_hash", "data", "path")
     return await run_in_tool_thread(job, limiter=call.limits.limiter)
+
+
+def _either(tool: str, data: str | None, text: str | None) -> str | None:
+    if data is not None and text is not None:
+        raise _one_of(tool, "data", "text")
+    return text if data is None else data
 
 
 def _one_of(tool: str, *arguments: str) -> InvalidArgument:
     return InvalidArgument(
-        f"give exactly one of {', '.join(arguments)}, as in {tool}({arguments[0]}='…')",
+        f"give exactly one of {', '.join(arguments)}, as in {tool}({arguments[0]}='…'); text is "
+        "another name of data",
         data={"arguments": list(arguments)},
     )
 
@@ -137,17 +146,14 @@ def _one_of(tool: str, *arguments: str) -> InvalidArgument:
 COMPUTE_HASH = Tool(
     fn=compute_hash,
     title="Compute a hash",
+    names={"algorithm": lambda _: ALGORITHMS},
     execution="sync, run in a thread (CPU-bound)",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )
 
 COMPRESS_DATA = Tool(
     fn=compress_data,
     title="Compress data",
     execution="sync, run in a thread (CPU-bound)",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )

@@ -16,6 +16,7 @@ from trio_tools.operations.data import query_data, rows_text
 from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.naming import database_names, has_databases
 
 
 async def query_database(
@@ -25,7 +26,13 @@ async def query_database(
         str | None,
         Field(description="Name of a configured database; may be left out if there is just one."),
     ] = None,
-    sql: Annotated[str, Field(description="One statement that reads; :name marks a parameter.")],
+    sql: Annotated[
+        str | None,
+        Field(
+            description="One statement that reads; :name marks a parameter. Leave out to list the "
+            "tables and columns."
+        ),
+    ] = None,
     parameters: Annotated[
         dict[str, Any] | None, Field(description="A value for each :name in sql.")
     ] = None,
@@ -37,10 +44,14 @@ async def query_database(
 ) -> Answer:
     """Run one read-only SQL statement and return its rows, a page at a time.
 
+    Without sql, list the tables with their columns.
+
     Use ORDER BY if you read several pages.
     """
     database = database or _the_only_one(call.state.services.databases.names)
     parameters = parameters or {}
+    if sql is None:
+        sql, parameters = call.state.services.databases.catalogue_sql(database), {}
     asked = partial(_fingerprint, database, sql, parameters)  # only of what is worth it
     position = _position(call, cursor, asked)
     with call.time_limit(timeout_seconds):
@@ -105,7 +116,7 @@ QUERY_DATABASE = Tool(
     fn=query_database,
     title="Query a database",
     execution="async over threads and worker processes; a cancel stops the statement",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+    names={"database": database_names},
+    listed=has_databases,
 )

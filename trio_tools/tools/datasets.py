@@ -32,6 +32,7 @@ from trio_tools.tools.declaration import (
     OperationId,
     Tool,
 )
+from trio_tools.tools.naming import dataset_names, has_datasets, operation_names
 
 # They become part of each item.
 _MAX_OPTIONS_BYTES = 20_000
@@ -72,21 +73,19 @@ async def process_large_dataset(
             "of JSON, JSON lines, CSV, text, Parquet or Excel."
         ),
     ],
-    operation: Annotated[str, Field(description="Name of a registered operation.")],
+    operation: Annotated[str, Field(description="As of batch_process.")],
     chunk_size: Annotated[int, Field(gt=0, description="Records of this call.")] = 50,
-    cursor: Annotated[
-        str | None, Field(description="Where the chunk begins; leave out for the first one.")
-    ] = None,
+    cursor: Annotated[str | None, Field(description="Where the chunk begins.")] = None,
     fields: Annotated[
         Texts | None,
         Field(
-            description="Build each item from the record: item field to record key, such as "
-            '{"url": "homepage"}. By default the record is the item.'
+            description='Item field to record key, as in {"url": "homepage"}; by default the '
+            "record is the item."
         ),
     ] = None,
     options: Annotated[
         dict[str, Any] | None,
-        Field(description='Further fields of each item, such as {"algorithm": "md5"}.'),
+        Field(description="Further fields of each item."),
         AfterValidator(_check_options),
     ] = None,
     max_concurrent: MaxConcurrent = None,
@@ -96,10 +95,9 @@ async def process_large_dataset(
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
-    """Run an operation over a dataset, chunk by chunk: each call does one and says how to go on.
+    """Run an operation over a dataset, a chunk in each call, which says how to go on.
 
-    Files of a folder come as {"path": …}, rows of a table and lines of a CSV as objects. A bad
-    record is named among the errors; the others are done.
+    Records are {"path": …} for a folder, objects for a table or CSV.
     """
     found = await call.state.operations.look_up(operation)
     most = call.state.settings.max_items
@@ -269,4 +267,6 @@ PROCESS_LARGE_DATASET = Tool(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),
     by_operation=True,
+    names={"operation": operation_names, "dataset": dataset_names},
+    listed=has_datasets,
 )

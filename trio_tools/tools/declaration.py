@@ -11,9 +11,9 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any, cast
@@ -23,29 +23,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.live.limits import LiveLimits
+from trio_tools.live.state import ServerState
 from trio_tools.tools.call import Answer
+from trio_tools.tools.schemas import add_to_description, lean_schema, with_names
 
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
 _MAX_NAME_CHARS = 60
 
 # The arguments that several tools share, each with one meaning and one description.
-MaxConcurrent = Annotated[
-    int | None, Field(gt=0, description="Items in flight at once, within the cap.")
-]
-TimeoutSeconds = Annotated[
-    float | None, Field(ge=0.001, description="Time for this call, all waiting included.")
-]
+MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items in flight at once.")]
+TimeoutSeconds = Annotated[float | None, Field(ge=0.001, description="Time for the call.")]
 BudgetSeconds = Annotated[
     float | None,
-    Field(ge=0.001, description="Answer within these seconds, with all there is."),
+    Field(ge=0.001, description="Answer in that time, with what is done."),
 ]
-ItemTimeoutSeconds = Annotated[
-    float | None, Field(gt=0, description="Give up on an item after these seconds.")
-]
+ItemTimeoutSeconds = Annotated[float | None, Field(gt=0, description="Time for one item.")]
 OperationId = Annotated[
     str | None,
-    Field(min_length=1, max_length=128, description="Repeat an id to do only what is missing."),
+    Field(min_length=1, max_length=128, description="Of an earlier call: do only what is missing."),
 ]
 
 Background = Annotated[
@@ -70,6 +66,10 @@ def check_count(argument: str, count: int, most: int) -> None:
         )
 
 
+def _always(_: ServerState) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Tool:
     """One tool.
@@ -83,6 +83,9 @@ class Tool:
         by_operation: How many items run at once is up to the operation that the caller names.
         limited: Whether its work holds places in the limit of its name; if not, only its calls are
             bounded.
+        names: What may be given for an argument, as things are now.
+        more: What else the description tells, as things are now.
+        listed: Whether the tool is of use, as things are now: what is not configured is not listed.
     """
 
     fn: Callable[..., Awaitable[Answer]]
@@ -92,6 +95,11 @@ class Tool:
     control: bool = False
     by_operation: bool = False
     limited: bool = True
+    names: Mapping[str, Callable[[ServerState], Sequence[str]]] = field(
+        default_factory=dict[str, "Callable[[ServerState], Sequence[str]]"]
+    )
+    more: Callable[[ServerState], str] | None = None
+    listed: Callable[[ServerState], bool] = _always
 
     @property
     def name(self) -> str:
@@ -116,11 +124,17 @@ class Tool:
 
     @cached_property
     def _schema(self) -> dict[str, Any]:
-        return {"properties": {}, **self._model.model_json_schema()}
+        return lean_schema(self._model.model_json_schema())
 
-    def schema(self, limits: LiveLimits | None) -> dict[str, Any]:
-        """Return the JSON schema of the arguments, with the caps that hold now."""
+    def schema(self, limits: LiveLimits | None, state: ServerState | None = None) -> dict[str, Any]:
+        """Return the JSON schema of the arguments, with the caps and names that hold now."""
         schema = copy.deepcopy(self._schema)
+        if state is not None:
+            for argument, names_in in self.names.items():
+                with_names(schema, argument, names_in(state))
+            for argument in ("urls", "items"):
+                most = state.settings.max_items
+                add_to_description(schema, argument, f"At most {most} in a call.")
         if limits is None:
             return schema
         seconds = limits.declared.max_timeout_seconds
@@ -128,14 +142,15 @@ class Tool:
         if self.limited and not self.by_operation:
             caps["max_concurrent"] = max(1, limits.max_concurrency)
         for name, cap in caps.items():
-            for option in schema["properties"].get(name, {}).get("anyOf", ()):
-                if option.get("type") in {"integer", "number"}:
-                    option["maximum"] = cap
+            if name in schema["properties"]:
+                schema["properties"][name]["maximum"] = cap
         return schema
 
-    def description(self, limits: LiveLimits | None) -> str:
+    def description(self, limits: LiveLimits | None, state: ServerState | None = None) -> str:
         """Return the docstring, and the lines that the declaration and the live limits give."""
         text = inspect.getdoc(self.fn) or ""
+        if state is not None and self.more is not None and (more := self.more(state)):
+            text = f"{text}\n\n{more}"
         if limits is None:
             return (
                 f"{text}\n\nExecution: {self.execution}\n"
@@ -186,7 +201,8 @@ class Tool:
         for name, value in given.items():
             if isinstance(value, list) and self._takes_list(name) and value:
                 check_count(name, len(cast("list[Any]", value)), max_items)
-        problems = self._unknown(arguments, len(arguments) - len(given))
+        unknown = len(arguments) - sum(name in arguments for name in self._fields)
+        problems = self._unknown(arguments, unknown)
         checked = None
         try:
             checked = self._model.model_validate(given)
@@ -208,6 +224,11 @@ class Tool:
     def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that there are; some hosts send lists and objects as JSON text."""
         given = {name: arguments[name] for name in self._fields if name in arguments}
+        fields = self._model.model_fields
+        # An explicit null for an argument that may be left out is as good as leaving it out.
+        nulls = [name for name in given if given[name] is None and not fields[name].is_required()]
+        for name in nulls:
+            del given[name]
         for name, value in given.items():
             if not isinstance(value, str) or value[:1] not in ("[", "{"):
                 continue

@@ -26,14 +26,12 @@ from trio_tools.tools.declaration import (
 async def fetch_urls(
     call: Call,
     *,
-    urls: Annotated[list[str], Field(description="Absolute http or https URLs.")],
-    method: Annotated[Literal["GET", "HEAD"], Field(description="Request method.")] = "GET",
-    headers: Annotated[
-        Texts | None, Field(description="Request headers sent with each URL.")
-    ] = None,
+    urls: Annotated[list[str], Field(description="http or https URLs.")],
+    method: Annotated[Literal["GET", "HEAD"], Field(description="HTTP method.")] = "GET",
+    headers: Annotated[Texts | None, Field(description="Sent with each request.")] = None,
     body_as: Annotated[
         Literal["text", "json", "markdown", "none"],
-        Field(description="What to make of each body; `markdown` is a page's main text."),
+        Field(description="What to make of a body; markdown is the main text."),
     ] = "text",
     max_bytes: Annotated[
         int | None,
@@ -55,10 +53,7 @@ async def fetch_urls(
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
-    """Fetch many URLs at once: status, headers, and the body as text, JSON or Markdown.
-
-    Answers in time with whatever finished; each URL that has no result is named with its reason.
-    """
+    """Fetch many URLs at once: status and body. Answers in time with what finished."""
     most = most_bytes(call.state.settings.fetch.max_body_bytes, body_as)
     if max_bytes is not None and max_bytes > most:
         raise InvalidArgument(
@@ -93,7 +88,5 @@ FETCH_URLS = Tool(
     fn=fetch_urls,
     title="Fetch URLs",
     execution="async (I/O-bound)",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
 )

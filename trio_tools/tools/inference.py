@@ -12,6 +12,7 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.naming import has_models, model_names
 
 
 async def run_inference(
@@ -61,7 +62,7 @@ RUN_INFERENCE = Tool(
     fn=run_inference,
     title="Run a model",
     execution="in a worker process (CPU-bound), which a cancel kills",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+    names={"model": model_names},
+    listed=has_models,
 )

@@ -220,8 +220,6 @@ def _example(fn: Any, *, open_world: bool = False) -> Tool:
         execution="async",
         annotations=ToolAnnotations(
             read_only_hint=True,
-            destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=open_world,
         ),
         limited=False,  # each has limits of its own, which are what it shows

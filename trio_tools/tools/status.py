@@ -34,10 +34,7 @@ _MAX_LEFT_OUT = 20
 
 
 async def get_concurrency_status(call: Call) -> Answer:
-    """Show limits, what is in use and waiting, running operations, and advice on batch sizes.
-
-    Answers at once, whatever else goes on. Use it to tell a hung call from a slow one.
-    """
+    """Show limits, what is in use and waits, running operations, and advice on batch sizes."""
     await trio.lowlevel.checkpoint()
     state = call.state
     now = trio.current_time()
@@ -198,8 +195,6 @@ GET_CONCURRENCY_STATUS = Tool(
     fn=get_concurrency_status,
     title="Concurrency status",
     execution="sync, at once",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
     control=True,
 )

@@ -1,0 +1,119 @@
+"""Schemas that every model API takes, lean since they are paid for in every conversation.
+
+Hosts hand them on as they are, and some APIs refuse a whole request for one word they do not know.
+So a schema has only `type`, `properties`, `required`, `items`, `enum`, `description`, `minimum` and
+`maximum`. Defaults and exclusive bounds are told in the description; what a schema cannot say, such
+as that there are no other fields, is checked when the tool is called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_Schema = Mapping[str, Any]
+
+_TYPES = ("string", "integer", "number", "boolean", "array", "object")
+
+
+def lean_schema(schema: _Schema) -> dict[str, Any]:
+    """Return the schema of an object in the words that every model API takes."""
+    definitions: Mapping[str, _Schema] = schema.get("$defs", {})
+    lean = _lean(schema, definitions)
+    return {"type": "object", "properties": {}, **{k: lean[k] for k in lean if k != "description"}}
+
+
+def with_names(schema: dict[str, Any], argument: str, names: Sequence[str]) -> None:
+    """Let an argument of a lean schema take only these names."""
+    if argument in schema["properties"] and names:
+        schema["properties"][argument]["enum"] = list(names)
+
+
+def add_to_description(schema: dict[str, Any], argument: str, words: str) -> None:
+    """Add a sentence to the description of an argument, if there is that argument."""
+    if argument in schema["properties"]:
+        told = schema["properties"][argument]
+        told["description"] = f"{told.get('description', '')} {words}".strip()
+
+
+def fields_of(schema: _Schema) -> str:
+    """Return in a few words what an item may have: its fields, or its type.
+
+    `url, method? (GET|HEAD), max_bytes?`; `?` marks what may be left out.
+    """
+    definitions: Mapping[str, _Schema] = schema.get("$defs", {})
+    lean = _lean(schema, definitions)
+    fields: Mapping[str, _Schema] = lean.get("properties", {})
+    if not fields:
+        return str(lean["type"]) if schema else "any JSON"
+    required = lean.get("required", ())
+    return ", ".join(_field(name, field, name in required) for name, field in fields.items())
+
+
+def _field(name: str, schema: _Schema, required: bool) -> str:  # noqa: FBT001
+    names = "|".join(map(str, schema.get("enum", ())))
+    return f"{name}{'' if required else '?'}{f' ({names})' if names else ''}"
+
+
+def _lean(schema: _Schema, definitions: Mapping[str, _Schema]) -> dict[str, Any]:
+    schema = _resolved(schema, definitions)
+    kinds: Any = schema.get("type")
+    kind = next((k for k in kinds if k != "null"), "") if isinstance(kinds, list) else str(kinds)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    names = [each for each in schema.get("enum", ()) if each is not None]
+    if "const" in schema:
+        names = [schema["const"]]
+    if kind not in _TYPES:
+        kind = "string" if names and all(isinstance(each, str) for each in names) else "object"
+    lean: dict[str, Any] = {"type": kind}
+    if told := _described(schema):
+        lean["description"] = told
+    if names:
+        lean["enum"] = names
+    lean |= _bounds(schema, kind)
+    if kind == "array":
+        lean["items"] = _lean(schema.get("items", {}), definitions)
+    if "properties" in schema:
+        lean["properties"] = {
+            name: _lean(field, definitions) for name, field in schema["properties"].items()
+        }
+    if schema.get("required"):
+        lean["required"] = list(schema["required"])
+    return lean
+
+
+def _resolved(schema: _Schema, definitions: Mapping[str, _Schema]) -> _Schema:
+    """Follow references, and take the first alternative that is not null."""
+    while True:
+        rest = {k: v for k, v in schema.items() if k not in {"$ref", "anyOf", "oneOf", "allOf"}}
+        if "$ref" in schema:
+            schema = {**definitions[schema["$ref"].rpartition("/")[2]], **rest}
+            continue
+        options: list[_Schema] = (
+            schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf") or []
+        )
+        if not options:
+            return schema
+        useful = [each for each in options if each.get("type") != "null"]
+        schema = {**(useful or options)[0], **rest}
+
+
+def _described(schema: _Schema) -> str:
+    told = str(schema.get("description", ""))
+    default = schema.get("default")
+    if default is not None and default not in ([], {}):
+        told = f"{told} Default {json.dumps(default, ensure_ascii=False)}."
+    above = schema.get("exclusiveMinimum")
+    if above is not None and schema.get("type") == "number":
+        told = f"{told} Above {above:g}."
+    return told.strip()
+
+
+def _bounds(schema: _Schema, kind: str) -> dict[str, Any]:
+    bounds = {name: schema[name] for name in ("minimum", "maximum") if name in schema}
+    step = 1 if kind == "integer" else 0
+    if "exclusiveMinimum" in schema:
+        bounds["minimum"] = schema["exclusiveMinimum"] + step
+    if "exclusiveMaximum" in schema:
+        bounds["maximum"] = schema["exclusiveMaximum"] - step
+    return bounds
