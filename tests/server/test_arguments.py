@@ -159,7 +159,7 @@ async def test_a_url_that_is_none_is_an_item_that_failed_beside_its_siblings(cli
     codes = [error["error_code"] for error in errors]
     assert (codes[0], codes[2]) == ("BLOCKED_SCHEME", "INVALID_URL")
     assert "http" in errors[0]["reason"]
-    assert "a space" in errors[2]["reason"]
+    assert "https://" in errors[2]["reason"]
 
 
 async def test_a_private_address_is_an_item_that_failed_beside_its_siblings(client):

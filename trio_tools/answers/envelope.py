@@ -23,8 +23,8 @@ ENVELOPE_SCHEMA: Final[dict[str, Any]] = {
     "properties": {
         "success": {"type": "boolean"},
         "data": {"type": "object"},
-        "error": {"type": ["string", "null"]},
-        "meta": {"type": "object"},
+        "error": {},
+        "meta": {},
     },
 }
 

@@ -148,7 +148,7 @@ async def cancel_operation(
 BATCH_PROCESS = Tool(
     fn=batch_process,
     title="Process a batch",
-    execution="as the operation declares: async, in threads or in worker processes",
+    execution="async, threads or processes, as the operation declares",
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),

@@ -35,17 +35,13 @@ async def fetch_urls(
     ] = "text",
     max_bytes: Annotated[
         int | None,
-        Field(
-            gt=0, description="Most bytes downloaded; by default 20,000, 2,000,000 for markdown."
-        ),
+        Field(gt=0, description="Most bytes read of a body: 20,000, 2,000,000 of markdown."),
     ] = None,
     max_chars: Annotated[
         int | None,
-        Field(gt=0, le=MAX_CHARS, description="Most characters of each text; 20,000 of markdown."),
+        Field(gt=0, le=MAX_CHARS, description="Most characters of a text."),
     ] = None,
-    offset: Annotated[
-        int, Field(ge=0, description="Read texts on from here: the next_offset of a result.")
-    ] = 0,
+    offset: Annotated[int, Field(ge=0, description="To read texts on: next_offset.")] = 0,
     max_concurrent: MaxConcurrent = None,
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
