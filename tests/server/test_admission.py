@@ -137,3 +137,32 @@ async def test_who_leaves_the_line_frees_a_place_in_it(autojump_clock):
             await envelope_of(client, "work", {})
         assert (await status_of(client))["lines"]["work"]["waiting"] == 0
         assert (await envelope_of(client, "work", {}))["success"] is True
+
+
+async def test_many_quick_calls_at_once_all_have_their_turn(era, autojump_clock):
+    answers = []
+
+    async def call_once():
+        answers.append(await envelope_of(client, "work", {"seconds": 0.04}))
+
+    async with connected(server_of(work), era) as client, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(call_once)
+    assert [answer["success"] for answer in answers] == [True] * 50
+
+
+async def test_a_call_that_would_not_get_its_turn_in_time_is_told_so_at_once(autojump_clock):
+    async with connected(server_of(work, **limits("work", max_calls=1))) as client:
+        await envelope_of(client, "work", {"seconds": 16})  # so that it knows how long one takes
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(envelope_of, client, "work", {"seconds": 1})
+            await wait_all_tasks_blocked()
+            nursery.start_soon(envelope_of, client, "work", {"seconds": 1})
+            await wait_all_tasks_blocked()
+            started = trio.current_time()
+            refused = await envelope_of(client, "work", {})
+            assert trio.current_time() == started
+    assert refused["data"]["error_code"] == "OVERLOADED"
+    assert refused["data"]["expected_wait_seconds"] == 32
+    assert refused["data"]["retry_after_seconds"] == 2
+    assert "expected to wait 32 s" in refused["error"]

@@ -304,7 +304,7 @@ async def test_descriptions_schemas_caps_and_status_follow_a_limit_that_is_resiz
         server.state.limits.resize("nap_many", capacity)
         server.state.limits.resize("nap", capacity)
         [_, listing, _] = await server.list_tools()
-        assert f"up to {capacity} in parallel, 20 waiting" in listing.description
+        assert f"up to {capacity} in parallel, 1000 waiting" in listing.description
         [option, _] = listing.input_schema["properties"]["max_concurrent"]["anyOf"]
         assert option["maximum"] == capacity
         too_many = {"items": [1], "max_concurrent": capacity + 1}

@@ -95,7 +95,7 @@ def test_version_is_that_of_the_package(capsys):
 def test_tools_are_listed_with_their_limits(capsys):
     status, out, _ = run(capsys, "tools")
     assert status == 0
-    for words in ("fetch_urls", "compute_hash", "Execution: async (I/O-bound)", "20 waiting"):
+    for words in ("fetch_urls", "compute_hash", "Execution: async (I/O-bound)", "1000 waiting"):
         assert words in out
 
 

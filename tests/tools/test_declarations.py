@@ -182,11 +182,11 @@ async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(
         tools = {tool.name: tool.description for tool in (await client.list_tools()).tools}
     assert tools["fetch_urls"].splitlines()[-3:] == [
         "Execution: async (I/O-bound)",
-        "Concurrency: up to 10 in parallel, 20 waiting; up to 50 in parallel on request",
+        "Concurrency: up to 10 in parallel, 1000 waiting; up to 50 in parallel on request",
         "Timeout: 50 s by default, 300 s at most",
     ]
     assert tools["query_database"].splitlines()[-2:] == [
-        "Concurrency: up to 5 in parallel, 20 waiting",
+        "Concurrency: up to 5 in parallel, 1000 waiting",
         "Timeout: 30 s by default, 300 s at most",
     ]
 
@@ -340,7 +340,7 @@ async def test_a_tool_of_single_calls_declares_how_many_run_over_all_calls(shop)
     limits = {"query_database": {"concurrency": 1, "max_concurrency": 4}}
     async with connected(server_with(limits=limits, **shop)) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert "Concurrency: up to 4 in parallel, 20 waiting" in tools["query_database"].description
+    assert "Concurrency: up to 4 in parallel, 1000 waiting" in tools["query_database"].description
 
 
 async def test_the_time_of_an_item_has_a_default_and_a_cap_from_the_settings(autojump_clock):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from nursery_patterns import Admission
+from nursery_patterns import Admission, AdmissionStatistics
 from trio_tools.answers.errors import ServerOverloaded
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.state import ServerState
@@ -61,8 +61,10 @@ async def turn(
 
     Raises:
         Overloaded: The line is full.
-        ServerOverloaded: Time was up in the line.
+        ServerOverloaded: What stands before the call is expected to take longer than its time, or
+            time was up in the line.
     """
+    _refuse_if_too_late(line.statistics(), seconds, timed=timed)
     asked = trio.current_time()
     with trio.move_on_after(seconds) as patience:
         async with line.slot(key=client_id):
@@ -75,6 +77,26 @@ async def turn(
             f"This call did not get its turn within {seconds:g} s: call again later"
             f"{', or allow more with timeout_seconds' if timed else ''}.",
             data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
+        )
+
+
+def _refuse_if_too_late(line: AdmissionStatistics, seconds: float, *, timed: bool) -> None:
+    """Refuse at once a call that would not get its turn in time, by how long others took of late.
+
+    While nothing is known of that, and in a pause, it may wait.
+    """
+    if line.mean_hold is None or line.holding < line.capacity or not line.capacity:
+        return
+    expected = line.mean_hold * (line.waiting + 1) / line.capacity
+    if expected > seconds:
+        raise ServerOverloaded(
+            f"{line.waiting} calls wait already, and this one is expected to wait {expected:.3g} s "
+            f"for its turn, longer than the {seconds:g} s it has: call again in "
+            f"{expected - seconds:.3g} s{', or allow more with timeout_seconds' if timed else ''}.",
+            data={
+                "expected_wait_seconds": round(expected, 3),
+                "retry_after_seconds": round(max(expected - seconds, _LEAST_RETRY_SECONDS), 3),
+            },
         )
 
 

@@ -67,7 +67,8 @@ class ToolLimits(Section):
     )
     max_calls: PositiveInt = Field(default=10, description="Calls at work at once.")
     max_waiting: NonNegativeInt = Field(
-        default=20, description="Calls that may wait for their turn."
+        default=1_000,
+        description="Calls that may wait for their turn, if it is expected within their time.",
     )
     timeout_seconds: PositiveFloat = Field(default=30.0, description="Time of one call by default.")
     max_timeout_seconds: PositiveFloat = Field(
