@@ -24,27 +24,23 @@ async def query_database(
     *,
     database: Annotated[
         str | None,
-        Field(description="Name of a configured database; may be left out if there is just one."),
+        Field(description="May be left out if there is just one."),
     ] = None,
     sql: Annotated[
         str | None,
         Field(
-            description="One statement that reads; :name marks a parameter. Leave out to list the "
-            "tables and columns."
+            description="One statement; :name marks a parameter. Leave out to list tables and "
+            "columns."
         ),
     ] = None,
     parameters: Annotated[
         dict[str, Any] | None, Field(description="A value for each :name in sql.")
     ] = None,
     max_rows: Annotated[int, Field(gt=0, le=10_000, description="Most rows of one page.")] = 100,
-    cursor: Annotated[
-        str | None, Field(description="From meta.pagination, with the same sql, for more rows.")
-    ] = None,
+    cursor: Annotated[str | None, Field(description="For more rows, with the same sql.")] = None,
     timeout_seconds: TimeoutSeconds = None,
 ) -> Answer:
     """Run one read-only SQL statement and return its rows, a page at a time.
-
-    Without sql, list the tables with their columns.
 
     Use ORDER BY if you read several pages.
     """

@@ -78,10 +78,7 @@ async def process_large_dataset(
     cursor: Annotated[str | None, Field(description="Where the chunk begins.")] = None,
     fields: Annotated[
         Texts | None,
-        Field(
-            description='Item field to record key, as in {"url": "homepage"}; by default the '
-            "record is the item."
-        ),
+        Field(description='Item field to record key, as in {"url": "homepage"}.'),
     ] = None,
     options: Annotated[
         dict[str, Any] | None,

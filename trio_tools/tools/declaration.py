@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -36,20 +36,24 @@ MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items in flight a
 TimeoutSeconds = Annotated[float | None, Field(ge=0.001, description="Time for the call.")]
 BudgetSeconds = Annotated[
     float | None,
-    Field(ge=0.001, description="Answer in that time, with what is done."),
+    Field(ge=0.001, description="Answer in that time."),
 ]
 ItemTimeoutSeconds = Annotated[float | None, Field(gt=0, description="Time for one item.")]
 OperationId = Annotated[
     str | None,
-    Field(min_length=1, max_length=128, description="Of an earlier call: do only what is missing."),
+    Field(min_length=1, max_length=128, description="Alone: do what is missing of that one."),
 ]
 
-Background = Annotated[
-    bool, Field(description="Answer at once; the work goes on and get_operation reads it.")
+Detail = Annotated[
+    Literal["full", "errors", "summary"],
+    Field(description="Outcomes in the answer: all, failures and the first few, or counts."),
 ]
-BackgroundSeconds = Annotated[
-    float | None, Field(gt=0, description="Time for the work in the background.")
+Retry = Annotated[
+    Literal["none", "failed"],
+    Field(description="failed: with operation_id, run failed items again."),
 ]
+Background = Annotated[bool, Field(description="Answer at once; read it with get_operation.")]
+BackgroundSeconds = Annotated[float | None, Field(gt=0, description="Time in the background.")]
 
 
 def check_count(argument: str, count: int, most: int) -> None:

@@ -101,7 +101,7 @@ def _resolved(schema: _Schema, definitions: Mapping[str, _Schema]) -> _Schema:
 def _described(schema: _Schema) -> str:
     told = str(schema.get("description", ""))
     default = schema.get("default")
-    if default is not None and default not in ([], {}):
+    if default:  # what is false, nothing or empty goes without saying
         told = f"{told} Default {json.dumps(default, ensure_ascii=False)}."
     above = schema.get("exclusiveMinimum")
     if above is not None and schema.get("type") == "number":
