@@ -72,6 +72,7 @@ OUTSIDERS = {
         "trio_tools.command_line.console",
         "trio_tools.command_line.upstreams",
         "trio_tools.command_line.demo",
+        "trio_tools.command_line.operations",
         "trio_tools.command_line.commands",
         "trio_tools.command_line.doctor",
     ),

@@ -9,6 +9,7 @@
     install      install, uninstall
     doctor       doctor
     upstreams    upstreams, and the hosts' files of servers
+    operations   operations
     commands     what each command does
     main         arguments to settings, and settings to a command
 """

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from pydantic import BaseModel
 
+from trio_tools.command_line.operations import resume, stop_on_interrupt
 from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,15 +48,21 @@ async def call(options: argparse.Namespace, settings: Settings, rest: list[str])
     from trio_tools.server import create_server  # noqa: PLC0415
     from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
 
+    if options.resume is not None and not options.help:
+        return await resume(options.resume, settings, as_json=options.json)
+    if options.tool is None:
+        raise ValueError("name a tool (see: trio-tools tools), or an operation with --resume ID")
     server = create_server(settings)
     if options.help:
         return await _help_on(options.tool, server)
     schemas = {listing.name: listing.input_schema for listing in await server.list_tools()}
     arguments = _tool_arguments(rest, schemas.get(options.tool, {}).get("properties", {}))
+    if options.background:
+        arguments["background"] = True
     console = Console(stderr=True)
     status = INTERRUPTED
     async with connect_in_process(server) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_interrupt, server.drain, console, nursery.cancel_scope)
+        nursery.start_soon(stop_on_interrupt, server.drain, console, nursery.cancel_scope)
         with progress_bar(console, options.tool) as bar:
             result = await client.call_tool(options.tool, arguments, progress_callback=bar.update)
         if options.json:
@@ -80,18 +85,6 @@ async def _help_on(tool: str, server: ToolServer) -> int:
         raise ValueError(f"no tool is named {tool!r}; there are: {', '.join(listings)}")
     show_tool(Console(), listings[tool])
     return 0
-
-
-async def _stop_on_interrupt(
-    drain: Callable[[], None], console: Any, scope: trio.CancelScope
-) -> None:
-    """Let the first Ctrl-C stop the work and keep what is done; the second one ends all."""
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        await anext(signals)
-        console.print("stopping; what is done follows (Ctrl-C again to give up)")
-        drain()
-        await anext(signals)
-        scope.cancel(reason="interrupted twice")
 
 
 def _tool_arguments(words: list[str], properties: dict[str, Any]) -> dict[str, Any]:

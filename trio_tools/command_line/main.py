@@ -2,6 +2,7 @@
 
 trio-tools serve            serve MCP on stdio, or --transport http
 trio-tools call TOOL ...    call one tool, with a progress bar
+trio-tools operations ...   what was stored: list, show, resume, cancel, export, prune
 trio-tools tools            what there is, with limits
 trio-tools settings         every setting, its value and its meaning; --example for a file of them
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from pydantic import ValidationError
 
-from trio_tools.command_line import commands
+from trio_tools.command_line import commands, operations
 from trio_tools.command_line.commands import INTERRUPTED, parse_value
 from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
 from trio_tools.command_line.upstreams import add_host_files, upstreams
@@ -39,6 +40,7 @@ _Command = Callable[[argparse.Namespace, Settings, list[str]], Awaitable[int]]
 _COMMANDS: dict[str, _Command] = {
     "serve": commands.serve,
     "call": commands.call,
+    "operations": operations.operations,
     "tools": commands.tools,
     "settings": commands.show_settings,
     "upstreams": upstreams,
@@ -166,9 +168,16 @@ def _parser() -> argparse.ArgumentParser:
         "Arguments of the tool follow its name: --urls http://a --urls http://b. "
         "Ctrl-C makes a batch return what it has.",
     )
-    call.add_argument("tool", metavar="TOOL", help="its name (see: trio-tools tools)")
+    call.add_argument("tool", metavar="TOOL", nargs="?", help="its name (see: trio-tools tools)")
+    call.add_argument(
+        "--background",
+        action="store_true",
+        help="leave the work to a server of the same state, or to: trio-tools operations resume ID",
+    )
+    call.add_argument("--resume", metavar="ID", help="go on with a stored operation; needs no TOOL")
     call.add_argument("-h", "--help", action=_ToolHelp, help="after a tool's name: its arguments")
     call.add_argument("--json", action="store_true", help="print the answer for machines")
+    operations.add_parser(subparsers, shared)
     tools = subparsers.add_parser("tools", parents=[shared], help="list the tools")
     tools.add_argument("--json", action="store_true", help="print the schemas for machines")
     settings = subparsers.add_parser("settings", parents=[shared], help="list the settings")

@@ -6,6 +6,7 @@ What the memory drops stays on the disk, and comes back with the next question f
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.json_values import json_bytes
@@ -15,12 +16,18 @@ from trio_tools.operations.durable.records import (
     StoredOutcome,
     decode,
     plain_name,
+    restored_name,
     schema_mark,
 )
 from trio_tools.operations.durable.writer import OperationJournal, Writer
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.store import MemoryStore, StoredOperation
 from trio_tools.settings.threads import run_in_tool_thread
+
+if TYPE_CHECKING:
+    from trio_tools.operations.durable.database import StateDatabase
+
+_T = TypeVar("_T")
 
 Revive = Callable[[Writer, Record, dict[int, StoredOutcome], set[int]], Awaitable[StoredOperation]]
 """Makes an operation of what writes it, its record, what ended, and what had only started."""
@@ -58,6 +65,7 @@ class DurableStore(MemoryStore):
             max_bytes=max_stored_bytes,
         )
         self._revive = revive
+        self._max_stored_bytes = max_stored_bytes
         self._key: bytes | None = None
 
     @property
@@ -134,6 +142,44 @@ class DurableStore(MemoryStore):
             self._drop(key)
         self._keep(operation)
         return operation
+
+    async def records(self) -> list[Record]:
+        """Return what is stored of all operations of all owners, oldest first.
+
+        Raises:
+            ValueError: The state cannot be read.
+        """
+        if not self.location.may_hold_operations():
+            return []
+        return await self._read(lambda database: database.records())
+
+    async def prune(self, ttl: float | None = None) -> int:
+        """Delete what nobody has used for so long, by default the time to live.
+
+        Raises:
+            ValueError: The state cannot be written.
+        """
+        if not self.location.may_hold_operations():
+            return 0
+        seconds = self._ttl if ttl is None else ttl
+        return await self._read(
+            lambda database: database.prune(ttl=seconds, max_bytes=self._max_stored_bytes)
+        )
+
+    async def _read(self, work: Callable[[StateDatabase], _T]) -> _T:
+        try:
+            return await self.writer.read(work)
+        except StateTroubleError as error:
+            raise ValueError(str(error)) from None
+
+    @staticmethod
+    def name_of(record: Record) -> tuple[str, str]:
+        """Return the id of a stored operation, and its owner."""
+        return restored_name(record.operation_id), restored_name(record.owner)
+
+    def is_held(self, record: Record) -> bool:
+        """Whether a server works on a stored operation."""
+        return OperationJournal(self.writer, record).held_elsewhere
 
     async def parked(self) -> list[StoredOperation]:
         """Bring the background operations that nobody works on into memory, oldest first."""

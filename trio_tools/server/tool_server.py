@@ -36,11 +36,13 @@ from trio_tools.live.operations import revive
 from trio_tools.live.state import ServerState
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
+from trio_tools.operations.store import StoredOperation
 from trio_tools.server.access_log import AccessLog
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.settings import Settings
 from trio_tools.tools.background import take_up
+from trio_tools.tools.batch_calls import resume_call
 from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
@@ -200,6 +202,21 @@ class ToolServer(MCPServer[ServerState]):
             annotations=tool.annotations,
             _meta={"anthropic/maxResultSizeChars": min(settings.max_output_chars, _MOST_CHARS)},
         )
+
+
+async def resume_stored(
+    server: ToolServer, kept: StoredOperation, report_progress: ReportProgress
+) -> CallToolResult:
+    """Go on with a stored operation of any client, and return what its call would have answered.
+
+    It has the time of an operation in the background, and the defaults for all else.
+    """
+    call = Call(server.state, kept.tool, kept.owner, report_progress)
+    with request_context(client_id=kept.owner):
+        try:
+            return succeeded(await resume_call(call, kept))
+        except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
+            return failed(to_failure(error))
 
 
 def create_server(

@@ -73,7 +73,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
     summary = (
         f"{kept.batch.name}: {counts.total} items go on in the background as {kept.operation_id}."
         if not counts.complete
-        else f"{kept.batch.name}: all {counts.total} items of {kept.operation_id} were done before."
+        else f"{kept.batch.name}: all {counts.total} items of {kept.operation_id} are done."
     )
     wait = f'get_operation(operation_id="{kept.operation_id}", wait_seconds={_WAIT_SECONDS})'
     return Answer(

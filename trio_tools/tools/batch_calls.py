@@ -74,6 +74,30 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     if request.background:
         how = HowToGoOn(concurrency, item_seconds, background_seconds)
         return await go_on_in_background(call, kept, how)
+    return await _run(call, kept, concurrency, seconds, item_seconds)
+
+
+async def resume_call(call: Call, kept: StoredOperation) -> Answer:
+    """Go on with an operation that was stored, with the time of one in the background.
+
+    Raises:
+        InvalidArgument: It cannot go on, or another server works on it.
+    """
+    _refuse_what_cannot_go_on(kept)
+    operation = kept.work.operation
+    concurrency = call.state.limits_of(operation.limit_name).concurrency_for(None)
+    seconds = call.background_seconds_for(None)
+    return await _run(call, kept, concurrency, seconds, operation.item_timeout_seconds)
+
+
+async def _run(
+    call: Call,
+    kept: StoredOperation,
+    concurrency: int,
+    seconds: float,
+    item_seconds: float | None,
+) -> Answer:
+    """Work on the operation within the budget, and answer."""
     waited = call.waited
     async with working(call.state, kept):
         with time_budget(max(0.0, seconds - waited)) as budget:
@@ -87,7 +111,7 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
                 await run_with_progress(call, kept)
     await call.state.store.settled(kept)  # nothing is told before it is safe
     report = kept.batch.report()
-    call.state.pace_of(request.operation.limit_name).add(report)
+    call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
     return _answer(call, kept, report, timing, concurrency)
 
@@ -111,16 +135,20 @@ async def _open(call: Call, request: BatchRequest) -> StoredOperation:
             tool=call.tool,
         )
     )
+    _refuse_what_cannot_go_on(kept)
+    context = current_request()
+    if not kept.running:
+        kept.request_id = context.request_id if context else None
+    return kept
+
+
+def _refuse_what_cannot_go_on(kept: StoredOperation) -> None:
     if kept.cannot_go_on:
         raise InvalidArgument(
             f"operation {kept.operation_id!r} cannot go on: {kept.cannot_go_on}. Read what it did "
             "with get_operation, and use another operation_id for what is missing.",
             error_code="CANNOT_GO_ON",
         )
-    context = current_request()
-    if not kept.running:
-        kept.request_id = context.request_id if context else None
-    return kept
 
 
 @dataclass(frozen=True)

@@ -356,6 +356,9 @@ class Writer:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_COMMIT_SECONDS):
                 while self._dirty and not self.trouble:
                     await self._commit()
+                await run_in_thread(
+                    self._close, limiter=self._writing, abandon_after=_ABANDON_SECONDS
+                )
             self.running = False
             self._news.unpark_all()
 
@@ -423,7 +426,7 @@ class Writer:
 
     def note_trouble(self, error: Exception) -> None:
         """Go on in memory, and say why, until a commit succeeds."""
-        self._database = None  # and its connections, which may be what is wrong
+        self._close()  # its connections may be what is wrong
         self._outcomes_ahead = self._bytes_ahead = 0
         words = str(error) if isinstance(error, StateTroubleError) else repr(error)
         if words != self.trouble:
@@ -444,6 +447,11 @@ class Writer:
             self._pruned_at, self._unpruned_bytes = now, 0
             database.prune(ttl=self._ttl, max_bytes=self._max_bytes)
         return saved
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
 
     def _opened(self) -> StateDatabase:
         """Return the database; its library is loaded with the first use. In a thread."""

@@ -1,0 +1,59 @@
+"""`trio-tools operations`, and calls that are gone on with later."""
+
+import json
+
+import pytest
+
+from trio_tools.command_line.main import main
+
+
+@pytest.fixture
+def trio_tools(state_file, capsys):
+    """Run the command with the state of the test; return its status and what it printed."""
+
+    def run(*words):
+        status = main([*words, "--state", f"sqlite:///{state_file}"])
+        return status, capsys.readouterr()
+
+    return run
+
+
+def test_an_operation_is_listed_shown_resumed_exported_and_deleted(trio_tools):
+    words = ["call", "batch_process", "--operation", "hash", "--operation-id", "op"]
+    status, _ = trio_tools(*words, "--items", '[{"text": "a"}, {"text": "b"}]', "--background")
+    assert status == 0
+    status, said = trio_tools("call", "--resume", "op", "--json")
+    assert status == 0
+    assert json.loads(said.out)["data"]["counts"]["succeeded"] == 2
+    _, said = trio_tools("operations", "list", "--json")
+    (row,) = json.loads(said.out)
+    assert (row["operation_id"], row["state"], row["done"]) == ("op", "complete", 2)
+    _, said = trio_tools("operations", "show", "op")
+    assert "state: complete" in said.out
+    _, said = trio_tools("operations", "cancel", "op")
+    assert "was not running" in said.out
+    _, said = trio_tools("operations", "export", "op")
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["index"] for line in lines] == [0, 1]
+    assert lines[0]["value"]["size_bytes"] == 1
+    _, said = trio_tools("operations", "prune")
+    assert said.out.startswith("0 operations")
+    _, said = trio_tools("operations", "prune", "--all")
+    assert said.out.startswith("1 operations")
+    status, said = trio_tools("operations", "show", "op")
+    assert status == 2
+    assert "no operation 'op' is stored" in said.err
+
+
+def test_a_state_that_cannot_be_used_is_told_and_left_as_it_is(trio_tools, state_file):
+    state_file.parent.mkdir()
+    state_file.write_bytes(b"no database" * 1_000)
+    status, said = trio_tools("operations", "list")
+    assert status == 2
+    assert "is no SQLite database" in said.err
+    assert state_file.read_bytes() == b"no database" * 1_000
+
+
+def test_nothing_is_stored_in_memory(capsys):
+    assert main(["operations", "list", "--state", "memory"]) == 2
+    assert "nothing is stored" in capsys.readouterr().err
