@@ -45,7 +45,7 @@ OUTSIDERS = {
         "trio_tools.transports.stdio.jsonrpc_lines",
     ),
     "pydantic_settings": ("trio_tools.settings",),
-    "httpx": ("trio_tools.http.httpx_transport",),
+    "httpx": ("trio_tools.http.httpx_transport", "trio_tools.command_line.top"),
     "httptools": ("trio_tools.http.wire.response_parser",),
     "certifi": ("trio_tools.http.wire.connector",),
     "sqlalchemy": ("trio_tools.operations.durable.database",),
@@ -75,6 +75,7 @@ OUTSIDERS = {
         "trio_tools.command_line.operations",
         "trio_tools.command_line.commands",
         "trio_tools.command_line.doctor",
+        "trio_tools.command_line.top",
     ),
 }
 # Whoever may start an event loop: the command line, and the test kit, whose runs are its subject.

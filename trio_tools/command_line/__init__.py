@@ -6,6 +6,7 @@
     demo         a run over a web site of its own on which things go wrong
     host_files   one entry in a host's file; every other byte stays      no I/O
     hosts        where each host keeps its servers
+    top          top: a server in a terminal
     install      install, uninstall
     doctor       doctor
     upstreams    upstreams, and the hosts' files of servers

@@ -208,3 +208,10 @@ async def doctor(options: argparse.Namespace, settings: Settings, rest: list[str
     from trio_tools.command_line.doctor import doctor  # noqa: PLC0415
 
     return await doctor(options, settings, rest)
+
+
+async def top(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Show what a server does now."""
+    from trio_tools.command_line.top import top  # noqa: PLC0415
+
+    return await top(options, settings, rest)

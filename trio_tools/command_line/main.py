@@ -6,6 +6,7 @@ trio-tools operations ...   what was stored: list, show, resume, cancel, export,
 trio-tools tools            what there is, with limits
 trio-tools settings         every setting, its value and its meaning; --example for a file of them
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
+trio-tools top              what a server does now, live
 trio-tools doctor           check the settings and what they name; say what to do
 trio-tools upstreams        the MCP servers behind this one, and their tools
 trio-tools demo             bulk work that goes wrong in every way, and what comes of it
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, _Command] = {
     "install": commands.install,
     "uninstall": commands.uninstall,
     "doctor": commands.doctor,
+    "top": commands.top,
 }
 _USAGE_ERROR = 2
 
@@ -186,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     settings.add_argument("--json", action="store_true", help="print them for machines")
     _add_install(subparsers, shared)
+    top = subparsers.add_parser("top", parents=[shared], help="watch a server that runs")
+    top.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
+    top.add_argument("--token-env", metavar="NAME", help="variable that holds its token")
     doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
     doctor.add_argument("--json", action="store_true", help="print the findings for machines")
     found = subparsers.add_parser(
