@@ -89,6 +89,7 @@ class Services:
         from trio_tools.http.fetching.types import FetchConfig  # noqa: PLC0415
 
         fetch = self._settings.fetch.model_dump()
+        fetch["proxy"] = _proxy_of(self._settings)
         return Fetcher(FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls")))
 
     @property
@@ -177,9 +178,16 @@ def _client(
             allowed_path_prefixes=api.allowed_path_prefixes,
             timeout_seconds=_longest(settings, "call_external_api"),
             max_reply_bytes=min(_MAX_REPLY_BYTES, settings.max_output_chars),
+            proxy=_proxy_of(settings),
+            proxy_resolves=settings.fetch.proxy_resolves,
         ),
         limiter=limiter,
     )
+
+
+def _proxy_of(settings: Settings) -> str | None:
+    proxy = settings.fetch.proxy
+    return None if proxy is None else proxy.get_secret_value()
 
 
 def _longest(settings: Settings, tool: str) -> float:

@@ -24,6 +24,7 @@ from trio_tools.http.wire.content_encoding import BodyDecoder
 from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.wire.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.wire.pool import Pool, PoolLimits
+from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.reply import body_codings, header_fields
 from trio_tools.http.wire.request_framing import request_head, whole_body
 from trio_tools.http.wire.urls import DEFAULT_PORTS, Origin
@@ -66,7 +67,7 @@ class Caps:
 
 
 class TrioTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 for httpx on trio, for many requests at once. Proxies and HTTP/2 are not spoken.
+    """HTTP/1.1 for httpx on trio, for many requests at once. HTTP/2 is not spoken.
 
     `httpx.Timeout` is honoured: connect, read, write, pool. Every failure is one of httpx's own
     exceptions with the request attached and the `FetchError` that tells more as its `__cause__`.
@@ -81,6 +82,11 @@ class TrioTransport(httpx.AsyncBaseTransport):
         limits: How many connections, and for how long.
         caps: How much of one reply.
         resolver: How names become addresses; by default the operating system's way.
+        proxy: URL of a proxy, or "environment"; see `FetchConfig`.
+        proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
+
+    Raises:
+        ValueError: `proxy` is no URL of a proxy.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class TrioTransport(httpx.AsyncBaseTransport):
         limits: PoolLimits | None = None,
         caps: Caps | None = None,
         resolver: Resolver | None = None,
+        proxy: str | None = None,
+        proxy_resolves: bool = False,
     ) -> None:
         self._guard = guard or Guard()
         self._caps = caps or Caps()
@@ -99,6 +107,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
             resolver or make_system_resolver(),
             lambda: _ssl_context(verify),
             self._caps.head_bytes,
+            Proxies(proxy, resolves=proxy_resolves) if proxy else None,
         )
         self._pool = Pool(connector, limits or PoolLimits())
 

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -32,6 +33,9 @@ OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/dashboard"})
 
 _BASE_URL: Final = re.compile(
     r"https?://[^\x00-\x20\x7f\\/?#@]+(/[^\x00-\x20\x7f\\?#]*)?", re.IGNORECASE
+)
+_PROXY_URL: Final = re.compile(
+    r"http://([^\s/@]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:[0-9]{1,5})?/?", re.IGNORECASE
 )
 _METHOD: Final = re.compile(r"[A-Z]+")
 _HTTP_PATH: Final = re.compile(r"/[^\x00-\x20\x7f\\?#%{}]*")
@@ -128,6 +132,16 @@ def _http_path(text: str) -> str:
     return text
 
 
+def _proxy(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if text != "environment" and not _PROXY_URL.fullmatch(text):
+        raise ValueError(
+            "it must be `environment`, or the URL of an HTTP proxy such as "
+            "http://proxy.example:3128 or http://user:password@proxy.example:3128"
+        )
+    return url
+
+
 class FetchSettings(Section):
     """What `fetch_urls` may reach."""
 
@@ -157,6 +171,22 @@ class FetchSettings(Section):
     max_body_bytes: PositiveInt = Field(default=5_000_000, description="Most bytes of one body.")
     max_redirects: NonNegativeInt = Field(default=5, description="Redirects followed per URL.")
     user_agent: str = Field(default="trio-tools", description="Sent with every request.")
+    proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+        default=None,
+        description="Proxy for every request, APIs too: http://host:port, or `environment` for "
+        "what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.",
+        repr=False,
+    )
+    proxy_resolves: bool = Field(
+        default=False,
+        description="Whether the proxy resolves names; their addresses cannot be judged here then.",
+    )
+    robots: Literal["ignore", "obey"] = Field(
+        default="ignore", description="Whether a site's robots.txt is obeyed."
+    )
+    cache_seconds: NonNegativeFloat = Field(
+        default=0.0, description="How long a reply is used again without asking; 0 for no cache."
+    )
 
 
 class ApiSettings(Section):

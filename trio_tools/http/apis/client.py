@@ -38,6 +38,7 @@ from trio_tools.http.wire.errors import (
 )
 from trio_tools.http.wire.exchange import Timeouts, WireRequest
 from trio_tools.http.wire.pool import PoolLimits
+from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.urls import parse_url
 
 _SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -86,6 +87,9 @@ class ApiClient(PooledClient):
             timeouts=Timeouts(),
             ssl_context=ssl_context,
             resolver=resolver,
+            proxies=(
+                Proxies(config.proxy, resolves=config.proxy_resolves) if config.proxy else None
+            ),
         )
         self._bucket = TokenBucket(config.rate_per_second, config.burst)
         # Whoever is first in it waits until a token is due, and takes a place and the token then.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -27,6 +27,8 @@ class ApiConfig:
         max_reply_bytes: Most bytes of a reply's body, content encoding undone.
         throttle_retries: How often a call is repeated after a 429 (or 503, where that is safe).
         max_cooldown_seconds: Longest pause that a Retry-After can impose.
+        proxy: URL of a proxy, or "environment"; None for none. See `FetchConfig`.
+        proxy_resolves: Whether the proxy resolves the name of the API.
     """
 
     name: str
@@ -43,6 +45,8 @@ class ApiConfig:
     max_reply_bytes: int = 500_000
     throttle_retries: int = 2
     max_cooldown_seconds: float = 60.0
+    proxy: str | None = field(default=None, repr=False)
+    proxy_resolves: bool = False
 
 
 @dataclass(slots=True)

@@ -5,6 +5,8 @@ Rules that concern pages and hosts belong here: redirects, charsets, Markdown, t
     types           what a fetch may do, is asked for, and returns            no I/O
     headers         the header fields of a request and of a result            no I/O
     redirects       where a reply leads to, and the cookies on the way        no I/O
+    robots          what a site's robots.txt allows
+    reply_cache     replies that are used again
     kept_pages      texts longer than wanted, kept to be read on              no I/O
     charsets        which charset a body is in, declared or detected          no I/O
     extraction      a page as Markdown, in a worker process                   no I/O

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from trio_tools.http.fetching.host_throttle import HostLimits, HostState, parse_
 from trio_tools.http.fetching.kept_pages import KeptPages
 from trio_tools.http.fetching.pages import filled
 from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
+from trio_tools.http.fetching.reply_cache import ReplyCache
+from trio_tools.http.fetching.robots import MAX_ROBOTS_BYTES, Robots, RobotsReply
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields, PooledClient
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
@@ -23,6 +26,7 @@ from trio_tools.http.wire.pool import PoolLimits
 from trio_tools.http.wire.response_parser import Reply
 from trio_tools.http.wire.urls import Target, parse_url
 
+_NOT_MODIFIED = 304
 _THROTTLED = frozenset({429, 503})
 _MARKDOWN_BYTES = 2_000_000
 
@@ -59,12 +63,18 @@ class Fetcher(PooledClient):
             max_head_bytes=config.max_head_bytes,
             ssl_context=ssl_context,
             resolver=resolver,
+            proxies=config.proxies(),
         )
         self._hosts = HostLimits(
             max_per_host=config.max_connections_per_host,
             max_cooldown_seconds=config.max_cooldown_seconds,
         )
         self._kept = KeptPages()
+        self._cache = ReplyCache(config.cache_seconds)
+        self._robots: Robots | None = None
+        if config.robots == "obey":
+            self._robots = Robots(self._ask_for_robots, config.user_agent)
+        self._most_bytes = config.max_body_bytes
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)
 
@@ -91,29 +101,40 @@ class Fetcher(PooledClient):
         if kept is not None:
             return self._kept.part(request, kept._replace(elapsed=0.0))
         target = parse_url(request.url)
-        target, answer, redirects = await self._follow(request, target, deadline)
+        target, answer, redirects, from_cache = await self._follow(request, target, deadline)
         with trio.CancelScope(deadline=deadline):
             page = await self._page(request, target, answer)
+            if from_cache:
+                page = page._replace(from_cache=True)
             elapsed = trio.current_time() - started
             return self._kept.part(request, page._replace(elapsed=elapsed, redirects=redirects))
         raise _out_of_time(target.url)
 
     async def _follow(
         self, request: FetchRequest, target: Target, deadline: float
-    ) -> tuple[Target, Answer, int]:
-        """Ask for `target` and for what it leads to; return the last URL, its reply, their number.
+    ) -> tuple[Target, Answer, int, bool]:
+        """Ask for `target` and for what it leads to.
 
         Headers that may be credentials go to the first origin only, and no further.
+
+        Returns:
+            The last URL, its reply, how many redirects led there, and whether the reply was stored.
         """
         headers = request.headers
         lines = self._headers.lines(headers)
         cookies = ChainCookies()
         for redirects in range(self._config.max_redirects + 1):
             self._guard.check_origin(target.origin)
-            answer = await self._ask_until_heard(request, target, lines, deadline)
+            if self._robots is not None:
+                await self._check_robots(self._robots, target, deadline)
+            cached = (
+                self._cache.takes(request.method, headers) and cookies.value_for(target) is None
+            )
+            ask = self._ask_or_remember if cached else self._ask_afresh
+            answer, from_cache = await ask(request, target, lines, deadline)
             location = location_of(answer.reply)
             if location is None:
-                return target, answer, redirects
+                return target, answer, redirects, from_cache
             cookies.keep(target, answer)
             previous, target = target, redirected(target, location)
             if target.origin != previous.origin:
@@ -125,6 +146,54 @@ class Fetcher(PooledClient):
             code=Code.TOO_MANY_REDIRECTS,
             remediation="It may be a loop; ask for a later URL of the chain directly.",
         )
+
+    async def _ask_afresh(
+        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
+    ) -> tuple[Answer, bool]:
+        return await self._ask_until_heard(request, target, lines, deadline), False
+
+    async def _ask_or_remember(
+        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
+    ) -> tuple[Answer, bool]:
+        """Ask, unless there is a reply that may be used again; tell whether it was."""
+        cache = self._cache
+        wanted = (request.body_as, request.max_bytes, request.usual_bytes)
+        key = (target.url, lines, wanted)
+        known = cache.fresh(key)
+        if known is not None:
+            await trio.lowlevel.checkpoint()
+            return known, True
+        conditions = cache.conditions(key)
+        answer = await self._ask_until_heard(request, target, conditions + lines, deadline)
+        if conditions and answer.reply.status == _NOT_MODIFIED:
+            same = cache.same(key, answer)
+            if same is not None:
+                return same, True
+        cache.store(key, answer)
+        return answer, False
+
+    async def _check_robots(self, robots: Robots, target: Target, deadline: float) -> None:
+        with trio.CancelScope(deadline=deadline):
+            await robots.check(target)
+            return
+        raise _out_of_time(target.url)
+
+    async def _ask_for_robots(self, target: Target) -> RobotsReply:
+        """Return the robots.txt of an origin, asked for like any page."""
+        request = FetchRequest(target.url, max_bytes=min(MAX_ROBOTS_BYTES, self._most_bytes))
+        lines = self._headers.lines({})
+        try:
+            for _ in range(self._config.max_redirects + 1):
+                self._guard.check_origin(target.origin)
+                answer, _ = await self._ask_in_turn(request, target, lines, math.inf)
+                location = location_of(answer.reply)
+                if location is None:
+                    text = answer.body.decode("utf-8", "replace")
+                    return RobotsReply(answer.reply.status, text)
+                target = redirected(target, location)
+        except FetchError:
+            pass  # the page itself tells what is wrong
+        return RobotsReply(None)
 
     def _check(self, request: FetchRequest) -> float:
         """Return the seconds that the request has, after a look at its arguments."""

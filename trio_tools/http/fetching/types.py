@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from trio_tools.http.wire.address_policy import Guard
+from trio_tools.http.wire.proxies import Proxies
 
 BodyAs = Literal["text", "json", "markdown", "none"]
 
@@ -36,6 +37,11 @@ class FetchConfig:
         user_agent: Sent with every request.
         allow_headers: Request headers (lower case) that a caller may set.
         reply_headers: Reply headers (lower case) that a page shows unless asked for others.
+        proxy: URL of a proxy for every request, or "environment" for what HTTPS_PROXY, HTTP_PROXY,
+            ALL_PROXY and NO_PROXY say; None for none.
+        proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
+        robots: "obey" to ask only for what a site's robots.txt allows.
+        cache_seconds: How long the reply to a GET is used again without asking; 0 for no cache.
     """
 
     schemes: frozenset[str] = frozenset({"http", "https"})
@@ -67,6 +73,19 @@ class FetchConfig:
         "location",
         "retry-after",
     )
+
+    proxy: str | None = field(default=None, repr=False)
+    proxy_resolves: bool = False
+    robots: Literal["ignore", "obey"] = "ignore"
+    cache_seconds: float = 0.0
+
+    def proxies(self) -> Proxies | None:
+        """Return the proxies that these settings name.
+
+        Raises:
+            ValueError: `proxy` is no URL of a proxy.
+        """
+        return Proxies(self.proxy, resolves=self.proxy_resolves) if self.proxy else None
 
     def guard(self) -> Guard:
         """Return the guard that these settings describe.

@@ -5,6 +5,7 @@ page is, or how fast a host may be asked.
 
     errors             what can go wrong with one URL
     urls               a URL, parsed once                                     no I/O
+    proxies            which proxy a request goes through                     no I/O
     address_policy     may this client connect to that address?               no I/O
     content_encoding   gzip, deflate, br and zstd, decoded under a cap        no I/O
     head_repair        the head of a reply, broken where it does not matter   no I/O

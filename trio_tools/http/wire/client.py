@@ -20,6 +20,7 @@ from trio_tools.http.wire.connector import (
 )
 from trio_tools.http.wire.exchange import Exchange, Timeouts, WireRequest
 from trio_tools.http.wire.pool import Pool, PoolLimits
+from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.reply import header_fields, read_body
 from trio_tools.http.wire.response_parser import Reply
 
@@ -48,6 +49,7 @@ class PooledClient:
         max_head_bytes: Status line and header fields of one reply.
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
+        proxies: Through which proxies; None for none.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class PooledClient:
         max_head_bytes: int = 65_536,
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
+        self._proxies = proxies
         self._guard = guard
         self._limits = limits
         self._timeouts = timeouts
@@ -71,7 +75,9 @@ class PooledClient:
     async def __aenter__(self) -> Self:
         """Get ready; nothing is connected to yet."""
         resolver = self._resolver or make_system_resolver()
-        connector = Connector(self._guard, resolver, self._ssl_context, self._max_head_bytes)
+        connector = Connector(
+            self._guard, resolver, self._ssl_context, self._max_head_bytes, self._proxies
+        )
         self._pool = Pool(connector, self._limits)
         return self
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from trio_tools.http.wire.errors import Code, FetchError, Phase
+from trio_tools.http.wire.proxies import Proxy
 from trio_tools.http.wire.response_parser import ReplyParser
 from trio_tools.http.wire.urls import Origin
 
@@ -167,16 +168,24 @@ class Connection:
         origin: Where it leads.
         parser: Where the reply of the current exchange is.
         used: Whether an exchange was completed on it; if so, the peer may have closed it since.
+        proxy: What it leads through that reads its requests; None if they go to the origin as they
+            are, through a tunnel too.
         idle_since: When it was last put aside, in seconds of `trio.current_time`.
     """
 
-    __slots__ = ("_sock", "_wire", "idle_since", "origin", "parser", "used")
+    __slots__ = ("_sock", "_wire", "idle_since", "origin", "parser", "proxy", "used")
 
     def __init__(
-        self, origin: Origin, wire: Wire, sock: socket.socket, parser: ReplyParser
+        self,
+        origin: Origin,
+        wire: Wire,
+        sock: socket.socket,
+        parser: ReplyParser,
+        proxy: Proxy | None = None,
     ) -> None:
         self.origin = origin
         self.parser = parser
+        self.proxy = proxy
         self.used = False
         self.idle_since = 0.0
         self._wire = wire

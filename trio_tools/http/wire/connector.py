@@ -18,8 +18,9 @@ import trio
 
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.connection import Connection, PlainWire, TlsWire
-from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
-from trio_tools.http.wire.response_parser import ReplyParser
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase, proxy_failed
+from trio_tools.http.wire.proxies import Proxies, Proxy
+from trio_tools.http.wire.response_parser import ReplyParser, State
 from trio_tools.http.wire.urls import Origin
 
 SocketAddress = tuple[Any, ...]
@@ -55,6 +56,7 @@ class Connector:
         resolver: How names become addresses.
         ssl_context: Gives the TLS settings when the first https origin is connected to.
         max_head_bytes: Cap for the parsers of the connections.
+        proxies: Through which proxies; None for none.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Connector:
         resolver: Resolver,
         ssl_context: Callable[[], ssl.SSLContext],
         max_head_bytes: int,
+        proxies: Proxies | None = None,
     ) -> None:
+        self._proxies = proxies
         self._guard = guard
         self._resolver = resolver
         self._ssl_context = functools.cache(ssl_context)
@@ -91,32 +95,52 @@ class Connector:
         )
 
     async def _connect(self, origin: Origin) -> Connection:
-        addresses = await self._resolve(origin)
+        proxy = self._proxies.for_origin(origin) if self._proxies else None
+        host = origin.host
+        if proxy is None:
+            addresses, near = await self._resolve(origin), origin
+        else:
+            host = await self._judge_behind_proxy(origin)
+            addresses, near = await self._look_up(proxy.origin), proxy.origin
         with contextlib.ExitStack() as undo:
-            stream, sock = await _first_to_answer(addresses, origin)
+            stream, sock = await _first_to_answer(addresses, near)
             undo.callback(sock.close)
             undo.callback(stream.socket.close)
-            plain = PlainWire(stream, sock)
-            wire = await self._shake_hands(plain, origin) if origin.scheme == "https" else plain
+            wire: PlainWire | TlsWire = PlainWire(stream, sock)
+            if origin.scheme == "https":
+                if proxy is not None:
+                    await _open_tunnel(wire, proxy, host, origin.port, self._max_head_bytes)
+                wire = await self._shake_hands(wire, origin)
+                proxy = None  # behind the tunnel all is as without it
             undo.pop_all()
-        return Connection(origin, wire, sock, ReplyParser(self._max_head_bytes))
+        return Connection(origin, wire, sock, ReplyParser(self._max_head_bytes), proxy)
+
+    async def _judge_behind_proxy(self, origin: Origin) -> str:
+        """Return what the proxy is asked to connect to: the name, or the address that was judged.
+
+        A name that the proxy resolves cannot be judged here, an address still is.
+        """
+        assert self._proxies is not None
+        if self._proxies.resolves and not _is_address(origin.host):
+            return origin.host
+        return str((await self._resolve(origin))[0][0])
 
     async def _resolve(self, origin: Origin) -> Sequence[SocketAddress]:
-        host, port = origin.host, origin.port
-        addresses: Sequence[SocketAddress]
-        try:
-            ip_address(host)
-        except ValueError:
-            try:
-                addresses = _families_in_turn(await self._resolver(host, port))
-            except (OSError, UnicodeError) as exc:
-                raise _dns_failed(host, str(exc)) from exc
-            if not addresses:
-                raise _dns_failed(host, "it has no address") from None
-        else:
-            addresses = [(host, port)]
+        addresses = await self._look_up(origin)
         for address in addresses:
-            self._guard.check_address(host, address[0])
+            self._guard.check_address(origin.host, address[0])
+        return addresses
+
+    async def _look_up(self, origin: Origin) -> Sequence[SocketAddress]:
+        host, port = origin.host, origin.port
+        if _is_address(host):
+            return [(host, port)]
+        try:
+            addresses = _families_in_turn(await self._resolver(host, port))
+        except (OSError, UnicodeError) as exc:
+            raise _dns_failed(host, str(exc)) from exc
+        if not addresses:
+            raise _dns_failed(host, "it has no address")
         return addresses
 
     async def _shake_hands(self, plain: PlainWire, origin: Origin) -> TlsWire:
@@ -126,6 +150,34 @@ class Connector:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _tls_failed(origin, exc) from exc
         return wire
+
+
+async def _open_tunnel(
+    wire: PlainWire, proxy: Proxy, host: str, port: int, max_head_bytes: int
+) -> None:
+    """Ask a proxy for a tunnel and wait until it is there."""
+    parser = ReplyParser(max_head_bytes)
+    reply = parser.expect(head_only=True)
+    try:
+        await wire.send(proxy.connect_head(host, port))
+        while parser.state < State.DONE:
+            data = await wire.receive()
+            if not data and not parser.begun:
+                raise proxy_failed("it closed the connection")
+            parser.feed(data)
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise proxy_failed("the connection to it broke") from exc
+    if not 200 <= reply.status < 300:  # noqa: PLR2004 - by their names
+        reason = reply.reason.decode("latin-1")
+        raise proxy_failed(f"it answered {reply.status} {reason} to CONNECT".rstrip())
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def create_ssl_context() -> ssl.SSLContext:

@@ -28,6 +28,7 @@ class Code(StrEnum):
     WEAK_SECRET = "WEAK_SECRET"  # noqa: S105 - the same
     DNS_FAILED = "DNS_FAILED"
     CONNECT_FAILED = "CONNECT_FAILED"
+    PROXY_FAILED = "PROXY_FAILED"
     TLS_FAILED = "TLS_FAILED"
     CONNECTION_LOST = "CONNECTION_LOST"
     PROTOCOL_ERROR = "PROTOCOL_ERROR"
@@ -103,3 +104,14 @@ class HostCoolingDown(FetchError):  # noqa: N818 - said as it is
     """The host asked for a pause longer than the time left; `data["retry_after_seconds"]`."""
 
     error_type = ErrorType.RATE_LIMITED
+
+
+def proxy_failed(reason: str) -> FetchError:
+    """Return the error for a proxy that does not do what it is there for."""
+    return FetchError(
+        f"The proxy does not let this request through: {reason}.",
+        code=Code.PROXY_FAILED,
+        remediation="Let the operator check `fetch.proxy`: its address, user and password, and "
+        "what the proxy allows.",
+        phase=Phase.CONNECT,
+    )

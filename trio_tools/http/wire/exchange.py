@@ -14,13 +14,14 @@ from typing import NamedTuple, cast
 import trio
 
 from trio_tools.http.wire.connection import Connection
-from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase, proxy_failed
 from trio_tools.http.wire.pool import Pool
 from trio_tools.http.wire.request_framing import LAST_CHUNK, chunk, wrong_length
 from trio_tools.http.wire.response_parser import Reply, State
 from trio_tools.http.wire.urls import Origin
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_PROXY_AUTH_REQUIRED = 407
 _JOIN_BELOW_BYTES = 16_384
 _NO_REPLY = Reply()
 _BODY, _DONE = State.BODY, State.DONE
@@ -167,9 +168,13 @@ class Exchange:
                 raise
         while parser.state < _BODY:
             await self._receive(connection)
+        if connection.proxy is not None and self.reply.status == _PROXY_AUTH_REQUIRED:
+            raise proxy_failed("it wants a user and password, or others")
 
     async def _send(self, connection: Connection) -> None:
         head, body = self._request.head, self._request.body
+        if connection.proxy is not None:
+            head = connection.proxy.relayed(connection.origin, head)
         if body is None:
             await self._write(connection, head)
         elif isinstance(body, bytes):

@@ -1,0 +1,148 @@
+"""What a site's robots.txt allows, by RFC 9309: asked for once per origin, and kept for an hour."""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import trio
+
+from nursery_patterns import run_in_thread
+from trio_tools.http.wire.errors import Code, FetchRefused
+from trio_tools.http.wire.urls import Origin, Target, parse_url
+
+MAX_ROBOTS_BYTES = 500_000
+"""RFC 9309, 2.5: at least 500 KiB are read; what is beyond counts as not there."""
+
+_KEPT_SECONDS = 3600.0
+_KEPT_ORIGINS = 1000
+_MAX_RULES_TRIED = 1000
+_SERVER_ERROR = 500
+
+
+class RobotsReply(NamedTuple):
+    """What came of asking for a robots.txt.
+
+    Attributes:
+        status: Status code; None if there was no reply at all.
+        text: Its body.
+    """
+
+    status: int | None
+    text: str = ""
+
+
+class _Site:
+    __slots__ = ("lock", "rules", "text", "until", "users", "why_none")
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.until = 0.0  # when what follows is too old
+        self.rules: Any = None
+        self.text = ""
+        self.why_none = ""  # why nothing may be asked for; empty if `rules` tell
+
+
+class Robots:
+    """The rules of the sites that were asked for.
+
+    Args:
+        ask: Gets the URL of a robots.txt and returns what came of it.
+        user_agent: By whose rules.
+    """
+
+    def __init__(self, ask: Callable[[Target], Awaitable[RobotsReply]], user_agent: str) -> None:
+        self._ask = ask
+        self._user_agent = user_agent
+        self._sites: OrderedDict[Origin, _Site] = OrderedDict()
+
+    async def check(self, target: Target) -> None:
+        """Refuse a URL that the robots.txt of its origin does not allow.
+
+        Many may ask at the same time; the robots.txt of an origin is fetched by the first of them,
+        and the others wait. If that one is cancelled, the next one fetches it.
+
+        Raises:
+            FetchRefused: `BLOCKED_BY_ROBOTS`, with the rule.
+        """
+        site = self._site_of(target.origin)
+        async with site.lock:
+            if site.until <= trio.current_time():
+                await self._learn(site, target)
+        if site.why_none:
+            raise _blocked(target, site.why_none)
+        if site.rules is not None and not site.rules.can_fetch(target.url, self._user_agent):
+            rule = await run_in_thread(_rule_against, site.text, target.url, self._user_agent)
+            raise _blocked(target, f"it says {rule!r}")
+
+    def _site_of(self, origin: Origin) -> _Site:
+        site = self._sites.get(origin)
+        if site is None:
+            site = self._sites[origin] = _Site()
+            if len(self._sites) > _KEPT_ORIGINS:
+                self._sites.popitem(last=False)
+        return site
+
+    async def _learn(self, site: _Site, target: Target) -> None:
+        url = f"{target.origin.scheme}://{target.host_header.decode('ascii')}/robots.txt"
+        reply = await self._ask(parse_url(url))
+        site.rules, site.text, site.why_none = None, "", ""
+        if reply.status is not None and reply.status >= _SERVER_ERROR:
+            site.why_none = f"the server answered {reply.status} to it (RFC 9309, 2.3.1.4)"
+        elif reply.status is not None and 200 <= reply.status < 300:  # noqa: PLR2004 - success
+            # Half a megabyte of rules takes some hundred milliseconds.
+            site.rules = await run_in_thread(_parsed, reply.text)
+            site.text = reply.text
+        # Another status means that there are no rules. Where there was no reply at all, the page
+        # has none either, and tells why itself.
+        site.until = trio.current_time() + (60.0 if site.why_none else _KEPT_SECONDS)
+
+
+def _parsed(text: str) -> Any:
+    protego: Any = importlib.import_module("protego")
+    return protego.Protego.parse(text)
+
+
+def _rule_against(text: str, url: str, user_agent: str) -> str:
+    """Return the line of a robots.txt that forbids a URL: the longest of those that do."""
+    found = ""
+    for rule in _rules_of(text, user_agent)[:_MAX_RULES_TRIED]:
+        alone = _parsed(f"User-agent: *\nDisallow: {rule}")
+        if len(rule) > len(found) and not alone.can_fetch(url, "x"):
+            found = rule
+    return f"Disallow: {found}" if found else "Disallow"
+
+
+def _rules_of(text: str, user_agent: str) -> list[str]:
+    """Return the patterns that are disallowed to `user_agent`, by name or as to all."""
+    named: list[str] = []
+    to_all: list[str] = []
+    agents: list[str] = []
+    in_rules = False
+    for line in text.splitlines():
+        field, colon, value = line.partition("#")[0].partition(":")
+        field, value = field.strip().lower(), value.strip()
+        if not colon:
+            continue
+        if field == "user-agent":
+            agents = [*([] if in_rules else agents), value.lower()]
+            in_rules = False
+            continue
+        in_rules = True
+        if field == "disallow" and value:
+            if any(agent != "*" and agent in user_agent.lower() for agent in agents):
+                named.append(value)
+            elif "*" in agents:
+                to_all.append(value)
+    return named or to_all
+
+
+def _blocked(target: Target, reason: str) -> FetchRefused:
+    return FetchRefused(
+        f"The robots.txt of {target.origin.host} does not allow {target.url}: {reason}.",
+        code=Code.BLOCKED_BY_ROBOTS,
+        remediation="Leave this URL out, ask the site for another way such as an API, or let the "
+        'operator set `fetch.robots` to "ignore".',
+    )
