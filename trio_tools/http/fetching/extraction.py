@@ -23,6 +23,11 @@ _MAX_XML_LINES = 50_000
 _MAX_INDENT = 10
 _NO_TEXT = ("script", "style", "noscript", "template", "svg", "head")
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
+_UNSEEN = re.compile(
+    r"<(script|style|noscript|template|svg|head|title)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAG = re.compile(r"<[^<>]*>")
 _SPACES = re.compile(r"\s+")
 _LANGUAGE = re.compile(r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8}){0,4}\Z")
 _ITEMS = frozenset({"item", "entry"})
@@ -86,7 +91,10 @@ def _of_html(markup: str, url: str) -> Extracted:
     if sentences >= min(_ARTICLE_SHARE * total, _ARTICLE_CHARS):
         text = _article(markup, url)
     if len(text) < sentences / 10 or not text:
-        text = _whole(markup, url) or _plain(root)
+        text = _whole(markup, url)
+    if not any(char.isalnum() for char in text):
+        # Elements nested without end are more than the libraries follow.
+        text = _stripped(markup) or text
     return Extracted(
         text,
         title=title or None,
@@ -115,10 +123,9 @@ def _whole(markup: str, url: str | None) -> str:
     return str(library.convert(markup, options).content or "").strip()
 
 
-def _plain(root: Any) -> str:
-    """Return the text of what no library could convert, such as elements nested without end."""
-    lines = (_squeezed(piece) for piece in root.itertext())
-    return "\n".join(line for line in lines if line)
+def _stripped(markup: str) -> str:
+    """Return the text of what no library could convert: all that stands outside of tags."""
+    return _squeezed(_TAG.sub(" ", _UNSEEN.sub(" ", markup)))
 
 
 def _amounts(root: Any) -> tuple[int, int]:

@@ -278,8 +278,8 @@ class Fetcher(PooledClient):
             return 0
         if request.max_bytes is not None:
             return request.max_bytes
-        if media.is_pdf:
-            return most
+        if media.is_pdf or (media.is_unsaid and ".pdf" in request.url.lower()):
+            return most  # half of one cannot be read
         usual = _MARKDOWN_BYTES if request.body_as == "markdown" else request.usual_bytes
         return most if usual is None else min(usual, most)
 
