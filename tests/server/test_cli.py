@@ -189,12 +189,32 @@ def test_a_name_may_be_written_with_dashes_and_its_value_after_an_equals_sign(ca
         ("--urls", "ftp://a", "--urls", "ftp://b"),
         ("--urls", '["ftp://a", "ftp://b"]'),
         ("--urls=ftp://a", "--urls=ftp://b"),
+        ("--urls", "ftp://a", "ftp://b"),
+        ("--urls=ftp://a", "ftp://b", "--timeout-seconds", "5"),
     ],
 )
-def test_a_list_is_given_by_repetition_or_as_json(capsys, words):
+def test_a_list_is_given_by_repetition_side_by_side_or_as_json(capsys, words):
     status, envelope = called(capsys, "fetch_urls", *words)
-    assert status == 0
+    assert status == 1  # all of them failed
     assert [error["error_code"] for error in envelope["data"]["errors"]] == ["BLOCKED_SCHEME"] * 2
+
+
+def test_items_that_failed_in_part_are_exit_status_3(capsys):
+    words = ("--operation", "hash", "--items", '["a", {"path": "/none"}]')
+    status, envelope = called(capsys, "batch_process", *words)
+    counts = envelope["data"]["counts"]
+    assert (status, counts["succeeded"], counts["failed"]) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "words", [("tools",), ("tools", "--json"), ("call", "compute_hash", "--text", "x")]
+)
+def test_a_reader_that_leaves_ends_a_command_without_a_traceback(words):
+    command = f"{sys.executable} -m trio_tools {' '.join(words)} | head -c 0"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stderr.strip() == ""
 
 
 def test_a_failure_of_the_tool_is_exit_status_1_and_says_what_to_do(capsys):
@@ -225,6 +245,8 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         (("call",), "required: TOOL"),
         (("call", "compute_hash", "abc"), "write --abc before it"),
         (("call", "compute_hash", "--text"), "--text needs a value"),
+        (("call", "compute_hash", "--text", "--algorithm", "md5"), "--text needs a value"),
+        (("call", "compute_hash", "--text", "a", "b"), "write --b before it"),
         (("tools", "--set", "max_items"), "--set takes NAME=VALUE, got 'max_items'"),
         (("tools", "--set", "max_items=0"), "setting max_items: "),
         (("tools", "--set", "fetch.ports.x=1"), "setting fetch.ports"),

@@ -76,15 +76,30 @@ def test_a_file_that_is_no_toml_is_told_by_name(config, content):
     [
         ("TRIO_TOOLS_HTTP_TOKENS", "TRIO_TOOLS_HTTP__TOKENS"),
         ("trio_tools_fetch_allow_private", "TRIO_TOOLS_FETCH__ALLOW_PRIVATE"),
+        ("TRIO_TOOLS_FILEROOTS", "TRIO_TOOLS_FILE_ROOTS"),
+        ("TRIO_TOOLS_DATABASE__SHOP__URL", "TRIO_TOOLS_DATABASES__SHOP__URL"),
+        ("TRIO_TOOLS_TOKEN_FILE", "TRIO_TOOLS_HTTP__TOKEN_FILE"),
+        ("TRIO_TOOLS_TOKENS", "TRIO_TOOLS_HTTP__TOKENS"),
+        ("TRIO_TOOLS__HTTP__TOKENS", "TRIO_TOOLS_HTTP__TOKENS"),
+        ("TRIO_TOOLS_PORT", "TRIO_TOOLS_HTTP__PORT"),
     ],
 )
 def test_a_variable_that_lacks_an_underscore_is_refused_with_its_name(monkeypatch, given, meant):
     monkeypatch.setenv("TRIO_TOOLS_SERVICE_HOST", "10.0.0.1")  # as Kubernetes does for services
     monkeypatch.setenv("TRIO_TOOLS_HTTP_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("TRIO_TOOLS_PORT_8000_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("TRIO_TOOLS_SERVICE_PORT_MCP", "8000")
     assert Settings().http.tokens == {}
     monkeypatch.setenv(given, "hush")
     with pytest.raises(ValueError, match=f"{given.upper()} sets nothing: write {meant}$"):
         Settings()
+
+
+def test_a_variable_that_is_like_no_setting_is_refused_too(monkeypatch):
+    monkeypatch.setenv("TRIO_TOOLS_MY_ACCESS_TOKENS_OF_TODAY", "hush")
+    with pytest.raises(ValueError, match=r"OF_TODAY sets nothing: leave it out$") as error:
+        Settings()
+    assert "hush" not in str(error.value)
 
 
 def test_no_env_file_is_read_by_surprise(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -14,6 +15,12 @@ from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
     from trio_tools.server import ToolServer
+
+USAGE_ERROR = 2
+"""Exit status of a command or a setting that is wrong."""
+
+PARTLY_FAILED = 3
+"""Exit status of a call some of whose items failed."""
 
 INTERRUPTED = 130
 """Exit status of what was interrupted before there was anything to answer."""
@@ -28,15 +35,29 @@ def parse_value(text: str) -> Any:
 
 
 async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    """Serve MCP until it is told to stop."""
-    if options.transport == "http":
+    """Check that what the settings name is there; serve MCP until it is told to stop."""
+    from trio_tools.server import create_server  # noqa: PLC0415
+    from trio_tools.server.start_checks import start_problems  # noqa: PLC0415
+
+    server = create_server(settings)
+    if options.check and options.transport == "http":
+        from trio_tools.transports.http import check_http  # noqa: PLC0415 - heavy
+
+        check_http(settings.http)
+    if problems := await start_problems(server):
+        for problem in problems:
+            print(f"trio-tools: {problem}", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    if options.check:
+        print("the settings are right, and what they name is there")  # noqa: T201
+    elif options.transport == "http":
         from trio_tools.transports.http import serve_http  # noqa: PLC0415 - heavy
 
-        await serve_http(settings, handle_signals=True)
+        await serve_http(settings, server=server, handle_signals=True)
     else:
         from trio_tools.transports.stdio import serve_stdio  # noqa: PLC0415 - not for http
 
-        await serve_stdio(settings, handle_signals=True)
+        await serve_stdio(settings, server=server, handle_signals=True)
     return 0
 
 
@@ -70,9 +91,18 @@ async def call(options: argparse.Namespace, settings: Settings, rest: list[str])
         else:
             text = getattr(result.content[0], "text", "") if result.content else ""
             show_answer(Console(), text, result.structured_content)
-        status = 1 if result.is_error else 0
+        status = 1 if result.is_error else _status_of_items(result.structured_content or {})
         nursery.cancel_scope.cancel(reason="the call is answered")
     return status
+
+
+def _status_of_items(envelope: dict[str, Any]) -> int:
+    data = cast("dict[str, Any]", envelope.get("data") or {})
+    counts = cast("dict[str, int]", data.get("counts") or {})
+    failed = counts.get("failed", 0) + counts.get("timed_out", 0)
+    if not failed:
+        return 0
+    return PARTLY_FAILED if counts.get("succeeded") else 1
 
 
 async def _help_on(tool: str, server: ToolServer) -> int:
@@ -88,19 +118,26 @@ async def _help_on(tool: str, server: ToolServer) -> int:
 
 
 def _tool_arguments(words: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-    """Read `--name value` pairs; what the schema calls a list collects all values of its name."""
+    """Read `--name value` pairs; what the schema calls a list takes all values up to the next name.
+
+    A value that begins with two hyphens is written `--name=value`.
+    """
     arguments: dict[str, Any] = {}
-    remaining = iter(words)
-    for word in remaining:
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not word.startswith("--"):
-            raise ValueError(f"expected --NAME VALUE, got {word!r}: write --{name} before it")
-        if not equals:
-            value = next(remaining, "")
-            if not value:
-                raise ValueError(f"--{name} needs a value")
+    name = ""
+    for number, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            follows = words[number + 1 : number + 2]
+            if not equals:
+                if not follows or follows[0].startswith("--") or not follows[0]:
+                    raise ValueError(f"--{name} needs a value")
+                continue
+        else:
+            value = word
         kinds = _kinds(properties.get(name, {}))
+        if not name or (name in arguments and "array" not in kinds and not word.startswith("--")):
+            raise ValueError(f"expected --NAME VALUE, got {word!r}: write --{word} before it")
         parsed = value if kinds == {"string"} else parse_value(value)
         if "array" in kinds and not isinstance(parsed, list):
             arguments.setdefault(name, []).append(parsed)

@@ -29,7 +29,7 @@ from trio_tools.settings import Settings
 from trio_tools.settings.threads import run_in_tool_thread
 
 _CHECK_SECONDS = 10.0
-_PACKAGES = ("trio", "mcp", "httpx", "pydantic", "hypercorn", "sqlalchemy")
+_PACKAGES = ("trio", "mcp", "httpx", "pydantic", "h11", "sqlalchemy")
 
 Level = Literal["ok", "warning", "failure"]
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("FAIL", "bold red")}

@@ -26,10 +26,10 @@ import trio
 from pydantic import ValidationError
 
 from trio_tools.command_line import commands, operations
-from trio_tools.command_line.commands import INTERRUPTED, parse_value
+from trio_tools.command_line.commands import INTERRUPTED, USAGE_ERROR, parse_value
 from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
 from trio_tools.command_line.upstreams import add_host_files, upstreams
-from trio_tools.settings import Settings
+from trio_tools.settings import Settings, written_name
 from trio_tools.settings.logs import configure_logging, configure_server_logging
 from trio_tools.version import __version__
 
@@ -51,7 +51,7 @@ _COMMANDS: dict[str, _Command] = {
     "doctor": commands.doctor,
     "top": commands.top,
 }
-_USAGE_ERROR = 2
+
 
 # How long what belongs to the run may take to end behind the server.
 _LEAVE_SECONDS = 0.4
@@ -60,8 +60,8 @@ _LEAVE_SECONDS = 0.4
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0: done. 1: the tool answered with a failure. 2: the command or a setting is wrong. 130:
-    interrupted before there was anything to answer.
+    0: done. 1: the tool answered with a failure, or all items failed. 2: the command or a setting
+    is wrong. 3: some items failed. 130: interrupted before there was anything to answer.
     """
     options, rest = _parser().parse_known_args(argv)
     if rest and options.command != "call":
@@ -75,12 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(_ending_in_time(command) if options.command == "serve" else command)
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
     except BrokenPipeError:  # whoever read our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _without_reader()
     except (OSError, ValueError) as error:  # of the start: later ones come in groups
-        print(f"trio-tools: {_told(error)}", file=sys.stderr)  # noqa: T201
-        return _USAGE_ERROR
+        for line in _told(error):
+            print(f"trio-tools: {line}", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
     return status
+
+
+def _without_reader() -> int:
+    """Drop what is still to be printed, so that the end of the interpreter cannot fail by it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _ending_in_time(serve: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
@@ -117,6 +123,8 @@ def _run(command: Callable[[], Awaitable[int]]) -> int:
         status = trio.run(command)
     except* KeyboardInterrupt:  # out of a nursery it comes in a group
         status = INTERRUPTED
+    except* (BrokenPipeError, SystemExit):  # the console raises the second one in its place
+        status = _without_reader()
     return status
 
 
@@ -160,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--insecure", action="store_true", default=None, help="bind without tokens (http)"
     )
+    serve.add_argument(
+        "--check", action="store_true", help="check the settings and what they name, and end"
+    )
     call = subparsers.add_parser(
         "call",
         parents=[shared],
@@ -167,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         help="call one tool",
         usage="trio-tools call [OPTION ...] TOOL [--ARGUMENT VALUE ...]",
         description="Call a tool through a server and a client in this process. "
-        "Arguments of the tool follow its name: --urls http://a --urls http://b. "
+        "Arguments of the tool follow its name: --urls http://a http://b. "
         "Ctrl-C makes a batch return what it has.",
     )
     call.add_argument("tool", metavar="TOOL", nargs="?", help="its name (see: trio-tools tools)")
@@ -271,14 +282,20 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception) -> list[str]:
     if not isinstance(error, ValidationError):
-        return str(error)
+        return [str(error)]
     told: list[str] = []
     for each in error.errors(include_url=False):
         name = ".".join(map(str, each["loc"]))
+        written = written_name(name)
         message = each["msg"].removeprefix("Value error, ")
         if each["type"] in {"tuple_type", "frozen_set_type"}:
             message = """it takes a JSON list, such as ["a", "b"]"""
-        told.append(message if message.startswith(f"{name}.") else f"setting {name}: {message}")
-    return "; ".join(told)
+        if message.startswith(f"{name}."):
+            told.append(message)
+        else:
+            told.append(
+                f"setting {name}: {message}" if written == name else f"{written}: {message}"
+            )
+    return told

@@ -25,6 +25,7 @@ from trio_tools.settings.settings import (
     StateSettings,
     ToolLimits,
     UpstreamSettings,
+    written_name,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "StateSettings",
     "ToolLimits",
     "UpstreamSettings",
+    "written_name",
 ]

@@ -225,6 +225,9 @@ class DatabaseSettings(Section):
         "postgresql://user:password@host/database; it may hold a password.",
         repr=False,
     )
+    optional: bool = Field(
+        default=False, description="Whether the server starts without it: it may come later."
+    )
 
 
 class DatasetSettings(Section):

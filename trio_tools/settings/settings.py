@@ -9,6 +9,8 @@ is closed by default.
 from __future__ import annotations
 
 import os
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +52,7 @@ __all__ = [
     "StateSettings",
     "ToolLimits",
     "UpstreamSettings",
+    "written_name",
 ]
 
 
@@ -126,11 +129,18 @@ def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
     return ToolLimits.model_construct(_fields_set=set(chosen), **values)
 
 
+# What begins like a setting and is none: it names the file of settings.
+_OTHER_VARIABLES = frozenset({"trio_tools_config"})
+_SERVICE_VARIABLE = re.compile(
+    r"(\w+_)?(service_host|service_port_\w+|port_\d+_(tcp|udp|sctp)(_(proto|port|addr))?)"
+)
+
+
 class _Environment(EnvSettingsSource):
     """The variables of the environment, whose lists and tables are JSON."""
 
     def __call__(self) -> dict[str, Any]:
-        self._refuse_single_underscores()
+        self._refuse_what_sets_nothing()
         try:
             return super().__call__()
         except SettingsError as error:
@@ -146,15 +156,53 @@ class _Environment(EnvSettingsSource):
                 """write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'"""
             ) from None
 
-    def _refuse_single_underscores(self) -> None:
-        # It would set nothing, and whoever gave tokens by it would serve without any. Other names
-        # pass: not all that begins like ours is meant for us.
+    def _refuse_what_sets_nothing(self) -> None:
+        """Refuse a misspelt name: who gave tokens by it would serve without any."""
+        prefix = self.env_prefix.lower()
+        fields = self.settings_cls.model_fields
+        for given, value in self.env_vars.items():
+            name = given.removeprefix(prefix)
+            section = name.partition("__")[0]
+            if given == name or section in fields or given in _OTHER_VARIABLES or not value:
+                continue
+            if not _is_of_kubernetes(name, value):
+                near = self._nearest(name)
+                fix = f"write {self.env_prefix}{near.upper()}" if near else "leave it out"
+                raise SettingsError(f"{given.upper()} sets nothing: {fix}")
+
+    def _nearest(self, name: str) -> str | None:
+        """Return the setting that a variable may have been meant for, as the rest of its name."""
+        written: dict[str, str] = {}
         for section, info in self.settings_cls.model_fields.items():
+            written[section.replace("_", "")] = section
             for field in getattr(info.annotation, "model_fields", ()):
-                given, meant = (f"{self.env_prefix}{section}{mark}{field}" for mark in ("_", "__"))
-                value = self.env_vars.get(given.lower()) or ""
-                if value and not value.startswith("tcp://"):  # as Kubernetes names a service
-                    raise SettingsError(f"{given.upper()} sets nothing: write {meant.upper()}")
+                full = f"{section}__{field}"
+                written[full.replace("_", "")] = written[field.replace("_", "")] = full
+        section, marks, rest = name.partition("__")
+        if marks and rest:  # of a table of tables, such as databases
+            near = get_close_matches(section, list(self.settings_cls.model_fields), 1, 0.8)
+            if near:
+                return f"{near[0]}__{rest}"
+        plain = name.replace("_", "")
+        return written.get(plain) or next(
+            (written[each] for each in get_close_matches(plain, list(written), 1, 0.8)), None
+        )
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether it is a variable by which Kubernetes tells of a service called trio-tools."""
+    if name == "port" or name.endswith("_port"):
+        return "://" in value or name.endswith("service_port")
+    return _SERVICE_VARIABLE.fullmatch(name) is not None
+
+
+def written_name(name: str) -> str:
+    """Return a setting by the name that the operator gave it by: a variable, or the dotted one."""
+    variable = f"TRIO_TOOLS_{name.replace('.', '__')}".upper()
+    given = {each.upper() for each in os.environ}
+    while variable not in given and "__" in variable:
+        variable = variable.rpartition("__")[0]
+    return variable if variable in given else name
 
 
 class Settings(BaseSettings):

@@ -13,6 +13,6 @@ serve            serve_http
 
 from __future__ import annotations
 
-from trio_tools.transports.http.serve import Address, serve_http
+from trio_tools.transports.http.serve import Address, check_http, serve_http
 
-__all__ = ["Address", "serve_http"]
+__all__ = ["Address", "check_http", "serve_http"]

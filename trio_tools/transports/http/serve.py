@@ -128,6 +128,16 @@ async def serve_http(
         )
 
 
+def check_http(settings: HttpSettings) -> None:
+    """Look at what `serve_http` would refuse, without binding an address.
+
+    Raises:
+        ValueError, OSError: As `serve_http`.
+    """
+    Authenticator.from_settings(settings)
+    tls_context(settings)
+
+
 class _HttpServer:
     """The parts of one HTTP server, put together: gate, application, connections, figures."""
 

@@ -1,0 +1,111 @@
+"""What a server needs from outside, looked at before it serves: it starts right or not at all.
+
+Each problem is one line that names the setting as the operator wrote it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.server.tool_server import ToolServer
+from trio_tools.settings import Settings, written_name
+
+DATABASE_SECONDS: Final = 10.0
+"""How long a database may take to answer."""
+
+_SQLITE_HEADER: Final = b"SQLite format 3\0"
+
+
+async def start_problems(server: ToolServer) -> list[str]:
+    """Return a line for each setting that names what is not there; empty if all is well."""
+    settings = server.state.settings
+    problems = [*_unset_secrets(settings)]
+    problems += [line async for line in _useless_limits(server)]
+    problems += [line async for line in _missing_datasets(server)]
+    problems += [line async for line in _shut_databases(server)]
+    return problems
+
+
+def _unset_secrets(settings: Settings) -> list[str]:
+    return [
+        f"{written_name(f'apis.{name}.auth_env')} names {api.auth_env}, which is not set in the "
+        "environment: set it, or leave the setting out"
+        for name, api in settings.apis.items()
+        if api.auth_env is not None and not os.environ.get(api.auth_env)
+    ]
+
+
+async def _useless_limits(server: ToolServer) -> AsyncGenerator[str]:
+    if not server.state.settings.limits:
+        return
+    offered = {tool.name for tool in await server.list_tools()}
+    offered |= {operation.limit_name for operation in server.state.operations.values()}
+    for name in server.state.settings.limits:
+        if name not in offered and not name.startswith("upstreams."):
+            yield (
+                f"{written_name(f'limits.{name}')} is for a tool that this server does not offer: "
+                "configure what the tool needs, or leave the limit out"
+            )
+
+
+async def _missing_datasets(server: ToolServer) -> AsyncGenerator[str]:
+    files = server.state.services.files
+    for name, dataset in server.state.settings.datasets.items():
+        if dataset.path is None:
+            continue
+        setting = written_name(f"datasets.{name}.path")
+        try:
+            path = files.resolve(dataset.path)
+        except ToolFailure as failure:
+            yield f"{setting}: {failure.message}"
+            continue
+        if not await trio.Path(path).exists():
+            yield f"{setting}: {dataset.path!r} is not there: create it, or correct the path"
+
+
+async def _shut_databases(server: ToolServer) -> AsyncGenerator[str]:
+    for name, database in server.state.settings.databases.items():
+        if database.optional:
+            continue
+        kind, _, path = database.url.get_secret_value().partition(":///")
+        if kind.startswith("sqlite"):
+            reason = _why_no_sqlite_file(Path(path.partition("?")[0]))
+        elif kind.startswith("duckdb"):
+            there = await trio.Path(path.partition("?")[0]).exists()
+            reason = None if there else "it is not there: create it, or correct the path"
+        else:
+            reason = await _why_no_answer(server, name)
+        if reason:
+            yield (
+                f"{written_name(f'databases.{name}.url')}: {reason}; or set "
+                f"databases.{name}.optional=true if it may come later"
+            )
+
+
+def _why_no_sqlite_file(path: Path) -> str | None:
+    """Say what is wrong with a file; opening it as a database is left to the first query."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+    except OSError as error:
+        return f"the file cannot be read ({error.strerror}): create it, or correct the path"
+    # An empty file is an empty database.
+    if header not in {b"", _SQLITE_HEADER}:
+        return "the file is no SQLite database: correct the path"
+    return None
+
+
+async def _why_no_answer(server: ToolServer, name: str) -> str | None:
+    try:
+        await server.state.services.databases.query(
+            name, "SELECT 1", timeout_seconds=DATABASE_SECONDS
+        )
+    except ToolFailure as failure:
+        return failure.message
+    return None
