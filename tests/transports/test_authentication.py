@@ -158,3 +158,14 @@ def test_headers_have_a_bound_together():
     keeper = doorkeeper(max_header_bytes=100)
     assert status_of(keeper, x="y" * 50) == "anonymous"
     assert status_of(keeper, x="y" * 100) == 431
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o660, 0o602])
+def test_a_file_of_tokens_that_others_can_change_is_refused(tmp_path, mode):
+    file = tmp_path / "tokens"
+    file.write_text(f"me {'x' * 32}\n")
+    file.chmod(mode)
+    with pytest.raises(ValueError, match=r"can be read or changed by others: .* chmod 600"):
+        Authenticator.from_settings(HttpSettings(token_file=file))
+    file.chmod(0o600)
+    assert set(Authenticator.from_settings(HttpSettings(token_file=file)).digests) == {"me"}

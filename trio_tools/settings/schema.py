@@ -300,7 +300,13 @@ class HttpSettings(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host headers accepted besides the own."
     )
-    allowed_origins: tuple[str, ...] = Field(default=(), description="Origin headers accepted.")
+    allowed_origins: tuple[str, ...] = Field(
+        default=(), description="Origins whose pages may call and read the answers."
+    )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        default=(),
+        description="Proxies (addresses, CIDR) whose X-Forwarded-For or Forwarded is taken.",
+    )
     max_body_bytes: PositiveInt = Field(
         default=4 * 2**20, description="Most bytes of one request body."
     )

@@ -1,6 +1,8 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
 authentication   which address, which Host, which Origin, which token
+browsers         what a page of another origin may do and read
+forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key
 http11           one connection: h11 and an ASGI application
 connections      accepted up to a bound, fairly, closable at once

@@ -19,9 +19,12 @@ from mcp.server.auth.provider import AccessToken
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import request_context
+from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
+from trio_tools.transports.http.browsers import is_preflight, preflight_fields, readable
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PREFIX, Dashboard
+from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
 
@@ -45,6 +48,7 @@ class AsgiGuard:
         max_body_bytes: Most bytes of one request body.
         overloaded: Whether new calls would be refused for lack of room.
         metrics: The text of `/metrics` and its content type.
+        proxies: Whose word is taken for where a request came from.
         done: Called with the weight of the body of each request that is done, in bytes.
         dashboard: The page at `/` and what it reads; None for none.
     """
@@ -57,6 +61,7 @@ class AsgiGuard:
         max_body_bytes: int,
         overloaded: Callable[[], bool],
         metrics: Callable[[], tuple[bytes, str]],
+        proxies: TrustedProxies | None = None,
         done: Callable[[int], None] = lambda _: None,
         dashboard: Dashboard | None = None,
     ) -> None:
@@ -65,6 +70,7 @@ class AsgiGuard:
         self._max_body_bytes = max_body_bytes
         self._overloaded = overloaded
         self._metrics = metrics
+        self._proxies = proxies or TrustedProxies(())
         self._done = done
         self._dashboard = dashboard
         # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
@@ -83,10 +89,26 @@ class AsgiGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        scope = self._proxies.resolve(scope, headers)
+        origin = headers.get(b"origin")
+        if origin is not None and self._doorkeeper.allows_origin(origin):
+            send = readable(send, origin)
+            if is_preflight(scope["method"], headers):
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": int(HTTPStatus.NO_CONTENT),
+                        "headers": preflight_fields(headers),
+                    }
+                )
+                await send({"type": "http.response.body"})
+                return
         try:
             await self._serve(scope, receive, send)
         except Denied as denied:
-            _log.info("refused a request: %s", denied.reason)
+            fields = {"status": int(denied.status), "peer": scope["client"][0]}
+            _log.info("refused a request: %s", denied.reason, extra={FIELDS: fields})
             with self._owing():
                 await _respond(send, denied.status, f"{denied.reason}\n".encode(), denied.headers)
 
@@ -104,6 +126,11 @@ class AsgiGuard:
             # It holds no data, and a browser has no token before it shows a page that asks for one.
             self._doorkeeper.check_address(scope["headers"])
             await self._dashboard.page(send, scope["method"])
+            return
+        if path.startswith("/.well-known/"):
+            # A client that looks for OAuth takes 401 for a broken one, and 404 for none.
+            json = {"content-type": "application/json"}
+            await _respond(send, HTTPStatus.NOT_FOUND, b'{"error": "not_found"}\n', json)
             return
         client = self._doorkeeper.admit(scope["headers"])
         if client != ANONYMOUS:

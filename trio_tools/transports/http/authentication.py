@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -88,6 +89,10 @@ class Authenticator:
             digests={name: _digest(token.encode()) for name, token in tokens.items()},
         )
 
+    def allows_origin(self, origin: bytes) -> bool:
+        """Whether pages of an origin may call. Those that may are told so by CORS headers."""
+        return self._is_allowed(origin.decode("latin-1").lower())
+
     def admit(self, headers: Headers) -> str:
         """Return the name of the client that sent a request with these headers.
 
@@ -128,12 +133,15 @@ class Authenticator:
                 "This Host is not served here: add it to http.allowed_hosts.",
             )
 
+    def _is_allowed(self, origin: str) -> bool:
+        # A page served by this machine may call a server that only this machine can reach.
+        local = self.loopback and _host_of(origin) in _LOOPBACK_NAMES
+        return local or origin in self.origins
+
     def _check_origin(self, origin: str, host: str) -> None:
         if urlsplit(origin).netloc == host:
             return  # a page of this server, whose Host was checked
-        # A page served by this machine may call a server that only this machine can reach.
-        local = self.loopback and _host_of(origin) in _LOOPBACK_NAMES
-        if origin not in self.origins and not local:
+        if not self._is_allowed(origin):
             raise Denied(
                 HTTPStatus.FORBIDDEN,
                 "This Origin may not call: add it to http.allowed_origins.",
@@ -183,6 +191,7 @@ def _tokens(settings: HttpSettings) -> dict[str, str]:
 
 def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
     """Add the tokens of a file to those there are."""
+    _check_permissions(path)
     before = len(tokens)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()
@@ -202,6 +211,18 @@ def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
         raise ValueError(
             f"http.token_file {str(path)!r} holds no token: write lines `client-name token` into "
             "it, or leave the setting out"
+        )
+
+
+def _check_permissions(path: Path) -> None:
+    """Refuse a file that somebody else on this machine could read or change."""
+    mode = path.stat().st_mode
+    # What is within a folder that others cannot enter, they cannot read.
+    reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
+    if mode & (stat.S_IWOTH | stat.S_IWGRP) or (mode & stat.S_IROTH and reachable):
+        raise ValueError(
+            f"http.token_file {str(path)!r} can be read or changed by others: make it its owner's "
+            f"alone, as with chmod 600 {path}"
         )
 
 

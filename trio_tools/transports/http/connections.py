@@ -13,7 +13,7 @@ import logging
 import math
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -48,6 +48,7 @@ class Connections:
         max_connections_per_peer: Most of them at once from one address that have shown no token.
         max_header_bytes: Most bytes of the headers of a request.
         tokens: Whether clients show tokens.
+        shared_by_many: Whether an address is that of a proxy, which has no share of its own.
         tls: For HTTPS.
     """
 
@@ -59,10 +60,12 @@ class Connections:
         max_connections_per_peer: int,
         max_header_bytes: int,
         tokens: bool,
+        shared_by_many: Callable[[str], bool] = lambda _: False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
+        self._shared_by_many = shared_by_many
         self._max = max_connections
         self._max_per_peer = max_connections_per_peer
         self._max_header_bytes = max_header_bytes
@@ -152,7 +155,7 @@ class Connections:
         """Whether a newcomer gets a place; close the connection that it takes it from."""
         unknown = [place for place in self._open if not place.known]
         of_peer = [place for place in unknown if place.peer[0] == peer[0]]
-        if len(of_peer) >= self._max_per_peer:
+        if len(of_peer) >= self._max_per_peer and not self._shared_by_many(peer[0]):
             leaving = [place for place in of_peer if place.idle_since < math.inf]
         elif len(self._open) < self._max:
             return True

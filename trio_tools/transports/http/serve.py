@@ -18,6 +18,7 @@ from trio_tools.transports.http.asgi_guard import AsgiGuard
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard
+from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.metrics import Metrics
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
@@ -168,17 +169,19 @@ class _HttpServer:
         self._metrics = Metrics(state, connections=lambda: len(self.connections))
         self.memory_trim = MemoryTrim()
         # What Starlette adds for one route is a twentieth of a call.
-        routes = {
-            settings.path: Sessions(
-                server.session_manager.handle_request, max_sessions=settings.max_sessions
-            )
-        }
+        sessions = Sessions(
+            server.session_manager.handle_request, max_sessions=settings.max_sessions
+        )
+        bare = settings.path.rstrip("/")
+        routes = dict.fromkeys((bare or "/", f"{bare}/"), sessions)
+        proxies = TrustedProxies(settings.trusted_proxies)
         self._gate = AsgiGuard(
             lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
             doorkeeper,
             max_body_bytes=settings.max_body_bytes,
             overloaded=self._overloaded,
             metrics=self._metrics.text,
+            proxies=proxies,
             done=self.memory_trim.add,
             dashboard=Dashboard(state) if state and settings.dashboard else None,
         )
@@ -188,6 +191,7 @@ class _HttpServer:
             max_connections_per_peer=settings.max_connections_per_peer,
             max_header_bytes=settings.max_header_bytes,
             tokens=bool(doorkeeper.digests),
+            shared_by_many=proxies.trusts,
             tls=tls,
         )
 
