@@ -88,12 +88,6 @@ WRONG = {
         "validation",
         ["body_as", "'markdown'", "got 'poetry'"],
     ),
-    "empty operation id": (
-        "fetch_urls",
-        {"urls": ONE_URL, "operation_id": ""},
-        "validation",
-        ["operation_id", "at least 1 character"],
-    ),
     "unknown algorithm": (
         "compute_hash",
         {"text": "x", "algorithm": "sha0"},

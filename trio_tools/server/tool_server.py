@@ -46,6 +46,7 @@ from trio_tools.tools.batch_calls import resume_call
 from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
+from trio_tools.tools.host_arguments import as_meant
 from trio_tools.tools.pagination import largest_whole_result
 from trio_tools.version import __version__
 
@@ -172,7 +173,9 @@ class ToolServer(MCPServer[ServerState]):
         tool = self._tools_by_name.get(name)
         if tool is None:
             raise _unknown(name, self._tools_by_name)
-        checked = tool.check(arguments, max_items=self.state.settings.max_items)
+        settings = self.state.settings
+        arguments = as_meant(arguments, tool.fn, settings.ignored_arguments)
+        checked = tool.check(arguments, max_items=settings.max_items)
         call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
             return succeeded(await tool.fn(call, **checked), forms)

@@ -235,6 +235,13 @@ class Settings(BaseSettings):
     file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
     max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
     max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
+    ignored_arguments: frozenset[str] = Field(
+        default=frozenset(
+            {"toolCallId", "tool_call_id", "sessionId", "session_id", "random_string"}
+            | {"action", "chatInput"}
+        ),
+        description="Arguments that hosts add to each call and that no tool has; they are dropped.",
+    )
     max_output_chars: int = Field(
         default=40_000, ge=100, description="Characters that either form of an answer may have."
     )
