@@ -212,5 +212,20 @@ async def test_a_port_that_is_taken_is_one_clear_error_and_no_traceback_of_ours(
         await first.ended()
 
 
+async def test_a_hangup_reads_the_tokens_again_and_ends_nothing(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"me {'x' * 32}\n")
+    async with http_process(http__token_file=file) as server:
+        file.write_text(f"me {'y' * 32}\n")
+        server.kill(signal.SIGHUP)
+        raw = get("/metrics", authorization=f"Bearer {'y' * 32}")
+        with trio.fail_after(20):
+            while (await exchange(server.address, raw)).status != 200:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert (await exchange(server.address, get("/readyz"))).status == 200
+        server.kill()
+        await server.ended()
+
+
 def descriptors(server):
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))

@@ -4,6 +4,7 @@ Every value that an operator can set belongs here, with its type, its bound and 
 Nothing here opens a file, a socket or a database that a setting names.
 
     database_urls  URLs of databases: what is ours, and what goes to the driver
+    machine     what of the machine this process may use
     schema      the groups of settings: fetch, apis, databases, datasets, state, http
     upstreams   the group of one upstream
     host_files  the servers that a host keeps in its own file

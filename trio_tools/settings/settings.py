@@ -31,6 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from trio_tools.settings.machine import usable_cpus
 from trio_tools.settings.schema import (
     ApiSettings,
     DatabaseSettings,
@@ -85,7 +86,7 @@ class ToolLimits(Section):
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
 # 60 s after which most clients hang up.
-_CPUS = os.cpu_count() or 1
+_CPUS = usable_cpus()
 _BATCH = {"timeout_seconds": 50.0}
 _BUILT_IN: dict[str, dict[str, Any]] = {
     "fetch_urls": _BATCH,

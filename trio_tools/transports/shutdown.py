@@ -96,7 +96,8 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
 
     The first signal puts the default actions back, so a second one ends the process at once
     without any code of ours. A stop, for whatever reason, has to end the block within the grace
-    and `WATCHDOG_SECONDS`, or a watchdog ends the process. Only for the owner of the process.
+    and `WATCHDOG_SECONDS`, or a watchdog ends the process. SIGHUP, which would kill, changes
+    nothing, unless somebody listens for it. Only for the owner of the process.
 
     Raises:
         RuntimeError: Not in the main thread, where Python allows signal handlers.
@@ -115,7 +116,7 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
     # being seen, and the watchdog from being armed.
     def on_signal(number: int, frame: FrameType | None) -> None:
         del frame
-        for each in before:
+        for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
         watchdog.arm()
         token.run_sync_soon(stop, signal.Signals(number).name)
@@ -123,12 +124,18 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
     try:
         for number in before:
             signal.signal(number, on_signal)
+        if (hangup := getattr(signal, "SIGHUP", None)) is not None:  # not on Windows
+            before[hangup] = signal.signal(hangup, _ignore)
         yield stop
     finally:
         watchdog.call_off()
         for number, handler in before.items():
             # None: a handler that was not set from Python, and cannot be put back from it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Stand in for SIG_IGN, which children would inherit."""
 
 
 class Watchdog:

@@ -1,6 +1,7 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
 authentication   which address, which Host, which Origin, which token
+token_reload     tokens, read again without dropping anybody
 browsers         what a page of another origin may do and read
 forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key

@@ -51,6 +51,9 @@ class AsgiGuard:
         proxies: Whose word is taken for where a request came from.
         done: Called with the weight of the body of each request that is done, in bytes.
         dashboard: The page at `/` and what it reads; None for none.
+
+    Attributes:
+        doorkeeper: Who decides; may be replaced at any time.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class AsgiGuard:
         dashboard: Dashboard | None = None,
     ) -> None:
         self._app = app
-        self._doorkeeper = doorkeeper
+        self.doorkeeper = doorkeeper
         self._max_body_bytes = max_body_bytes
         self._overloaded = overloaded
         self._metrics = metrics
@@ -92,7 +95,7 @@ class AsgiGuard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         scope = self._proxies.resolve(scope, headers)
         origin = headers.get(b"origin")
-        if origin is not None and self._doorkeeper.allows_origin(origin):
+        if origin is not None and self.doorkeeper.allows_origin(origin):
             send = readable(send, origin)
             if is_preflight(scope["method"], headers):
                 await send(
@@ -124,7 +127,7 @@ class AsgiGuard:
             return
         if path == "/" and self._dashboard is not None:
             # It holds no data, and a browser has no token before it shows a page that asks for one.
-            self._doorkeeper.check_address(scope["headers"])
+            self.doorkeeper.check_address(scope["headers"])
             await self._dashboard.page(send, scope["method"])
             return
         if path.startswith("/.well-known/"):
@@ -132,7 +135,7 @@ class AsgiGuard:
             json = {"content-type": "application/json"}
             await _respond(send, HTTPStatus.NOT_FOUND, b'{"error": "not_found"}\n', json)
             return
-        client = self._doorkeeper.admit(scope["headers"])
+        client = self.doorkeeper.admit(scope["headers"])
         if client != ANONYMOUS:
             scope[KNOWN]()
         if path == "/metrics":

@@ -22,6 +22,7 @@ from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.metrics import Metrics
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
+from trio_tools.transports.http.token_reload import reload_tokens
 from trio_tools.transports.memory_trim import MemoryTrim
 from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
 from trio_tools.transports.sdk import let_go_of_request, quiet_ends_of_sessions
@@ -121,6 +122,14 @@ async def serve_http(
                 task_status.started(address)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(house.memory_trim.run)
+                    nursery.start_soon(
+                        partial(
+                            reload_tokens,
+                            http,
+                            house.replace_doorkeeper,
+                            handle_signals=handle_signals,
+                        )
+                    )
                     await house.connections.serve(listeners)
                     nursery.cancel_scope.cancel(reason="nothing is served any more")
 
@@ -210,6 +219,10 @@ class _HttpServer:
             self._share,
             self._calls,
         )
+
+    def replace_doorkeeper(self, doorkeeper: Authenticator) -> None:
+        """Let others in from now on. Calls that run go on."""
+        self._gate.doorkeeper = doorkeeper
 
     async def wind_down(self, grace_seconds: float) -> None:
         """Take no more requests, let calls answer, close every connection."""
