@@ -121,19 +121,7 @@ class AsgiGuard:
             # Where a proxy goes by the other one, the rest is a request that it has not seen.
             reason = "Send Content-Length or Transfer-Encoding, not both."
             raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
-        if path in {"/healthz", "/readyz"}:
-            # For whoever starts and watches the server: no secrets, no token, any Host.
-            await _respond(send, *self._health(path))
-            return
-        if path == "/" and self._dashboard is not None:
-            # It holds no data, and a browser has no token before it shows a page that asks for one.
-            self.doorkeeper.check_address(scope["headers"])
-            await self._dashboard.page(send, scope["method"])
-            return
-        if path.startswith("/.well-known/"):
-            # A client that looks for OAuth takes 401 for a broken one, and 404 for none.
-            json = {"content-type": "application/json"}
-            await _respond(send, HTTPStatus.NOT_FOUND, b'{"error": "not_found"}\n', json)
+        if await self._answer_openly(path, scope, send):
             return
         client = self.doorkeeper.admit(scope["headers"])
         if client != ANONYMOUS:
@@ -160,6 +148,24 @@ class AsgiGuard:
             receive = _replay(body, receive)
             del body  # the request's own copy is enough
             await self._pass(scope, receive, send, client)
+
+    async def _answer_openly(self, path: str, scope: Scope, send: Send) -> bool:
+        """Answer what needs no token; return whether it was that."""
+        if path in {"/healthz", "/readyz"}:
+            # For whoever starts and watches the server: no secrets, no token, any Host.
+            await _respond(send, *self._health(path))
+            return True
+        if path == "/" and self._dashboard is not None:
+            # It holds no data, and a browser has no token before it shows a page that asks for one.
+            self.doorkeeper.check_address(scope["headers"])
+            await self._dashboard.page(send, scope["method"])
+            return True
+        if path.startswith("/.well-known/"):
+            # A client that looks for OAuth takes 401 for a broken one, and 404 for none.
+            json = {"content-type": "application/json"}
+            await _respond(send, HTTPStatus.NOT_FOUND, b'{"error": "not_found"}\n', json)
+            return True
+        return False
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         if client != ANONYMOUS:

@@ -139,7 +139,7 @@ class Authenticator:
         return local or origin in self.origins
 
     def _check_origin(self, origin: str, host: str) -> None:
-        if urlsplit(origin).netloc == host:
+        if host and origin.partition("://")[2] == host:
             return  # a page of this server, whose Host was checked
         if not self._is_allowed(origin):
             raise Denied(
