@@ -32,7 +32,7 @@ def connect(address: str) -> RayEngine:
         import ray  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - an extra, half a second
     except ImportError as error:
         raise ImportError(
-            "run_in_cluster needs Ray, which is not installed: pip install trio-tools[cluster]"
+            "run_in_cluster needs Ray, which is not installed: pip install ray"
         ) from error
     api: Any = ray
     if api.is_initialized():

@@ -13,6 +13,7 @@ from nursery_patterns import (
     Gradient2,
     Limits,
     Overloaded,
+    run_batch,
     run_in_thread,
 )
 from tests.support.simulated_server import SimulatedServer, load
@@ -150,6 +151,22 @@ async def test_a_block_that_fails_otherwise_teaches_nothing(autojump_clock):
             raise Overloaded(retry_after=1)
     assert limiter.total_tokens == 9
     assert limiter.borrowed_tokens == 0
+
+
+async def test_it_learns_from_the_items_of_a_batch(autojump_clock):
+    limiter = AdaptiveLimiter(10, 1, 100, algorithm="aimd")
+    await run_batch(trio.sleep, 100 * [0.1], limit=100, limiter=limiter)
+    assert limiter.total_tokens > 12
+    before = limiter.total_tokens
+    await run_batch(trio.sleep, [60], limiter=limiter, item_timeout=1)
+    assert limiter.total_tokens == int(0.9 * before)
+
+    async def fail(_):
+        raise ValueError
+
+    before = limiter.total_tokens
+    await run_batch(fail, range(100), limiter=limiter)
+    assert limiter.total_tokens == before
 
 
 async def test_drops_from_before_the_last_decrease_do_not_lower_it_again(autojump_clock):
