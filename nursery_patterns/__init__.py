@@ -13,22 +13,24 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _limiter  _fair_queue        limiters with additions; whose turn it is
     L1  _outcomes  _token_bucket     how each item ended; rate limit
         _slot  _deadline             a worker's slot; time budget
-        _source  _requests           the items still to come; request context
+        _frontier  _retry            a source that grows; what is tried again, and when
+        _requests                    request context
         _threads  _worker            blocking calls; what runs in a worker process
         _step_monitor                who blocks the loop
         _single_flight  _hedge       one call for all who ask; a second try when one is late
-    L2  _item_states  _admission     the state of each item; a bounded queue before a limiter
+    L2  _source  _key_limits         the items still to come; limits of each key
+    L3  _item_states  _admission     the state of each item; a bounded queue before a limiter
         _processes  _cluster_job     heavy computation; what runs on a node of a cluster
         _adaptive  _cluster          a limiter that finds its capacity; calls on a cluster
-    L3  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
+    L4  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
         _observer                    who is told what happens to items, and who keeps it
         _ray                         Ray as the engine of a cluster
-    L4  _engine                      THE engine: a dispatcher and its workers
-    L5  _batch                       its public face, and the state that outlives each run
-    L6  _run_batch                   run_batch, stream_batch: policies over the batch
+    L5  _engine                      THE engine: a dispatcher and its workers
+    L6  _batch                       its public face, and the state that outlives each run
+    L7  _run_batch                   run_batch, stream_batch: policies over the batch
         _invariants  _scenario_run   what a scenario may not leave behind; one run of it
-    L7  testing  progress            cancel a scenario at each of its checkpoints; a progress bar
-    L8  pytest_plugin                a marker that cancels a test at each of its checkpoints
+    L8  testing  progress            cancel a scenario at each of its checkpoints; a progress bar
+    L9  pytest_plugin                a marker that cancels a test at each of its checkpoints
 """
 
 from nursery_patterns._adaptive import AIMD as AIMD
@@ -49,9 +51,11 @@ from nursery_patterns._cluster import (
 from nursery_patterns._cluster import run_in_cluster as run_in_cluster
 from nursery_patterns._deadline import TimeBudget as TimeBudget
 from nursery_patterns._deadline import time_budget as time_budget
+from nursery_patterns._errors import FrontierFull as FrontierFull
 from nursery_patterns._errors import NestedBatch as NestedBatch
 from nursery_patterns._errors import Overloaded as Overloaded
 from nursery_patterns._errors import WorkerCrashed as WorkerCrashed
+from nursery_patterns._frontier import Frontier as Frontier
 from nursery_patterns._hedge import HedgePolicy as HedgePolicy
 from nursery_patterns._hedge import HedgeStatistics as HedgeStatistics
 from nursery_patterns._hedge import hedged as hedged
@@ -71,6 +75,7 @@ from nursery_patterns._requests import RequestContext as RequestContext
 from nursery_patterns._requests import RequestLogFilter as RequestLogFilter
 from nursery_patterns._requests import current_request as current_request
 from nursery_patterns._requests import request_context as request_context
+from nursery_patterns._retry import Retry as Retry
 from nursery_patterns._run_batch import run_batch as run_batch
 from nursery_patterns._run_batch import stream_batch as stream_batch
 from nursery_patterns._single_flight import SingleFlight as SingleFlight

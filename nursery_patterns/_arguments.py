@@ -16,11 +16,12 @@ from typing import Any
 import trio
 
 
-def check_async_function(fn: object, *, call: str) -> None:
+def check_async_function(fn: object, *, call: str, item: bool = True) -> None:
     """Refuse whatever is not an async function of one item.
 
     Args:
         fn: What the caller passed.
+        item: Whether it is called with one item.
         call: How the call looks with `{fn}` for the function, to show the corrected program.
 
     Raises:
@@ -58,6 +59,24 @@ def check_async_function(fn: object, *, call: str) -> None:
             f"`async def {name}(item): ...`, or run it in a thread with "
             f"{call.format(fn=f'functools.partial(run_in_thread, {name})')}"
         )
+    if item:
+        _check_takes_one_item(fn, call)
+
+
+def _check_takes_one_item(fn: Callable[..., object], call: str) -> None:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # it has none that can be told
+        return
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        name = name_of(fn)
+        raise TypeError(
+            f"{name}{signature} cannot be called with one item ({error}): write "
+            f"`async def {name}(item): ...`, or bind the other arguments, as in "
+            f"{call.format(fn=f'functools.partial({name}, other)')}"
+        ) from None
 
 
 def _is_async_callable(fn: Any) -> bool:

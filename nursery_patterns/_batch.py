@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    AsyncIterator,
     Awaitable,
     Callable,
     Generator,
+    Hashable,
     Iterable,
 )
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -26,13 +28,16 @@ from nursery_patterns._arguments import (
 )
 from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
+from nursery_patterns._frontier import Frontier
 from nursery_patterns._item_states import ItemStates
+from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._observer import Journal, Observer, ready_of
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._retry import Retry
 from nursery_patterns._slot import held_limiters
-from nursery_patterns._source import Source
+from nursery_patterns._source import source_of
 from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")
@@ -61,8 +66,16 @@ class Batch(Generic[ItemT, ValueT]):
         limiter: Capacity shared with others: every running item also holds one of its tokens,
             first come, first served. The effective bound is the smaller of the two.
         item_timeout: Seconds an item may take, from when it has its slot. An item past it becomes
-            `timed_out`; its siblings go on.
+            `timed_out`; its siblings go on. With `retry`: seconds for each attempt.
+        total_timeout: Seconds for all attempts of an item and the waits between them; as in
+            `retry`, and in place of it.
+        retry: Which failures are tried again, and when; the slot is given to others meanwhile.
         bucket: One token per item start, waited for while no slot is held.
+        key: Function of an item, for limits that each key has for itself. Items of a key that has
+            to wait delay no others: up to 1,000 are set aside, without a slot.
+        limit_per_key: Most items of one key in flight.
+        bucket_per_key: A `TokenBucket` to make one like it for each key; or a function of the key
+            that makes one.
         on_error: `"collect"` makes a failure an outcome. `"cancel"` makes the first failure cancel
             the rest and leave the run as an `ExceptionGroup`. (A timed-out item is no failure.)
         journal: Keeps outcomes beyond this process, and gives those there are to begin with.
@@ -80,19 +93,25 @@ class Batch(Generic[ItemT, ValueT]):
     def __init__(
         self,
         fn: Callable[[ItemT], Awaitable[ValueT]],
-        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
         *,
         limit: int = 10,
         limiter: AnyLimiter | None = None,
         item_timeout: float | None = None,
+        total_timeout: float | None = None,
+        retry: Retry | None = None,
         bucket: TokenBucket | None = None,
+        key: Callable[[ItemT], Hashable] | None = None,
+        limit_per_key: int | None = None,
+        bucket_per_key: TokenBucket | Callable[[Any], TokenBucket] | None = None,
         on_error: Literal["collect", "cancel"] = "collect",
         journal: Journal[ItemT, ValueT] | None = None,
         observer: Observer[ItemT, ValueT] | None = None,
         name: str | None = None,
     ) -> None:
         check_async_function(fn, call=_CALL)
-        check_items(items, call="Batch(fn, [item])")
+        if not isinstance(items, Frontier):
+            check_items(items, call="Batch(fn, [item])")
         check_count("limit", limit, call="Batch(fn, items, limit=10)")
         if limiter is not None:
             call = "Batch(fn, items, limiter=trio.CapacityLimiter(10))"
@@ -101,6 +120,15 @@ class Batch(Generic[ItemT, ValueT]):
             paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
             check_instance("bucket", bucket, TokenBucket, call=paced)
         item_timeout = _seconds_per_item(item_timeout, call="Batch(fn, items, item_timeout=30)")
+        if retry is not None:
+            check_instance("retry", retry, Retry, call="Batch(fn, items, retry=Retry(attempts=3))")
+        if total_timeout is not None:
+            call = "Batch(fn, items, total_timeout=60)"
+            total_timeout = check_seconds("total_timeout", total_timeout, call=call)
+            retry = retry or Retry(attempts=1)
+        elif retry is not None:
+            total_timeout = retry.total_timeout
+        keys = _key_limits(key, limit_per_key, bucket_per_key)
         check_choice("on_error", on_error, ("collect", "cancel"))
 
         self.name: str = name or getattr(fn, "__qualname__", type(fn).__name__)
@@ -108,7 +136,7 @@ class Batch(Generic[ItemT, ValueT]):
         shared = None if limiter is None else as_limiter(limiter)
         self._limiter = shared or self._batch_limiter
         # What outlives every run. Whatever is cancelled, these states are not inside of it.
-        source = Source(items)
+        source = source_of(items)
         restored = () if journal is None else _outcomes_of(journal, source.total)
         self._states: ItemStates[ItemT, ValueT] = ItemStates(source, restored)
         self._engine = Engine(
@@ -117,12 +145,16 @@ class Batch(Generic[ItemT, ValueT]):
             batch_limiter=self._batch_limiter,
             shared_limiter=shared,
             item_timeout=item_timeout,
+            total_timeout=total_timeout,
+            retry=retry,
             bucket=bucket,
+            keys=keys,
             ready=ready_of(journal),
             fail_fast=on_error == "cancel",
             name=self.name,
         )
-        self._engine.observe(*(told for told in (journal, observer, limiter) if told is not None))
+        told = (journal, observer, limiter, source)
+        self._engine.observe(*(one for one in told if one is not None))
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0
@@ -245,6 +277,10 @@ class Batch(Generic[ItemT, ValueT]):
         self._publish()
         return self._progress
 
+    def retain(self, outcome: Outcome[ItemT, ValueT]) -> None:
+        """Keep an outcome that a stream gave out, for `report()`."""
+        self._states.outcomes[outcome.index] = outcome
+
     @contextmanager
     def _running(self, *, retain: bool) -> Generator[None]:
         """Claim the batch for one run; what the last one left unfinished comes first."""
@@ -262,6 +298,7 @@ class Batch(Generic[ItemT, ValueT]):
         finally:
             self._elapsed = self._seconds_run()
             self._active_since = None
+            self._states.source.stop()
             self._publish()
             self._engine.settle()  # last: it may run code that is not ours, and raise
         if self._states.source.broken is not None:  # what was within reach has ended
@@ -315,6 +352,26 @@ def _outcomes_of(
     return outcomes
 
 
+def _key_limits(
+    key: Callable[[ItemT], Hashable] | None,
+    limit: int | None,
+    bucket: TokenBucket | Callable[[Any], TokenBucket] | None,
+) -> KeyLimits[ItemT] | None:
+    call = "Batch(fn, items, key=host_of, limit_per_key=2)"
+    if limit is not None:
+        check_count("limit_per_key", limit, call=call)
+    if bucket is not None and not callable(bucket):
+        paced = "Batch(fn, items, key=host_of, bucket_per_key=TokenBucket(rate=5, capacity=5))"
+        check_instance("bucket_per_key", bucket, TokenBucket, call=paced)
+    if limit is None and bucket is None:
+        if key is None:
+            return None
+        raise TypeError(f"key needs a limit_per_key or a bucket_per_key: write {call}")
+    if not callable(key):
+        raise TypeError(f"key must be a function of an item, got {key!r}: write {call}")
+    return KeyLimits(key, limit, bucket)
+
+
 def _seconds_per_item(value: float | None, *, call: str) -> float | None:
     return None if value is None else check_seconds("item_timeout", value, call=call)
 
@@ -340,3 +397,34 @@ class OutcomeStream(Generic[ItemT, ValueT]):
         if outcome is None:
             raise StopAsyncIteration
         return outcome
+
+    def values(self) -> AsyncIterator[ValueT]:
+        """Return an async iterator of the results alone, to feed another batch with.
+
+        Usage::
+
+            async with stream_batch(download, urls, limit=20) as pages:
+                report = await run_batch(parse, pages.values(), limit=4)
+            failed = pages.batch.report().errors()  # those of this stage
+
+        Outcomes of items that failed or timed out are kept for `report()` of this batch: memory is
+        O(failures). The other batch pulls, so a slow stage slows those before it.
+        """
+        return _Values(self)
+
+
+class _Values(Generic[ItemT, ValueT]):
+    """Not an async generator: one that is cut in the middle of an item cannot go on."""
+
+    def __init__(self, outcomes: OutcomeStream[ItemT, ValueT]) -> None:
+        self._outcomes = outcomes
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ValueT:
+        async for outcome in self._outcomes:
+            if outcome.succeeded:
+                return outcome.unwrap()
+            self._outcomes.batch.retain(outcome)
+        raise StopAsyncIteration

@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
 import trio
 
 from nursery_patterns._item_states import ItemStates
+from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._observer import hook
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Outcome, Status, make_outcome
 from nursery_patterns._pull_turn import PullTurn
-from nursery_patterns._slot import Slot, SlotLimiters
+from nursery_patterns._retry import Attempts, Retry, RetryBudget
+from nursery_patterns._slot import Slot, SlotLimiters, released
 from nursery_patterns._token_bucket import TokenBucket
 from nursery_patterns._tracebacks import release_frames
 
@@ -47,11 +50,11 @@ _SKIPS_PER_TURN = 100
 
 
 class _OutOfTimeError(Exception):
-    """An item's own scope, of so many seconds, cut it. Never leaves the worker."""
+    """An item's own scope cut it; what the outcome gets as its error. Never leaves the worker."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, error: trio.TooSlowError) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.error = error
 
 
 class Engine(Generic[ItemT, ValueT]):
@@ -70,7 +73,10 @@ class Engine(Generic[ItemT, ValueT]):
         batch_limiter: trio.CapacityLimiter,
         shared_limiter: trio.CapacityLimiter | None,
         item_timeout: float | None,
+        total_timeout: float | None,
+        retry: Retry | None,
         bucket: TokenBucket | None,
+        keys: KeyLimits[ItemT] | None,
         ready: Callable[[], Awaitable[None]] | None,
         fail_fast: bool,
         name: str,
@@ -80,7 +86,11 @@ class Engine(Generic[ItemT, ValueT]):
         self.batch_limiter = batch_limiter
         self.shared_limiter = shared_limiter
         self.item_timeout = item_timeout
+        self.total_timeout = total_timeout
+        self.retry = retry
+        self.budget = RetryBudget(None if retry is None else retry.budget)
         self.bucket = bucket
+        self.keys = keys
         self.ready = ready
         self.fail_fast = fail_fast
         self.name = name
@@ -175,63 +185,77 @@ class _Run(Generic[ItemT, ValueT]):
         if self._queue is not None:
             self._queue.end()
 
-    async def _work(self, slot: Slot) -> None:  # noqa: C901, PLR0912
-        """Run items one after the other, while there are items and the slot may be kept."""
-        engine, queue = self._engine, self._queue
-        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+    async def _work(self, slot: Slot) -> None:
+        """Run items in a slot, and give back all that they hold."""
+        keys = self._engine.keys
         with slot:
-            turns = 0
-            ended = now()
-            while True:
-                # Nothing starts after a failure or a cancel. An item may have ended without having
-                # noticed it, under a shield or because it does not wait.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                if ended > self._unchecked_until:
-                    await self._checkpoint_if_expired(ended)
-                entry = self._next_nowait(slot)
-                if entry is None:
-                    entry = await self._next(slot)
-                    if entry is None:
-                        break
-                    ended = now()
-                index, item = entry
-                started = ended
-                outcome: Outcome[ItemT, ValueT]
-                try:
-                    try:
-                        value = await engine.call(item)
-                    except Exception as exc:  # noqa: BLE001 - the one place where a failure ends
-                        ended = now()
-                        release_frames(exc)
-                        outcome = _failure(index, item, exc, ended - started)
-                    else:
-                        ended = now()
-                        outcome = make_outcome(
-                            index, item, _SUCCEEDED, value, None, ended - started
-                        )
-                except* Exception as failures:
-                    # A nursery of the item's own failed while it was cut: the failure is the
-                    # item's, and the cancel that came with it goes on from here.
-                    outcome = _failure(index, item, failures, now() - started)
-                    self._conclude(outcome)
-                    engine.raised.append(failures)
-                    if engine.fail_fast:
-                        raise
-                else:
-                    self._conclude(outcome)  # no checkpoint since the function returned
-                    if engine.fail_fast and outcome.status is _FAILED:
-                        engine.raise_error_of(outcome)
-                if queue is not None:
-                    slot.release_shared_token()  # for others, while the consumer is busy
-                    await queue.wait_until_taken()
-                    ended = now()
-                turns += 1
-                if turns % _ITEMS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-                    ended = now()
-                slot.fresh = False
+            try:
+                await self._run_items(slot)
+            finally:
+                if keys is not None:
+                    keys.leave(slot)
         if self._source.exhausted:
             self._until_exhausted.cancel(reason="no items are left to start")
+
+    async def _run_items(self, slot: Slot) -> None:  # noqa: C901, PLR0912, PLR0915
+        """Run items one after the other, while there are items and the slot may be kept."""
+        engine, queue, keys = self._engine, self._queue, self._engine.keys
+        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+        turns = 0
+        ended = now()
+        while True:
+            # Nothing starts after a failure or a cancel. An item may have ended without having
+            # noticed it, under a shield or because it does not wait.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if ended > self._unchecked_until:
+                await self._checkpoint_if_expired(ended)
+            entry = self._next_nowait(slot)
+            if entry is None:
+                entry = await self._next(slot)
+                if entry is None:
+                    break
+                ended = now()
+            index, item = entry
+            started = ended
+            outcome: Outcome[ItemT, ValueT]
+            try:
+                try:
+                    if engine.retry is None:
+                        value = await engine.call(item)
+                    else:
+                        value = await self._call_with_retries(slot, index, item)
+                except Exception as exc:  # noqa: BLE001 - the one place where a failure ends
+                    ended = now()
+                    release_frames(exc)
+                    outcome = _failure(index, item, exc, ended - started, self._attempts_of(index))
+                else:
+                    ended = now()
+                    outcome = make_outcome(index, item, _SUCCEEDED, value, None, ended - started)
+                    if engine.retry is not None:
+                        outcome = replace(outcome, attempts=self._attempts_of(index))
+            except* Exception as failures:
+                # A nursery of the item's own failed while it was cut: the failure is the
+                # item's, and the cancel that came with it goes on from here.
+                outcome = _failure(index, item, failures, now() - started, self._attempts_of(index))
+                self._conclude(outcome)
+                engine.raised.append(failures)
+                if engine.fail_fast:
+                    raise
+            else:
+                self._conclude(outcome)  # no checkpoint since the function returned
+                if engine.fail_fast and outcome.status is _FAILED:
+                    engine.raise_error_of(outcome)
+            if keys is not None:
+                keys.leave(slot)
+            if queue is not None:
+                slot.release_shared_token()  # for others, while the consumer is busy
+                await queue.wait_until_taken()
+                ended = now()
+            turns += 1
+            if turns % _ITEMS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+                ended = now()
+            slot.fresh = False
 
     def _next_nowait(self, slot: Slot) -> tuple[int, ItemT] | None:
         """Start the next item, unless anything has to be waited for."""
@@ -280,17 +304,64 @@ class _Run(Generic[ItemT, ValueT]):
             self._states.pulled(*entry)
             if queue is not None:
                 queue.expect(entry[0])
-            if engine.bucket is not None:
-                await self._take_from(engine.bucket, slot, entry)
-            await self._acquire(slot, entry)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            now = trio.current_time()
-            if now > self._unchecked_until:
-                await self._checkpoint_if_expired(now)
-            if engine.on_started is not None:
-                self._tell_started(entry)
-            self._states.started(*entry)
-            return entry
+            keys = engine.keys
+            if keys is None or keys.enter_nowait(slot, entry[1]):
+                return await self._start(slot, entry)
+            self._tell_waiting(entry, "key")
+            if not slot.set_aside():  # so many wait for their keys that no further one is pulled
+                await keys.enter(slot, entry[1])
+                return await self._start(slot, entry)
+        await keys.enter(slot, entry[1])
+        return await self._start(slot, entry)
+
+    async def _start(self, slot: Slot, entry: tuple[int, ItemT]) -> tuple[int, ItemT]:
+        """Wait for the token of the bucket and for the slot, and note that the item starts."""
+        engine = self._engine
+        if engine.bucket is not None:
+            await self._take_from(engine.bucket, slot, entry)
+        await self._acquire(slot, entry)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        now = trio.current_time()
+        if now > self._unchecked_until:
+            await self._checkpoint_if_expired(now)
+        if engine.keys is not None:
+            engine.keys.started(slot)
+        if engine.on_started is not None:
+            self._tell_started(entry)
+        self._states.started(*entry)
+        return entry
+
+    async def _call_with_retries(self, slot: Slot, index: int, item: ItemT) -> ValueT:
+        """Call the function until it succeeds or the policy gives up; back off without the slot."""
+        engine = self._engine
+        assert engine.retry is not None
+        attempts = self._states.attempts[index] = Attempts(engine.retry, engine.budget)
+        seconds = engine.total_timeout
+        with trio.move_on_after(math.inf if seconds is None else seconds):
+            while True:
+                attempts.count += 1
+                try:
+                    value = await engine.call(item)
+                except Exception as exc:
+                    error = exc.error if isinstance(exc, _OutOfTimeError) else exc
+                    delay = attempts.delay_after(error)
+                    if delay is None:
+                        raise
+                    if engine.on_retried is not None:
+                        engine.on_retried(
+                            index, item, attempt=attempts.count, error=error, delay=delay
+                        )
+                else:
+                    engine.budget.succeeded()
+                    return value
+                async with released(slot):
+                    await trio.sleep(delay)
+        raise _OutOfTimeError(attempts.too_slow(seconds))
+
+    def _attempts_of(self, index: int) -> int:
+        """Return how often the function was called for an item that has ended."""
+        attempts = self._states.attempts.pop(index, None)
+        return 1 if attempts is None else attempts.count
 
     async def _pull(self) -> tuple[int, ItemT] | None:
         """Pull the next item that has no outcome from before."""
@@ -332,7 +403,7 @@ class _Run(Generic[ItemT, ValueT]):
             self._engine.on_started(*entry)
 
     def _is_immediate(self) -> bool:
-        if self._states.restored or self._engine.ready is not None:
+        if self._states.restored or self._engine.ready is not None or self._engine.keys is not None:
             return False
         return self._source.immediate
 
@@ -345,12 +416,13 @@ class _Run(Generic[ItemT, ValueT]):
             self._engine.on_ended(outcome)  # last: it may run code that is not ours, and raise
 
 
-def _failure(index: int, item: ItemT, error: Exception, elapsed: float) -> Outcome[ItemT, Any]:
+def _failure(
+    index: int, item: ItemT, error: Exception, elapsed: float, attempts: int
+) -> Outcome[ItemT, Any]:
     """Make the outcome of an item that raised, or that its own scope cut."""
     if isinstance(error, _OutOfTimeError):
-        late = trio.TooSlowError(f"not done within {error.seconds:g} s")
-        return make_outcome(index, item, _TIMED_OUT, None, late, elapsed)
-    return make_outcome(index, item, _FAILED, None, error, elapsed)
+        return make_outcome(index, item, _TIMED_OUT, None, error.error, elapsed, attempts)
+    return make_outcome(index, item, _FAILED, None, error, elapsed, attempts)
 
 
 def _has_taken(bucket: TokenBucket) -> bool:
@@ -370,6 +442,6 @@ def _in_time(
     async def call(item: ItemT) -> ValueT:
         with trio.move_on_after(seconds):
             return await fn(item)
-        raise _OutOfTimeError(seconds)
+        raise _OutOfTimeError(trio.TooSlowError(f"not done within {seconds:g} s"))
 
     return call

@@ -30,6 +30,10 @@ class NestedBatch(RuntimeError):  # noqa: N818
     """A batch was started inside an item that holds the same limiter: it could wait for itself."""
 
 
+class FrontierFull(RuntimeError):  # noqa: N818
+    """`Frontier.add` was called when `max_items` had been added. The frontier is unchanged."""
+
+
 class WorkerCrashed(Exception):  # noqa: N818
     """The worker process died while it ran this call. Other calls are not affected.
 

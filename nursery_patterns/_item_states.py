@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status, make_outcome
+from nursery_patterns._retry import Attempts
 from nursery_patterns._source import Source
 
 ItemT = TypeVar("ItemT")
@@ -38,6 +39,8 @@ class ItemStates(Generic[ItemT, ValueT]):
         self._cut: set[int] = set()  # started once, and not since
         for outcome in restored:
             self.outcomes[outcome.index] = outcome
+        # The attempts of running items, and of those that were cut, where items are tried again.
+        self.attempts: dict[int, Attempts] = {}
         self.restored = set(self.outcomes)
         statuses = [outcome.status for outcome in self.outcomes.values()]
         self._succeeded = statuses.count(Status.SUCCEEDED)
@@ -89,11 +92,10 @@ class ItemStates(Generic[ItemT, ValueT]):
         done = self._succeeded + self._failed + self._timed_out
         cancelled = len(self._cut) + (0 if active else len(self.running))
         total = self.source.total
-        if total is None or self.source.ended:  # some may lie behind what was pulled
-            known = self.source.pulled + len(self.restored)
+        known = self.source.known
+        if total is None or self.source.at_end:  # those restored lie behind what was pulled
+            known += len(self.restored)
             total = None if total is None else known
-        else:
-            known = total
         return Counts(
             total=total,
             succeeded=self._succeeded,
@@ -114,16 +116,21 @@ class ItemStates(Generic[ItemT, ValueT]):
                 self._give_item(index, item)
                 by_index[index] = self.outcomes[index]
                 continue
-            status = Status.CANCELLED if index in self._cut else Status.NOT_STARTED
-            by_index[index] = make_outcome(index, item, status, None, None, 0.0)
+            by_index[index] = self._unfinished(index, item, cut=index in self._cut)
         for index, item in self.running.items():
-            status = Status.NOT_STARTED if active else Status.CANCELLED
-            by_index[index] = make_outcome(index, item, status, None, None, 0.0)
+            by_index[index] = self._unfinished(index, item, cut=not active)
         return Report(
             outcomes=tuple(by_index[index] for index in sorted(by_index)),
             counts=self.counts(active=active),
             elapsed=elapsed,
         )
+
+    def _unfinished(self, index: int, item: ItemT, *, cut: bool) -> Outcome[ItemT, ValueT]:
+        if not cut:
+            return make_outcome(index, item, Status.NOT_STARTED, None, None, 0.0, 0)
+        attempts = self.attempts.get(index)
+        count, note = (1, None) if attempts is None else (attempts.count, attempts.note)
+        return make_outcome(index, item, Status.CANCELLED, None, None, 0.0, count, note)
 
     def _give_item(self, index: int, item: ItemT) -> None:
         """Put the item into a restored outcome, which may have come without it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -35,6 +35,9 @@ class Outcome(Generic[ItemT, ValueT]):
         value: What `fn` returned if it succeeded, else None.
         error: What `fn` raised if it failed; a `trio.TooSlowError` if it timed out; else None.
         elapsed: Seconds from getting its slot to its end; 0 if it never ended.
+        attempts: How often `fn` was called for it in the run it belongs to; 1 without a retry, 0
+            if it is not started.
+        note: Of an item that was cut while it was tried again: how the last attempt failed.
     """
 
     index: int
@@ -43,6 +46,8 @@ class Outcome(Generic[ItemT, ValueT]):
     value: ValueT | None = None
     error: Exception | None = None
     elapsed: float = 0.0
+    attempts: int = field(default=1, compare=False)
+    note: str | None = field(default=None, compare=False)
 
     @property
     def succeeded(self) -> bool:
@@ -76,6 +81,8 @@ class _Draft(Generic[ItemT, ValueT]):
     value: ValueT | None
     error: Exception | None
     elapsed: float
+    attempts: int
+    note: str | None
 
 
 def make_outcome(
@@ -85,6 +92,8 @@ def make_outcome(
     value: ValueT | None,
     error: Exception | None,
     elapsed: float,
+    attempts: int = 1,
+    note: str | None = None,
 ) -> Outcome[ItemT, ValueT]:
     """Make an `Outcome` for a third of what its own constructor costs.
 
@@ -92,7 +101,7 @@ def make_outcome(
     sets them directly and then becomes the frozen class. The engine makes one per item, where
     this is an eighth of all it does (`python -m tests.benchmarks map`).
     """
-    draft = _Draft(index, item, status, value, error, elapsed)
+    draft = _Draft(index, item, status, value, error, elapsed, attempts, note)
     draft.__class__ = Outcome  # pyright: ignore[reportAttributeAccessIssue]
     return draft  # pyright: ignore[reportReturnType]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -11,9 +11,11 @@ import trio
 
 from nursery_patterns._arguments import check_seconds
 from nursery_patterns._batch import Batch, OutcomeStream
+from nursery_patterns._frontier import Frontier
 from nursery_patterns._limiter import AnyLimiter
 from nursery_patterns._observer import Journal, Observer
 from nursery_patterns._outcomes import Report
+from nursery_patterns._retry import Retry
 from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")
@@ -26,7 +28,12 @@ class BatchOptions(TypedDict, total=False):
     limit: int
     limiter: AnyLimiter | None
     item_timeout: float | None
+    total_timeout: float | None
+    retry: Retry | None
     bucket: TokenBucket | None
+    key: Callable[[Any], Hashable] | None
+    limit_per_key: int | None
+    bucket_per_key: TokenBucket | Callable[[Any], TokenBucket] | None
     on_error: Literal["collect", "cancel"]
     journal: Journal[Any, Any] | None
     observer: Observer[Any, Any] | None
@@ -35,7 +42,7 @@ class BatchOptions(TypedDict, total=False):
 
 async def run_batch(
     fn: Callable[[ItemT], Awaitable[ValueT]],
-    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
     *,
     timeout: float | None = None,  # noqa: ASYNC109 - it answers with a report, not with an error
     **options: Unpack[BatchOptions],
@@ -72,7 +79,7 @@ async def run_batch(
 @asynccontextmanager
 async def stream_batch(
     fn: Callable[[ItemT], Awaitable[ValueT]],
-    items: Iterable[ItemT] | AsyncIterable[ItemT],
+    items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
     *,
     ordered: bool = False,
     **options: Unpack[BatchOptions],

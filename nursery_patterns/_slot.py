@@ -195,6 +195,17 @@ class Slot:
         limiters.released.add(self)
         return True
 
+    def set_aside(self) -> bool:
+        """Release the slot while its item waits for its key; whether others may be pulled too."""
+        if self._limiters.keep_batch_token:
+            self.release_shared_token()
+        else:
+            self.release()
+        if len(self._limiters.released) >= _MAX_RELEASED:
+            return False
+        self._limiters.released.add(self)
+        return True
+
     async def reacquire(self) -> None:
         """Wait for the released tokens again, first come, first served with all other tasks."""
         if self._limiters.lent is not None:
@@ -238,10 +249,20 @@ async def released_slot() -> AsyncGenerator[None]:
     in tasks that an item started, the block changes nothing.
     """
     slots = _held.get()
-    if not slots or not slots[-1].try_release_for_wait():
+    if not slots:
+        yield
+        return
+    async with released(slots[-1]):
+        yield
+
+
+@asynccontextmanager
+async def released(slot: Slot) -> AsyncGenerator[None]:
+    """Release a slot for as long as its item only waits, if that is possible."""
+    if not slot.try_release_for_wait():
         yield
         return
     try:
         yield
     finally:
-        await slots[-1].reacquire()
+        await slot.reacquire()

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import trio
 
 from nursery_patterns._arguments import name_of
+from nursery_patterns._frontier import Frontier, queue_of
 
 ItemT = TypeVar("ItemT")
 
@@ -44,7 +45,7 @@ class Source(Generic[ItemT]):
         self._met_early: list[Exception] = []  # what the iterator raised while it was only named
         self._pulling = False  # still true after a pull that was cut or raised
         self._torn = False  # an earlier run ended in the middle of a pull
-        self.ended: bool = False
+        self.at_end: bool = False
         self.broken: RuntimeError | None = None  # why the rest is out of reach, if it is
         self.pulled: int = 0
 
@@ -57,13 +58,21 @@ class Source(Generic[ItemT]):
     def exhausted(self) -> bool:
         """Whether nothing is left to pull. A sized source ends at the length it had at first."""
         return not self._given_back and (
-            self.ended or self.broken is not None or self.pulled == self._length
+            self.at_end or self.broken is not None or self.pulled == self._length
         )
 
     @property
     def total(self) -> int | None:
         """Number of items, or None while nobody can know."""
-        return self.pulled if self.ended else self._length
+        return self.pulled if self.at_end else self._length
+
+    @property
+    def known(self) -> int:
+        """Number of items that are known of: the total, or those pulled until it is known."""
+        return self.pulled if self.total is None else self.total
+
+    def stop(self) -> None:
+        """End a run."""
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
         """Take the next item and its index, or None if there is none that need not be waited for.
@@ -76,7 +85,7 @@ class Source(Generic[ItemT]):
         if self._given_back:
             return self._given_back.popleft()
         index = self.pulled
-        if self.ended or self.broken is not None or index == self._length:
+        if self.at_end or self.broken is not None or index == self._length:
             return None
         if self._channel is not None:
             return self._receive_nowait(self._channel)
@@ -96,7 +105,7 @@ class Source(Generic[ItemT]):
                 if self._torn:
                     self.broken = self._out_of_reach(self._iterator)
                 else:
-                    self.ended = True
+                    self.at_end = True
                 return None
             self._pulling = self._torn = False
         self.pulled = index + 1
@@ -110,7 +119,7 @@ class Source(Generic[ItemT]):
         except trio.WouldBlock:
             return None
         except trio.EndOfChannel:
-            self.ended = True
+            self.at_end = True
             return None
         self.pulled += 1
         return self.pulled - 1, item
@@ -124,7 +133,7 @@ class Source(Generic[ItemT]):
             return self.pull_nowait()
         if self._channel is not None:
             entry = self.pull_nowait()
-            if entry is not None or self.ended:
+            if entry is not None or self.at_end:
                 return entry
         if self._torn and _is_closed_generator(self._async_iterator):
             self.broken = self._out_of_reach(self._async_iterator)
@@ -133,7 +142,7 @@ class Source(Generic[ItemT]):
         try:
             item = await anext(self._async_iterator)
         except StopAsyncIteration:
-            self.ended = True
+            self.at_end = True
             return None
         self._pulling = self._torn = False
         self.pulled += 1
@@ -158,7 +167,7 @@ class Source(Generic[ItemT]):
 
         It never raises: an error of the iterator belongs to the pull that would have met it.
         """
-        if self._length is None or self.ended or self._iterator is None:
+        if self._length is None or self.at_end or self._iterator is None:
             return ()
         if not (self._pulling or self._torn):
             missing = self._length - self.pulled - len(self._ahead)
@@ -181,6 +190,78 @@ class Source(Generic[ItemT]):
             "and has ended since, so that the rest of its items is out of reach: to resume such a "
             "batch, pass an iterator object whose own __next__ or __anext__ can be called again"
         )
+
+
+class FrontierSource(Source[ItemT]):
+    """The items of a frontier, which grow while others run. An observer of their ends."""
+
+    def __init__(self, frontier: Frontier[ItemT]) -> None:
+        super().__init__(())
+        self._queue = queue_of(frontier)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing waits, and nothing runs that could add to it."""
+        return not (self._given_back or self._queue.waiting or self._queue.open)
+
+    @property
+    def total(self) -> int | None:
+        """Number of items once all of them ended, else None."""
+        return self.pulled if self.exhausted else None
+
+    @property
+    def known(self) -> int:
+        """Number of items that are known of."""
+        return self.pulled + len(self._queue.waiting)
+
+    def pull_nowait(self) -> tuple[int, ItemT] | None:
+        """Take the next item and its index, or None if none waits."""
+        if self._given_back:
+            self._queue.open += 1
+            return self._given_back.popleft()
+        if not self._queue.waiting:
+            return None
+        self._queue.open += 1
+        self.pulled += 1
+        return self.pulled - 1, self._queue.pull()
+
+    async def pull(self) -> tuple[int, ItemT] | None:
+        """Take the next item and its index as soon as there is one, or None at the end."""
+        while (entry := self.pull_nowait()) is None and not self.exhausted:
+            await self._queue.wait()
+        return entry
+
+    def put_back(self, entry: tuple[int, ItemT]) -> None:
+        """Take an item back that was just pulled: it is pulled next."""
+        super().put_back(entry)
+        self._queue.open -= 1
+
+    def resume(self, items: Iterable[tuple[int, ItemT]]) -> None:
+        """Begin a run. Items that were pulled but did not end come first, in index order."""
+        super().resume(items)
+        self._queue.open = 0
+        self._queue.running = True
+
+    def ended(self, outcome: object) -> None:  # noqa: ARG002 - told as an observer is
+        """Note that an item ended, and cannot add others any more."""
+        self._queue.open -= 1
+        if self.exhausted:
+            self._queue.close()
+
+    def stop(self) -> None:
+        """End a run."""
+        self._queue.running = False
+
+    def rest(self) -> Iterable[tuple[int, ItemT]]:
+        """Name the items that wait."""
+        return enumerate(self._queue.items(), start=self.pulled)
+
+
+def source_of(
+    items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
+) -> Source[ItemT]:
+    """Return the source of a batch's items."""
+    return FrontierSource(items) if isinstance(items, Frontier) else Source(items)
 
 
 def _length_of(items: object) -> int | None:

@@ -16,6 +16,7 @@ from nursery_patterns import (
     AdaptiveLimiter,
     Batch,
     Counts,
+    Frontier,
     HedgePolicy,
     Journal,
     Limits,
@@ -23,6 +24,7 @@ from nursery_patterns import (
     Outcome,
     Report,
     RequestContext,
+    Retry,
     TimeBudget,
     TokenBucket,
     current_request,
@@ -95,6 +97,26 @@ def journals_have_the_types_of_their_batch() -> None:
 
 async def plain_length(number: int) -> int:
     return number
+
+
+async def policies_keep_the_types_of_items_and_values() -> None:
+    frontier = Frontier(["a"], key=str.lower, priority=len)
+    assert_type(frontier, Frontier[str])
+    assert_type(frontier.add("b"), bool)
+    assert_type(await run_batch(length, frontier), Report[str, int])
+    report = await run_batch(length, ["a"], retry=Retry(on=(OSError, KeyError)), total_timeout=5)
+    assert_type(report.outcomes[0].attempts, int)
+    assert_type(report.outcomes[0].note, str | None)
+    retried = Retry(on=lambda error: 2.5 if isinstance(error, OSError) else "stop")(scaled)
+    assert_type(await retried(2.0, "a"), float)
+    await retried("a")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Batch(length, ["a"], key=len, limit_per_key=2, bucket_per_key=TokenBucket(1, 1))
+    async with stream_batch(length, ["a"]) as lengths:
+        assert_type(await run_batch(squared, lengths.values()), Report[int, int])
+
+
+async def squared(number: int) -> int:
+    return number * number
 
 
 async def calls_keep_their_types() -> None:

@@ -1,0 +1,187 @@
+"""A source of items that grows while a batch works on it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Hashable, Iterable
+from itertools import count
+from typing import Any, Generic, TypeVar, final
+
+import trio
+
+from nursery_patterns._arguments import check_count
+from nursery_patterns._errors import FrontierFull
+
+ItemT = TypeVar("ItemT")
+
+_MAX_ITEMS = 100_000
+_CALL = "Frontier([first], key=..., max_items=1000)"
+
+
+@final
+class Frontier(Generic[ItemT]):
+    """A source to which the batch's own function adds items: a crawl, a walk, a search.
+
+    Usage::
+
+        frontier = Frontier([start_url], key=normalised, max_items=1_000)
+
+
+        async def visit(url):
+            for link in await links_of(url):
+                frontier.add(link)  # False if it was added before
+
+
+        report = await run_batch(visit, frontier, limit=10)
+
+    It is exhausted when nothing waits in it and no item of the batch is running that could add to
+    it. A batch over it can be cut and resumed: what was added stays. It serves one batch.
+
+    Args:
+        items: The first items; those whose key came before are left out.
+        key: Function of an item that tells which are the same; by default the item itself, which
+            then has to be hashable. Each key is kept, also after its item ended.
+        max_items: Most items that are ever added, the first ones included.
+        priority: Function of an item to a number; the lowest is next. By default, and among
+            equals, first in, first out.
+
+    Raises:
+        TypeError: A key cannot be hashed, or a priority is no number.
+        ValueError: An argument is out of its bounds, or a priority is NaN.
+        FrontierFull: There are more first items than `max_items`.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[ItemT] = (),
+        *,
+        key: Callable[[ItemT], Hashable] | None = None,
+        max_items: int = _MAX_ITEMS,
+        priority: Callable[[ItemT], float] | None = None,
+    ) -> None:
+        for name, function in (("key", key), ("priority", priority)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, got {function!r}: write {_CALL}")
+        self._queue: GrowingQueue[ItemT] = GrowingQueue(
+            key, priority, check_count("max_items", max_items, call=_CALL)
+        )
+        for item in items:
+            self._queue.add(item)
+
+    def __repr__(self) -> str:
+        return f"<Frontier: {len(self._queue.seen)} added, {len(self)} waiting>"
+
+    def __len__(self) -> int:
+        """How many items wait in it."""
+        return len(self._queue.waiting)
+
+    def add(self, item: ItemT) -> bool:
+        """Add an item to the batch that runs, unless its key was added before.
+
+        Never waits. Called by the batch's function, or by any task of that trio run while the
+        batch runs.
+
+        Returns:
+            Whether it was added.
+
+        Raises:
+            FrontierFull: `max_items` were added.
+            RuntimeError: The batch does not run, or has ended, or this is another thread.
+            TypeError: Its key cannot be hashed, or its priority is no number.
+            ValueError: Its priority is NaN.
+        """
+        if self._queue.closed:
+            raise RuntimeError(
+                f"cannot add {item!r}: the batch over this frontier has ended; add items in the "
+                "batch's function before it returns, or make another Frontier"
+            )
+        if not self._queue.running:
+            raise RuntimeError(
+                f"cannot add {item!r}: no batch runs over this frontier; give the first items to "
+                "it, as in Frontier([item]), and add others in the batch's function"
+            )
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            raise RuntimeError(
+                f"cannot add {item!r} from another thread: write "
+                "trio.from_thread.run_sync(frontier.add, item)"
+            ) from None
+        return self._queue.add(item)
+
+
+@final
+class GrowingQueue(Generic[ItemT]):
+    """What waits in a frontier, what was ever added, and how many may still add to it."""
+
+    def __init__(
+        self,
+        key: Callable[[ItemT], Hashable] | None,
+        priority: Callable[[ItemT], float] | None,
+        max_items: int,
+    ) -> None:
+        self._key = key
+        self._priority = priority
+        self._max_items = max_items
+        self._numbers = count()
+        self._arrivals = trio.lowlevel.ParkingLot()
+        self.seen: set[Hashable] = set()
+        self.waiting: list[tuple[float, int, ItemT]] = []  # a heap
+        self.open: int = 0  # items that left it and have not ended, so that they may add others
+        self.running: bool = False
+        self.closed: bool = False
+
+    def add(self, item: ItemT) -> bool:
+        key: Hashable = item if self._key is None else self._key(item)
+        try:
+            if key in self.seen:
+                return False
+        except TypeError as error:
+            raise TypeError(
+                f"the key {key!r} of an item cannot be hashed: write Frontier(items, key=...) with "
+                "a function that returns a text, a number or a tuple of them"
+            ) from error
+        if len(self.seen) >= self._max_items:
+            raise FrontierFull(
+                f"cannot add {item!r}: {self._max_items} items were added, which is max_items; "
+                f"write Frontier(items, max_items={2 * self._max_items}), or add fewer"
+            )
+        entry = (self._rank(item), next(self._numbers), item)
+        self.seen.add(key)
+        heapq.heappush(self.waiting, entry)
+        if self._arrivals:
+            self._arrivals.unpark()
+        return True
+
+    def _rank(self, item: ItemT) -> float:
+        if self._priority is None:
+            return 0.0
+        rank: Any = self._priority(item)
+        if not isinstance(rank, int | float):
+            raise TypeError(f"priority must return a number, got {rank!r} for {item!r}")
+        if math.isnan(rank):
+            raise ValueError(f"priority must return a number to sort by, got NaN for {item!r}")
+        return rank
+
+    def items(self) -> list[ItemT]:
+        """Return what waits, in the order in which it is pulled."""
+        return [item for _, _, item in sorted(self.waiting, key=lambda entry: entry[:2])]
+
+    def pull(self) -> ItemT:
+        """Take the next item out. There has to be one."""
+        return heapq.heappop(self.waiting)[2]
+
+    def close(self) -> None:
+        """Let nothing be added any more."""
+        self.closed = True
+        self._arrivals.unpark_all()
+
+    async def wait(self) -> None:
+        """Wait until an item is added, or the queue is closed."""
+        await self._arrivals.park()
+
+
+def queue_of(frontier: Frontier[ItemT]) -> GrowingQueue[ItemT]:
+    """Return what is in a frontier, for the batch that works on it."""
+    return frontier._queue  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
