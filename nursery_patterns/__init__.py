@@ -90,3 +90,62 @@ from nursery_patterns._threads import (
 from nursery_patterns._threads import run_in_thread as run_in_thread
 from nursery_patterns._token_bucket import TokenBucket as TokenBucket
 from nursery_patterns._token_bucket import TokenBucketStatistics as TokenBucketStatistics
+
+__all__ = (
+    "AIMD",
+    "AdaptiveLimiter",
+    "Admission",
+    "AdmissionStatistics",
+    "Batch",
+    "BlockedStep",
+    "ClusterEngine",
+    "ClusterJob",
+    "Counts",
+    "Frontier",
+    "FrontierFull",
+    "Gradient2",
+    "HedgePolicy",
+    "HedgeStatistics",
+    "Journal",
+    "LimitAlgorithm",
+    "LimitSnapshot",
+    "Limits",
+    "NestedBatch",
+    "Observer",
+    "Outcome",
+    "OutcomeStream",
+    "Overloaded",
+    "RemoteTraceback",
+    "Report",
+    "RequestContext",
+    "RequestLogFilter",
+    "Retry",
+    "SingleFlight",
+    "Status",
+    "StepMonitor",
+    "TimeBudget",
+    "TokenBucket",
+    "TokenBucketStatistics",
+    "WorkerCrashed",
+    "abandoned_threads",
+    "connect_cluster",
+    "current_default_cluster_limiter",
+    "current_default_process_limiter",
+    "current_default_thread_limiter",
+    "current_request",
+    "hedged",
+    "released_slot",
+    "request_context",
+    "run_batch",
+    "run_in_cluster",
+    "run_in_process",
+    "run_in_thread",
+    "single_flight",
+    "stream_batch",
+    "time_budget",
+)
+
+# Names say where they are imported from, and not in which private module they are written.
+for _name in __all__:
+    if hasattr(globals()[_name], "__module__"):
+        globals()[_name].__module__ = __name__

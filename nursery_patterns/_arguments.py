@@ -93,6 +93,20 @@ def _is_kind(is_kind: Callable[[Any], bool], fn: Any) -> bool:
     )
 
 
+def check_in_trio(call: str) -> None:
+    """Refuse a call outside of a trio run.
+
+    Raises:
+        RuntimeError: It says how to be in one.
+    """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            f"{call} needs a trio run, and none is going on in this task: start the program with "
+            "trio.run(main), or with anyio.run(main, backend='trio'). In an asyncio program run it "
+            "in a trio run of its own: trio.lowlevel.start_guest_run(...), or trio.run in a thread"
+        )
+
+
 def check_items(items: object, *, call: str) -> None:
     """Refuse what can be iterated neither with `for` nor with `async for`.
 

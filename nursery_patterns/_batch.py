@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -22,6 +23,7 @@ from nursery_patterns._arguments import (
     check_async_function,
     check_choice,
     check_count,
+    check_in_trio,
     check_instance,
     check_items,
     check_seconds,
@@ -240,10 +242,10 @@ class Batch(Generic[ItemT, ValueT]):
         return self._batch_limiter.total_tokens
 
     @limit.setter
-    def limit(self, value: int) -> None:
-        self._batch_limiter.total_tokens = check_count(
-            "limit", value, call="batch.limit = 10", minimum=0
-        )
+    def limit(self, value: float) -> None:
+        if value != math.inf:
+            check_count("limit", value, call="batch.limit = 10", minimum=0)
+        self._batch_limiter.total_tokens = value
 
     @property
     def item_timeout(self) -> float | None:
@@ -284,6 +286,7 @@ class Batch(Generic[ItemT, ValueT]):
     @contextmanager
     def _running(self, *, retain: bool) -> Generator[None]:
         """Claim the batch for one run; what the last one left unfinished comes first."""
+        check_in_trio("Batch.run() or Batch.stream()")
         if self._active:
             raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
         if any(held is self._limiter for held in held_limiters()):

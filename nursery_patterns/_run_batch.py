@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 import trio
 
-from nursery_patterns._arguments import check_seconds
+from nursery_patterns._arguments import check_in_trio, check_seconds
 from nursery_patterns._batch import Batch, OutcomeStream
 from nursery_patterns._frontier import Frontier
 from nursery_patterns._limiter import AnyLimiter
@@ -70,7 +71,8 @@ async def run_batch(
         seconds = check_seconds(
             "timeout", timeout, call="run_batch(fn, items, timeout=30)", zero=True
         )
-    batch = Batch(fn, items, **options)
+    check_in_trio("run_batch()")
+    batch = _batch_for("run_batch", fn, items, options)
     with trio.move_on_after(seconds):
         await batch.run()
     return batch.report()
@@ -106,5 +108,29 @@ async def stream_batch(
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of its bounds.
     """
-    async with Batch(fn, items, **options).stream(ordered=ordered) as outcomes:
+    check_in_trio("stream_batch()")
+    batch = _batch_for("stream_batch", fn, items, options)
+    async with batch.stream(ordered=ordered) as outcomes:
         yield outcomes
+
+
+def _batch_for(
+    caller: str,
+    fn: Callable[[ItemT], Awaitable[ValueT]],
+    items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
+    options: BatchOptions,
+) -> Batch[ItemT, ValueT]:
+    """Make the batch; what is wrong with its arguments is told in terms of the function called."""
+    known = BatchOptions.__annotations__
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+            raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}: {hint}")
+    try:
+        return Batch(fn, items, **options)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        if type(error) not in {TypeError, ValueError} or "Batch(" not in message:
+            raise
+        raise type(error)(message.replace("Batch(", f"{caller}(")) from None

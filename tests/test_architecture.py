@@ -205,6 +205,8 @@ def uses(tree):
 
 
 LOOPS = {"asyncio", "anyio"}
+# Examples whose subject is the other loop.
+HOSTED = {"island_in_asyncio"}
 
 
 def swallows(caught):
@@ -222,7 +224,8 @@ EXAMPLES = {path.stem: path for path in (ROOT / "docs" / "examples").glob("*.py"
 @pytest.mark.parametrize("name", [*FILES, *EXAMPLES])
 def test_nobody_catches_a_cancel_buffers_without_bound_or_uses_another_loop(name):
     tree = TREES.get(name) or ast.parse(EXAMPLES[name].read_text("utf-8"))
-    assert list(uses(tree)) == []
+    allowed = {"another event loop"} if name in HOSTED else set()
+    assert [(line, what) for line, what in uses(tree) if what not in allowed] == []
 
 
 @pytest.mark.parametrize(

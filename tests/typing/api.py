@@ -109,7 +109,7 @@ async def policies_keep_the_types_of_items_and_values() -> None:
     assert_type(report.outcomes[0].note, str | None)
     retried = Retry(on=lambda error: 2.5 if isinstance(error, OSError) else "stop")(scaled)
     assert_type(await retried(2.0, "a"), float)
-    await retried("a")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await retried("a")  # pyright: ignore[reportCallIssue]
     Batch(length, ["a"], key=len, limit_per_key=2, bucket_per_key=TokenBucket(1, 1))
     async with stream_batch(length, ["a"]) as lengths:
         assert_type(await run_batch(squared, lengths.values()), Report[int, int])
