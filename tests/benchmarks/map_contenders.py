@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import aiometer
 import trio
 
-from nursery_patterns import Batch, TokenBucket, run_batch, stream_batch
+from nursery_patterns import (
+    Batch,
+    Frontier,
+    Observer,
+    Outcome,
+    Retry,
+    TokenBucket,
+    run_batch,
+    stream_batch,
+)
 from tests.benchmarks._runner import measure, print_cost
 
 
@@ -213,6 +222,58 @@ def ours_bucket(items: int, limit: int) -> None:
     trio.run(main)
 
 
+def ours_frontier(items: int, limit: int) -> None:
+    async def main() -> None:
+        async def visit(i: int) -> int:
+            await trio.lowlevel.checkpoint()
+            for more in (2 * i + 1, 2 * i + 2):
+                if more < items:
+                    frontier.add(more)
+            return i
+
+        frontier = Frontier([0], max_items=items)
+        report = await run_batch(visit, frontier, limit=limit)
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_retry(items: int, limit: int) -> None:
+    async def main() -> None:
+        report = await run_batch(item_on_trio, range(items), limit=limit, retry=Retry())
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_per_key(items: int, limit: int) -> None:
+    async def main() -> None:
+        report = await run_batch(
+            item_on_trio, range(items), limit=limit, key=lambda i: i % 100, limit_per_key=5
+        )
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_observed(items: int, limit: int) -> None:
+    class Counter(Observer[int, int]):
+        begun = done = 0
+
+        def started(self, index: int, item: int) -> None:
+            self.begun += 1
+
+        def ended(self, outcome: Outcome[int, int]) -> None:
+            self.done += 1
+
+    async def main() -> None:
+        counter = Counter()
+        await run_batch(item_on_trio, range(items), limit=limit, observer=counter)
+        assert counter.begun == counter.done == items
+
+    trio.run(main)
+
+
 def task_per_item(items: int, limit: int) -> None:
     async def main() -> None:
         results = [0] * items
@@ -265,6 +326,10 @@ CONTENDERS: dict[str, Callable[[int, int], None]] = {
     "run_batch over a channel": ours_channel,
     "worker loop with a bucket": bucket_worker_loop,
     "run_batch with a bucket": ours_bucket,
+    "run_batch over a frontier": ours_frontier,
+    "run_batch with retry": ours_retry,
+    "run_batch with limits per key": ours_per_key,
+    "run_batch with an observer": ours_observed,
     "asyncio semaphore + gather": asyncio_semaphore_and_gather,
     "trio, a task per item and a limiter": task_per_item,
     "aiometer.run_all on trio": aiometer_run_all,
