@@ -6,6 +6,7 @@ What one tool does belongs to `tools`.
     results       an answer or a failure as MCP has it
     access_log    a record for each call
     call_policy   the waiting queue and the departure of a call
+    tasks         the Tasks extension
     tool_server   `ToolServer` and `create_server`
     start_checks  what the settings name is there
 """

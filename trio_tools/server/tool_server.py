@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import trio
+from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver import server as sdk_server
 from mcp.server.mcpserver.exceptions import ToolError
@@ -40,6 +41,7 @@ from trio_tools.operations.store import StoredOperation
 from trio_tools.server.access_log import AccessLog
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.results import Forms, failed, succeeded
+from trio_tools.server.tasks import TasksExtension
 from trio_tools.settings import Settings
 from trio_tools.tools.background import take_up
 from trio_tools.tools.batch_calls import resume_call
@@ -78,7 +80,9 @@ class ToolServer(MCPServer[ServerState]):
         state: What is live: limits, services, operations, calls.
     """
 
-    def __init__(self, state: ServerState, tools: Sequence[Tool]) -> None:
+    def __init__(
+        self, state: ServerState, tools: Sequence[Tool], extensions: Sequence[Extension] = ()
+    ) -> None:
         self.state = state
         state.revive = partial(revive, state)
         state.largest_whole_result = largest_whole_result
@@ -92,6 +96,7 @@ class ToolServer(MCPServer[ServerState]):
                 instructions=_INSTRUCTIONS,
                 version=__version__,
                 lifespan=_lifespan,
+                extensions=[TasksExtension(state), *extensions],
             )
         self.middleware.append(AccessLog(self._tools_by_name))
 
@@ -223,7 +228,10 @@ async def resume_stored(
 
 
 def create_server(
-    settings: Settings | None = None, *, operations: Iterable[AnyOperation] = ()
+    settings: Settings | None = None,
+    *,
+    operations: Iterable[AnyOperation] = (),
+    extensions: Sequence[Extension] = (),
 ) -> ToolServer:
     """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
 
@@ -231,6 +239,7 @@ def create_server(
         settings: By default from the environment and the file it names.
         operations: Further operations for `batch_process`: async functions of one item, or
             `Operation` objects.
+        extensions: Further extensions of the protocol, beside the one for tasks.
 
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
@@ -252,7 +261,7 @@ def create_server(
         )
     state = ServerState(settings, operations)
     _check_names_of_limits(state)
-    return ToolServer(state, _chosen(settings.tools, TOOLSETS[settings.toolset]))
+    return ToolServer(state, _chosen(settings.tools, TOOLSETS[settings.toolset]), extensions)
 
 
 def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool]:
