@@ -71,8 +71,6 @@ async def call(options: argparse.Namespace, settings: Settings, rest: list[str])
 
     if options.resume is not None and not options.help:
         return await resume(options.resume, settings, as_json=options.json)
-    if options.tool is None:
-        raise ValueError("name a tool (see: trio-tools tools), or an operation with --resume ID")
     server = create_server(settings)
     if options.help:
         return await _help_on(options.tool, server)

@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     if rest and options.command != "call":
         _parser().error(f"unknown arguments: {' '.join(rest)}")
+    if options.command == "call" and options.tool is None and options.resume is None:
+        _parser().error("the following arguments are required: TOOL (or --resume ID)")
     try:
         settings = _settings(options)
         quiet = options.command != "serve" and options.log_level is None
