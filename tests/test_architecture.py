@@ -32,6 +32,7 @@ OUTSIDERS = {
         "trio_tools.upstream",
         "trio_tools.operations",
         "trio_tools.tools",
+        "trio_tools.server.tasks",
         "trio_tools.transports",
         "trio_tools.command_line.commands",
         "trio_tools.command_line.main",
