@@ -23,8 +23,6 @@ ENVELOPE_SCHEMA: Final[dict[str, Any]] = {
     "properties": {
         "success": {"type": "boolean"},
         "data": {"type": "object"},
-        "error": {},
-        "meta": {},
     },
 }
 

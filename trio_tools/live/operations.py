@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from nursery_patterns import Batch, Outcome, Status
+from nursery_patterns import Batch, Journal, Outcome, Status
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
 from trio_tools.live.state import ServerState
 from trio_tools.operations.durable.records import (
@@ -83,6 +83,56 @@ async def revive(
     kept.cannot_go_on = why_not
     kept.work.restored(outcomes)
     return kept
+
+
+def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
+    """Let the next run of an operation do its failed and timed out items once more.
+
+    What succeeded stays. Nothing is done to an operation that runs.
+    """
+    batch, operation = kept.batch, kept.work.operation
+    if kept.running:
+        return
+    outcomes = batch.report().outcomes
+    again = {Status.FAILED, Status.TIMED_OUT}
+    if not any(outcome.status in again for outcome in outcomes):
+        return
+    kept.batch = Batch(
+        kept.work.run,
+        [outcome.item for outcome in outcomes],
+        limiter=None
+        if operation.takes_own_place
+        else state.limits_of(operation.limit_name).limiter,
+        bucket=operation.bucket,
+        name=batch.name,
+        journal=_Retried(kept.journal, [o for o in outcomes if o.succeeded]),
+        observer=kept.timeline,
+    )
+    if kept.journal is not None:
+        kept.journal.batch = kept.batch
+
+
+class _Retried(Journal[Any, Result]):
+    """The journal of a batch that goes on with the failed items of an earlier one."""
+
+    def __init__(self, journal: ItemJournal | None, kept: list[Outcome[Any, Result]]) -> None:
+        self._journal = journal
+        self._kept = kept
+
+    def outcomes(self) -> list[Outcome[Any, Result]]:
+        return self._kept
+
+    def started(self, index: int, item: Any) -> None:
+        if self._journal is not None:
+            self._journal.started(index, item)
+
+    def ended(self, outcome: Outcome[Any, Any]) -> None:
+        if self._journal is not None:
+            self._journal.ended(outcome)
+
+    async def ready(self) -> None:
+        if self._journal is not None:
+            await self._journal.ready()
 
 
 @asynccontextmanager

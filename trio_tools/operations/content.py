@@ -61,7 +61,7 @@ def content_operations(services: Services) -> list[Operation]:
         Operation(
             name="hash",
             fn=functools.partial(_hash, services.files),
-            description="Hash a text or a file under the allowed roots.",
+            description="Hash a text or a file.",
             item_type=HashItem,
             runs="thread",
             label=_content_of,
@@ -71,7 +71,7 @@ def content_operations(services: Services) -> list[Operation]:
         Operation(
             name="compress",
             fn=functools.partial(_compress, services.files),
-            description="Compress a text or a file under the allowed roots, and tell the sizes.",
+            description="Compress a text or a file.",
             item_type=CompressItem,
             runs="thread",
             label=_content_of,

@@ -316,7 +316,7 @@ class MemoryStore:
         if kept.tool != operation.tool or not _same_request(kept.request, operation.request):
             raise InvalidArgument(
                 f"operation_id {operation.operation_id!r} belongs to an earlier call with other "
-                "arguments: repeat those to go on with it, or choose another id",
+                "arguments: repeat those to go on with it, or leave them out, or choose another id",
                 error_code="OPERATION_MISMATCH",
             )
         return self._use(key)

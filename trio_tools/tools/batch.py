@@ -8,6 +8,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from nursery_patterns import Counts
+from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.background import (
@@ -17,15 +18,17 @@ from trio_tools.tools.background import (
     trouble_of,
     wait_for_news,
 )
-from trio_tools.tools.batch_calls import BatchRequest, how_to_go_on, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, go_on, how_to_go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,
     BackgroundSeconds,
     BudgetSeconds,
+    Detail,
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    Retry,
     Tool,
 )
 from trio_tools.tools.naming import operation_lines, operation_names
@@ -35,29 +38,37 @@ from trio_tools.tools.pagination import Page, Pages, Part
 async def batch_process(
     call: Call,
     *,
-    operation: Annotated[str, Field(description="What to do with each.")],
-    items: Annotated[list[Any], Field(description="As listed above; or plain values.")],
+    operation: Annotated[str | None, Field(description="What to do with each.")] = None,
+    items: Annotated[
+        list[Any] | None, Field(description="As listed above; or plain values.")
+    ] = None,
     max_concurrent: MaxConcurrent = None,
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    retry: Retry = None,
+    detail: Detail = "full",
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Run an operation over many items. Answers in time with what finished, and names the rest."""
-    return await run_batch_call(
-        call,
-        BatchRequest(
-            operation=await call.state.operations.look_up(operation),
-            items=items,
-            max_concurrent=max_concurrent,
-            timeout_seconds=timeout_seconds,
-            item_timeout_seconds=item_timeout_seconds,
-            operation_id=operation_id,
-            background=background,
-            background_timeout_seconds=background_timeout_seconds,
-        ),
-    )
+    options: dict[str, Any] = {
+        "max_concurrent": max_concurrent,
+        "timeout_seconds": timeout_seconds,
+        "item_timeout_seconds": item_timeout_seconds,
+        "operation_id": operation_id,
+        "background": background,
+        "background_timeout_seconds": background_timeout_seconds,
+        "retry": retry,
+        "detail": detail,
+    }
+    if operation is None and items is None:
+        return await go_on(call, "operation and items", **options)
+    if operation is None or items is None:
+        missing = "operation" if operation is None else "items"
+        raise InvalidArgument(f"{missing} is missing. Correct that and call batch_process again.")
+    found = await call.state.operations.look_up(operation)
+    return await run_batch_call(call, BatchRequest(operation=found, items=items, **options))
 
 
 async def get_operation(
@@ -148,7 +159,7 @@ async def cancel_operation(
 BATCH_PROCESS = Tool(
     fn=batch_process,
     title="Process a batch",
-    execution="async, threads or processes, as the operation declares",
+    execution="as the operation declares",
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),

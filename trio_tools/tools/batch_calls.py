@@ -8,20 +8,27 @@ the same `operation_id` does only what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nursery_patterns import Counts, Report, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.live.operations import make_operation, working
+from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.store import StoredOperation, new_operation_id
-from trio_tools.tools.background import HowToGoOn, counts_of, go_on_in_background, trouble_of
+from trio_tools.tools.background import (
+    HowToGoOn,
+    counts_of,
+    find_operation,
+    go_on_in_background,
+    trouble_of,
+)
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
 from trio_tools.tools.pagination import Digest, Pages
 from trio_tools.tools.progress import run_with_progress
 
+_A_FEW = 3  # outcomes of each kind in an answer that is to be short
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
 
 
@@ -40,6 +47,8 @@ class BatchRequest:
         operation_id: Chosen by the caller, to find the operation again; None for a new one.
         background: Whether to answer at once, and let the work go on.
         background_timeout_seconds: Budget of the work in the background; None for the most.
+        retry: `"failed"` to run the failed and timed out items of an earlier call again.
+        detail: How much of the outcomes the answer shows.
     """
 
     operation: Operation
@@ -52,6 +61,38 @@ class BatchRequest:
     operation_id: str | None = None
     background: bool = False
     background_timeout_seconds: float | None = None
+    retry: Literal["failed"] | None = None
+    detail: Literal["full", "errors", "summary"] = "full"
+
+
+async def go_on(call: Call, missing: str, *, operation_id: str | None, **options: Any) -> Answer:
+    """Go on with an earlier operation of the caller, whose items need not be given again.
+
+    Args:
+        call: The call.
+        missing: What was not given, for messages.
+        operation_id: Names the operation.
+        options: The other attributes of a `BatchRequest`.
+
+    Raises:
+        InvalidArgument: No id was given, or one of another tool.
+        NotFound: The caller has no operation of that id.
+    """
+    if operation_id is None:
+        raise InvalidArgument(
+            f"{missing} is missing: give it, or an operation_id alone to go on with what is "
+            "missing of an earlier call"
+        )
+    kept = await find_operation(call, operation_id)
+    if kept.tool != call.tool:
+        raise InvalidArgument(
+            f"operation_id {operation_id!r} belongs to a call of {kept.tool}: go on with that tool",
+            error_code="OPERATION_MISMATCH",
+        )
+    operation, items = kept.work.operation, kept.request[1]
+    return await run_batch_call(
+        call, BatchRequest(operation, items, operation_id=operation_id, **options)
+    )
 
 
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
@@ -71,6 +112,8 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
         item_seconds = request.operation.item_timeout_seconds
     background_seconds = call.background_seconds_for(request.background_timeout_seconds)
     kept = await _open(call, request)
+    if request.retry == "failed":
+        run_failed_again(call.state, kept)
     if request.background:
         how = HowToGoOn(concurrency, item_seconds, background_seconds)
         return await go_on_in_background(call, kept, how)
@@ -113,7 +156,7 @@ async def _run(
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
-    return _answer(call, kept, report, timing, concurrency)
+    return _answer(call, kept, report, timing, concurrency, request.detail)
 
 
 async def _open(call: Call, request: BatchRequest) -> StoredOperation:
@@ -179,10 +222,12 @@ def _answer(
     report: Report[Any, Result],
     timing: Timing,
     concurrency: int,
+    detail: str,
 ) -> Answer:
     counts = report.counts
     pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
-    digest = pages.digest(report)
+    few = None if detail == "full" else _A_FEW
+    digest = pages.digest(report, few, few if detail == "summary" else None)
     summary = _summary(kept, report, timing)
     data = {
         "summary": summary,

@@ -259,7 +259,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
 PROCESS_LARGE_DATASET = Tool(
     fn=process_large_dataset,
     title="Process a dataset",
-    execution="async, threads or processes, as the operation declares",
+    execution="as the operation declares",
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),

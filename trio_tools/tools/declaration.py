@@ -32,7 +32,7 @@ _MAX_UNKNOWN = 5
 _MAX_NAME_CHARS = 60
 
 # The arguments that several tools share, each with one meaning and one description.
-MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items in flight at once.")]
+MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items at once.")]
 TimeoutSeconds = Annotated[float | None, Field(ge=0.001, description="Time for the call.")]
 BudgetSeconds = Annotated[
     float | None,
@@ -41,18 +41,15 @@ BudgetSeconds = Annotated[
 ItemTimeoutSeconds = Annotated[float | None, Field(gt=0, description="Time for one item.")]
 OperationId = Annotated[
     str | None,
-    Field(min_length=1, max_length=128, description="Alone: do what is missing of that one."),
+    Field(min_length=1, max_length=128, description="Alone: go on with that one."),
 ]
 
 Detail = Annotated[
     Literal["full", "errors", "summary"],
-    Field(description="Outcomes in the answer: all, failures and the first few, or counts."),
+    Field(description="What the answer shows."),
 ]
-Retry = Annotated[
-    Literal["none", "failed"],
-    Field(description="failed: with operation_id, run failed items again."),
-]
-Background = Annotated[bool, Field(description="Answer at once; read it with get_operation.")]
+Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
+Background = Annotated[bool, Field(description="Answer at once.")]
 BackgroundSeconds = Annotated[float | None, Field(gt=0, description="Time in the background.")]
 
 

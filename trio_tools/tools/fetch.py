@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
@@ -10,15 +10,17 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.operation import Texts
 from trio_tools.operations.web import MAX_CHARS, most_bytes
-from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
+from trio_tools.tools.batch_calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,
     BackgroundSeconds,
     BudgetSeconds,
+    Detail,
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    Retry,
     Tool,
 )
 
@@ -26,7 +28,7 @@ from trio_tools.tools.declaration import (
 async def fetch_urls(
     call: Call,
     *,
-    urls: Annotated[list[str], Field(description="http or https URLs.")],
+    urls: Annotated[list[str] | None, Field(description="http or https URLs.")] = None,
     method: Annotated[Literal["GET", "HEAD"], Field(description="HTTP method.")] = "GET",
     headers: Annotated[Texts | None, Field(description="Sent with each request.")] = None,
     body_as: Annotated[
@@ -46,10 +48,24 @@ async def fetch_urls(
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    retry: Retry = None,
+    detail: Detail = "full",
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Fetch many URLs at once: status and body. Answers in time with what finished."""
+    options: dict[str, Any] = {
+        "max_concurrent": max_concurrent,
+        "timeout_seconds": timeout_seconds,
+        "item_timeout_seconds": item_timeout_seconds,
+        "operation_id": operation_id,
+        "background": background,
+        "background_timeout_seconds": background_timeout_seconds,
+        "retry": retry,
+        "detail": detail,
+    }
+    if urls is None:
+        return await go_on(call, "urls", **options)
     most = most_bytes(call.state.settings.fetch.max_body_bytes, body_as)
     if max_bytes is not None and max_bytes > most:
         raise InvalidArgument(
@@ -70,12 +86,7 @@ async def fetch_urls(
             operation=call.state.operations.find("fetch"),
             items=[{"url": url, **common} for url in urls],
             items_argument="urls",
-            max_concurrent=max_concurrent,
-            timeout_seconds=timeout_seconds,
-            item_timeout_seconds=item_timeout_seconds,
-            operation_id=operation_id,
-            background=background,
-            background_timeout_seconds=background_timeout_seconds,
+            **options,
         ),
     )
 

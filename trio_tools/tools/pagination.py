@@ -118,12 +118,17 @@ class Pages:
         self._max_chars = max_chars
         self._room = room_for_outcomes(max_chars)
 
-    def digest(self, report: Report[Any, Result]) -> Digest:
-        """Return what fits into the answer of a batch call."""
+    def digest(
+        self,
+        report: Report[Any, Result],
+        most_results: int | None = None,
+        most_errors: int | None = None,
+    ) -> Digest:
+        """Return what fits into the answer of a batch call, or so many outcomes at most."""
         good = [o for o in report.outcomes if o.status is Status.SUCCEEDED]
         bad = [o for o in report.outcomes if o.status is not Status.SUCCEEDED]
-        errors, used = _fitting(map(self._error, bad), self._room // 2)
-        results, _ = _fitting(map(self._result, good), self._room - used)
+        errors, used = _fitting(map(self._error, bad[:most_errors]), self._room // 2)
+        results, _ = _fitting(map(self._result, good[:most_results]), self._room - used)
         cursor = None
         left_out = len(good) - len(results) + len(bad) - len(errors)
         if left_out:

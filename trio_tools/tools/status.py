@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 # The share of a budget that advice plans with.
 _SAFETY = 0.8
 _MAX_HOSTS = 50
+# As in the guideline, with what holds here.
+_RECOMMENDATIONS = {
+    "small_batch": "For fewer than 10 items one call is as good as any: give them all at once.",
+    "large_batch": "For more than 100 items set timeout_seconds, use background, or detail="
+    "'summary': what does not fit into an answer is read with get_operation.",
+    "mixed_operations": "Slow and fast operations have limits of their own: give each its own "
+    "batch.",
+}
 _MAX_LEFT_OUT = 20
 
 
@@ -71,7 +79,8 @@ async def get_concurrency_status(call: Call) -> Answer:
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed + abandoned_threads(),
             "durations": _durations(state),
-            "advice": _advice(state),
+            "advice": (advice := _advice(state)),
+            "recommendations": {**_RECOMMENDATIONS, "by_operation": advice},
         },
     )
 
