@@ -117,7 +117,7 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     if request.background:
         how = HowToGoOn(concurrency, item_seconds, background_seconds)
         return await go_on_in_background(call, kept, how)
-    return await _run(call, kept, concurrency, seconds, item_seconds)
+    return await _run(call, kept, concurrency, seconds, item_seconds, detail=request.detail)
 
 
 async def resume_call(call: Call, kept: StoredOperation) -> Answer:
@@ -139,6 +139,8 @@ async def _run(
     concurrency: int,
     seconds: float,
     item_seconds: float | None,
+    *,
+    detail: str = "full",
 ) -> Answer:
     """Work on the operation within the budget, and answer."""
     waited = call.waited
@@ -156,7 +158,7 @@ async def _run(
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
-    return _answer(call, kept, report, timing, concurrency, request.detail)
+    return _answer(call, kept, report, timing, concurrency, detail)
 
 
 async def _open(call: Call, request: BatchRequest) -> StoredOperation:
