@@ -7,6 +7,7 @@ import trio
 
 from tests.support.models import save_endless_model, save_model
 from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound, UpstreamFailed
+from trio_tools.inference import worker
 from trio_tools.inference.models import ModelInfo, Models
 from trio_tools.inference.worker import Tensor
 
@@ -185,3 +186,10 @@ def test_a_worker_does_not_import_trio():
         "assert not {'trio', 'onnxruntime', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_texts_for_numbers_are_refused_before_numpy_sees_them():
+    """It would make each of them as long as the longest: 400 GB."""
+    tensor = worker.Tensor("x", "tensor(float)", ("n",))
+    with pytest.raises(InvalidArgument, match="does not take texts"):
+        worker._array(tensor, ["a" * 1_000_000] + ["b"] * 100_000)

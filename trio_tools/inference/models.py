@@ -34,6 +34,9 @@ _Args = TypeVarTuple("_Args")
 DEFAULT_CONCURRENCY = 2
 DEFAULT_MAX_VALUES = 250_000  # unpacked and written as JSON in one step, of 25 ms
 _SUFFIX = ".onnx"
+# A worker has that much memory, and three times the file of its model in whole steps.
+_MEMORY_STEP = 2**30
+_MAX_CPU_SECONDS = 600.0
 _MAX_NAME_CHARS = 1_000
 
 
@@ -94,8 +97,10 @@ class Models:
                 too many.
             UpstreamFailed: The extra is not installed, or the model crashed its process.
         """
-        path = await self._find(name)
-        return await self._in_process(name, worker.run, path, dict(inputs), self._max_values)
+        path, memory = await self._find(name)
+        return await self._in_process(
+            name, memory, worker.run, path, dict(inputs), self._max_values
+        )
 
     async def describe(self, name: str) -> Signature:
         """Return what a model takes and gives.
@@ -103,7 +108,8 @@ class Models:
         Raises:
             ToolFailure: As `run`.
         """
-        return await self._in_process(name, worker.describe, await self._find(name))
+        path, memory = await self._find(name)
+        return await self._in_process(name, memory, worker.describe, path)
 
     async def names(self) -> tuple[str, ...]:
         """Return the names of the files of the folder that may be models, in order."""
@@ -123,7 +129,9 @@ class Models:
         except (Forbidden, NotFound, InvalidArgument) as failure:
             return ModelInfo(name, None, failure.message)
 
-    async def _in_process(self, name: str, fn: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
+    async def _in_process(
+        self, name: str, memory: int, fn: Callable[[Unpack[_Args]], _T], *args: *_Args
+    ) -> _T:
         if find_spec("onnxruntime") is None:
             raise UpstreamFailed(
                 "models need onnxruntime, which is not installed: the operator runs "
@@ -131,16 +139,29 @@ class Models:
                 error_code="EXTRA_NOT_INSTALLED",
             )
         try:
-            return await run_in_process(fn, *args, limiter=self.limiter)
+            return await run_in_process(
+                fn,
+                *args,
+                limiter=self.limiter,
+                max_memory_bytes=memory,
+                max_cpu_seconds=_MAX_CPU_SECONDS,
+            )
+        except MemoryError as error:
+            raise InvalidArgument(
+                f"model {brief_repr(name)} needs more memory for these inputs than its worker may "
+                f"have ({memory:,} bytes): send a smaller batch",
+                error_code="TOO_LARGE",
+            ) from error
         except WorkerCrashed as error:
             raise UpstreamFailed(
                 f"model {brief_repr(name)} crashed its worker process", error_code="MODEL_CRASHED"
             ) from error
 
-    async def _find(self, name: str) -> str:
+    async def _find(self, name: str) -> tuple[str, int]:
+        """Return the path of a model, and the most memory of a worker that runs it."""
         return await run_in_tool_thread(self._find_here, name)
 
-    def _find_here(self, name: str) -> str:
+    def _find_here(self, name: str) -> tuple[str, int]:
         if len(name) > _MAX_NAME_CHARS:  # of which each component would be looked up
             raise InvalidArgument(
                 f"model is a name of at most {_MAX_NAME_CHARS:,} characters, got {len(name):,}"
@@ -165,7 +186,8 @@ class Models:
                 error_code="UNKNOWN_MODEL",
                 data={"models": names},
             )
-        return str(path)
+        # In whole gigabytes, so that models of about one size share their workers.
+        return str(path), _MEMORY_STEP * (1 + 3 * path.stat().st_size // _MEMORY_STEP)
 
     def _names(self) -> list[str]:
         return sorted(

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from trio_tools.answers.errors import InvalidArgument
 
+_MAX_RANK = 32
 _MAX_SESSIONS = 4  # per process; a session holds the weights of its model
 
 _DTYPES = {
@@ -30,8 +31,14 @@ _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(string)": "object",
 }
-# What numpy makes of JSON, by the kind of dtype that it may become without loss of meaning.
-_WELCOME_KINDS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "O": "U"}
+# What may become a dtype, by its kind, without loss of meaning.
+_WELCOME: dict[str, tuple[type, ...]] = {
+    "f": (float, int, bool),
+    "i": (int, bool),
+    "u": (int, bool),
+    "b": (bool,),
+    "O": (str,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,24 +164,61 @@ def _onnx_errors() -> tuple[type[Exception], ...]:
 
 def _array(tensor: Tensor, value: Any) -> Any:
     numpy: Any = import_module("numpy")
-    dtype = _DTYPES.get(tensor.type)
-    if dtype is None:
+    name = _DTYPES.get(tensor.type)
+    if name is None:
         raise InvalidArgument(f"input {tensor} has a type that JSON cannot express here")
+    dtype = numpy.dtype(name)
+    # numpy is given one kind of value: it would make texts as long as the longest of all.
+    shape, leaves = _shape_and_leaves(tensor, value)
+    wrong = set(map(type, leaves)).difference(_WELCOME[dtype.kind])
+    if wrong:
+        names = ", ".join(sorted(_JSON_NAMES.get(each, each.__name__) for each in wrong))
+        raise _bad_input(tensor, f"does not take {names}")
+    _check_shape(tensor, shape)
     try:
-        natural = numpy.asarray(value)
-        fits = not natural.size or natural.dtype.kind in _WELCOME_KINDS[numpy.dtype(dtype).kind]
         with numpy.errstate(over="raise"):  # else 1e40 becomes an infinite float32
-            array = numpy.array(value, dtype=dtype) if fits else None
+            return numpy.array(leaves, dtype=dtype).reshape(shape)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise InvalidArgument(
-            f"input {tensor} does not take what was given: {error}", error_code="BAD_INPUTS"
-        ) from error
-    if array is None:
-        raise InvalidArgument(
-            f"input {tensor} does not take values of numpy's type {natural.dtype}",
-            error_code="BAD_INPUTS",
+        raise _bad_input(tensor, f"does not take what was given: {error}") from error
+
+
+_JSON_NAMES = {str: "texts", float: "fractions", int: "whole numbers", bool: "true or false"} | {
+    dict: "objects",
+    type(None): "null",
+}
+
+
+def _shape_and_leaves(tensor: Tensor, value: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """Return the sizes of nested lists, and what is in them in order."""
+    shape: list[int] = []
+    level: list[Any] = [value]
+    while level and isinstance(level[0], list):
+        sizes = {len(cast("list[Any]", each)) if isinstance(each, list) else -1 for each in level}
+        if len(sizes) > 1:
+            raise _bad_input(tensor, "needs lists of one length on each level")
+        shape += sizes
+        level = [inner for each in level for inner in each]
+        if len(shape) > _MAX_RANK:
+            raise _bad_input(tensor, f"has at most {_MAX_RANK} levels of lists")
+    if any(isinstance(each, list) for each in level):
+        raise _bad_input(tensor, "needs lists of one length on each level")
+    return tuple(shape), level
+
+
+def _check_shape(tensor: Tensor, shape: tuple[int, ...]) -> None:
+    fits = not tensor.shape or (
+        len(shape) == len(tensor.shape)
+        and all(
+            wanted == size or not isinstance(wanted, int)
+            for size, wanted in zip(shape, tensor.shape, strict=True)
         )
-    return array
+    )
+    if not fits:
+        raise _bad_input(tensor, f"does not take the shape {list(shape)}")
+
+
+def _bad_input(tensor: Tensor, what: str) -> InvalidArgument:
+    return InvalidArgument(f"input {tensor} {what}", error_code="BAD_INPUTS")
 
 
 def _as_json(value: Any) -> Any:
