@@ -221,7 +221,7 @@ class DatabaseSettings(Section):
     """One database that `query_database` may read by name."""
 
     url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        description="URL, such as sqlite:////data/app.db, duckdb:////data/folder or "
+        description="URL, such as sqlite:////data/app.db or "
         "postgresql://user:password@host/database; it may hold a password.",
         repr=False,
     )
