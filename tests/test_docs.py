@@ -198,3 +198,13 @@ def test_a_decision_has_a_number_a_title_and_the_four_parts(path):
 def test_no_two_decisions_have_the_same_number():
     numbers = [path.name[:4] for path in DECISIONS]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_the_architecture_leads_to_modules_that_there_are():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    paths = re.findall(r"`((?:trio_tools|nursery_patterns)/[\w/]+\.py)`", text)
+    way = re.findall(r"^\| \d+ \| (.*?) \|", text, re.MULTILINE)
+    steps = [name for cell in way for name in re.findall(r"`([\w/]+/[\w/]+\.py)`", cell)]
+    paths += [s if s.startswith("nursery_patterns/") else f"trio_tools/{s}" for s in steps]
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
