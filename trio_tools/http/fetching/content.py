@@ -161,7 +161,7 @@ async def decode_any_text(
             max_memory_bytes=_WORKER_MEMORY,
             max_cpu_seconds=_WORKER_SECONDS,
         )
-    except (WorkerCrashed, MemoryError):
+    except (WorkerCrashed, MemoryError, OSError, RuntimeError):
         name = "cp1252"
     return _decoded(body, Charset(name, declared=False), final=final)
 
