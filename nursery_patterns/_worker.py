@@ -9,7 +9,6 @@ import importlib
 import math
 import os
 import pickle
-import resource
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -46,6 +45,8 @@ def prepare(max_memory_bytes: int | None) -> None:
     """Prepare this process for its first job."""
     os.environ["PYTHONSAFEPATH"] = "1"  # also for what a job starts
     if max_memory_bytes is not None:
+        import resource  # noqa: PLC0415 - POSIX has it, and Windows has no such bounds
+
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         if most != resource.RLIM_INFINITY:
             max_memory_bytes = min(max_memory_bytes, most)
@@ -67,9 +68,15 @@ def run_job(job: bytes, max_cpu_seconds: float | None) -> object:
         _out_of_memory = True
         if error.args:
             raise
-        most, _ = resource.getrlimit(resource.RLIMIT_DATA)
-        bound = "" if most == resource.RLIM_INFINITY else f" ({most:,} bytes at most)"
+        bound = _told_bound()
         raise MemoryError(f"{name_of(fn)} ran out of the memory of its worker{bound}") from None
+
+
+def _told_bound() -> str:
+    import resource  # noqa: PLC0415 - POSIX has it
+
+    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return "" if most == resource.RLIM_INFINITY else f" ({most:,} bytes at most)"
 
 
 def is_spent() -> bool:
@@ -89,6 +96,8 @@ def _cpu_limit(seconds: float | None) -> Generator[None]:
     if seconds is None or math.isinf(seconds):
         yield
         return
+    import resource  # noqa: PLC0415 - POSIX has it
+
     usage = resource.getrusage(resource.RUSAGE_SELF)
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     until = math.ceil(usage.ru_utime + usage.ru_stime + seconds)

@@ -23,7 +23,7 @@ from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
 from trio_tools.transports.http.browsers import is_preflight, preflight_fields, readable
 from trio_tools.transports.http.connections import KNOWN
-from trio_tools.transports.http.dashboard import PREFIX, Dashboard
+from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
@@ -155,7 +155,7 @@ class AsgiGuard:
             # For whoever starts and watches the server: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
             return True
-        if path == "/" and self._dashboard is not None:
+        if path in PAGE_PATHS and self._dashboard is not None:
             # It holds no data, and a browser has no token before it shows a page that asks for one.
             self.doorkeeper.check_address(scope["headers"])
             await self._dashboard.page(send, scope["method"])

@@ -5,7 +5,7 @@ from the paths below `/dashboard/`, under the same rules of Host, Origin and tok
 file without a build step. Foreign text is shown as text only, and the content security policy
 lets nothing run but the script of this page.
 
-    GET  /                                    the page
+    GET  / and /dashboard                     the page
     GET  /dashboard/events                    server-sent events: a snapshot a second
     GET  /dashboard/operations/ID.jsonl       all outcomes, one JSON object a line
     GET  /dashboard/operations/ID.csv         the same as CSV
@@ -39,6 +39,7 @@ from trio_tools.operations.store import StoredOperation
 from trio_tools.transports.http.authentication import Denied
 
 PREFIX: Final = "/dashboard/"
+PAGE_PATHS: Final = frozenset({"/", "/dashboard"})
 INTERVAL_SECONDS: Final = 1.0
 """Time between two snapshots of one stream."""
 
