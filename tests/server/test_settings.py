@@ -232,14 +232,19 @@ def test_a_default_above_a_cap_that_nobody_gave_is_refused_with_setting_cap_and_
     assert told_.endswith(f"lower it, or set limits.{tool}.{cap} to at least {value}")
 
 
-async def test_what_a_server_declares_are_its_limits_whichever_of_them_were_given():
+async def test_what_a_server_declares_are_its_limits_whichever_of_them_were_given(tmp_path):
     lowered = {
         "fetch_urls": {"max_timeout_seconds": 40},
         "batch_process": {"max_timeout_seconds": 40, "max_concurrency": 5},
         "call_external_api": {"max_concurrency": 2},
         "query_database": {"max_concurrency": 8},
     }
-    listings = await create_server(Settings(limits=lowered)).list_tools()
+    settings = Settings(
+        limits=lowered,
+        apis={"github": {"base_url": "https://api.example"}},
+        databases={"shop": {"url": f"sqlite:///{tmp_path}/shop.db", "optional": True}},
+    )
+    listings = await create_server(settings).list_tools()
     told_ = {listing.name: listing.description for listing in listings}
     assert "Timeout: 40 s by default, 40 s at most" in told_["fetch_urls"]
     assert "Timeout: 40 s by default, 40 s at most" in told_["batch_process"]
@@ -489,5 +494,5 @@ def test_what_can_be_meant_is_taken(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(OWN_PATHS))
 async def test_the_server_answers_these_paths_itself(path):
-    async with http_server() as address:
+    async with http_server(create_server(Settings())) as address:
         assert (await exchange(address, get(path))).status == 200
