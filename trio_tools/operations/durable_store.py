@@ -153,6 +153,21 @@ class DurableStore(MemoryStore):
             return []
         return await self._read(lambda database: database.records())
 
+    async def names(self, owner: str) -> list[str]:
+        """Return the ids of an owner's operations, in memory and on the disk, the newest first."""
+        here = await super().names(owner)
+        if not self.writer.running or not self.location.may_hold_operations():
+            return here
+        try:
+            stored = await self.writer.read(
+                lambda database: database.records(owner=plain_name(owner))
+            )
+        except StateTroubleError as error:
+            self.writer.note_trouble(error)
+            return here
+        there = [restored_name(record.operation_id) for record in reversed(stored)]
+        return list(dict.fromkeys((*here, *there)))
+
     async def prune(self, ttl: float | None = None) -> int:
         """Delete what nobody has used for so long, by default the time to live.
 

@@ -212,6 +212,10 @@ class OperationStore(Protocol):
         """Return the operations that are held in memory, the least recently used first."""
         ...
 
+    async def names(self, owner: str) -> list[str]:
+        """Return the ids of an owner's operations, wherever they are, the newest first."""
+        ...
+
 
 class MemoryStore:
     """Operations in memory, until they are old, too many or too large.
@@ -359,6 +363,12 @@ class MemoryStore:
     def operations(self) -> list[StoredOperation]:
         """Return all that is kept, the least recently used first."""
         return list(self._kept.values())
+
+    async def names(self, owner: str) -> list[str]:
+        """Return the ids of an owner's operations, the newest first."""
+        self._drop_old()
+        kept = sorted(self._kept.values(), key=lambda kept: kept.created, reverse=True)
+        return [each.operation_id for each in kept if each.owner == owner]
 
     def _use(self, key: tuple[str, str]) -> StoredOperation:
         kept = self._kept[key]

@@ -7,6 +7,7 @@ What one tool does belongs to `tools`.
     access_log    a record for each call
     call_policy   the waiting queue and the departure of a call
     tasks         the Tasks extension
+    resources     operations as resources
     tool_server   `ToolServer` and `create_server`
     start_checks  what the settings name is there
 """

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
 from trio_tools.answers.envelope import error_response, success_response
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import safe_value
 from trio_tools.answers.texts import Told, json_line, one_line, write_text
 from trio_tools.tools.call import Answer
+from trio_tools.tools.pagination import OPERATION_MIME
 
 Forms = Literal["both", "text", "structured"]
 
@@ -33,12 +34,13 @@ def succeeded(answer: Answer, forms: Forms = "both") -> CallToolResult:
         rate_limit=answer.rate_limit,
     )
     if forms == "structured":
-        return _result("\n".join((answer.summary, *answer.warnings)), envelope)
+        text = "\n".join((answer.summary, *answer.warnings))
+        return _result(text, envelope, answer.link)
     told = answer.told
     if told is None:
         told = [Told(json_line(answer.data))] if answer.data else []
     text = write_text(answer.summary, warnings=answer.warnings, told=told, closing=_closing(answer))
-    return _result(text, None if forms == "text" else envelope)
+    return _result(text, None if forms == "text" else envelope, answer.link)
 
 
 def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
@@ -76,7 +78,10 @@ def _is_told(pages: dict[str, Any], answer: Answer) -> bool:
     return cursor is None or any(str(cursor) in text for text in (answer.text, *answer.warnings))
 
 
-def _result(text: str, envelope: dict[str, Any] | None) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=envelope
-    )
+def _result(text: str, envelope: dict[str, Any] | None, link: str = "") -> CallToolResult:
+    content: list[ContentBlock] = [TextContent(type="text", text=text)]
+    if link:
+        content.append(
+            ResourceLink(type="resource_link", name="outcomes", uri=link, mime_type=OPERATION_MIME)
+        )
+    return CallToolResult(content=content, structured_content=envelope)

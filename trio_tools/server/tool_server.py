@@ -40,6 +40,7 @@ from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.store import StoredOperation
 from trio_tools.server.access_log import AccessLog
 from trio_tools.server.call_policy import tracked, turn
+from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.tasks import TasksExtension
 from trio_tools.settings import Settings
@@ -99,6 +100,7 @@ class ToolServer(MCPServer[ServerState]):
                 extensions=[TasksExtension(state), *extensions],
             )
         self.middleware.append(AccessLog(self._tools_by_name))
+        add_operation_resources(self, state)
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""

@@ -250,6 +250,11 @@ class Settings(BaseSettings):
         default="both",
         description="Forms of an answer: a text, structured content, or both, each complete.",
     )
+    answers_link_resources: bool = Field(
+        default=False,
+        description="Whether batch answers link to `operation://{operation_id}`. A host that shows "
+        "a link may hide the answer.",
+    )
     operation_ttl_seconds: PositiveFloat = Field(
         default=3_600.0, description="How long the outcomes of an operation stay readable."
     )

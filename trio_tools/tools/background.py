@@ -22,6 +22,7 @@ from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.call import Answer, Call, no_progress
+from trio_tools.tools.pagination import operation_uri
 from trio_tools.tools.progress import run_with_progress
 
 _log = logging.getLogger("trio_tools")
@@ -94,6 +95,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
         },
         text=f"Wait for it and read it with {wait}; stop it with cancel_operation.",
         warnings=trouble_of(call),
+        link=link_to(call, kept),
     )
 
 
@@ -200,6 +202,13 @@ async def stop_for_good(call: Call, kept: StoredOperation) -> bool:
         return True
     kept.background = False
     return await call.state.store.stop_elsewhere(kept)
+
+
+def link_to(call: Call, kept: StoredOperation) -> str:
+    """Return the URI that an answer links to; empty if answers have no links."""
+    if not call.state.settings.answers_link_resources:
+        return ""
+    return operation_uri(kept.operation_id)
 
 
 def trouble_of(call: Call) -> list[str]:

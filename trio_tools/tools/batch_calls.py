@@ -21,6 +21,7 @@ from trio_tools.tools.background import (
     counts_of,
     find_operation,
     go_on_in_background,
+    link_to,
     trouble_of,
 )
 from trio_tools.tools.call import Answer, Call
@@ -250,6 +251,7 @@ def _answer(
         text=_closing(kept, timing, concurrency),
         warnings=_warnings(call, kept, report, timing, digest),
         pagination=pagination,
+        link=link_to(call, kept),
     )
 
 

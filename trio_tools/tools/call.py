@@ -116,6 +116,7 @@ class Answer:
         warnings: Sentences to read although the call succeeded.
         pagination: Where the next page starts.
         rate_limit: How much of a rate is left.
+        link: The resource that has the same and more; empty for none.
     """
 
     summary: str
@@ -125,6 +126,7 @@ class Answer:
     warnings: list[str] = field(default_factory=list[str])
     pagination: dict[str, Any] | None = None
     rate_limit: dict[str, Any] | None = None
+    link: str = ""
 
 
 async def no_progress(*_: object) -> None:

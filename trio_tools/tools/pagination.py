@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from nursery_patterns import Outcome, Report, Status
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.error_mapping import outcome_failure
-from trio_tools.answers.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, label_text, one_line
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
+
+OPERATION_MIME = "application/jsonl"
 
 _MAX_LABEL_CHARS = 200
 _MAX_REASON_CHARS = 400
@@ -103,6 +106,12 @@ def largest_whole_result(max_chars: int) -> int:
     return room_for_outcomes(max_chars) - min(_LABEL_ROOM, max_chars // _LEAST_SHARE // 2)
 
 
+def operation_uri(operation_id: str, index: str | None = None) -> str:
+    """Return the URI of an operation's resource, or of one of its outcomes."""
+    parts = (operation_id,) if index is None else (operation_id, index)
+    return f"operation://{'/'.join(quote(part, safe='') for part in parts)}"
+
+
 class Pages:
     """The pages of one operation.
 
@@ -162,6 +171,29 @@ class Pages:
             for kind, start in (("results", starts[True]), ("errors", starts[False]))
         }
         return Page(_data(shown), _told(shown), self._cursor(**later))
+
+    def outcome(self, index: int, cursor: str | None) -> Page | Part:
+        """Return one outcome; of a result larger than a page, a part of its JSON.
+
+        Raises:
+            InvalidArgument: The cursor was not given out for this outcome.
+            NotFound: The operation has no item of that index.
+        """
+        if cursor is not None:
+            if self._position(cursor).get("index") != index:
+                raise self._wrong_cursor()
+            return self.read(cursor, 1)
+        outcomes = self._kept.batch.report().outcomes
+        if index >= len(outcomes):
+            raise NotFound(
+                f"operation {self._kept.operation_id!r} has {len(outcomes)} items, so no index "
+                f"{index}: give one from 0 to {len(outcomes) - 1}"
+            )
+        outcome = outcomes[index]
+        if outcome.succeeded and outcome.value is not None and outcome.value.chars is not None:
+            return self._part(index, 0, 0)
+        shown = self._entry(outcome)
+        return Page([shown.data], [shown.told], None)
 
     def _entry(self, outcome: _Outcome) -> Shown:
         return self._result(outcome) if outcome.succeeded else self._error(outcome)
