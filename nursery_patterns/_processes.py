@@ -50,9 +50,14 @@ _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
 )
 
 
+def _usable_cpus() -> int:
+    """Return how many CPUs this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def current_default_process_limiter() -> trio.CapacityLimiter:
     """Return the limiter of `run_in_process` in this trio run: one per CPU unless changed."""
-    return run_local(_limiter, lambda: trio.CapacityLimiter(os.cpu_count() or 1))
+    return run_local(_limiter, lambda: trio.CapacityLimiter(_usable_cpus()))
 
 
 async def run_in_process(

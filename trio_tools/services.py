@@ -80,9 +80,10 @@ class Services:
             self._fetcher = await self._open.enter_async_context(self._make_fetcher())
         return self._fetcher
 
-    def hosts(self) -> Mapping[str, HostState]:
-        """Return the web hosts in use or in trouble, by name."""
-        return {} if self._fetcher is None else self._fetcher.hosts()
+    def hosts(self, client_id: str) -> Mapping[str, HostState]:
+        """Return the web hosts in use or in trouble that a client asked for, by name."""
+        hosts = {} if self._fetcher is None else self._fetcher.hosts()
+        return {name: host for name, host in hosts.items() if client_id in host.clients}
 
     def _make_fetcher(self) -> Fetcher:
         from trio_tools.http.fetching.fetcher import Fetcher  # noqa: PLC0415 - see above

@@ -1,12 +1,15 @@
 """`get_concurrency_status`: all of one's own, of others how many, and no more than can be read."""
 
 import json
+from types import SimpleNamespace
 
 import trio
 
+from nursery_patterns import request_context
 from tests.server.kit import call_as
 from tests.tools.kit import calling, nap_server
-from trio_tools.http.fetching.host_throttle import HostState
+from trio_tools.http.fetching.host_throttle import HostLimits, HostState
+from trio_tools.live.snapshot import host_view
 
 
 def batch(name):
@@ -48,6 +51,23 @@ async def test_where_all_are_one_client_all_is_shown(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+async def test_a_client_is_shown_the_hosts_that_it_asked_for_alone():
+    limits = HostLimits(max_per_host=2, max_cooldown_seconds=10)
+    for client, host in (("alice", "a.example"), ("bob", "b.example"), ("alice", "both.example")):
+        with request_context(client_id=client):
+            await limits.enter(host)
+    with request_context(client_id="bob"):
+        await limits.enter("both.example")
+    server, _ = nap_server()
+    services = server.state.services
+    services._fetcher = SimpleNamespace(hosts=limits.snapshot)
+    assert set(services.hosts("alice")) == {"a.example", "both.example"}
+    assert set(services.hosts("bob")) == {"b.example", "both.example"}
+    assert services.hosts("carol") == {}
+    view = host_view(services.hosts("bob")["both.example"])
+    assert view == {"limit": 2, "in_flight": 2, "waiting": 0, "cooling_seconds": 0.0}
+
+
 async def test_the_busiest_hosts_are_shown_and_the_others_are_counted(monkeypatch):
     server, _ = nap_server()
     hosts = {
@@ -55,7 +75,7 @@ async def test_the_busiest_hosts_are_shown_and_the_others_are_counted(monkeypatc
         for n in range(10_000)
     }
     async with calling(server) as call:
-        monkeypatch.setattr(server.state.services, "hosts", lambda: hosts)
+        monkeypatch.setattr(server.state.services, "hosts", lambda _: hosts)
         status = (await call("get_concurrency_status"))["data"]
         assert len(status["hosts"]) == 50
         assert status["hosts_left_out"] == 9_950
@@ -63,6 +83,6 @@ async def test_the_busiest_hosts_are_shown_and_the_others_are_counted(monkeypatc
         assert busy[0] == 198
         assert busy == sorted(busy, reverse=True)
         assert len(json.dumps(status)) < 10_000
-        monkeypatch.setattr(server.state.services, "hosts", lambda: {"one": hosts["host7"]})
+        monkeypatch.setattr(server.state.services, "hosts", lambda _: {"one": hosts["host7"]})
         status = (await call("get_concurrency_status"))["data"]
         assert (list(status["hosts"]), status["hosts_left_out"]) == (["one"], 0)

@@ -10,7 +10,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -19,6 +19,9 @@ from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.version import __version__
+
+if TYPE_CHECKING:
+    from trio_tools.http.fetching.host_throttle import HostState
 
 MAX_OPERATIONS: Final = 50
 MAX_FAILED: Final = 20
@@ -55,7 +58,7 @@ def snapshot(state: ServerState, client_id: str) -> dict[str, Any]:
             {"name": name, **asdict(queue.statistics())}
             for name, queue in state.admissions().items()
         ],
-        "hosts": _hosts(state),
+        "hosts": _hosts(state, client_id),
         "upstreams": _upstreams(state),
         "loop": {
             "threshold_seconds": state.settings.blocked_step_seconds,
@@ -123,14 +126,19 @@ def failed_items(kept: StoredOperation, most: int = MAX_FAILED) -> list[dict[str
     return shown
 
 
-def _hosts(state: ServerState) -> list[dict[str, Any]]:
-    hosts = state.services.hosts()
+def _hosts(state: ServerState, client_id: str) -> list[dict[str, Any]]:
+    hosts = state.services.hosts(client_id)
 
     def weight(name: str) -> tuple[float, int]:
         return hosts[name].cooling_seconds, hosts[name].in_flight + hosts[name].waiting
 
     busiest: Iterable[str] = heapq.nlargest(MAX_HOSTS, hosts, key=weight)
-    return [{"name": name, **asdict(hosts[name])} for name in busiest]
+    return [{"name": name, **host_view(hosts[name])} for name in busiest]
+
+
+def host_view(host: HostState) -> dict[str, Any]:
+    """Return a host as a client sees it: without who else asked for it."""
+    return {name: value for name, value in asdict(host).items() if name != "clients"}
 
 
 def _upstreams(state: ServerState) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
 from trio_tools.live.calls import Durations, RunningCall
+from trio_tools.live.snapshot import host_view
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batch_calls import counts_of
@@ -50,7 +51,7 @@ async def get_concurrency_status(call: Call) -> Answer:
     by_request = {kept.request_id: kept for kept in operations}
     own_calls = [running for running in state.calls.values() if running.client_id == call.client_id]
     own_operations = [kept for kept in operations if kept.owner == call.client_id]
-    hosts = state.services.hosts()
+    hosts = state.services.hosts(call.client_id)
     departed = sum(running.departed for running in state.calls.values())
     limits = {name: _limit(state, name) for name in state.limits}
     lines = _lines(state)
@@ -116,7 +117,7 @@ def _busiest(hosts: Mapping[str, HostState]) -> dict[str, Any]:
         host = hosts[name]
         return host.in_flight + host.waiting, host.cooling_seconds
 
-    return {name: asdict(hosts[name]) for name in heapq.nlargest(_MAX_HOSTS, hosts, key=weight)}
+    return {name: host_view(hosts[name]) for name in heapq.nlargest(_MAX_HOSTS, hosts, key=weight)}
 
 
 def _limit(state: ServerState, name: str) -> dict[str, Any]:

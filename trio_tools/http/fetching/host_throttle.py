@@ -13,16 +13,21 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
+from typing import Final
 
 import trio
 
-from nursery_patterns import released_slot
+from nursery_patterns import current_request, released_slot
 from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
 _FIRST_PAUSE_SECONDS = 1.0
+
+MAX_CLIENTS: Final = 50
+"""How many clients of one host are remembered, for a status that shows each its own."""
+
 _LONGEST_PAUSE_SECONDS = 999_999_999
 
 
@@ -35,20 +40,33 @@ class HostState:
         in_flight: Requests it has now.
         waiting: Requests that wait for it.
         cooling_seconds: Seconds until it is asked again; 0 if it is not cooling down.
+        clients: Who asked for it since it came into use, the first `MAX_CLIENTS` of them.
     """
 
     limit: int
     in_flight: int
     waiting: int
     cooling_seconds: float
+    clients: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
 
 class _Host:
-    __slots__ = ("cools_until", "cut_at", "door", "freed", "in_flight", "limit", "strikes", "users")
+    __slots__ = (
+        "clients",
+        "cools_until",
+        "cut_at",
+        "door",
+        "freed",
+        "in_flight",
+        "limit",
+        "strikes",
+        "users",
+    )
 
     def __init__(self, limit: int) -> None:
         self.limit = float(limit)  # 1 <= limit <= the configured one; whole slots count
         self.in_flight = 0
+        self.clients: set[str] = set()
         self.users = 0  # in flight or waiting; the host is forgotten only at 0
         self.cools_until = -math.inf
         self.cut_at = -math.inf  # when the limit was last cut
@@ -81,7 +99,10 @@ class HostLimits:
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = _Host(self._max_per_host)
-        elif host.door is not None or host.in_flight >= int(host.limit) or host.cools():
+        request = current_request()
+        if request is not None and len(host.clients) < MAX_CLIENTS:
+            host.clients.add(request.client_id)
+        if host.door is not None or host.in_flight >= int(host.limit) or host.cools():
             return False
         host.users += 1
         host.in_flight += 1
@@ -161,6 +182,7 @@ class HostLimits:
                 in_flight=host.in_flight,
                 waiting=host.users - host.in_flight,
                 cooling_seconds=max(0.0, host.cools_until - now),
+                clients=frozenset(host.clients),
             )
             for name, host in self._hosts.items()
         }
