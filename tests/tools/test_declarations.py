@@ -226,13 +226,13 @@ async def test_every_limit_in_the_status_is_one_that_work_holds_places_in(tmp_pa
             "run_inference": {},
             "batch_process": {"operation": "hash", "items": ["a"]},
             "process_large_dataset": {"dataset": "lines.jsonl", "operation": "hash"},
-            "rate_limited_operation": {"calls": 1},
-            "parallel_fetch": {"urls": [site.url]},
-            "process_batch_streaming": {"items": ["a"], "seconds": 0},
-            "process_with_timeout": {"items": ["a"], "seconds": 0},
-            "query_with_timeout": {"seconds": 0},
-            "cancellable_operation": {"steps": 1, "seconds": 0},
-            "main_operation": {"items": ["a"], "seconds": 0},
+            "rate_limited_operation": {"data": "a"},
+            "parallel_fetch": {"items": [site.url]},
+            "process_batch_streaming": {"items": ["a"]},
+            "process_with_timeout": {"items": ["a"]},
+            "query_with_timeout": {"query": "SELECT 1"},
+            "cancellable_operation": {"items": ["a"]},
+            "main_operation": {"data": {}},
         }
         async with connected(server, era) as client:
             names = {tool.name for tool in (await client.list_tools()).tools}

@@ -101,7 +101,6 @@ async def test_a_way_to_the_caller_that_is_broken_ends_the_telling_only(autojump
 
 PATTERNS = {
     "process_batch_streaming": {"items": ["a"] * 100, "max_concurrent": 1},
-    "cancellable_operation": {"steps": 100},
 }
 
 
@@ -133,6 +132,7 @@ async def test_a_client_that_does_not_read_holds_up_no_small_tool(autojump_clock
         await trio.sleep_forever()
 
     server = server_with(toolset="patterns")
-    tool = server._tools_by_name["cancellable_operation"]
-    await tool.fn(Call(server.state, tool.name, "anna", stuck), steps=40, seconds=0.25)
-    assert trio.current_time() == 10.06  # the last message is given up, then cleaned
+    tool = server._tools_by_name["process_batch_streaming"]
+    call = Call(server.state, tool.name, "anna", stuck)
+    await tool.fn(call, items=["a"] * 40, seconds=0.25, max_concurrent=1)
+    assert trio.current_time() == 10.05  # the last message is given up

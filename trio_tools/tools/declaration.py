@@ -171,7 +171,7 @@ class Tool:
     @property
     def timed(self) -> bool:
         """Whether the caller may say how long it takes; then the tool keeps to it itself."""
-        return "timeout_seconds" in self._fields
+        return not {"timeout", "timeout_seconds"}.isdisjoint(self._fields)
 
     def _parallel(self, limits: LiveLimits) -> tuple[str, str]:
         """Say what runs at once, and what may on request."""
