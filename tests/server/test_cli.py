@@ -103,7 +103,7 @@ def test_tools_are_listed_for_machines_with_schemas(capsys):
     status, out, _ = run(capsys, "tools", "--json")
     tools = {tool["name"]: tool for tool in json.loads(out)}
     assert status == 0
-    assert tools["fetch_urls"]["inputSchema"]["required"] == ["urls"]
+    assert tools["get_operation"]["inputSchema"]["required"] == ["operation_id"]
     assert tools["fetch_urls"]["outputSchema"]["title"] == "response-v2"
 
 
@@ -111,7 +111,7 @@ def test_help_behind_a_tool_is_about_that_tool(capsys):
     status, out, _ = run(capsys, "call", "fetch_urls", "--help")
     assert status == 0
     rows = rows_of(out)
-    assert rows["--urls"][:2] == ["list: repeat it", "required"]
+    assert rows["--urls"][:2] == ["list: repeat it", "null"]
     assert rows["--max-concurrent"][:2] == ["integer ≥ 1, ≤ 50", "null"]
     assert "Timeout: 50 s by default, 300 s at most" in out
     status, out, err = run(capsys, "call", "nope", "--help")

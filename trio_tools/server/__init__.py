@@ -8,6 +8,7 @@ What one tool does belongs to `tools`.
     call_policy   the waiting queue and the departure of a call
     tasks         the Tasks extension
     resources     operations as resources
+    tool_changes  clients are told when the list of tools changes
     tool_server   `ToolServer` and `create_server`
     start_checks  what the settings name is there
 """

@@ -43,6 +43,7 @@ from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.tasks import TasksExtension
+from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
 from trio_tools.tools.background import take_up
 from trio_tools.tools.batch_calls import resume_call
@@ -87,7 +88,8 @@ class ToolServer(MCPServer[ServerState]):
         self.state = state
         state.revive = partial(revive, state)
         state.largest_whole_result = largest_whole_result
-        state.first_jobs = [partial(take_up, state)]
+        self._changes = ToolChanges()
+        state.first_jobs = [partial(take_up, state), self._changes.tell, self._watch_upstreams]
         self._tools_by_name = {tool.name: tool for tool in tools}
         with _logging_left_alone():
             super().__init__(
@@ -98,14 +100,25 @@ class ToolServer(MCPServer[ServerState]):
                 version=__version__,
                 lifespan=_lifespan,
                 extensions=[TasksExtension(state), *extensions],
+                subscriptions=self._changes.bus,
             )
-        self.middleware.append(AccessLog(self._tools_by_name))
+        self.middleware.extend((AccessLog(self._tools_by_name), self._changes))
         add_operation_resources(self, state)
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""
         if self.state.settings.upstreams:
             await self.state.services.upstreams.discover(_DISCOVERY_SECONDS)
+        listing = await self._tools_now()
+        self._changes.note(listing)
+        return listing
+
+    async def _watch_upstreams(self) -> None:
+        if self.state.settings.upstreams:
+            await self._changes.watch(self.state.services.upstreams, self._tools_now)
+
+    async def _tools_now(self) -> list[ToolListing]:
+        """List the tools without waiting for upstreams."""
         ours: list[ToolListing] = []
         if self.state.settings.models_folder is not None:
             self.state.model_names = await self.state.services.models.names()

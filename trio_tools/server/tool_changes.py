@@ -1,0 +1,90 @@
+"""Tells clients when the list of tools changes: their set, or what their schemas name.
+
+Each listing is compared with the one before, and when upstreams change a listing is made for that.
+Clients of the modern protocol hear of it on `subscriptions/listen`, those of older ones on the
+stream of their session.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.subscriptions import InMemorySubscriptionBus, ToolsListChanged
+from mcp.types import Tool as ToolListing
+
+from trio_tools.upstream.upstreams import Upstreams
+
+# A client that does not read its stream holds up nobody for longer.
+_SEND_SECONDS = 5.0
+
+
+class ToolChanges:
+    """The latest list of tools of one server, and the sessions that hear of a later one.
+
+    Attributes:
+        bus: Brings the news to clients of the modern protocol.
+    """
+
+    def __init__(self) -> None:
+        self.bus = InMemorySubscriptionBus()
+        # A session of an older protocol lives as long as its connection.
+        self._sessions: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._latest: list[ToolListing] | None = None
+        self._news = trio.Event()
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Promise the notification in the handshake, as a stage of a server's middleware."""
+        result = await call_next(ctx)
+        if ctx.method == "initialize" and isinstance(result, dict):
+            # The SDK has an option for it, which none of its HTTP transports sets.
+            result.get("capabilities", {}).get("tools", {})["listChanged"] = True
+            self._sessions.add(_connection_of(ctx))
+        return result
+
+    def note(self, listing: Sequence[ToolListing]) -> None:
+        """Compare a list of tools with the one before; if it is another one, clients are told."""
+        before, self._latest = self._latest, list(listing)
+        if before is not None and before != self._latest:
+            self._news.set()
+
+    async def tell(self) -> None:
+        """Tell clients of each change, until cancelled. Changes meanwhile are told as one."""
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for session in list(self._sessions):
+                    nursery.start_soon(_tell_one, session)
+                await self.bus.publish(ToolsListChanged())
+
+    async def watch(
+        self, upstreams: Upstreams, list_tools: Callable[[], Awaitable[Sequence[ToolListing]]]
+    ) -> None:
+        """Look at the list whenever the tools of upstreams change, until cancelled.
+
+        Args:
+            upstreams: Which to watch.
+            list_tools: Returns the list as it is now, without waiting for upstreams.
+        """
+        version = -1  # what changed while this did not run is seen at once
+        while True:
+            version = await upstreams.changed(version)
+            if self._latest is not None:  # else nobody has seen a list
+                self.note(await list_tools())
+
+
+async def _tell_one(session: Connection) -> None:
+    with trio.move_on_after(_SEND_SECONDS):
+        await session.send_tool_list_changed()
+
+
+def _connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
+    # The SDK gives handlers a proxy for the request, and no public way to the session behind it.
+    return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
