@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from trio_tools.answers.errors import ToolFailure
+from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS
 from trio_tools.server.tool_server import ToolServer
 from trio_tools.settings import Settings, written_name
 
@@ -34,11 +35,22 @@ async def start_problems(server: ToolServer) -> list[str]:
 
 def _unset_secrets(settings: Settings) -> list[str]:
     return [
-        f"{written_name(f'apis.{name}.auth_env')} names {api.auth_env}, which is not set in the "
-        "environment: set it, or leave the setting out"
+        f"{written_name(f'apis.{name}.auth_env')} names {api.auth_env}, which {trouble}"
         for name, api in settings.apis.items()
-        if api.auth_env is not None and not os.environ.get(api.auth_env)
+        if api.auth_env is not None and (trouble := _trouble_of_secret(api.auth_env))
     ]
+
+
+def _trouble_of_secret(variable: str) -> str:
+    secret = os.environ.get(variable, "")
+    if not secret:
+        return "is not set in the environment: set it, or leave the setting out"
+    if len(secret) < LEAST_SECRET_CHARS:
+        return (
+            f"has fewer than {LEAST_SECRET_CHARS} characters, so it could not be told from other "
+            "text in a reply: use a longer secret"
+        )
+    return ""
 
 
 async def _useless_limits(server: ToolServer) -> AsyncGenerator[str]:
