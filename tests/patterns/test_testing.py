@@ -282,7 +282,9 @@ def test_an_outcome_that_contradicts_itself_is_found():
             async for outcome in outcomes:
                 probe.delivered(batch, replace(outcome, error=ValueError("odd")))
 
-    assert "ValueError('odd'), elapsed=1.0) contradicts itself" in complaint_about(scenario)
+    complaint = complaint_about(scenario)
+    assert "error=ValueError('odd')" in complaint
+    assert complaint.endswith("contradicts itself")
 
 
 def test_two_outcomes_of_one_index_are_found():

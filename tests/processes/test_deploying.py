@@ -66,7 +66,11 @@ def test_the_entry_for_the_registry_has_this_version_and_arguments_that_are_ther
 
 
 def test_what_the_files_set_are_settings_that_there_are():
-    texts = [path.read_text("utf-8") for path in FOLDER.iterdir() if path.suffix != ".py"]
+    texts = [
+        path.read_text("utf-8")
+        for path in FOLDER.iterdir()
+        if path.is_file() and path.suffix != ".py"
+    ]
     variables = {name for text in texts for name in re.findall(r"TRIO_TOOLS_[A-Z_]+", text)}
     given = dict.fromkeys(variables, "1")
     assert variables
