@@ -34,7 +34,7 @@ from trio_tools.version import __version__ as __version__
 if TYPE_CHECKING:
     from trio_tools.answers.envelope import error_response, success_response
     from trio_tools.operations import Operation
-    from trio_tools.server import ToolServer, create_server
+    from trio_tools.server import ToolContext, ToolServer, create_server, tool
     from trio_tools.settings import Settings
     from trio_tools.transports import serve_http, serve_stdio
 
@@ -42,23 +42,27 @@ if TYPE_CHECKING:
 __all__ = [
     "Operation",
     "Settings",
+    "ToolContext",
     "ToolServer",
     "create_server",
     "error_response",
     "serve_http",
     "serve_stdio",
     "success_response",
+    "tool",
 ]
 
 _HOMES = {
     "Operation": "operations.operation",
     "Settings": "settings",
+    "ToolContext": "server",
     "ToolServer": "server",
     "create_server": "server",
     "error_response": "answers.envelope",
     "serve_http": "transports",
     "serve_stdio": "transports",
     "success_response": "answers.envelope",
+    "tool": "server",
 }
 
 

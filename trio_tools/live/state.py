@@ -140,6 +140,12 @@ class ServerState:
             self._tool_limits[name] = self.settings.limits_of(name)
         return LiveLimits(name, self._tool_limits[name], self.limits)
 
+    def declare_limits(self, name: str, usual: ToolLimits) -> None:
+        """Say what limits a tool of the application has where the settings say nothing else."""
+        given = self.settings.limits.get(name)
+        chosen = {} if given is None else given.model_dump(include=given.model_fields_set)
+        self._tool_limits[name] = usual.under(chosen)
+
     def pace_of(self, name: str) -> Pace:
         """Return how long an item of an operation takes."""
         return self._paces.setdefault(name, Pace())
@@ -162,7 +168,7 @@ class ServerState:
     def admission_of(self, tool: str) -> Admission:
         """Return the bounded waiting line for calls of a tool."""
         if tool not in self._admissions:
-            declared = self.settings.limits_of(tool)
+            declared = self.limits_of(tool).declared
             calls = trio.CapacityLimiter(declared.max_calls)
             self._admissions[tool] = Admission(calls, max_waiting=declared.max_waiting)
         return self._admissions[tool]

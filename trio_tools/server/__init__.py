@@ -9,12 +9,14 @@ What one tool does belongs to `tools`.
     tasks         the Tasks extension
     resources     operations as resources
     tool_changes  clients are told when the list of tools changes
+    application_tools  functions of an application as tools
     tool_server   `ToolServer` and `create_server`
     start_checks  what the settings name is there
 """
 
 from __future__ import annotations
 
+from trio_tools.server.application_tools import ApplicationTool, ToolContext, tool
 from trio_tools.server.tool_server import ToolServer, create_server
 
-__all__ = ["ToolServer", "create_server"]
+__all__ = ["ApplicationTool", "ToolContext", "ToolServer", "create_server", "tool"]

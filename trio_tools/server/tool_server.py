@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.store import StoredOperation
 from trio_tools.server.access_log import AccessLog
+from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
@@ -246,6 +247,7 @@ def create_server(
     settings: Settings | None = None,
     *,
     operations: Iterable[AnyOperation] = (),
+    tools: Sequence[ApplicationTool | Callable[..., Any]] = (),
     extensions: Sequence[Extension] = (),
 ) -> ToolServer:
     """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
@@ -254,13 +256,15 @@ def create_server(
         settings: By default from the environment and the file it names.
         operations: Further operations for `batch_process`: async functions of one item, or
             `Operation` objects.
+        tools: Further tools, as `tool` makes them; an async function is one with the defaults.
         extensions: Further extensions of the protocol, beside the one for tasks.
 
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
-        TypeError: An argument, or one of the operations, is of another kind.
-        ValueError: Two operations have the same name, one that a package offers cannot be loaded,
-            a file root is not a folder, or a limit or a tool is named that there is not.
+        TypeError: An argument, or one of the operations or tools, is of another kind.
+        ValueError: Two operations or two tools have the same name, an operation that a package
+            offers cannot be loaded, a file root is not a folder, or a limit or a tool is named
+            that there is not.
     """
     if settings is None:
         settings = Settings()
@@ -274,9 +278,14 @@ def create_server(
             f"operations must be a list of operations, got {operations!r}: write "
             "create_server(operations=[word_count])"
         )
+    built_in = frozenset(each.name for toolset in TOOLSETS.values() for each in toolset)
+    own = checked_tools(tools, built_in)
     state = ServerState(settings, operations)
-    _check_names_of_limits(state)
-    return ToolServer(state, _chosen(settings.tools, TOOLSETS[settings.toolset]), extensions)
+    for each in own:
+        state.declare_limits(each.name, each.usual_limits)
+    _check_names_of_limits(state, own)
+    served = _chosen(settings.tools, (*TOOLSETS[settings.toolset], *own))
+    return ToolServer(state, served, extensions)
 
 
 def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool]:
@@ -288,9 +297,10 @@ def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool
     return tools if names is None else [tool for tool in tools if tool.name in names]
 
 
-def _check_names_of_limits(state: ServerState) -> None:
+def _check_names_of_limits(state: ServerState, own: Sequence[Tool]) -> None:
     """Refuse a misspelt name, whose limit nobody would keep to."""
     known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
+    known |= {tool.name for tool in own}
     known |= {operation.limit_name for operation in state.operations.values()}
     known |= {f"upstreams.{name}" for name in state.settings.upstreams}
     for name in state.settings.limits:

@@ -83,6 +83,17 @@ class ToolLimits(Section):
         description="Time of one item of a batch by default; null for none of its own.",
     )
 
+    def under(self, chosen: dict[str, Any]) -> ToolLimits:
+        """Return these limits, but for what was chosen; the rest follows that."""
+        values = self.model_dump() | chosen
+        for name, cap in _CAP_OF.items():
+            value = values[name]
+            if value is None or value <= values[cap]:
+                continue
+            raised = name in chosen and cap not in chosen
+            values |= {cap: value} if raised else {name: values[cap]}
+        return ToolLimits.model_validate(values)
+
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
 # 60 s after which most clients hang up.

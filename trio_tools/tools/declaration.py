@@ -86,6 +86,7 @@ class Tool:
             bounded.
         names: What may be given for an argument, as things are now.
         more: What else the description tells, as things are now.
+        time_argument: The argument by which callers say how long it may take, if there is one.
         listed: Whether the tool is of use, as things are now: what is not configured is not listed.
     """
 
@@ -101,6 +102,7 @@ class Tool:
     )
     more: Callable[[ServerState], str] | None = None
     listed: Callable[[ServerState], bool] = _always
+    time_argument: str = "timeout_seconds"
 
     @property
     def name(self) -> str:
@@ -171,7 +173,7 @@ class Tool:
     @property
     def timed(self) -> bool:
         """Whether the caller may say how long it takes; then the tool keeps to it itself."""
-        return not {"timeout", "timeout_seconds"}.isdisjoint(self._fields)
+        return self.time_argument in self._fields
 
     def _parallel(self, limits: LiveLimits) -> tuple[str, str]:
         """Say what runs at once, and what may on request."""

@@ -380,7 +380,13 @@ def _query_timed_out(call: Call, seconds: float) -> TimedOut:
     )
 
 
-def _example(fn: Any, execution: str = "async", *, open_world: bool = False) -> Tool:
+def _example(
+    fn: Any,
+    execution: str = "async",
+    *,
+    open_world: bool = False,
+    time_argument: str = "timeout_seconds",
+) -> Tool:
     return Tool(
         fn=fn,
         title=fn.__name__.replace("_", " ").capitalize(),
@@ -389,6 +395,7 @@ def _example(fn: Any, execution: str = "async", *, open_world: bool = False) -> 
             read_only_hint=True,
             open_world_hint=open_world,
         ),
+        time_argument=time_argument,
         limited=False,  # each has limits of its own, which are what it shows
     )
 
@@ -397,7 +404,7 @@ PATTERNS: tuple[Tool, ...] = (
     _example(rate_limited_operation),
     _example(parallel_fetch, "async (I/O-bound)", open_world=True),
     _example(process_batch_streaming),
-    _example(process_with_timeout),
+    _example(process_with_timeout, time_argument="timeout"),
     _example(
         query_with_timeout,
         "async over threads and worker processes; a cancel stops the statement",

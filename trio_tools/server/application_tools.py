@@ -1,0 +1,323 @@
+"""`tool`: a function of an application as a tool, with what the built-in ones have.
+
+Its call waits in a bounded line, holds a place in a limit, keeps its deadline, and answers in the
+envelope and in both forms. Failures go through the one table, and the description tells all that.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast, get_args
+
+import trio
+from mcp.types import ToolAnnotations
+from pydantic import ValidationError
+
+from nursery_patterns import current_request, run_in_process
+from trio_tools.answers.errors import InvalidArgument, ToolFailure
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.answers.texts import Told, json_line
+from trio_tools.settings import ToolLimits
+from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.tools.call import Answer, Call
+from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.progress import paced_progress
+
+Runs = Literal["async", "thread", "process"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_TIME = "timeout_seconds"
+_EXECUTION: dict[str, str] = {
+    "async": "async (I/O-bound)",
+    "thread": "sync, run in a thread",
+    "process": "sync, run in a worker process that a cancel kills",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool of an application may know and tell during a call.
+
+    A parameter with this annotation is given one; callers do not see it.
+
+    Attributes:
+        client_id: Who calls.
+        request_id: Of this call, as in its envelope and in the log.
+    """
+
+    client_id: str
+    request_id: str
+    _call: Call
+    _tell: Callable[[float, float | None, str], object]
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell the caller how far the work is. It waits for nothing, in tasks and in threads.
+
+        At most 20 messages a second are sent, the latest each time, and only if `done` has grown.
+        """
+        self._tell(done, total, message)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call arrived, waiting in line included."""
+        return self._call.waited
+
+
+@dataclass(frozen=True)
+class ApplicationTool(Tool):
+    """A tool that an application made with `tool`.
+
+    Attributes:
+        usual_limits: What holds where the settings say nothing else.
+    """
+
+    usual_limits: ToolLimits = ToolLimits()  # noqa: RUF009 - frozen in practice
+
+
+def tool(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    runs: Runs = "async",
+    limit: int = 10,
+    max_waiting: int = 1_000,
+    timeout_seconds: float = 30.0,
+    max_timeout_seconds: float | None = None,
+    read_only: bool = False,
+    annotations: ToolAnnotations | None = None,
+) -> ApplicationTool:
+    """Make a tool of a function, for `create_server(tools=[...])`.
+
+    The names, annotations and defaults of its parameters are the arguments. What it returns has to
+    be JSON values: an object is `data`, anything else is `data["result"]`. It may return an
+    `Answer` too. A `ToolFailure` that it raises is told as it is; the text of any other exception
+    goes to the log alone.
+
+    A cancel, or the end of its time, ends an async function at its next checkpoint and kills a
+    worker process. A thread is waited for half a second, so it should call
+    `trio.from_thread.check_cancelled()`.
+
+    Args:
+        fn: Async for `runs="async"`, else a plain function; for `"process"` an importable one. A
+            parameter annotated `ToolContext` is given one, except in a process.
+        name: For callers; by default the name of the function.
+        title: For people; by default made from the name.
+        description: For models; by default the docstring.
+        runs: Where.
+        limit: Most calls at work at once. `limits.<name>` in the settings changes all four bounds.
+        max_waiting: Most calls in line.
+        timeout_seconds: Time of a call since it arrived.
+        max_timeout_seconds: If given, callers have an argument `timeout_seconds` up to that.
+        read_only: Whether it changes nothing; clients run such tools in parallel.
+        annotations: Hints for clients, instead of `read_only`.
+
+    Raises:
+        TypeError: The function is of another kind than `runs` says, or a parameter is not
+            annotated or cannot be given by name.
+        ValueError: The name, the description or a bound is none that callers can use.
+    """
+    name = str(name or getattr(fn, "__name__", ""))
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a tool cannot be named {name!r}: use letters, digits and _, at most 64, as in "
+            "tool(fn, name='look_up')"
+        )
+    _check_kind(name, fn, runs)
+    told = description or inspect.getdoc(fn)
+    if not told:
+        raise ValueError(
+            f"tool {name!r} has no description, by which models choose it: give the function a "
+            "docstring, or say tool(fn, description='…')"
+        )
+    parameters, context = _parameters_of(name, fn, runs)
+    if max_timeout_seconds is not None:
+        parameters.append(_parameter(_TIME, TimeoutSeconds, None))
+    run = _runner(name, fn, runs, context, timed=max_timeout_seconds is not None)
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = told
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    first = inspect.Parameter("call", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    cast("Any", run).__signature__ = inspect.Signature([first, *parameters])
+    return ApplicationTool(
+        fn=run,
+        title=title or name.replace("_", " ").capitalize(),
+        execution=_EXECUTION[runs],
+        annotations=annotations or ToolAnnotations(read_only_hint=read_only),
+        usual_limits=_limits(name, limit, max_waiting, timeout_seconds, max_timeout_seconds),
+    )
+
+
+def _check_kind(name: str, fn: Any, runs: str) -> None:
+    if runs not in get_args(Runs):
+        raise ValueError(f"tool {name!r} runs={runs!r}: say 'async', 'thread' or 'process'")
+    is_async = any(map(inspect.iscoroutinefunction, (fn, getattr(fn, "func", None))))
+    if is_async != (runs == "async"):
+        kind = "an async function" if is_async else "a plain function"
+        fix = "leave out runs" if is_async else "declare it with `async def`, or say runs='thread'"
+        raise TypeError(f"tool {name!r} runs={runs!r}, but its fn is {kind}: {fix}")
+
+
+def _limits(
+    name: str, limit: int, max_waiting: int, seconds: float, most_seconds: float | None
+) -> ToolLimits:
+    most = seconds if most_seconds is None else most_seconds
+    try:
+        limits = ToolLimits(
+            concurrency=limit,
+            max_concurrency=limit,
+            max_calls=limit,
+            max_waiting=max_waiting,
+            timeout_seconds=seconds,
+            max_timeout_seconds=most,
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(
+            f"tool {name!r}: {wrong['loc'][0]} {wrong['msg'].lower()}, got {wrong['input']!r}"
+        ) from None
+    if seconds > most:
+        raise ValueError(
+            f"tool {name!r}: timeout_seconds is {seconds:g}, above max_timeout_seconds "
+            f"({most:g}): lower it"
+        )
+    return limits
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _parameters_of(
+    name: str, fn: Callable[..., Any], runs: str
+) -> tuple[list[inspect.Parameter], str | None]:
+    """Return the arguments that callers give, and the parameter for the context."""
+    hints = typing.get_type_hints(getattr(fn, "func", fn), include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    context = None
+    for each in inspect.signature(fn).parameters.values():
+        hint = hints.get(each.name)
+        if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+            raise TypeError(
+                f"tool {name!r}: parameter {each} cannot be given by name: give it a name and an "
+                "annotation of its own"
+            )
+        if hint is ToolContext:
+            if runs == "process":
+                raise TypeError(
+                    f"tool {name!r}: a worker process has no way to the caller: leave out "
+                    f"{each.name}, or say runs='thread'"
+                )
+            context = each.name
+            continue
+        if hint is None or each.name.startswith("_"):
+            raise TypeError(
+                f"tool {name!r}: parameter {each.name!r} needs an annotation and no leading _, as "
+                "in `async def look_up(word: str)`"
+            )
+        if each.name in (_TIME, "call"):
+            raise ValueError(
+                f"tool {name!r}: {each.name} is an argument of the server: rename it, or say "
+                "tool(fn, max_timeout_seconds=300) to let callers choose their time"
+            )
+        parameters.append(_parameter(each.name, hint, each.default))
+    return parameters, context
+
+
+def _runner(
+    name: str, fn: Callable[..., Any], runs: str, context: str | None, *, timed: bool
+) -> Callable[..., Awaitable[Answer]]:
+    async def run(call: Call, **arguments: Any) -> Answer:
+        in_time = call.time_limit(arguments.pop(_TIME)) if timed else nullcontext()
+        with in_time:
+            async with call.slot():
+                if context is None:
+                    return _answer(name, call, await _value(fn, runs, arguments))
+                async with paced_progress(call) as tell:
+                    arguments[context] = _context(call, tell, runs)
+                    return _answer(name, call, await _value(fn, runs, arguments))
+
+    return run
+
+
+def _context(
+    call: Call, tell: Callable[[float, float | None, str], None], runs: str
+) -> ToolContext:
+    request = current_request()
+    where = partial(trio.from_thread.run_sync, tell) if runs == "thread" else tell
+    return ToolContext(call.client_id, request.request_id if request else "", call, where)
+
+
+async def _value(fn: Callable[..., Any], runs: str, arguments: dict[str, Any]) -> Any:
+    if runs == "thread":
+        return await run_in_tool_thread(partial(fn, **arguments))
+    if runs == "process":
+        return await run_in_process(partial(fn, **arguments))
+    return await fn(**arguments)
+
+
+def _answer(name: str, call: Call, value: Any) -> Answer:
+    """Return what a function returned as an answer, which has to fit into one."""
+    if isinstance(value, Answer):
+        return value
+    try:
+        size = len(json_bytes(value))
+    except ValueError as error:
+        raise ToolFailure(
+            f"Tool {name!r} returned what is no JSON value ({error}): its author must return "
+            "text, numbers, lists and objects.",
+            error_code="NOT_JSON",
+        ) from None
+    most = call.state.settings.max_output_chars
+    if size > most:
+        raise InvalidArgument(
+            f"the result of {name} has {size:,} characters, and an answer at most {most:,}: ask "
+            "for less",
+            error_code="RESULT_TOO_LARGE",
+            data={"maximum": most},
+        )
+    is_object = isinstance(value, dict)
+    data = cast("dict[str, Any]", value) if is_object else {"result": value}
+    told = Told("", value) if isinstance(value, str) and value else Told(json_line(value))
+    return Answer(summary=f"{name} was done in {call.waited:.3g} s.", data=data, told=[told])
+
+
+def checked_tools(tools: Any, taken: frozenset[str]) -> tuple[ApplicationTool, ...]:
+    """Return the tools of an application; a plain async function is one with the defaults.
+
+    Args:
+        tools: As `create_server` was given them.
+        taken: Names of the built-in tools.
+
+    Raises:
+        TypeError: It is no list of tools.
+        ValueError: A name is taken, or there twice.
+    """
+    if not isinstance(tools, list | tuple):
+        raise TypeError(
+            f"tools must be a list of tools, got {tools!r}: write "
+            "create_server(tools=[tool(look_up)])"
+        )
+    made: dict[str, ApplicationTool] = {}
+    for each in cast("list[Any]", tools):
+        if not (isinstance(each, ApplicationTool) or callable(each)):
+            raise TypeError(f"{each!r} is no tool: write create_server(tools=[tool(look_up)])")
+        one = each if isinstance(each, ApplicationTool) else tool(each)
+        if one.name in taken:
+            raise ValueError(
+                f"a built-in tool is named {one.name!r}: choose another, as in "
+                f"tool(fn, name='my_{one.name}')"
+            )
+        if one.name in made:
+            raise ValueError(
+                f"two tools are named {one.name!r}: rename one, as in tool(fn, name=…)"
+            )
+        made[one.name] = one
+    return tuple(made.values())
