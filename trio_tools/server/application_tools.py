@@ -17,7 +17,6 @@ from typing import Any, Literal, cast, get_args
 
 import trio
 from mcp.types import ToolAnnotations
-from pydantic import ValidationError
 
 from nursery_patterns import current_request, run_in_process
 from trio_tools.answers.errors import InvalidArgument, ToolFailure
@@ -169,26 +168,23 @@ def _limits(
     name: str, limit: int, max_waiting: int, seconds: float, most_seconds: float | None
 ) -> ToolLimits:
     most = seconds if most_seconds is None else most_seconds
-    try:
-        limits = ToolLimits(
-            concurrency=limit,
-            max_concurrency=limit,
-            max_calls=limit,
-            max_waiting=max_waiting,
-            timeout_seconds=seconds,
-            max_timeout_seconds=most,
-        )
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise ValueError(
-            f"tool {name!r}: {wrong['loc'][0]} {wrong['msg'].lower()}, got {wrong['input']!r}"
-        ) from None
+    bounds = {"limit": limit, "timeout_seconds": seconds, "max_timeout_seconds": most}
+    for argument, value in bounds.items():
+        if not value > 0:  # so that NaN is refused, too
+            raise ValueError(f"tool {name!r}: {argument} must be above 0, got {value!r}")
     if seconds > most:
         raise ValueError(
             f"tool {name!r}: timeout_seconds is {seconds:g}, above max_timeout_seconds "
             f"({most:g}): lower it"
         )
-    return limits
+    return ToolLimits(
+        concurrency=limit,
+        max_concurrency=limit,
+        max_calls=limit,
+        max_waiting=max_waiting,
+        timeout_seconds=seconds,
+        max_timeout_seconds=most,
+    )
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
