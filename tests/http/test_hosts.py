@@ -218,3 +218,16 @@ def test_retry_after_is_seconds_or_a_date(value, seconds):
 def test_retry_after_as_a_date_counts_from_now():
     value = email.utils.formatdate(time.time() + 100, usegmt=True).encode()
     assert 98 <= parse_retry_after(value) <= 100
+
+
+@pytest.mark.parametrize("form", ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_the_older_forms_of_a_date_are_in_utc_too(form, zone, monkeypatch):
+    moment = time.strftime(form, time.gmtime(time.time() + 100)).encode()
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert 90 <= parse_retry_after(moment) <= 100
+    finally:
+        monkeypatch.undo()
+        time.tzset()
