@@ -90,6 +90,7 @@ class Services:
         from trio_tools.http.fetching.types import FetchConfig  # noqa: PLC0415
 
         fetch = self._settings.fetch.model_dump()
+        del fetch["crawl"], fetch["crawl_robots"]  # of the operation, not of the client
         fetch["proxy"] = _proxy_of(self._settings)
         return Fetcher(FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls")))
 

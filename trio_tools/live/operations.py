@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from nursery_patterns import Batch, Journal, Outcome, Status
+from nursery_patterns import Batch, Frontier, Journal, Outcome, Status
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
 from trio_tools.live.state import ServerState
 from trio_tools.operations.durable.records import (
@@ -33,6 +33,7 @@ def make_operation(
     operation_id: str,
     owner: str,
     tool: str,
+    source: Frontier[Any] | None = None,
 ) -> StoredOperation:
     """Make a new operation over items. It is kept when the store has opened it.
 
@@ -44,8 +45,12 @@ def make_operation(
         operation_id: Names it.
         owner: The client that may see it.
         tool: The tool that was called.
+        source: Items that grow, in place of `items`; what becomes of them is not stored beyond
+            memory, since the next start could not find the same ones.
     """
     request = (operation.name, given)
+    if source is not None:
+        return _over(state, operation, source, given, None, (operation_id, owner, tool, request))
     journal = state.store.journal(operation_id, owner, tool, operation, _storable(request))
     return _over(state, operation, items, given, journal, (operation_id, owner, tool, request))
 
@@ -153,7 +158,7 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
 def _over(
     state: ServerState,
     operation: Operation,
-    items: Sequence[Any],
+    items: Sequence[Any] | Frontier[Any],
     given: Sequence[Any],
     journal: ItemJournal | None,
     names: tuple[str, str, str, Any],

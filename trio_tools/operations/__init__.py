@@ -11,6 +11,7 @@ timeline         when the items of an operation started and ended
 store            operations that outlive their calls
 durable_store    operations that outlive the process
 web              fetch, call_api
+crawl            crawl
 content          hash, compress
 data             query, infer
 upstream         the tools of the MCP servers behind this one

@@ -10,6 +10,7 @@ from typing import Any
 
 from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.operations.content import content_operations
+from trio_tools.operations.crawl import crawl_operations
 from trio_tools.operations.data import data_operations
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.upstream import UpstreamOperations
@@ -90,6 +91,7 @@ def builtin_operations(services: Services, settings: Settings) -> list[Operation
     """Return the built-in operations, bound to the services and settings of a server."""
     return [
         *web_operations(services, settings),
+        *crawl_operations(services, settings),
         *content_operations(services),
         *data_operations(services),
     ]

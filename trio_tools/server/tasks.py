@@ -26,9 +26,10 @@ from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation, new_operation_id
+from trio_tools.tools.progress import known_total
 
 TASKS = "io.modelcontextprotocol/tasks"
-BATCH_TOOLS = frozenset({"batch_process", "fetch_urls", "process_large_dataset"})
+BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_large_dataset"})
 
 # How long a call may take before it becomes a task.
 _MOMENT_SECONDS = 1.5
@@ -213,7 +214,7 @@ class TasksExtension(Extension):
         }
         if operation is not None:
             counts = operation.batch.progress.value
-            told["statusMessage"] = f"{counts.done} of {counts.total} done"
+            told["statusMessage"] = f"{counts.done} of {known_total(counts)} done"
         return told
 
 

@@ -184,6 +184,12 @@ class FetchSettings(Section):
     robots: Literal["ignore", "obey"] = Field(
         default="ignore", description="Whether a site's robots.txt is obeyed."
     )
+    crawl: bool = Field(
+        default=False, description="Whether `crawl_site` and the operation `crawl` are offered."
+    )
+    crawl_robots: Literal["ignore", "obey"] = Field(
+        default="obey", description="Whether crawls obey a site's robots.txt."
+    )
     cache_seconds: NonNegativeFloat = Field(
         default=0.0, description="How long a reply is used again without asking; 0 for no cache."
     )

@@ -103,6 +103,7 @@ _BUILT_IN: dict[str, dict[str, Any]] = {
     "fetch_urls": _BATCH,
     "batch_process": _BATCH,
     "process_large_dataset": _BATCH,
+    "crawl_site": {**_BATCH, "item_timeout_seconds": 20.0},
     "call_external_api": {"concurrency": 3, "max_concurrency": 3},
     "query_database": {"concurrency": 5, "max_concurrency": 5},
     "compute_hash": {"concurrency": _CPUS, "max_concurrency": _CPUS},

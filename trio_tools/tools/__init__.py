@@ -13,6 +13,7 @@ progress      how a tool tells its caller how it goes
 background    operations that go on after their call has answered
 batch_calls   how a batch-like tool runs an operation over many items
 fetch         fetch_urls
+crawl         crawl_site
 api           call_external_api
 database      query_database
 compute       compute_hash, compress_data

@@ -23,7 +23,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.call import Answer, Call, no_progress
 from trio_tools.tools.pagination import operation_uri
-from trio_tools.tools.progress import run_with_progress
+from trio_tools.tools.progress import known_total, run_with_progress
 
 _log = logging.getLogger("trio_tools")
 
@@ -71,10 +71,11 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
         await kept.begun.wait()
     await call.state.store.settled(kept)
     counts = kept.batch.progress.value
+    total = known_total(counts)
     summary = (
-        f"{kept.batch.name}: {counts.total} items go on in the background as {kept.operation_id}."
+        f"{kept.batch.name}: {total} items go on in the background as {kept.operation_id}."
         if not counts.complete
-        else f"{kept.batch.name}: all {counts.total} items of {kept.operation_id} are done."
+        else f"{kept.batch.name}: all {total} items of {kept.operation_id} are done."
     )
     wait = f'get_operation(operation_id="{kept.operation_id}", wait_seconds={_WAIT_SECONDS})'
     return Answer(
@@ -223,7 +224,7 @@ def trouble_of(call: Call) -> list[str]:
 def counts_of(counts: Counts) -> dict[str, Any]:
     """Return the counts as every answer shows them."""
     return {
-        "total": counts.total,
+        "total": known_total(counts),
         "succeeded": counts.succeeded,
         "failed": counts.failed,
         "timed_out": counts.timed_out,

@@ -33,6 +33,7 @@ from trio_tools.tools.declaration import (
 )
 from trio_tools.tools.naming import operation_lines, operation_names
 from trio_tools.tools.pagination import Page, Pages, Part
+from trio_tools.tools.progress import known_total
 
 
 async def batch_process(
@@ -96,7 +97,7 @@ async def get_operation(
         "counts": counts_of(counts),
     }
     state = "running" if kept.running else "complete" if counts.complete else "not complete"
-    summary = f"{kept.batch.name} is {state}: {counts.done} of {counts.total} done"
+    summary = f"{kept.batch.name} is {state}: {counts.done} of {known_total(counts)} done"
     match pages.read(cursor, page_size):
         case Page(outcomes, told, following):
             data["outcomes"] = outcomes
@@ -105,7 +106,7 @@ async def get_operation(
             data |= {"index": index, "offset": offset, "json_part": text, "json_chars": total}
             told = [Told(f"[{index}] characters {offset} to {offset + len(text)} of {total}", text)]
             summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
-    pagination = {"cursor": following, "page_size": page_size, "total": counts.total}
+    pagination = {"cursor": following, "page_size": page_size, "total": known_total(counts)}
     await call.state.store.settled(kept)  # nothing is told before it is safe
     return Answer(
         summary=summary,
@@ -147,9 +148,9 @@ async def cancel_operation(
     await call.state.store.settled(kept)
     return Answer(
         summary=(
-            f"{operation_id} was stopped with {counts.done} of {counts.total} done."
+            f"{operation_id} was stopped with {counts.done} of {known_total(counts)} done."
             if stopped
-            else f"{operation_id} was not running; {counts.done} of {counts.total} are done."
+            else f"{operation_id} was not running; {counts.done} of {known_total(counts)} are done."
         ),
         data={"operation_id": operation_id, "stopped": stopped, "counts": counts_of(counts)},
         warnings=[] if counts.complete else [how_to_go_on(kept, counts)],

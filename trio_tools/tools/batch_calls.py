@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nursery_patterns import Counts, Report, current_request, time_budget
+from nursery_patterns import Counts, Frontier, Report, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
@@ -27,7 +27,7 @@ from trio_tools.tools.background import (
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
 from trio_tools.tools.pagination import Digest, Pages
-from trio_tools.tools.progress import run_with_progress
+from trio_tools.tools.progress import known_total, run_with_progress
 
 _A_FEW = 3  # outcomes of each kind in an answer that is to be short
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
@@ -50,6 +50,8 @@ class BatchRequest:
         background_timeout_seconds: Budget of the work in the background; None for the most.
         retry: `"failed"` to run the failed and timed out items of an earlier call again.
         detail: How much of the outcomes the answer shows.
+        source: Gives the items where they are found on the way; then `items` only tell this
+            request from others, and the operation is kept in memory alone.
     """
 
     operation: Operation
@@ -64,6 +66,7 @@ class BatchRequest:
     background_timeout_seconds: float | None = None
     retry: Literal["failed"] | None = None
     detail: Literal["full", "errors", "summary"] = "full"
+    source: Frontier[Any] | None = None
 
 
 async def go_on(call: Call, missing: str, *, operation_id: str | None, **options: Any) -> Answer:
@@ -179,6 +182,7 @@ async def _open(call: Call, request: BatchRequest) -> StoredOperation:
             operation_id=request.operation_id or new_operation_id(),
             owner=call.client_id,
             tool=call.tool,
+            source=request.source,
         )
     )
     _refuse_what_cannot_go_on(kept)
@@ -241,9 +245,9 @@ def _answer(
         "timing": timing.as_data(),
         "operation_id": kept.operation_id,
     }
-    pagination = None
+    pagination, total = None, known_total(counts)
     if digest.cursor:
-        pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": counts.total}
+        pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": total}
     return Answer(
         summary=summary,
         data=data,
@@ -257,7 +261,7 @@ def _answer(
 
 def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing) -> str:
     counts = report.counts
-    parts = [f"{counts.succeeded} of {counts.total} succeeded"]
+    parts = [f"{counts.succeeded} of {known_total(counts)} succeeded"]
     names = ("failed", "timed_out", "cancelled", "not_started")
     parts += [f"{n} {name.replace('_', ' ')}" for name in names if (n := getattr(counts, name))]
     told = f"{kept.batch.name}: {', '.join(parts)}, in {timing.elapsed:.3g} s"
@@ -276,9 +280,10 @@ def _warnings(
 ) -> list[str]:
     counts = report.counts
     warnings = trouble_of(call)
-    if counts.failed or counts.timed_out:
+    bad = counts.failed + counts.timed_out
+    if bad:
         warnings.append(
-            f"{counts.failed + counts.timed_out} of {counts.total} items failed or timed out: "
+            f"{bad} of {known_total(counts)} items failed or timed out: "
             "see `errors` for each and its reason."
         )
     if not report.complete:

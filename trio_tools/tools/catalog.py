@@ -5,6 +5,7 @@ from __future__ import annotations
 from trio_tools.tools.api import CALL_EXTERNAL_API
 from trio_tools.tools.batch import BATCH_PROCESS, CANCEL_OPERATION, GET_OPERATION
 from trio_tools.tools.compute import COMPRESS_DATA, COMPUTE_HASH
+from trio_tools.tools.crawl import CRAWL_SITE
 from trio_tools.tools.database import QUERY_DATABASE
 from trio_tools.tools.datasets import PROCESS_LARGE_DATASET
 from trio_tools.tools.declaration import Tool
@@ -17,6 +18,7 @@ from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 DEFAULT: tuple[Tool, ...] = (
     GET_CONCURRENCY_STATUS,
     FETCH_URLS,
+    CRAWL_SITE,
     CALL_EXTERNAL_API,
     QUERY_DATABASE,
     COMPUTE_HASH,

@@ -153,10 +153,17 @@ class _Teller:
             self._told = message.done  # only now: cut before it left, it is still to be told
 
 
+def known_total(counts: Counts) -> int:
+    """Return the number of items; of items that may still grow, those that are known of."""
+    if counts.total is not None:
+        return counts.total
+    return counts.done + counts.cancelled + counts.not_started
+
+
 def _message_of(kept: StoredOperation) -> _Message:
     counts, work = kept.batch.progress.value, kept.work
     failed = counts.failed + counts.timed_out
-    parts = [f"{kept.operation_id}: {counts.done} of {counts.total} done"]
+    parts = [f"{kept.operation_id}: {counts.done} of {known_total(counts)} done"]
     if failed:
         parts.append(f"{failed} failed")
     if counts.done and work.last is not None:

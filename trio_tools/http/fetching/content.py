@@ -191,7 +191,12 @@ def parse_json(body: bytes) -> Any:
 
 
 async def to_markdown(
-    text: str, media: MediaType, url: str, limiter: trio.CapacityLimiter | None = None
+    text: str,
+    media: MediaType,
+    url: str,
+    limiter: trio.CapacityLimiter | None = None,
+    *,
+    with_links: bool = False,
 ) -> Extracted:
     """Return a page as Markdown, or the text itself if it is not markup.
 
@@ -200,6 +205,7 @@ async def to_markdown(
         media: What it is.
         url: Where it was found; links are made absolute by it.
         limiter: Bounds the worker processes; None for the default of `run_in_process`.
+        with_links: Whether its links are wanted.
 
     Raises:
         FetchError: `EXTRACTION_FAILED`.
@@ -211,7 +217,7 @@ async def to_markdown(
     )
     try:
         return await run_in_process(
-            functools.partial(extract_markdown, text, url, is_xml=is_xml),
+            functools.partial(extract_markdown, text, url, is_xml=is_xml, with_links=with_links),
             limiter=limiter,
             max_memory_bytes=_WORKER_MEMORY,
             max_cpu_seconds=_WORKER_SECONDS,

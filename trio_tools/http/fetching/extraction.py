@@ -21,6 +21,9 @@ _SHELL_CHARS = 60
 _MAX_CHARS = 5_000_000
 _MAX_XML_LINES = 50_000
 _MAX_INDENT = 10
+_MAX_LINKS = 2_000
+_MAX_LINK_CHARS = 2_000
+_LINK = re.compile("https?://", re.IGNORECASE)
 _NO_TEXT = ("script", "style", "noscript", "template", "svg", "head")
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
 _UNSEEN = re.compile(
@@ -44,6 +47,7 @@ class Extracted(NamedTuple):
         canonical_url: Absolute, as the page declares it.
         language: As the page declares it.
         is_shell: Whether there is next to no text, and scripts that would make it.
+        links: Where its first 2,000 links lead, absolute, without fragments, each once.
     """
 
     text: str
@@ -51,15 +55,19 @@ class Extracted(NamedTuple):
     canonical_url: str | None = None
     language: str | None = None
     is_shell: bool = False
+    links: tuple[str, ...] = ()
 
 
-def extract_markdown(markup: str, url: str, *, is_xml: bool = False) -> Extracted:
+def extract_markdown(
+    markup: str, url: str, *, is_xml: bool = False, with_links: bool = False
+) -> Extracted:
     """Return a page as Markdown: its main text, or all of it if it is no article.
 
     Args:
         markup: HTML or XML.
         url: Where it was found; links are made absolute by it.
         is_xml: Whether it is XML other than HTML.
+        with_links: Whether the links of HTML are wanted.
 
     Raises:
         ImportError: A library is not installed.
@@ -69,11 +77,11 @@ def extract_markdown(markup: str, url: str, *, is_xml: bool = False) -> Extracte
         found = _of_xml(markup, url)
         if found.text:
             return found
-    found = _of_html(markup, url)
+    found = _of_html(markup, url, with_links=with_links)
     return found._replace(text=found.text[:_MAX_CHARS])
 
 
-def _of_html(markup: str, url: str) -> Extracted:
+def _of_html(markup: str, url: str, *, with_links: bool) -> Extracted:
     # Untyped, and half a second to load.
     etree: Any = importlib.import_module("lxml.etree")
     html: Any = importlib.import_module("lxml.html")
@@ -84,6 +92,7 @@ def _of_html(markup: str, url: str) -> Extracted:
     title = _squeezed(root.findtext(".//title") or "")
     canonical = next(iter(root.xpath("//link[@rel='canonical']/@href")), "")
     language = (root.get("lang") or "").strip()
+    links = _links_of(root, url) if with_links else ()
     has_scripts = root.find(".//script") is not None
     etree.strip_elements(root, etree.Comment, *_NO_TEXT, with_tail=False)
     total, sentences = _amounts(root)
@@ -101,7 +110,21 @@ def _of_html(markup: str, url: str) -> Extracted:
         canonical_url=_joined(url, canonical) if canonical else None,
         language=language if _LANGUAGE.match(language) else None,
         is_shell=total < _SHELL_CHARS and has_scripts,
+        links=links,
     )
+
+
+def _links_of(root: Any, url: str) -> tuple[str, ...]:
+    base = next(iter(root.xpath("//base/@href")), "")
+    base = _joined(url, base) if base else url
+    links: dict[str, None] = {}
+    for element in root.iter("a", "area"):
+        link = _joined(base, element.get("href") or "").partition("#")[0]
+        if _LINK.match(link) and len(link) <= _MAX_LINK_CHARS:
+            links[link] = None
+            if len(links) == _MAX_LINKS:
+                break
+    return tuple(links)
 
 
 def _article(markup: str, url: str) -> str:

@@ -71,9 +71,7 @@ class Fetcher(PooledClient):
         )
         self._kept = KeptPages()
         self._cache = ReplyCache(config.cache_seconds)
-        self._robots: Robots | None = None
-        if config.robots == "obey":
-            self._robots = Robots(self._ask_for_robots, config.user_agent)
+        self._robots = Robots(self._ask_for_robots, config.user_agent)
         self._most_bytes = config.max_body_bytes
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)
@@ -125,8 +123,8 @@ class Fetcher(PooledClient):
         cookies = ChainCookies()
         for redirects in range(self._config.max_redirects + 1):
             self._guard.check_origin(target.origin)
-            if self._robots is not None:
-                await self._check_robots(self._robots, target, deadline)
+            if request.obey_robots or self._config.robots == "obey":
+                await self._check_robots(target, deadline)
             cached = (
                 self._cache.takes(request.method, headers) and cookies.value_for(target) is None
             )
@@ -135,8 +133,11 @@ class Fetcher(PooledClient):
             location = location_of(answer.reply)
             if location is None:
                 return target, answer, redirects, from_cache
+            following = redirected(target, location)
+            if request.within is not None and not request.within(following.url):
+                return target, answer, redirects, from_cache
             cookies.keep(target, answer)
-            previous, target = target, redirected(target, location)
+            previous, target = target, following
             if target.origin != previous.origin:
                 headers = within_origin(headers)
             lines = self._headers.lines(headers, cookies.value_for(target))
@@ -172,9 +173,9 @@ class Fetcher(PooledClient):
         cache.store(key, answer)
         return answer, False
 
-    async def _check_robots(self, robots: Robots, target: Target, deadline: float) -> None:
+    async def _check_robots(self, target: Target, deadline: float) -> None:
         with trio.CancelScope(deadline=deadline):
-            await robots.check(target)
+            await self._robots.check(target)
             return
         raise _out_of_time(target.url)
 

@@ -35,7 +35,9 @@ async def filled(page: FetchedPage, request: FetchRequest, answer: Answer) -> Fe
     if not (body or media.is_text):
         return page
     page = await _with_text(page, answer, media)
-    return await _with_markdown(page, media) if body and request.body_as == "markdown" else page
+    if body and request.body_as == "markdown":
+        page = await _with_markdown(page, media, with_links=request.with_links)
+    return page
 
 
 async def _with_json(page: FetchedPage, answer: Answer, media: MediaType) -> FetchedPage:
@@ -56,8 +58,8 @@ async def _with_text(page: FetchedPage, answer: Answer, media: MediaType) -> Fet
     return page._replace(text=found.text, charset=found.charset, charset_declared=found.declared)
 
 
-async def _with_markdown(page: FetchedPage, media: MediaType) -> FetchedPage:
-    found = await to_markdown(page.text or "", media, page.final_url)
+async def _with_markdown(page: FetchedPage, media: MediaType, *, with_links: bool) -> FetchedPage:
+    found = await to_markdown(page.text or "", media, page.final_url, with_links=with_links)
     warnings: list[str] = []
     if found.is_shell:
         warnings.append(
@@ -74,6 +76,7 @@ async def _with_markdown(page: FetchedPage, media: MediaType) -> FetchedPage:
         canonical_url=found.canonical_url,
         language=found.language,
         warnings=tuple(warnings),
+        links=found.links,
     )
 
 

@@ -144,5 +144,5 @@ def _blocked(target: Target, reason: str) -> FetchRefused:
         f"The robots.txt of {target.origin.host} does not allow {target.url}: {reason}.",
         code=Code.BLOCKED_BY_ROBOTS,
         remediation="Leave this URL out, ask the site for another way such as an API, or let the "
-        'operator set `fetch.robots` to "ignore".',
+        'operator set `fetch.robots`, or `fetch.crawl_robots` for crawls, to "ignore".',
     )

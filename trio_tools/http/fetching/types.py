@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from types import MappingProxyType
@@ -119,6 +119,9 @@ class FetchRequest(NamedTuple):
             it is given from what was kept then, without another request.
         timeout_seconds: For all of it; None for the configured bound.
         reply_headers: Names (lower case) of the reply headers to show; None for the usual ones.
+        obey_robots: Whether robots.txt is obeyed though `FetchConfig.robots` does not say so.
+        with_links: Whether the links of the page are wanted, for "markdown".
+        within: Whether a redirect to a URL is followed; one that is not is the page. None for all.
     """
 
     url: str
@@ -131,6 +134,9 @@ class FetchRequest(NamedTuple):
     offset: int = 0
     timeout_seconds: float | None = None
     reply_headers: tuple[str, ...] | None = None
+    obey_robots: bool = False
+    with_links: bool = False
+    within: Callable[[str], bool] | None = None
 
 
 class FetchedPage(NamedTuple):
@@ -160,6 +166,7 @@ class FetchedPage(NamedTuple):
         note: Why there is no text, in words.
         warnings: What is to be known about the text.
         from_cache: Whether it was not fetched now.
+        links: Where the page links to, absolute and each once, if that was asked for.
     """
 
     url: str
@@ -184,3 +191,4 @@ class FetchedPage(NamedTuple):
     note: str | None = None
     warnings: tuple[str, ...] = ()
     from_cache: bool = False
+    links: tuple[str, ...] = ()

@@ -1,0 +1,318 @@
+"""`crawl`: the pages of a site, each found through the links of those before it.
+
+The pages are a `Frontier`: a page that is visited adds what it links to, so a crawl ends when
+nothing waits and nothing runs that could add. Loops end at the key of the frontier, which is the
+URL; sites without an end, such as a calendar, end at `max_depth` and `max_pages`.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import trio
+from pydantic import Field
+
+from nursery_patterns import Frontier, FrontierFull, Status, run_batch
+from trio_tools.answers.error_mapping import outcome_failure
+from trio_tools.answers.texts import one_line
+from trio_tools.http.fetching.types import FetchedPage, FetchRequest
+from trio_tools.http.wire.errors import FetchError
+from trio_tools.http.wire.urls import DEFAULT_PORTS, Target, parse_url
+from trio_tools.operations.operation import Item, Operation
+from trio_tools.services import Services
+from trio_tools.settings import Settings
+
+Scope = Literal["host", "path"]
+Fetch = Callable[[FetchRequest], Awaitable[FetchedPage]]
+
+MAX_DEPTH = 20
+MAX_PAGE_CHARS = 100_000
+_SUCCESS = 200
+_SITEMAP_BYTES = 2_000_000
+_SITEMAP_SECONDS = 10.0
+_MAX_SITEMAPS = 5
+_MAX_LOCATIONS = 10_000
+# Reading so many URLs is a step of a few milliseconds.
+_URLS_PER_STEP = 500
+# A page that a sitemap names comes behind those that the start links to, before those behind them.
+_SITEMAP_RANK = 1.5
+_LOCATION = re.compile(r"<loc>(?:\s{0,20}<!\[CDATA\[)?([^<\]]{1,2000})", re.IGNORECASE)
+
+
+class CrawlItem(Item):
+    """Where a crawl starts, and how far it goes."""
+
+    url: str = Field(description="Absolute http or https URL of the first page.")
+    scope: Scope = Field("host", description="Pages of the same host, or below the path too.")
+    max_depth: int = Field(2, ge=0, le=MAX_DEPTH, description="Links from the first page.")
+    max_pages: int = Field(50, gt=0, description="Most pages.")
+    max_chars: int = Field(
+        2_000, gt=0, le=MAX_PAGE_CHARS, description="Most characters of the text of each page."
+    )
+    timeout_seconds: float = Field(40.0, gt=0, description="Then it ends with what it has.")
+
+
+class Found(NamedTuple):
+    """A URL that was found, how many links from the start, and when its turn is: lowest first."""
+
+    url: str
+    depth: int
+    rank: float
+
+
+def _url_of(found: Found) -> str:
+    return found.url
+
+
+def _rank_of(found: Found) -> float:
+    return found.rank
+
+
+class Crawl:
+    """One crawl: `Batch(crawl.visit, crawl.frontier)`.
+
+    Args:
+        fetch: Fetches a page.
+        item: Where it starts, and how far it goes.
+        obey_robots: Whether it asks for nothing that a robots.txt forbids.
+
+    Raises:
+        InvalidRequest: The start is no URL.
+    """
+
+    def __init__(self, fetch: Fetch, item: CrawlItem, *, obey_robots: bool) -> None:
+        self._fetch = fetch
+        self._item = item
+        self._obey_robots = obey_robots
+        self._start = start = parse_url(item.url)
+        self._prefix = _prefix_of(start) if item.scope == "path" else "/"
+        self._answered: dict[str, str] = {}  # final URL to the one that was asked for
+        self.frontier = Frontier(
+            [Found(start.url, 0, 0.0)], key=_url_of, max_items=item.max_pages, priority=_rank_of
+        )
+
+    async def visit(self, found: Found) -> dict[str, Any]:
+        """Fetch a page and add what it links to; cut at any point, it can be done again.
+
+        Raises:
+            FetchError: The page cannot be fetched, or its robots.txt does not allow it.
+        """
+        goes_on = found.depth < self._item.max_depth
+        if found.depth == 0 and goes_on:
+            await self._add_sitemap()
+        page = await self._fetch(
+            FetchRequest(
+                found.url,
+                body_as="markdown",
+                max_chars=self._item.max_chars,
+                obey_robots=self._obey_robots,
+                with_links=True,
+                within=self._covers,
+            )
+        )
+        if goes_on:
+            following = found.depth + 1
+            location = page.headers.get("location")
+            links = (*page.links, location) if location else page.links
+            self._add(links, page.final_url, following, float(following))
+        same_as = self._answered.setdefault(page.final_url, found.url)
+        return _page_data(page, found, None if same_as == found.url else same_as)
+
+    def _covers(self, url: str) -> bool:
+        try:
+            target = parse_url(url)
+        except FetchError:
+            return False
+        return self._is_same_host(target) and _is_below(target, self._prefix)
+
+    def _is_same_host(self, target: Target) -> bool:
+        """Whether it is the host of the start; that one may be had with and without TLS."""
+        here, there = self._start.origin, target.origin
+        if here.host != there.host:
+            return False
+        usual = all(DEFAULT_PORTS[at.scheme] == at.port for at in (here, there))
+        return usual or here.port == there.port
+
+    def _add(self, urls: Iterable[str], base: str, depth: int, rank: float) -> bool:
+        """Add what is in scope; False if there is no room for more."""
+        for url in urls:
+            try:
+                target = parse_url(url, base=base)
+            except FetchError:  # a link that leads nowhere
+                continue
+            if self._is_same_host(target) and _is_below(target, self._prefix):
+                try:
+                    self.frontier.add(Found(target.url, depth, rank))
+                except FrontierFull:
+                    return False
+        return True
+
+    async def _add_sitemap(self) -> None:
+        """Add what the sitemap of the site names. One that is missing or broken is none."""
+        start = self._start
+        first = f"{start.origin.scheme}://{start.host_header.decode('ascii')}/sitemap.xml"
+        waiting = [first]
+        with trio.move_on_after(_SITEMAP_SECONDS):
+            for _ in range(_MAX_SITEMAPS):
+                if not waiting:
+                    return
+                url = waiting.pop(0)
+                text = await self._sitemap(url)
+                found = islice(_LOCATION.finditer(text), _MAX_LOCATIONS)
+                urls = [html.unescape(match[1]).strip() for match in found]
+                if "<sitemapindex" in text[: _URLS_PER_STEP * 4]:
+                    waiting += urls[:_MAX_SITEMAPS]
+                    continue
+                for begin in range(0, len(urls), _URLS_PER_STEP):
+                    step = urls[begin : begin + _URLS_PER_STEP]
+                    if not self._add(step, url, 1, _SITEMAP_RANK):
+                        return
+                    await trio.lowlevel.checkpoint()
+
+    async def _sitemap(self, url: str) -> str:
+        def is_of_host(other: str) -> bool:
+            return self._is_same_host(parse_url(other))
+
+        try:
+            if not is_of_host(url):
+                return ""
+            page = await self._fetch(
+                FetchRequest(
+                    url,
+                    usual_bytes=_SITEMAP_BYTES,
+                    obey_robots=self._obey_robots,
+                    within=is_of_host,
+                )
+            )
+        except FetchError:
+            return ""
+        return (page.text or "") if page.status == _SUCCESS else ""
+
+
+def _prefix_of(start: Target) -> str:
+    """Return the path that pages of the scope "path" begin with."""
+    path = start.path.decode("ascii").partition("?")[0]
+    folder, _, last = path.rpartition("/")
+    return f"{folder}/" if "." in last or not last else path
+
+
+def _is_below(target: Target, prefix: str) -> bool:
+    path = target.path.decode("ascii").partition("?")[0]
+    if prefix.endswith("/"):
+        return path.startswith(prefix)
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def _page_data(page: FetchedPage, found: Found, same_as: str | None) -> dict[str, Any]:
+    """Return a page as JSON values; what does not apply to it is left out."""
+    data: dict[str, Any] = {
+        "url": found.url,
+        "status": page.status,
+        "title": page.title,
+        "depth": found.depth,
+        "links": len(page.links),
+        "content_type": page.content_type,
+    }
+    if page.final_url != found.url:
+        data["final_url"] = page.final_url
+    if "location" in page.headers:
+        data["location"] = page.headers["location"]
+    if same_as is not None:
+        return {**data, "same_as": same_as}
+    if page.warnings:
+        data["warnings"] = list(page.warnings)
+    if page.next_offset is not None:
+        data |= {"text_chars": page.text_chars, "next_offset": page.next_offset}
+    data["text"] = page.text if page.text is not None else f"({page.note or 'no text'})"
+    return data
+
+
+def crawled_text(value: dict[str, Any]) -> str:
+    """Return how a page of a crawl reads: its status, and below it what it says."""
+    line = f"{value['status']}, depth {value['depth']}, {value['links']} links"
+    told = ("title", "final_url", "location", "same_as")
+    parts = [f"{name}: {one_line(str(value[name]))}" for name in told if value.get(name)]
+    parts += [f"warning: {warning}" for warning in value.get("warnings", ())]
+    if "next_offset" in value:
+        parts.append(
+            f"the text has {value['text_chars']} characters; fetch_urls as markdown with "
+            f"offset={value['next_offset']} reads on"
+        )
+    if value.get("text"):
+        parts += [""] * bool(parts) + [value["text"]]
+    return "\n".join([line, *parts])
+
+
+def pages_operation(crawl: Crawl) -> Operation:
+    """Return the operation whose items are the pages of one crawl."""
+    return Operation(
+        name="crawl",
+        fn=crawl.visit,
+        description="A page of a crawl.",
+        item_type=Any,
+        label=_url_of,
+        render=crawled_text,
+        limit_name="crawl_site",
+    )
+
+
+async def make_crawl(services: Services, settings: Settings, item: CrawlItem) -> Crawl:
+    """Return a crawl through the HTTP client of the server.
+
+    Raises:
+        InvalidRequest: The start is no URL.
+    """
+    fetcher = await services.fetcher()
+    return Crawl(fetcher.fetch, item, obey_robots=settings.fetch.crawl_robots == "obey")
+
+
+def crawl_operations(services: Services, settings: Settings) -> list[Operation]:
+    """Return `crawl` if the settings offer it: an item is a site, its result all of its pages."""
+    if not settings.fetch.crawl:
+        return []
+    return [
+        Operation(
+            name="crawl",
+            fn=functools.partial(_crawl, services, settings),
+            description="Crawl a site: its pages as Markdown.",
+            item_type=CrawlItem,
+            label=lambda item: item.url,
+        )
+    ]
+
+
+async def _crawl(services: Services, settings: Settings, item: CrawlItem) -> dict[str, Any]:
+    if item.max_pages > settings.max_items:
+        item = item.model_copy(update={"max_pages": settings.max_items})
+    crawl = await make_crawl(services, settings, item)
+    limits = settings.limits_of("crawl_site")
+    report = await run_batch(
+        crawl.visit,
+        crawl.frontier,
+        timeout=item.timeout_seconds,
+        limit=limits.concurrency,
+        item_timeout=limits.item_timeout_seconds,
+    )
+    errors: list[dict[str, Any]] = []
+    for outcome in report.outcomes:
+        if outcome.status is not Status.SUCCEEDED:
+            failure = outcome_failure(outcome)
+            errors.append(
+                {
+                    "url": outcome.item.url,
+                    "status": str(outcome.status),
+                    "error_code": str(failure.error_code),
+                    "reason": failure.user_message,
+                }
+            )
+    return {
+        "url": item.url,
+        "complete": report.complete,
+        "pages": report.values(),
+        "errors": errors or None,
+    }
