@@ -36,7 +36,10 @@ ROWS = 4
 
 def is_open(name, pid="self"):
     """Tell whether this process, or another one, has a file of that name open."""
-    paths = [os.path.realpath(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    try:
+        paths = [os.path.realpath(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:  # the process has ended meanwhile
+        return False
     return any(Path(path).name == name for path in paths)
 
 
