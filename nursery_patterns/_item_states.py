@@ -41,7 +41,7 @@ class ItemStates(Generic[ItemT, ValueT]):
             self.outcomes[outcome.index] = outcome
         # The attempts of running items, and of those that were cut, where items are tried again.
         self.attempts: dict[int, Attempts] = {}
-        self.restored = set(self.outcomes)
+        self.restored: set[int] = set(self.outcomes)
         statuses = [outcome.status for outcome in self.outcomes.values()]
         self._succeeded = statuses.count(Status.SUCCEEDED)
         self._failed = statuses.count(Status.FAILED)

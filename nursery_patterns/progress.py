@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, final
 try:
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "nursery_patterns.progress needs rich, which is not installed: pip install rich"
-    ) from error
+    ) from _error
 
 from nursery_patterns._arguments import check_instance
 from nursery_patterns._batch import Batch
