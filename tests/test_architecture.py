@@ -263,3 +263,17 @@ def test_the_table_of_outsiders_names_only_places_that_use_them():
     for root, places in OUTSIDERS.items():
         for place in places:
             assert any(root == r and inside(m, place) for r, m in used), f"{place} without {root}"
+
+
+MOST_ENTRIES, MOST_FILES = 18, 16
+
+
+def test_a_room_is_small_enough_to_be_seen_at_a_glance():
+    top = [path for path in (ROOT / "trio_tools").iterdir() if path.name != "__pycache__"]
+    assert len(top) <= MOST_ENTRIES
+    rooms = {name: members_of(name) for name in HOUSES if inside(name, "trio_tools")}
+    files = {
+        room: [m for m in names if f"{room}.{m}" not in HOUSES] for room, names in rooms.items()
+    }
+    crowded = {room: len(names) for room, names in files.items() if len(names) > MOST_FILES}
+    assert crowded == {}

@@ -19,7 +19,7 @@ from tests.server.kit import (
     work,
 )
 from trio_tools.answers.errors import ToolFailure
-from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
+from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
 
 FOREVER = 10**6

@@ -11,7 +11,7 @@ from mcp.types import ResourceLink, ResourceTemplateReference
 from nursery_patterns import request_context
 from tests.server.kit import call_as, envelope_of
 from tests.tools.kit import server_with
-from trio_tools.tools.pagination import operation_uri
+from trio_tools.tools.batches.pagination import operation_uri
 
 TEMPLATES = {"operation://{operation_id}", "operation://{operation_id}/{index}"}
 

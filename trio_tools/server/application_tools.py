@@ -24,9 +24,9 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, json_line
 from trio_tools.settings import ToolLimits
 from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.tools.batches.progress import paced_progress
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
-from trio_tools.tools.progress import paced_progress
 
 Runs = Literal["async", "thread", "process"]
 

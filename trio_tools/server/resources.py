@@ -28,7 +28,7 @@ from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
 from trio_tools.answers.json_values import json_bytes, safe_value
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.pagination import OPERATION_MIME, Page, Pages, Part, operation_uri
+from trio_tools.tools.batches.pagination import OPERATION_MIME, Page, Pages, Part, operation_uri
 
 _WHOLE = "operation://{operation_id}"
 _ONE = "operation://{operation_id}/{index}"

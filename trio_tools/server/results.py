@@ -13,8 +13,8 @@ from trio_tools.answers.envelope import error_response, success_response
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import safe_value
 from trio_tools.answers.texts import Told, json_line, one_line, write_text
+from trio_tools.tools.batches.pagination import OPERATION_MIME
 from trio_tools.tools.call import Answer
-from trio_tools.tools.pagination import OPERATION_MIME
 
 Forms = Literal["both", "text", "structured"]
 

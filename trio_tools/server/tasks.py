@@ -26,7 +26,7 @@ from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation, new_operation_id
-from trio_tools.tools.progress import known_total
+from trio_tools.tools.batches.progress import known_total
 
 TASKS = "io.modelcontextprotocol/tasks"
 BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_large_dataset"})

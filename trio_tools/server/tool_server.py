@@ -46,13 +46,13 @@ from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.tasks import TasksExtension
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
-from trio_tools.tools.background import take_up
-from trio_tools.tools.batch_calls import resume_call
+from trio_tools.tools.batches.background import take_up
+from trio_tools.tools.batches.calls import resume_call
+from trio_tools.tools.batches.pagination import largest_whole_result
 from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.host_arguments import as_meant
-from trio_tools.tools.pagination import largest_whole_result
 from trio_tools.version import __version__
 
 # How long a list of tools waits for upstreams; what they have later is a change of the list.

@@ -8,10 +8,7 @@ schemas       schemas that every model API takes
 naming        the names that schemas and descriptions tell
 host_arguments  arguments as hosts send them
 declaration   what a tool declares: arguments, execution, annotations
-pagination    what of an operation fits into one answer
-progress      how a tool tells its caller how it goes
-background    operations that go on after their call has answered
-batch_calls   how a batch-like tool runs an operation over many items
+batches       what every batch-like tool does: run, page, report, go on
 fetch         fetch_urls
 crawl         crawl_site
 api           call_external_api

@@ -11,14 +11,16 @@ from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.background import (
+from trio_tools.tools.batches.background import (
     counts_of,
     find_operation,
     stop_for_good,
     trouble_of,
     wait_for_news,
 )
-from trio_tools.tools.batch_calls import BatchRequest, go_on, how_to_go_on, run_batch_call
+from trio_tools.tools.batches.calls import BatchRequest, go_on, how_to_go_on, run_batch_call
+from trio_tools.tools.batches.pagination import Page, Pages, Part
+from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,
@@ -32,8 +34,6 @@ from trio_tools.tools.declaration import (
     Tool,
 )
 from trio_tools.tools.naming import operation_lines, operation_names
-from trio_tools.tools.pagination import Page, Pages, Part
-from trio_tools.tools.progress import known_total
 
 
 async def batch_process(

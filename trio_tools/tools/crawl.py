@@ -18,8 +18,8 @@ from trio_tools.operations.crawl import (
     make_crawl,
     pages_operation,
 )
-from trio_tools.tools.background import find_operation
-from trio_tools.tools.batch_calls import BatchRequest, run_batch_call
+from trio_tools.tools.batches.background import find_operation
+from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,

@@ -21,7 +21,7 @@ from trio_tools.files.roots import FileRoots
 from trio_tools.operations.operation import BadItem, Operation, Texts
 from trio_tools.settings import DatasetSettings
 from trio_tools.settings.threads import run_in_tool_thread
-from trio_tools.tools.batch_calls import BatchRequest, Timing, counts_of, run_batch_call
+from trio_tools.tools.batches.calls import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,

@@ -21,7 +21,7 @@ from trio_tools.live.calls import Durations, RunningCall
 from trio_tools.live.snapshot import host_view
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batch_calls import counts_of
+from trio_tools.tools.batches.calls import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 

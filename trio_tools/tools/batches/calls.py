@@ -16,7 +16,7 @@ from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.store import StoredOperation, new_operation_id
-from trio_tools.tools.background import (
+from trio_tools.tools.batches.background import (
     HowToGoOn,
     counts_of,
     find_operation,
@@ -24,10 +24,10 @@ from trio_tools.tools.background import (
     link_to,
     trouble_of,
 )
+from trio_tools.tools.batches.pagination import Digest, Pages
+from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
-from trio_tools.tools.pagination import Digest, Pages
-from trio_tools.tools.progress import known_total, run_with_progress
 
 _A_FEW = 3  # outcomes of each kind in an answer that is to be short
 _TIGHT = 0.8  # the share of a budget above which a larger call may well not make it

@@ -16,8 +16,8 @@ import trio
 
 from nursery_patterns import Counts
 from trio_tools.operations.store import StoredOperation
+from trio_tools.tools.batches.pagination import short_text
 from trio_tools.tools.call import Call
-from trio_tools.tools.pagination import short_text
 
 _log = logging.getLogger("trio_tools")
 

@@ -21,9 +21,9 @@ from trio_tools.answers.errors import ServerOverloaded, ToolFailure
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
+from trio_tools.tools.batches.pagination import operation_uri
+from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call, no_progress
-from trio_tools.tools.pagination import operation_uri
-from trio_tools.tools.progress import known_total, run_with_progress
 
 _log = logging.getLogger("trio_tools")
 
