@@ -150,8 +150,8 @@ async def test_of_many_unknown_names_the_first_are_told_and_the_number_of_the_ot
     result = await house.call_tool("compute_hash", {"text": "x", **NAMES})
     (problem,) = result.structured_content["data"]["problems"]
     assert problem == (
-        "0, 1, 2, 3, 4, 124,995 more names are no arguments of compute_hash, which takes text, "
-        "path, algorithm, timeout_seconds"
+        "0, 1, 2, 3, 4, 124,995 more names are no arguments of compute_hash, which takes data, "
+        "path, text, algorithm, timeout_seconds"
     )
 
 

@@ -56,6 +56,7 @@ async def _listen(read_again: Callable[[], None]) -> None:
 
 async def _watch(file: Path, read_again: Callable[[], None]) -> None:
     before = _version(file)
+    read_again()  # the file may have changed between the start of the server and now
     while True:
         await trio.sleep(CHECK_SECONDS)
         version = _version(file)
