@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 import trio
@@ -261,7 +262,7 @@ async def test_a_dead_holder_is_not_waited_for_and_a_strange_one_until_its_lease
         await batch(client, [0.001, 30.0], operation_id="op", timeout_seconds=0.3)
 
     def hold(holder, lease):
-        with sqlite3.connect(state_file) as database:
+        with closing(sqlite3.connect(state_file)) as database, database:
             database.execute("UPDATE operations SET holder = ?, lease_until = ?", (holder, lease))
         database.close()
 
@@ -277,7 +278,7 @@ async def test_a_dead_holder_is_not_waited_for_and_a_strange_one_until_its_lease
 async def test_old_operations_are_deleted_from_the_disk(state, state_file):
     async with connect_in_process(nap_server(Effects(), **state)) as client:
         await batch(client, [0.001], operation_id="old")
-    with sqlite3.connect(state_file) as database:
+    with closing(sqlite3.connect(state_file)) as database, database:
         database.execute("UPDATE operations SET last_used = 1")
     database.close()
     async with connect_in_process(nap_server(Effects(), **state)) as client:

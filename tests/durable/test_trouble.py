@@ -1,6 +1,7 @@
 """A state that cannot be written: the server goes on in memory, says so, and comes back to it."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 import trio
@@ -70,7 +71,7 @@ async def test_a_locked_file_and_one_that_is_no_database(state, state_file):
     state_file.unlink()
     async with connect_in_process(server_with(same, **state)) as client:
         await batch(client, "one", [1])
-        with sqlite3.connect(state_file, isolation_level=None) as other:
+        with closing(sqlite3.connect(state_file, isolation_level=None)) as other, other:
             other.execute("BEGIN EXCLUSIVE")
             done = await batch(client, "two", [1])
             other.execute("ROLLBACK")
@@ -81,14 +82,14 @@ async def test_a_locked_file_and_one_that_is_no_database(state, state_file):
 async def test_a_file_of_a_newer_version_is_left_as_it_is(state, state_file):
     async with connect_in_process(server_with(same, **state)) as client:
         await batch(client, "op", [1])
-    with sqlite3.connect(state_file) as database:
+    with closing(sqlite3.connect(state_file)) as database, database:
         value = b"%d" % (VERSION + 1)
         database.execute("UPDATE trio_tools_meta SET value = ? WHERE name = 'version'", (value,))
     database.close()
     async with connect_in_process(server_with(same, **state)) as client:
         done = await batch(client, "other", [1])
         assert "upgrade trio-tools" in done["meta"]["warnings"][0]
-    with sqlite3.connect(state_file) as database:
+    with closing(sqlite3.connect(state_file)) as database, database:
         assert database.execute("SELECT count(*) FROM operations").fetchone() == (1,)
     database.close()
 

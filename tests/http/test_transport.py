@@ -262,9 +262,12 @@ async def test_each_timeout_of_httpx_has_its_exception():
     async def stuck(host, port):
         await trio.sleep_forever()
 
-    async def endless():
-        while True:
-            yield b"x" * 65536
+    class Endless:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return b"x" * 65536
 
     async def deaf(stream, server):
         await trio.sleep_forever()
@@ -283,7 +286,7 @@ async def test_each_timeout_of_httpx_has_its_exception():
             nursery.cancel_scope.cancel()
     async with serving(deaf) as server, a_client() as client:
         with failing_with(Code.TIMEOUT, httpx.WriteTimeout):
-            await client.post(server.url, content=endless(), timeout=httpx.Timeout(5, write=0.01))
+            await client.post(server.url, content=Endless(), timeout=httpx.Timeout(5, write=0.01))
         assert client.pool.busy_count == 0
 
 

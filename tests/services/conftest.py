@@ -1,6 +1,7 @@
 """The same shop of 100 rows in each kind of database."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -10,7 +11,7 @@ from nursery_patterns import run_in_thread
 @pytest.fixture
 def sqlite_shop(tmp_path):
     path = tmp_path / "odd name?#%20.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT, photo BLOB)")
         rows = [(number, f"shop {number}", None) for number in range(1, 101)]
         connection.executemany("INSERT INTO shop VALUES (?, ?, ?)", rows)

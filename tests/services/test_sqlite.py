@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -331,7 +332,7 @@ def test_a_text_that_is_not_utf_8_comes_with_replacements_and_a_warning(ask):
 
 async def test_a_file_that_was_replaced_or_deleted_is_seen_at_once(tmp_path):
     def make(name, value):
-        with sqlite3.connect(tmp_path / name) as connection:
+        with closing(sqlite3.connect(tmp_path / name)) as connection, connection:
             connection.execute("CREATE TABLE t (v)")
             connection.execute("INSERT INTO t VALUES (?)", (value,))
         connection.close()
@@ -350,7 +351,7 @@ async def test_a_file_that_was_replaced_or_deleted_is_seen_at_once(tmp_path):
 
 
 async def test_the_outline_of_a_database_tells_tables_columns_and_keys(tmp_path):
-    with sqlite3.connect(tmp_path / "a.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
         connection.execute("CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
         connection.execute("CREATE TABLE item (shop INTEGER REFERENCES shop (id))")
         connection.execute("CREATE VIEW names AS SELECT name FROM shop")

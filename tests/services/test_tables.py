@@ -1,6 +1,7 @@
 """A table in chunks: each row once, or a refusal that says which key would do."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -22,7 +23,7 @@ def keyed(tmp_path, sqlite_databases):
     """Return what makes a table in SQLite whose column `id` has the given type and values."""
 
     def make(kind, values, key="id"):
-        with sqlite3.connect(tmp_path / "d.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "d.db")) as connection, connection:
             connection.execute(f"CREATE TABLE t (id {kind}, name TEXT)")
             rows = [(value, f"n{number}") for number, value in enumerate(values)]
             connection.executemany("INSERT INTO t VALUES (?, ?)", rows)

@@ -31,7 +31,7 @@ from trio_tools.operations.operation import Operation
 # latest in the last of a few such rows; work that does not stop in time never does.
 BOUND_SECONDS = 0.05
 CANCELS = 9
-ROWS = 4
+ROWS = 10
 
 
 def is_open(name, pid="self"):

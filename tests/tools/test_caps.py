@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 import trio
@@ -162,7 +163,7 @@ async def test_the_most_values_that_a_model_may_give(tmp_path):
 
 
 async def test_the_largest_answer_of_a_database(tmp_path):
-    with sqlite3.connect(tmp_path / "shop.db") as database:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database, database:
         database.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)")
         rows = [(n, "x" * 5) for n in range(10_001)]
         database.executemany("INSERT INTO items VALUES (?, ?)", rows)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sqlite3
+from contextlib import closing
 
 import pytest
 import trio
@@ -95,7 +96,7 @@ async def test_the_answer_to_a_place_that_is_gone_names_what_the_caller_gave(tmp
 
 
 async def test_a_table_gives_its_rows_in_the_order_of_its_key(tmp_path):
-    with sqlite3.connect(tmp_path / "shop.db") as database:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database, database:
         database.execute('CREATE TABLE "odd ""name" (id INTEGER, word TEXT)')
         rows = [(n, f"w{n}") for n in (5, 1, 9, 3, 7)]
         database.executemany('INSERT INTO "odd ""name" VALUES (?, ?)', rows)
@@ -220,7 +221,7 @@ async def test_no_records_are_counted_as_some_would_be(tmp_path):
 
 @pytest.mark.parametrize(("key", "code"), [("ID", "UNKNOWN_KEY"), ("word", "UNUSABLE_KEY")])
 async def test_a_table_whose_key_skips_rows_is_refused_and_nothing_is_done(tmp_path, key, code):
-    with sqlite3.connect(tmp_path / "shop.db") as database:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database, database:
         database.execute("CREATE TABLE words (id INTEGER, word TEXT)")
         database.executemany("INSERT INTO words VALUES (?, ?)", [(1, "a"), (2, "b"), (3, "b")])
     database.close()
