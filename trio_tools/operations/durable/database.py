@@ -410,8 +410,11 @@ class StateDatabase:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        with ExitStack() as failing:  # as with a locked file, or one that is no database
+            failing.callback(connection.close)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            failing.pop_all()
         return connection
 
     def _check_version(self, connection: sa.Connection) -> None:
