@@ -22,7 +22,7 @@ extensions = [
     "sphinxcontrib_trio",
     "sphinx_copybutton",
 ]
-root_doc = "contents"
+root_doc = "index"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["deploying"]
 # Pages link to headings and files as on a code host, so that both places read the same.

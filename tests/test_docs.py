@@ -100,10 +100,10 @@ def test_every_page_can_be_reached_from_the_readme():
 
 
 def test_the_index_gives_every_public_name_a_page_that_tells_of_it():
-    table = (ROOT / "docs" / "index.md").read_text("utf-8")
+    table = (ROOT / "docs" / "patterns" / "index.md").read_text("utf-8")
     pages = {}
     for link, names in re.findall(r"\]\(([^)]+)\) \| ([^|]*) \|$", table, re.MULTILINE):
-        pages |= dict.fromkeys(re.findall(r"`(\w+)`", names), ROOT / "docs" / link)
+        pages |= dict.fromkeys(re.findall(r"`(\w+)`", names), ROOT / "docs" / "patterns" / link)
     assert pages.keys() == PUBLIC | TESTING
     untold = {
         name
