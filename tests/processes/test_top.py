@@ -4,6 +4,7 @@ import os
 import pty
 import sys
 import termios
+from contextlib import contextmanager
 
 import trio
 
@@ -34,21 +35,33 @@ async def test_a_server_that_is_not_there_is_an_error_with_words():
 
 
 async def test_a_terminal_is_followed_until_q_and_left_as_it_was():
-    async with site() as (client, server):
-        await run(server, "nightly", ["a", "fail", "b"])
-        ours, theirs = pty.openpty()
+    with open_terminal() as (ours, theirs):
         before = termios.tcgetattr(theirs)
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-        process = await trio.lowlevel.open_process(
-            [*COMMAND, str(client.base_url)], stdin=theirs, stdout=theirs, env=environment
-        )
-        with trio.fail_after(60):
-            await read_until(ours, b"nightly")
-            os.write(ours, b"r")
-            await read_until(ours, b"failed items")
-            os.write(ours, b"q")
-            assert await process.wait() == 0
+        async with site() as (client, server):
+            await run(server, "nightly", ["a", "fail", "b"])
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, str(client.base_url)], stdin=theirs, stdout=theirs, env=environment
+            )
+            with trio.fail_after(60):
+                await read_until(ours, b"nightly")
+                os.write(ours, b"r")
+                await read_until(ours, b"reason")  # a column of the table of failed items
+                os.write(ours, b"rq")  # two keys that were pressed quickly arrive together
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(read_until, ours, b"nothing that it writes")
+                    assert await process.wait() == 0
+                    nursery.cancel_scope.cancel()
         assert termios.tcgetattr(theirs) == before
+
+
+@contextmanager
+def open_terminal():
+    """Open a terminal: the end of the person, and the end of the program."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
         os.close(ours)
         os.close(theirs)
 

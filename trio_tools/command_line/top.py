@@ -1,6 +1,6 @@
 """`trio-tools top`: what a server does now, in a terminal.
 
-It reads the events of the server's dashboard, so it shows what the page shows. Keys: up and down
+It reads the events of the server's dashboard, so it shows the same as the page. Keys: up and down
 choose an operation, `c` cancels it, `r` lists its failed items, `q` ends.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
@@ -27,6 +28,9 @@ from rich.text import Text
 from trio_tools.settings import Settings
 
 _UP, _DOWN = "\x1b[A", "\x1b[B"
+_END_OF_INPUT = "\x04"
+# One key: a sequence that a terminal sends for an arrow and the like, or one character.
+_KEY = re.compile(r"\x1b\[[0-9;]*[@-~]|.", re.DOTALL)
 _BAR_WIDTH = 24
 
 
@@ -163,14 +167,16 @@ async def _snapshots(client: httpx.AsyncClient) -> AsyncGenerator[dict[str, Any]
 async def _keys(client: httpx.AsyncClient, view: View, live: Live) -> None:
     while True:
         await trio.lowlevel.wait_readable(sys.stdin)
-        key = os.read(sys.stdin.fileno(), 8).decode(errors="replace")
-        if key in {"q", "", "\x04"}:
-            return
-        view.chosen += {_UP: -1, _DOWN: 1, "k": -1, "j": 1}.get(key, 0)
-        view.shows_failed ^= key == "r"
-        if key == "c" and (operation := view.operation):
-            name = quote(operation["operation_id"], safe="")
-            await client.post(f"/dashboard/operations/{name}/cancel")
+        typed = os.read(sys.stdin.fileno(), 64).decode(errors="replace")
+        # Keys that were pressed quickly arrive together.
+        for key in _KEY.findall(typed) or [_END_OF_INPUT]:
+            if key in {"q", _END_OF_INPUT}:
+                return
+            view.chosen += {_UP: -1, _DOWN: 1, "k": -1, "j": 1}.get(key, 0)
+            view.shows_failed ^= key == "r"
+            if key == "c" and (operation := view.operation):
+                name = quote(operation["operation_id"], safe="")
+                await client.post(f"/dashboard/operations/{name}/cancel")
         live.update(view.render(), refresh=True)
 
 
