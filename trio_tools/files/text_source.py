@@ -43,7 +43,7 @@ _PACKINGS = (
 )
 _DAMAGED = (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError, OSError)
 _WESTERN = "cp1252"
-_LEAST_DIFFERENT = 3  # bytes beyond ASCII, to guess an encoding by
+_LEAST_DIFFERENT = 3  # bytes that are not UTF-8, to guess another encoding from
 _LINE_ENDS = (b"\n", b"\r")
 # Bytes that are not of the encoding become these, so that what is around them is read all the same.
 ODD = re.compile("[\udc00-\udcff]")
@@ -274,9 +274,10 @@ def _find_encoding(sample: bytes, said: str | None) -> tuple[str, bool]:  # noqa
     if said is not None:
         return _check_encoding(said), False
     text = sample.decode("utf-8", ODD_BYTES)
-    odd = len(ODD.findall(text))
+    odd = ODD.findall(text)
     # Some bad bytes among good characters: no other encoding looks like that.
-    if sum(not character.isascii() for character in text) >= 2 * odd or _decodes(sample, "utf-8"):
+    beyond_ascii = sum(not character.isascii() for character in text)
+    if beyond_ascii >= 2 * len(odd) or _decodes(sample, "utf-8"):
         return "utf-8", False
     for half, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if sample[half::2].count(0) * 3 > len(sample) and _decodes(sample, name):
@@ -285,10 +286,13 @@ def _find_encoding(sample: bytes, said: str | None) -> tuple[str, bool]:  # noqa
     letters = sum(map(str.isalpha, text))
     if sum(byte >= 0x80 for byte in sample) * 3 < letters:  # noqa: PLR2004 - ASCII ends there
         return (_WESTERN, True) if _reads_as_text(text) else ("utf-8", False)
+    # One stray byte that comes again and again tells nothing. A guess from it would turn each
+    # record that has it, and the good characters beside it, into wrong text without a word.
+    if len(set(odd)) < _LEAST_DIFFERENT:
+        return "utf-8", False
     from charset_normalizer import from_bytes  # noqa: PLC0415 - few files need it
 
-    few = len({byte for byte in sample if byte >= 0x80}) < _LEAST_DIFFERENT  # noqa: PLR2004
-    best = None if few else from_bytes(sample).best()
+    best = from_bytes(sample).best()
     if best is None or not _reads_as_text(sample.decode(best.encoding, "replace")):
         return "utf-8", False
     return best.encoding, True
