@@ -27,7 +27,7 @@ class SqliteJournal(Journal[int, int]):
             yield Outcome(index, index, Status.SUCCEEDED, json.loads(value))
 
     def ended(self, outcome: Outcome[int, int]) -> None:
-        if outcome.succeeded:  # what failed is run again by the next process
+        if outcome.succeeded:  # the next process runs failed items again
             row = (outcome.index, json.dumps(outcome.value))
             self.database.execute("INSERT INTO done VALUES (?, ?)", row)
 
