@@ -204,21 +204,21 @@ async def started_at_once_at_ten_a_second():
     await ways.pace_with_aiometer(meter.do, range(20))
     await ways.pace_here(here.do, range(20))
     at_once = [sum(start == work.starts[0] for start in work.starts) for work in works]
-    return [at_once[0], at_once[1], "has none", at_once[3]]
+    return [at_once[0], at_once[1], "no rate", at_once[3]]
 
 
 MEASURED = {
     "most in flight of 1,000, with a limit of 10": most_in_flight,
     "a generator as the source": generator,
     "an async generator as the source": async_generator,
-    "item 14 of 20 fails: what leaves the call": what_a_failure_raises,
-    "… results that the caller has": results_beside_a_failure,
-    "item 14 hangs, a deadline cuts: results that the caller has": results_at_a_deadline,
+    "item 14 of 20 fails: the call raises": what_a_failure_raises,
+    "… results that the caller gets": results_beside_a_failure,
+    "item 14 hangs until a deadline: results that the caller gets": results_at_a_deadline,
     "… finished items that the next run repeats": repeated_by_the_next_run,
-    "a stream of 100 is left at its first result: seconds that takes": seconds_to_leave_a_stream,
-    "its consumer is busy: results ahead of it": ahead_of_a_busy_consumer,
-    "… and it is cut: finished results that are lost": lost_with_a_stream,
-    "20 at 10 a second, a burst of 3 allowed: started at once": started_at_once_at_ten_a_second,
+    "leaving a stream of 100 at its first result takes, in seconds": seconds_to_leave_a_stream,
+    "results ahead of a busy consumer": ahead_of_a_busy_consumer,
+    "… finished results lost when it is cancelled": lost_with_a_stream,
+    "20 items at 10 per second with a burst of 3: started at once": started_at_once_at_ten_a_second,
 }
 
 
