@@ -172,7 +172,7 @@ async def hedged(
         ValueError: `delay` or `attempts` is out of its bounds.
         Exception: As `fn`, when every try failed.
     """
-    check_async_function(fn, call=_CALL)
+    check_async_function(fn, call=_CALL, item=False)
     check_count("attempts", attempts, call=_CALL.format(fn="fn"))
     if not isinstance(delay, HedgePolicy):
         check_seconds("delay", delay, call=_CALL.format(fn="fn"), zero=True)

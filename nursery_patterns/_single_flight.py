@@ -57,7 +57,7 @@ def single_flight(
     Raises:
         TypeError: An argument has the wrong type; the message has the corrected call.
     """
-    check_async_function(fn, call=_CALL)
+    check_async_function(fn, call=_CALL, item=False)
     check_instance("nursery", nursery, trio.Nursery, call=_CALL.format(fn="fn"))
     if key is not None and not callable(key):
         raise TypeError(

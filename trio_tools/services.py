@@ -2,18 +2,20 @@
 
 Services are made with the server and opened when it starts serving; several connections that are
 served at once share them, and the last one that ends closes them. Those that few callers need are
-imported and made with their first use.
+imported and made with their first use. Calls that several callers share, such as the look-up of a
+name, run in a nursery of the services (`Services.share`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
+from nursery_patterns import single_flight
 from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
     from trio_tools.http.apis.client import ApiClient
     from trio_tools.http.fetching.fetcher import Fetcher
     from trio_tools.http.fetching.host_throttle import HostState
+    from trio_tools.http.wire.client import Share
     from trio_tools.inference.models import Models
     from trio_tools.upstream.upstreams import Upstreams
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _CLOSING_SECONDS = 1.0
 # The bound on queries and inference is held by whoever calls, in the limits of the server, which
@@ -52,27 +58,64 @@ class Services:
         self._databases: Databases | None = None
         self._apis: dict[str, ApiClient] = {}
         self._open = AsyncExitStack()
-        # How many are being served. The services are open while it is above 0.
-        self._users = 0
+        # One for each connection that is served. The services are open while there is any, and
+        # shared calls run in the oldest.
+        self._nurseries: list[trio.Nursery] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
-        """Keep the services open for the block."""
-        self._users += 1
+        """Keep the services open for the block. Blocks may overlap."""
         try:
-            if not self._settings.upstreams:
-                yield
-            else:
-                async with self.upstreams.running():
-                    yield
+            async with trio.open_nursery() as nursery:
+                self._nurseries.append(nursery)
+                try:
+                    if not self._settings.upstreams:
+                        yield
+                    else:
+                        async with self.upstreams.running():
+                            yield
+                finally:
+                    self._nurseries.remove(nursery)
+                    nursery.cancel_scope.cancel(reason="the connection is served no more")
         finally:
-            self._users -= 1
-            if self._users == 0:
+            if not self._nurseries:
                 self._fetcher = None
                 self._databases = None
                 self._apis.clear()
                 with trio.move_on_after(_CLOSING_SECONDS, shield=True):
                     await self._open.aclose()
+
+    def share(
+        self, fn: Callable[_P, Awaitable[_T]], *, key: Callable[_P, Hashable] | None = None
+    ) -> Callable[_P, Awaitable[_T]]:
+        """Return `fn` with a difference: concurrent calls with the same key share one call.
+
+        As `single_flight`, in the nursery of the oldest connection that is served. When that one
+        ends first, the call is made again in the nursery of the next one, so `fn` has to be a
+        function that may be called again after a cancel. While nothing is served each call is
+        made by itself.
+
+        Args:
+            fn: An async function.
+            key: A function of the same arguments; by default all the arguments together.
+        """
+        in_nursery: dict[trio.Nursery, Callable[_P, Awaitable[_T]]] = {}
+
+        @wraps(fn)
+        async def shared(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            while self._nurseries:
+                nursery = self._nurseries[0]
+                if nursery not in in_nursery:
+                    in_nursery.clear()  # of the earlier ones, which have ended
+                    in_nursery[nursery] = single_flight(fn, nursery, key=key)
+                try:
+                    return await in_nursery[nursery](*args, **kwargs)
+                except RuntimeError:
+                    if nursery in self._nurseries:
+                        raise  # by `fn`; otherwise the nursery was cancelled
+            return await fn(*args, **kwargs)
+
+        return shared
 
     async def fetcher(self) -> Fetcher:
         """Return the HTTP client of `fetch_urls`, opened with its first use."""
@@ -92,7 +135,8 @@ class Services:
         fetch = self._settings.fetch.model_dump()
         del fetch["crawl"], fetch["crawl_robots"]  # of the operation, not of the client
         fetch["proxy"] = _proxy_of(self._settings)
-        return Fetcher(FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls")))
+        config = FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls"))
+        return Fetcher(config, share=self.share)
 
     @property
     def databases(self) -> Databases:
@@ -155,13 +199,18 @@ class Services:
                     error_code="UNKNOWN_API",
                     data={"apis": list(self._settings.apis)},
                 )
-            client = _client(name, self._settings.apis[name], self._settings, self._api_limiter)
+            api = self._settings.apis[name]
+            client = _client(name, api, self._settings, self._api_limiter, self.share)
             self._apis[name] = await self._open.enter_async_context(client)
         return self._apis[name]
 
 
 def _client(
-    name: str, api: ApiSettings, settings: Settings, limiter: trio.CapacityLimiter
+    name: str,
+    api: ApiSettings,
+    settings: Settings,
+    limiter: trio.CapacityLimiter,
+    share: Share,
 ) -> ApiClient:
     from trio_tools.http.apis.client import ApiClient  # noqa: PLC0415 - see above
     from trio_tools.http.apis.types import ApiConfig  # noqa: PLC0415
@@ -184,6 +233,7 @@ def _client(
             proxy_resolves=settings.fetch.proxy_resolves,
         ),
         limiter=limiter,
+        share=share,
     )
 
 

@@ -1,8 +1,11 @@
 """`fetch.robots` and `fetch.cache_seconds`: what is not asked for, and why."""
 
+from functools import partial
+
 import pytest
 import trio
 
+from nursery_patterns import single_flight
 from tests.http.servers import config, next_request, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
@@ -79,7 +82,11 @@ async def test_many_at_once_ask_for_robots_once_also_if_the_first_is_cancelled()
                 await release.wait()
             await stream.send_all(reply(b"x" if b"robots" not in request else b""))
 
-    async with serving(slow) as server, Fetcher(config(robots="obey")) as fetcher:
+    async with (
+        serving(slow) as server,
+        trio.open_nursery() as shared,
+        Fetcher(config(robots="obey"), share=partial(single_flight, nursery=shared)) as fetcher,
+    ):
         with trio.move_on_after(0.2):
             await outcome(fetcher, server.url + "/first")
         async with trio.open_nursery() as nursery:

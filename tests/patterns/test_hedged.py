@@ -190,3 +190,11 @@ async def test_wrong_arguments_are_refused_with_the_corrected_call(call, kind, m
 def test_a_policy_out_of_its_bounds_is_refused_with_the_corrected_call(arguments, kind):
     with pytest.raises(kind, match=rf"^{next(iter(arguments))} must be .*: write HedgePolicy\("):
         HedgePolicy(**arguments)
+
+
+async def test_a_function_of_several_arguments_gets_all_of_them(autojump_clock):
+    async def ask(question, language):
+        await trio.lowlevel.checkpoint()
+        return question, language
+
+    assert await hedged(ask, "why", "en", delay=1) == ("why", "en")

@@ -292,3 +292,19 @@ def test_a_cancel_anywhere_leaves_no_call_behind():
         assert len(fetch.started) == len(fetch.ended) + len(fetch.cut)
 
     assert cancel_at_every_checkpoint(scenario) > 5
+
+
+async def test_a_function_of_several_arguments_is_shared_by_all_of_them(autojump_clock):
+    calls = []
+
+    async def look_up(host, port, *, family=4):
+        calls.append((host, port, family))
+        await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery, trio.open_nursery() as callers:
+        shared = single_flight(look_up, nursery)
+        callers.start_soon(shared, "a", 443)
+        callers.start_soon(shared, "a", 443)
+        callers.start_soon(shared, "a", 80)
+        callers.start_soon(partial(shared, "a", 443, family=6))
+    assert sorted(calls) == [("a", 80, 4), ("a", 443, 4), ("a", 443, 6)]

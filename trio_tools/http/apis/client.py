@@ -26,7 +26,7 @@ from trio_tools.http.fetching.content import decode_any_text, media_type, parse_
 from trio_tools.http.fetching.headers import header_lines
 from trio_tools.http.fetching.host_throttle import HostLimits, parse_retry_after
 from trio_tools.http.wire.address_policy import Guard
-from trio_tools.http.wire.client import Answer, PooledClient
+from trio_tools.http.wire.client import Answer, PooledClient, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
 from trio_tools.http.wire.content_encoding import accepted_encodings
 from trio_tools.http.wire.errors import (
@@ -63,6 +63,7 @@ class ApiClient(PooledClient):
         environ: Where the secret is looked up, at each call, so that it can be rotated.
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
+        share: Makes concurrent look-ups of the API's name one; by default each task makes its own.
 
     Raises:
         InvalidRequest: The base URL is none.
@@ -76,6 +77,7 @@ class ApiClient(PooledClient):
         environ: Mapping[str, str] = os.environ,
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
+        share: Share = unshared,
     ) -> None:
         self._config = config
         self._environ = environ
@@ -90,6 +92,7 @@ class ApiClient(PooledClient):
             proxies=(
                 Proxies(config.proxy, resolves=config.proxy_resolves) if config.proxy else None
             ),
+            share=share,
         )
         self._bucket = TokenBucket(config.rate_per_second, config.burst)
         # Whoever is first in it waits until a token is due, and takes a place and the token then.

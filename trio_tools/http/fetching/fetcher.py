@@ -18,7 +18,7 @@ from trio_tools.http.fetching.redirects import ChainCookies, location_of, redire
 from trio_tools.http.fetching.reply_cache import ReplyCache
 from trio_tools.http.fetching.robots import MAX_ROBOTS_BYTES, Robots, RobotsReply
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
-from trio_tools.http.wire.client import Answer, Fields, PooledClient
+from trio_tools.http.wire.client import Answer, Fields, PooledClient, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
 from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.wire.exchange import Timeouts, WireRequest
@@ -42,6 +42,9 @@ class Fetcher(PooledClient):
         config: What it may do.
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
+        share: Makes concurrent look-ups of the same name, and concurrent requests for the same
+            robots.txt, one: `functools.partial(single_flight, nursery=nursery)`. By default each
+            task makes its own.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Fetcher(PooledClient):
         *,
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
+        share: Share = unshared,
     ) -> None:
         self._config = config = config or FetchConfig()
         super().__init__(
@@ -64,6 +68,7 @@ class Fetcher(PooledClient):
             ssl_context=ssl_context,
             resolver=resolver,
             proxies=config.proxies(),
+            share=share,
         )
         self._hosts = HostLimits(
             max_per_host=config.max_connections_per_host,
@@ -71,7 +76,7 @@ class Fetcher(PooledClient):
         )
         self._kept = KeptPages()
         self._cache = ReplyCache(config.cache_seconds)
-        self._robots = Robots(self._ask_for_robots, config.user_agent)
+        self._robots = Robots(self._ask_for_robots, config.user_agent, share=share)
         self._most_bytes = config.max_body_bytes
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import trio
 
 from nursery_patterns import run_in_thread
+from trio_tools.http.wire.client import Share, unshared
 from trio_tools.http.wire.errors import Code, FetchRefused
 from trio_tools.http.wire.urls import Origin, Target, parse_url
 
@@ -17,6 +18,7 @@ MAX_ROBOTS_BYTES = 500_000
 """RFC 9309, 2.5: at least 500 KiB are read; what is beyond counts as not there."""
 
 _KEPT_SECONDS = 3600.0
+_RETRIED_SECONDS = 60.0  # after a failure of the server
 _KEPT_ORIGINS = 1000
 _MAX_RULES_TRIED = 1000
 _SERVER_ERROR = 500
@@ -34,15 +36,20 @@ class RobotsReply(NamedTuple):
     text: str = ""
 
 
-class _Site:
-    __slots__ = ("lock", "rules", "text", "until", "users", "why_none")
+class _Site(NamedTuple):
+    """The rules of one origin.
 
-    def __init__(self) -> None:
-        self.lock = trio.Lock()
-        self.until = 0.0  # when what follows is too old
-        self.rules: Any = None
-        self.text = ""
-        self.why_none = ""  # why nothing may be asked for; empty if `rules` tell
+    Attributes:
+        until: When they are too old.
+        rules: What protego made of `text`; None if there are none.
+        text: The robots.txt.
+        why_none: Why nothing may be asked for; empty if `rules` tell.
+    """
+
+    until: float
+    rules: Any = None
+    text: str = ""
+    why_none: str = ""
 
 
 class Robots:
@@ -51,53 +58,57 @@ class Robots:
     Args:
         ask: Gets the URL of a robots.txt and returns what came of it.
         user_agent: By whose rules.
+        share: Makes concurrent requests for the same robots.txt one.
     """
 
-    def __init__(self, ask: Callable[[Target], Awaitable[RobotsReply]], user_agent: str) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Target], Awaitable[RobotsReply]],
+        user_agent: str,
+        *,
+        share: Share = unshared,
+    ) -> None:
         self._ask = ask
         self._user_agent = user_agent
         self._sites: OrderedDict[Origin, _Site] = OrderedDict()
+        self._learn = share(self._learn_now, key=lambda target: target.origin)
 
     async def check(self, target: Target) -> None:
         """Refuse a URL that the robots.txt of its origin does not allow.
 
-        Many may ask at the same time; the robots.txt of an origin is fetched by the first of them,
-        and the others wait. If that one is cancelled, the next one fetches it.
+        Tasks that need the same robots.txt at the same time share one request for it, which is
+        cancelled when the last of them is.
 
         Raises:
             FetchRefused: `BLOCKED_BY_ROBOTS`, with the rule.
         """
-        site = self._site_of(target.origin)
-        async with site.lock:
-            if site.until <= trio.current_time():
-                await self._learn(site, target)
+        site = self._sites.get(target.origin)
+        if site is None or site.until <= trio.current_time():
+            site = await self._learn(target)
         if site.why_none:
             raise _blocked(target, site.why_none)
         if site.rules is not None and not site.rules.can_fetch(target.url, self._user_agent):
             rule = await run_in_thread(_rule_against, site.text, target.url, self._user_agent)
             raise _blocked(target, f"it says {rule!r}")
 
-    def _site_of(self, origin: Origin) -> _Site:
-        site = self._sites.get(origin)
-        if site is None:
-            site = self._sites[origin] = _Site()
-            if len(self._sites) > _KEPT_ORIGINS:
-                self._sites.popitem(last=False)
-        return site
-
-    async def _learn(self, site: _Site, target: Target) -> None:
+    async def _learn_now(self, target: Target) -> _Site:
         url = f"{target.origin.scheme}://{target.host_header.decode('ascii')}/robots.txt"
         reply = await self._ask(parse_url(url))
-        site.rules, site.text, site.why_none = None, "", ""
+        site = _Site(trio.current_time() + _KEPT_SECONDS)
         if reply.status is not None and reply.status >= _SERVER_ERROR:
-            site.why_none = f"the server answered {reply.status} to it (RFC 9309, 2.3.1.4)"
+            why = f"the server answered {reply.status} to it (RFC 9309, 2.3.1.4)"
+            site = _Site(trio.current_time() + _RETRIED_SECONDS, why_none=why)
         elif reply.status is not None and 200 <= reply.status < 300:  # noqa: PLR2004 - success
             # Half a megabyte of rules takes some hundred milliseconds.
-            site.rules = await run_in_thread(_parsed, reply.text)
-            site.text = reply.text
+            rules = await run_in_thread(_parsed, reply.text)
+            site = site._replace(rules=rules, text=reply.text)
         # Another status means that there are no rules. Where there was no reply at all, the page
         # has none either, and tells why itself.
-        site.until = trio.current_time() + (60.0 if site.why_none else _KEPT_SECONDS)
+        self._sites[target.origin] = site
+        self._sites.move_to_end(target.origin)
+        if len(self._sites) > _KEPT_ORIGINS:
+            self._sites.popitem(last=False)
+        return site
 
 
 def _parsed(text: str) -> Any:

@@ -7,9 +7,9 @@ cookies, decoders) costs as much as the rest of the request, and neither of them
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.connector import (
@@ -24,8 +24,30 @@ from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.reply import header_fields, read_body
 from trio_tools.http.wire.response_parser import Reply
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 Fields = dict[bytes, bytes]
 """Header fields by lower-case name."""
+
+
+class Share(Protocol):
+    """Makes concurrent calls of a function with the same key one: `single_flight` in a nursery."""
+
+    def __call__(
+        self, fn: Callable[_P, Awaitable[_T]], *, key: Callable[_P, Hashable] | None = None
+    ) -> Callable[_P, Awaitable[_T]]:
+        """Return `fn`, shared."""
+        ...
+
+
+def unshared(
+    fn: Callable[_P, Awaitable[_T]],
+    *,
+    key: Callable[_P, Hashable] | None = None,  # noqa: ARG001 - as `Share`
+) -> Callable[_P, Awaitable[_T]]:
+    """Return `fn` as it is, for a client without a nursery."""
+    return fn
 
 
 class Answer(NamedTuple):
@@ -50,6 +72,7 @@ class PooledClient:
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
         proxies: Through which proxies; None for none.
+        share: Makes concurrent look-ups of the same name one.
     """
 
     def __init__(
@@ -62,8 +85,10 @@ class PooledClient:
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
         proxies: Proxies | None = None,
+        share: Share = unshared,
     ) -> None:
         self._proxies = proxies
+        self._share = share
         self._guard = guard
         self._limits = limits
         self._timeouts = timeouts
@@ -74,7 +99,7 @@ class PooledClient:
 
     async def __aenter__(self) -> Self:
         """Get ready; nothing is connected to yet."""
-        resolver = self._resolver or make_system_resolver()
+        resolver = self._share(self._resolver or make_system_resolver())
         connector = Connector(
             self._guard, resolver, self._ssl_context, self._max_head_bytes, self._proxies
         )
