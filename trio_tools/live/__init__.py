@@ -7,6 +7,7 @@ here knows MCP.
     jobs         work that goes on while the server serves
     limits       what is declared for a tool, under the capacity it has now
     state        `ServerState`: everything that lives as long as one server
+    datasets     the records of a dataset as items
     operations   operations made for a call, brought back, and worked on
     snapshot     what the dashboard shows
 """

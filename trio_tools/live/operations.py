@@ -10,9 +10,17 @@ from typing import Any
 
 from nursery_patterns import Batch, Frontier, Journal, Outcome, Status
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
+from trio_tools.live.datasets import (
+    DatasetItems,
+    DatasetRequest,
+    DatasetStart,
+    restored_items,
+    storable_items,
+)
 from trio_tools.live.state import ServerState
 from trio_tools.operations.durable.records import (
     Record,
+    Stored,
     StoredOutcome,
     restored_name,
     schema_mark,
@@ -34,6 +42,7 @@ def make_operation(
     owner: str,
     tool: str,
     source: Frontier[Any] | None = None,
+    dataset: DatasetStart | None = None,
 ) -> StoredOperation:
     """Make a new operation over items. It is kept when the store has opened it.
 
@@ -47,11 +56,19 @@ def make_operation(
         tool: The tool that was called.
         source: Items that grow, in place of `items`; what becomes of them is not stored beyond
             memory, since the next start could not find the same ones.
+        dataset: Where the items come from, in place of `items`, if they are those of a whole
+            dataset. They are read while others are worked on, and stored when they are read.
     """
     request = (operation.name, given)
     if source is not None:
         return _over(state, operation, source, given, None, (operation_id, owner, tool, request))
-    journal = state.store.journal(operation_id, owner, tool, operation, _storable(request))
+    stored = {**_storable(request), **({"dataset": True} if dataset is not None else {})}
+    journal = state.store.journal(operation_id, owner, tool, operation, stored)
+    if dataset is not None:
+        read = DatasetItems(state, operation, dataset.request)
+        read.journal = journal if isinstance(journal, OperationJournal) else None
+        read.add(dataset.chunk)
+        return _over(state, operation, read, given, journal, (operation_id, owner, tool, request))
     return _over(state, operation, items, given, journal, (operation_id, owner, tool, request))
 
 
@@ -59,17 +76,23 @@ async def revive(
     state: ServerState,
     writer: Writer,
     record: Record,
-    ended: dict[int, StoredOutcome],
-    started: set[int],
+    stored: Stored,
 ) -> StoredOperation:
     """Bring an operation back from what was stored of it.
 
     One whose function is not there any more, or takes other items, can be read all the same.
     """
-    name, given = _restored(record.request)
+    told = json.loads(record.request)
+    name, given = told["operation"], restored_items(told)
     operation, why_not = await _operation_of(state, name, record.schema)
+    read: DatasetItems | None = None
     items: list[Any] = given
-    if not why_not:
+    if "dataset" in told:
+        read = DatasetItems(state, operation, DatasetRequest(**given[0]))
+        for growth in stored.growth:
+            read.restore(growth)
+        items = read.items
+    elif not why_not:
         try:
             items = [
                 item if isinstance(item, BadItem) else operation.check_items([item])[0]
@@ -77,12 +100,14 @@ async def revive(
             ]
         except InvalidArgument as error:
             why_not = f"its items do not fit the operation {name!r} any more ({error})"
-    outcomes = [_outcome(stored, items[index], state) for index, stored in ended.items()]
+    outcomes = [_outcome(ended, items[index], state) for index, ended in stored.ended.items()]
     if operation.at_most_once:
-        outcomes += [_lost(index, items[index]) for index in started]
-    journal = OperationJournal(writer, record, outcomes)
+        outcomes += [_lost(index, items[index]) for index in stored.started]
+    journal = OperationJournal(writer, record, outcomes, stored.growth)
+    if read is not None:
+        read.journal = journal
     ids = (restored_name(record.operation_id), restored_name(record.owner), record.tool)
-    kept = _over(state, operation, items, given, journal, (*ids, (name, given)))
+    kept = _over(state, operation, read or items, given, journal, (*ids, (name, given)))
     journal.batch = kept.batch
     kept.background = record.background
     kept.cannot_go_on = why_not
@@ -158,7 +183,7 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
 def _over(
     state: ServerState,
     operation: Operation,
-    items: Sequence[Any] | Frontier[Any],
+    items: Sequence[Any] | Frontier[Any] | DatasetItems,
     given: Sequence[Any],
     journal: ItemJournal | None,
     names: tuple[str, str, str, Any],
@@ -166,15 +191,19 @@ def _over(
     operation_id, owner, tool, request = names
     work = ItemRunner(
         operation,
-        given,
+        items.items if isinstance(items, DatasetItems) else given,
         page_bytes=state.page_bytes,
         reserve=partial(state.store.reserve, owner),
         journal=journal,
     )
+    if isinstance(items, DatasetItems):
+        items.count = work.add_items
+    # Only what was read whole tells how many items there are.
+    source = items.items if isinstance(items, DatasetItems) and items.read_whole else items
     shared = state.limits_of(operation.limit_name).limiter
     batch: Batch[Any, Result] = Batch(
         work.run,
-        items,
+        source,
         limiter=None if operation.takes_own_place else shared,
         bucket=operation.bucket,
         name=operation.name,
@@ -209,23 +238,10 @@ async def _absent(item: Any) -> Any:
     raise NotFound(f"there is no function any more for {item!r}")
 
 
-_BAD = "\x00bad item"
-
-
-def _storable(request: tuple[str, list[Any]]) -> Any:
-    """Return a request with what stands for items that there are not as plain values."""
+def _storable(request: tuple[str, list[Any]]) -> dict[str, Any]:
+    """Return a request as plain values."""
     name, given = request
-    bad = {index: [i.label, i.reason] for index, i in enumerate(given) if isinstance(i, BadItem)}
-    items = [None if index in bad else item for index, item in enumerate(given)] if bad else given
-    return {"operation": name, "items": items, **({"bad": bad} if bad else {})}
-
-
-def _restored(request: bytes) -> tuple[str, list[Any]]:
-    told = json.loads(request)
-    given: list[Any] = told["items"]
-    for index, (label, reason) in told.get("bad", {}).items():
-        given[int(index)] = BadItem(label, reason)
-    return told["operation"], given
+    return {"operation": name, **storable_items(given)}
 
 
 def _outcome(stored: StoredOutcome, item: Any, state: ServerState) -> Outcome[Any, Result]:

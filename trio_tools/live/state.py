@@ -18,7 +18,7 @@ from trio_tools.live.calls import Durations, Pace, RunningCall
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
 from trio_tools.operations.durable.location import Location
-from trio_tools.operations.durable.records import Record, StoredOutcome
+from trio_tools.operations.durable.records import Record, Stored
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.durable_store import DurableStore, Revive
 from trio_tools.operations.registry import (
@@ -124,10 +124,9 @@ class ServerState:
         self,
         writer: Writer,
         record: Record,
-        ended: dict[int, StoredOutcome],
-        started: set[int],
+        stored: Stored,
     ) -> StoredOperation:
-        return await self.revive(writer, record, ended, started)
+        return await self.revive(writer, record, stored)
 
     @property
     def page_bytes(self) -> int:

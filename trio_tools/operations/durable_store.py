@@ -13,7 +13,7 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.records import (
     Record,
-    StoredOutcome,
+    Stored,
     decode,
     plain_name,
     restored_name,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Revive = Callable[[Writer, Record, dict[int, StoredOutcome], set[int]], Awaitable[StoredOperation]]
-"""Makes an operation of what writes it, its record, what ended, and what had only started."""
+Revive = Callable[[Writer, Record, Stored], Awaitable[StoredOperation]]
+"""Makes an operation of what writes it, its record, and what was stored beside that."""
 
 
 class DurableStore(MemoryStore):
@@ -133,7 +133,7 @@ class DurableStore(MemoryStore):
 
     async def _take_in(self, record: Record, blobs: Sequence[bytes]) -> StoredOperation | None:
         """Put an operation that was read into memory, unless a call has begun it meanwhile."""
-        operation = await self._revive(self.writer, record, *decode(blobs))
+        operation = await self._revive(self.writer, record, decode(blobs))
         key = (operation.owner, operation.operation_id)
         kept = self._kept.get(key)
         if kept is not None:

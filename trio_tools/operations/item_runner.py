@@ -145,6 +145,18 @@ class ItemRunner:
             await journal.note_start()
         return await operation.run(item, idempotency_key=journal.item_key)
 
+    def add_items(self, count: int, size: int) -> None:
+        """Make room for further items.
+
+        Args:
+            count: How many.
+            size: Bytes that they take.
+
+        Raises:
+            ToolFailure: There is no room.
+        """
+        self._count(_BYTES_PER_OUTCOME * count + size)
+
     def restored(self, outcomes: Iterable[Outcome[Any, Result]]) -> None:
         """Count outcomes that were brought back from where they were stored."""
         for outcome in outcomes:

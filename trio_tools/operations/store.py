@@ -42,6 +42,8 @@ class StoredOperation:
         background: Whether it goes on by itself, without a call that waits for it.
         begun: Set when the work in the background has begun, or cannot.
         cannot_go_on: Why its missing items cannot be done any more; empty if they can.
+        interrupted: Why its latest run in the background ended early; empty if it did not, or if
+            time was up or somebody stopped it.
         timeline: When its latest items started and ended.
     """
 
@@ -59,6 +61,7 @@ class StoredOperation:
     background: bool = False
     begun: trio.Event = field(default_factory=trio.Event)
     cannot_go_on: str = ""
+    interrupted: str = ""
     timeline: Timeline = field(default_factory=Timeline)
     _scope: trio.CancelScope | None = None
     _ended: trio.Event = field(default_factory=trio.Event)

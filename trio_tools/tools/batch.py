@@ -131,9 +131,12 @@ def _warnings(kept: StoredOperation, counts: Counts) -> list[str]:
     if kept.running:
         still = "It is running: what ends from now on may lie before the page of a cursor. Read it"
         return [f"{still} again without cursor when it has ended."]
-    if kept.cannot_go_on and not counts.complete:
+    if counts.complete:
+        return []
+    if kept.cannot_go_on:
         return [f"It cannot go on: {kept.cannot_go_on}."]
-    return [] if counts.complete else [how_to_go_on(kept, counts)]
+    broken = [f"It ended early: {kept.interrupted}"] if kept.interrupted else []
+    return [*broken, how_to_go_on(kept, counts)]
 
 
 async def cancel_operation(

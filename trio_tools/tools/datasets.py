@@ -1,26 +1,22 @@
-"""`process_large_dataset`: an operation over a dataset, a chunk in each call.
+"""`process_large_dataset`: an operation over a dataset, a chunk in each call, or all in one.
 
-Between calls nothing is held open: the cursor says where the next chunk begins. What is wrong with
-a record is that item's failure and stops nothing.
+Between calls nothing is held open: the cursor says where the next chunk begins. With
+`background=true` one operation goes through all chunks.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import PurePath
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
 from pydantic import AfterValidator, Field
 
 from nursery_patterns import Counts
-from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
+from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.json_values import json_bytes
-from trio_tools.files.records import DatasetItem
-from trio_tools.files.roots import FileRoots
-from trio_tools.operations.operation import BadItem, Operation, Texts
-from trio_tools.settings import DatasetSettings
-from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
+from trio_tools.operations.operation import Operation, Texts
 from trio_tools.tools.batches.calls import BatchRequest, Timing, counts_of, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
@@ -45,22 +41,6 @@ def _check_options(options: dict[str, Any] | None) -> dict[str, Any] | None:
             f"at most {_MAX_OPTIONS_BYTES:,} bytes are allowed, got {size:,}: shorten them"
         )
     return options
-
-
-class Record(NamedTuple):
-    """One record of a dataset: a JSON value, or the reason why there is none."""
-
-    label: str
-    value: Any
-    error: str | None = None
-
-
-class Chunk(NamedTuple):
-    """Records in the order of the dataset, and where the next chunk begins; None at the end."""
-
-    records: list[Record]
-    following: Any
-    warnings: tuple[str, ...] = ()
 
 
 async def process_large_dataset(
@@ -94,7 +74,8 @@ async def process_large_dataset(
 ) -> Answer:
     """Run an operation over a dataset, a chunk in each call, which says how to go on.
 
-    Records are {"path": …} for a folder, objects for a table or CSV.
+    background=true goes through all chunks. Records are {"path": …} for a folder, objects for a
+    table or CSV.
     """
     found = await call.state.operations.look_up(operation)
     most = call.state.settings.max_items
@@ -103,26 +84,30 @@ async def process_large_dataset(
             f"chunk_size must be at most {most}, got {chunk_size}: lower it",
             data={"argument": "chunk_size", "maximum": most},
         )
+    start = _position(call, dataset, cursor)
     with call.time_limit(timeout_seconds):
-        chunk = await _read(call, dataset, _position(call, dataset, cursor), chunk_size)
-    if not chunk.records:
+        chunk = await read_chunk(call.state, dataset, start, chunk_size)
+    if not chunk.records and chunk.following is None:
         return _nothing(call, found, dataset, max_concurrent, timeout_seconds)
-    items = [_item(found, record, fields, options or {}) for record in chunk.records]
-    answer = await run_batch_call(
-        call,
-        BatchRequest(
-            operation=found,
-            items=items,
-            items_argument="chunk_size",
-            checked=True,
-            max_concurrent=max_concurrent,
-            timeout_seconds=timeout_seconds,
-            item_timeout_seconds=item_timeout_seconds,
-            operation_id=operation_id,
-            background=background,
-            background_timeout_seconds=background_timeout_seconds,
-        ),
+    asked = DatasetRequest(dataset, start, chunk_size, fields, options or {})
+    request = BatchRequest(
+        operation=found,
+        items=[],
+        items_argument="chunk_size",
+        checked=True,
+        max_concurrent=max_concurrent,
+        timeout_seconds=timeout_seconds,
+        item_timeout_seconds=item_timeout_seconds,
+        operation_id=operation_id,
+        background=background,
+        background_timeout_seconds=background_timeout_seconds,
     )
+    if background:
+        request = replace(request, items=[asked.as_json()], dataset=DatasetStart(asked, chunk))
+        answer = await run_batch_call(call, request)
+        return _with_all_chunks(answer, chunk)
+    items = [asked.item_of(found, record) for record in chunk.records]
+    answer = await run_batch_call(call, replace(request, items=items))
     return _with_next_chunk(call, answer, dataset, chunk)
 
 
@@ -147,83 +132,6 @@ def _nothing(
         "next_cursor": None,
     }
     return Answer(summary=summary, data=data)
-
-
-async def _read(call: Call, dataset: str, position: Any, size: int) -> Chunk:
-    configured = call.state.settings.datasets
-    files = call.state.services.files
-    known = configured.get(dataset)
-    if known is None:
-        known = DatasetSettings.model_validate({"path": dataset})
-        # What has no suffix is the name of a dataset, if it is no folder.
-        if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
-            raise NotFound(
-                f"no dataset is named {brief_repr(dataset)}, nor is a folder; there are: "
-                f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
-                error_code="UNKNOWN_DATASET",
-                data={"datasets": list(configured)},
-            )
-    if known.path is None:
-        return await _read_table(call, known, position, size)
-    return await run_in_tool_thread(_read_path, files, known, position, size)
-
-
-def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, size: int) -> Chunk:
-    from trio_tools.files.datasets import Dataset, DatasetKind  # noqa: PLC0415 - few need it
-
-    assert known.path is not None
-    kind = None if known.kind is None else DatasetKind(known.kind)
-    if kind is None and roots.is_folder(known.path):
-        kind = DatasetKind.FOLDER
-    dataset = Dataset(roots, known.path, kind, known.encoding, known.delimiter)
-    chunk = dataset.read_chunk(position, size)
-    if kind is DatasetKind.FOLDER:
-        records = [
-            Record(item.value or f"file {item.number}", {"path": item.value}, item.error)
-            for item in chunk.items
-        ]
-    else:
-        records = [Record(_label(item), item.value, item.error) for item in chunk.items]
-    return Chunk(records, chunk.next_position, chunk.warnings)
-
-
-def _label(item: DatasetItem) -> str:
-    return f"{item.source} line {item.number}" if item.source else f"line {item.number}"
-
-
-async def _read_table(call: Call, known: DatasetSettings, after: Any, size: int) -> Chunk:
-    from trio_tools.database.tables import Table  # noqa: PLC0415 - few need it
-
-    assert known.database is not None
-    assert known.table is not None
-    assert known.key is not None
-    seconds = call.limits.declared.max_timeout_seconds
-    databases = call.state.services.databases
-    table = Table(databases, known.database, known.table, known.key, seconds)
-    chunk = await table.read_chunk(after, size)
-    records = [Record(f"{known.key} {row[known.key]}", row) for row in chunk.rows]
-    return Chunk(records, chunk.last_key)
-
-
-def _item(
-    operation: Operation, record: Record, fields: dict[str, str] | None, options: dict[str, Any]
-) -> Any:
-    """Return the item that a record makes, or what stands for it and fails."""
-    if record.error is not None:
-        return BadItem(record.label, record.error)
-    value = record.value
-    try:
-        if fields is not None:
-            value = {name: value[key] for name, key in fields.items()}
-        value = {**value, **options} if options else value
-    except (KeyError, TypeError) as error:
-        reason = f"the record has no fields, or lacks {error}: see its keys, and `fields`"
-        return BadItem(record.label, f"{record.label}: {reason}")
-    try:
-        return operation.check_item(value)
-    except (TypeError, ValueError) as error:
-        reason = str(error)
-    return BadItem(record.label, f"{record.label}: {reason}")
 
 
 def _position(call: Call, dataset: str, cursor: str | None) -> Any:
@@ -253,6 +161,16 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
         text="\n".join(filter(None, (text, answer.text))),
         warnings=[*answer.warnings, *chunk.warnings],
         pagination={"cursor": following, "page_size": len(chunk.records), "total": None},
+    )
+
+
+def _with_all_chunks(answer: Answer, chunk: Chunk) -> Answer:
+    """Say that no further call is needed for the next chunks."""
+    return replace(
+        answer,
+        data={**answer.data, "next_cursor": None},
+        text=f"It goes through all chunks by itself. {answer.text}",
+        warnings=[*answer.warnings, *chunk.warnings],
     )
 
 

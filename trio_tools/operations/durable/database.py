@@ -327,7 +327,7 @@ class StateDatabase:
             )
         if replace:
             connection.execute(sa.delete(_outcomes).where(_outcomes.c.key == key))
-        if change.outcomes or change.started:
+        if change.outcomes or change.started or change.growth:
             connection.execute(
                 sa.insert(_outcomes).values(key=key, revision=revision, data=encode(change))
             )

@@ -7,12 +7,12 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from pydantic_core import from_json, to_json
@@ -33,6 +33,7 @@ from trio_tools.answers.errors import (
 # Index, how it ended, seconds, bytes of what follows.
 _HEAD = struct.Struct("<IcdI")
 _STARTED = b"?"
+_GROWTH = b"i"
 _CODES = {Status.SUCCEEDED: b"+", Status.FAILED: b"-", Status.TIMED_OUT: b"t"}
 _STATUSES = {code: status for status, code in _CODES.items()}
 
@@ -106,6 +107,7 @@ class Change:
         record: How it stands. Its revision is the one that is stored so far, 0 for none.
         outcomes: What ended since the last commit.
         started: Indexes of items that are about to start and must not be run twice.
+        growth: Items that came to the operation, as JSON.
         replace: Whether the outcomes take the place of all that are stored.
         claim: Whether to take the operation over if its holder's lease is over.
         touch: Whether nothing is new but the time of the last use.
@@ -114,6 +116,7 @@ class Change:
     record: Record
     outcomes: list[AnyOutcome] = field(default_factory=list[AnyOutcome])
     started: list[int] = field(default_factory=list[int])
+    growth: list[bytes] = field(default_factory=list[bytes])
     replace: bool = False
     claim: bool = False
     touch: bool = False
@@ -145,7 +148,10 @@ class StoredOutcome:
 
 def encode(change: Change) -> bytes:
     """Return the outcomes of a change as one blob."""
-    parts = [_HEAD.pack(index, _STARTED, 0.0, 0) for index in change.started]
+    parts: list[bytes] = []
+    for growth in change.growth:
+        parts += (_HEAD.pack(0, _GROWTH, 0.0, len(growth)), growth)
+    parts += [_HEAD.pack(index, _STARTED, 0.0, 0) for index in change.started]
     for outcome in change.outcomes:
         body = _body(outcome)
         code = _CODES[outcome.status]
@@ -157,17 +163,34 @@ def _body(outcome: AnyOutcome) -> bytes:
     return outcome.value.json if outcome.error is None else _failure_json(outcome.error)
 
 
-def decode(blobs: Iterable[bytes]) -> tuple[dict[int, StoredOutcome], set[int]]:
-    """Return the outcomes by index, and the items that were started and did not end."""
+class Stored(NamedTuple):
+    """What was stored of an operation beside its record.
+
+    Attributes:
+        ended: The outcomes, by index.
+        started: Items that were started and did not end.
+        growth: Items that came to it, as JSON, in their order.
+    """
+
+    ended: dict[int, StoredOutcome]
+    started: set[int]
+    growth: list[bytes]
+
+
+def decode(blobs: Iterable[bytes]) -> Stored:
+    """Return what the blobs of an operation hold. They are in the order of their commits."""
     ended: dict[int, StoredOutcome] = {}
     started: set[int] = set()
+    growth: list[bytes] = []
     for blob in blobs:
         for index, code, elapsed, body in _frames(blob):
             if code == _STARTED:
                 started.add(index)
+            elif code == _GROWTH:
+                growth.append(body)
             else:
                 ended[index] = StoredOutcome(index, _STATUSES[code], elapsed, body)
-    return ended, started - ended.keys()
+    return Stored(ended, started - ended.keys(), growth)
 
 
 def _frames(blob: bytes) -> Iterator[tuple[int, bytes, float, bytes]]:
@@ -177,6 +200,11 @@ def _frames(blob: bytes) -> Iterator[tuple[int, bytes, float, bytes]]:
         at += _HEAD.size
         yield index, code, elapsed, blob[at : at + size]
         at += size
+
+
+def growth_json(growth: Mapping[str, Any]) -> bytes:
+    """Return items that came to an operation as JSON, from which they can be made again."""
+    return to_json(growth, fallback=repr, inf_nan_mode="constants")
 
 
 def _failure_json(error: Exception) -> bytes:

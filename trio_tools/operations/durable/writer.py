@@ -91,6 +91,7 @@ class OperationJournal(ItemJournal):
         writer: Writes it.
         record: What is stored of the operation itself; whoever changes it calls `ask`.
         outcomes: Those there are to begin with.
+        growth: Items that came to the operation while it ran, as they are stored.
 
     Attributes:
         refused: Why the operation may not be worked on, after a claim: the name of another holder,
@@ -98,7 +99,11 @@ class OperationJournal(ItemJournal):
     """
 
     def __init__(
-        self, writer: Writer, record: Record, outcomes: Iterable[Outcome[Any, Any]] = ()
+        self,
+        writer: Writer,
+        record: Record,
+        outcomes: Iterable[Outcome[Any, Any]] = (),
+        growth: Iterable[bytes] = (),
     ) -> None:
         super().__init__(restored_name(record.operation_id))
         self.record = record
@@ -110,6 +115,8 @@ class OperationJournal(ItemJournal):
         # the record, or in a change that is being written; `asked - saved` counts the latter.
         self._pending: list[Outcome[Any, Any]] = []
         self._started: list[int] = []
+        self._growth: list[bytes] = []
+        self._all_growth = list(growth)
         self._claims = False
         self._replace = False
         self._touched = False
@@ -125,6 +132,13 @@ class OperationJournal(ItemJournal):
         self._pending.append(outcome)
         self.asked += 1
         self._writer.heard(self, outcome)
+
+    def grow(self, growth: bytes) -> None:
+        """Take items that came to the operation to be written, before any of their outcomes."""
+        self._all_growth.append(growth)
+        self._growth.append(growth)
+        if self.batch is not None:  # before, the operation may turn out to be there already
+            self.ask()
 
     async def ready(self) -> None:
         """Wait while too much is still to be written."""
@@ -162,6 +176,7 @@ class OperationJournal(ItemJournal):
         if self._replace and self.batch is not None:
             self._pending = [o for o in self.batch.report().outcomes if o.status in _ENDS]
             most = len(self._pending)
+            self._growth = list(self._all_growth)
         if self.batch is not None:
             counts = self.batch.progress.value
             record.total = counts.total
@@ -172,11 +187,13 @@ class OperationJournal(ItemJournal):
             copy.copy(record),
             taken,
             self._started,
+            self._growth,
             replace=self._replace,
             claim=self._claims,
             touch=self.asked == self.saved and not self._replace,
         )
-        self._started, self._replace, self._claims, self._touched = [], False, False, False
+        self._started, self._growth = [], []
+        self._replace, self._claims, self._touched = False, False, False
         return change, self.asked - len(self._pending)
 
     def wrote(self, change: Change, saved: Saved, asked: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from nursery_patterns import Counts, request_context
+from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import ServerOverloaded, ToolFailure
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
@@ -72,8 +73,9 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
     await call.state.store.settled(kept)
     counts = kept.batch.progress.value
     total = known_total(counts)
+    known = f"{total} items" if counts.total is not None else f"{total} items and more"
     summary = (
-        f"{kept.batch.name}: {total} items go on in the background as {kept.operation_id}."
+        f"{kept.batch.name}: {known} go on in the background as {kept.operation_id}."
         if not counts.complete
         else f"{kept.batch.name}: all {total} items of {kept.operation_id} are done."
     )
@@ -133,8 +135,13 @@ async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str,
                 kept.stop()
             kept.batch.limit = options["concurrency"]
             kept.batch.item_timeout = options["item_seconds"]
-            with state.counting_items(kept.tool, kept.batch):
-                await run_with_progress(call, kept)
+            kept.interrupted = ""
+            try:
+                with state.counting_items(kept.tool, kept.batch):
+                    await run_with_progress(call, kept)
+            except* ToolFailure as failures:  # a dataset that cannot be read on
+                kept.interrupted = to_failure(failures).message
+                kept.background = False
         # Cut by its end of time, or done: nobody is to take it up again.
         if budget.cancelled_caught or kept.batch.progress.value.complete:
             kept.background = False

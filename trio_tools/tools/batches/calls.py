@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from nursery_patterns import Counts, Frontier, Report, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
@@ -52,6 +53,7 @@ class BatchRequest:
         detail: How much of the outcomes the answer shows.
         source: Gives the items where they are found on the way; then `items` only tell this
             request from others, and the operation is kept in memory alone.
+        dataset: Where the items come from if they are those of a whole dataset.
     """
 
     operation: Operation
@@ -67,6 +69,7 @@ class BatchRequest:
     retry: Literal["failed"] | None = None
     detail: Literal["full", "errors", "summary"] = "full"
     source: Frontier[Any] | None = None
+    dataset: DatasetStart | None = None
 
 
 async def go_on(call: Call, missing: str, *, operation_id: str | None, **options: Any) -> Answer:
@@ -183,6 +186,7 @@ async def _open(call: Call, request: BatchRequest) -> StoredOperation:
             owner=call.client_id,
             tool=call.tool,
             source=request.source,
+            dataset=request.dataset,
         )
     )
     _refuse_what_cannot_go_on(kept)
@@ -303,10 +307,11 @@ def _warnings(
 
 def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
     """Say how many items of an operation are not done, and how the caller gets them done."""
-    return (
-        f"{counts.cancelled + counts.not_started} items are not done. To go on with just those, "
-        f'repeat the call with operation_id="{kept.operation_id}".'
-    )
+    missing = counts.cancelled + counts.not_started
+    how = f'repeat the call with operation_id="{kept.operation_id}".'
+    if counts.total is None:
+        return f"{missing} known items are not done, and more may follow. To go on with them, {how}"
+    return f"{missing} items are not done. To go on with just those, {how}"
 
 
 def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
