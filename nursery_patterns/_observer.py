@@ -7,6 +7,7 @@ the batch wait until it has written what it was told.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from inspect import isfunction
 from typing import Any, Protocol, TypeVar
 
 from nursery_patterns._outcomes import Outcome
@@ -114,8 +115,12 @@ def ready_of(journal: object) -> Callable[[], Awaitable[None]] | None:
     return None if ready is None or _is_inherited(ready) else ready
 
 
+# The methods of the two protocols. They do nothing, so they are never called.
+_EMPTY = frozenset(
+    method for kind in (Observer, Journal) for method in vars(kind).values() if isfunction(method)
+)
+
+
 def _is_inherited(method: object) -> bool:
     """Whether a method is the one of the protocol, which does nothing."""
-    function = getattr(method, "__func__", None)
-    own = (*vars(Observer).values(), *vars(Journal).values())
-    return any(function is candidate for candidate in own)
+    return getattr(method, "__func__", None) in _EMPTY
