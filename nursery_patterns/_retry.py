@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, ParamSpec, TypeVar, cast, final
@@ -96,19 +95,10 @@ class Retry:
         @functools.wraps(fn)
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
             attempts = Attempts(self, budget)
-            with trio.move_on_after(math.inf if self.total_timeout is None else self.total_timeout):
-                while True:
-                    attempts.count += 1
-                    try:
-                        value = await fn(*args, **kwargs)
-                    except Exception as error:
-                        delay = attempts.delay_after(error)
-                        if delay is None:
-                            raise
-                    else:
-                        budget.succeeded()
-                        return value
-                    await trio.sleep(delay)
+            if self.total_timeout is None:
+                return await _call(attempts, fn, args, kwargs)
+            with trio.move_on_after(self.total_timeout):
+                return await _call(attempts, fn, args, kwargs)
             raise attempts.too_slow(self.total_timeout)
 
         return wrapper
@@ -124,6 +114,10 @@ class Retry:
             return check_seconds(
                 "the wait that `on` returned", verdict, call="return 2.5", zero=True
             )
+        return self.backoff(attempt)
+
+    def backoff(self, attempt: int) -> float:
+        """Return the usual wait after attempt number `attempt` (from 1) failed, in seconds."""
         delay = min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 1_000))
         return delay * (1 - self.jitter * random.random())  # noqa: S311 - spreads, hides nothing
 
@@ -155,11 +149,17 @@ class RetryBudget:
 class Attempts:
     """The attempts of one call."""
 
+    __slots__ = ("_budget", "_policy", "count", "note")
+
     def __init__(self, policy: Retry, budget: RetryBudget) -> None:
         self._policy = policy
         self._budget = budget
         self.count: int = 0  # calls so far
         self.note: str | None = None  # how the last attempt failed
+
+    def succeeded(self) -> None:
+        """Note that the last attempt succeeded."""
+        self._budget.succeeded()
 
     def delay_after(self, error: Exception) -> float | None:
         """Return the seconds until the next attempt, or None if there is none."""
@@ -181,6 +181,26 @@ class Attempts:
         if self.note is not None:
             error.add_note(self.note)
         return error
+
+
+async def _call(
+    attempts: Attempts,
+    fn: Callable[..., Awaitable[T]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
+    while True:
+        attempts.count += 1
+        try:
+            value = await fn(*args, **kwargs)
+        except Exception as error:
+            delay = attempts.delay_after(error)
+            if delay is None:
+                raise
+        else:
+            attempts.succeeded()
+            return value
+        await trio.sleep(delay)
 
 
 def _note_of(error: Exception, attempt: int) -> str:

@@ -194,7 +194,8 @@ async def test_a_request_of_an_upstream_is_refused_with_words(tmp_path):
 async def test_a_cut_item_sends_the_upstream_a_cancel(tmp_path):
     trace = tmp_path / "trace"
     async with server_over(small=small(env={"UPSTREAM_TRACE": str(trace)})) as run:
-        cut = await run("small.nap", {"seconds": 60}, {"seconds": 60}, timeout_seconds=0.3)
+        await run("small.echo", {"text": "x"})  # so that it has started
+        cut = await run("small.nap", {"seconds": 60}, {"seconds": 60}, timeout_seconds=1)
         assert cut["data"]["counts"]["cancelled"] == 2
         await until(lambda: len(traced(trace, "cancelled")) == 2)
         assert run.status("small").in_flight == 0

@@ -193,6 +193,11 @@ class FetchSettings(Section):
     cache_seconds: NonNegativeFloat = Field(
         default=0.0, description="How long a reply is used again without asking; 0 for no cache."
     )
+    hedge_after_seconds: PositiveFloat | None = Field(
+        default=None,
+        description="Seconds without a whole reply after which a request is sent a second time, "
+        "of which the first reply is used; for one request in ten at most. null for never.",
+    )
 
 
 class ApiSettings(Section):

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal
 
 import trio
 
+from nursery_patterns import Retry
 from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, UpstreamTool
@@ -36,10 +37,9 @@ State = Literal["not_started", "starting", "connected", "restarting", "failed"]
 _log = logging.getLogger("trio_tools.upstream")
 
 _CALLS_REMEMBERED: Final = 200
-_FIRST_DELAY: Final = 0.1
-_LONGEST_DELAY: Final = 30.0
-# So many lives in a row without one answered call, and callers are not kept waiting any longer.
-_LIVES: Final = 5
+# How it is started again after lives without one answered call. After so many in a row, callers
+# are not kept waiting any longer.
+_RESTARTS: Final = Retry(attempts=5, initial=0.1, maximum=30.0, jitter=0, budget=None)
 
 
 @dataclass(frozen=True)
@@ -287,11 +287,10 @@ class Upstream:
         was_ready = self._state == "connected"
         self._last_error = failure.message
         _log.warning("upstream %s: %s", self.name, failure.message)
-        delay = 0.0
-        if self._fruitless:
-            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._fruitless - 1))
-        if self._fruitless >= _LIVES or (not was_ready and self._restarts == 0):
-            self._failure, self._retry_at = failure, trio.current_time() + max(delay, _FIRST_DELAY)
+        delay = _RESTARTS.backoff(self._fruitless) if self._fruitless else 0.0
+        if self._fruitless >= _RESTARTS.attempts or (not was_ready and self._restarts == 0):
+            pause = max(delay, _RESTARTS.initial)
+            self._failure, self._retry_at = failure, trio.current_time() + pause
             self._enter("failed")
             if self.settings.start == "lazy":
                 return True

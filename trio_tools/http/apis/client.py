@@ -18,13 +18,18 @@ from urllib.parse import urlencode
 
 import trio
 
-from nursery_patterns import TokenBucket, TokenBucketStatistics
+from nursery_patterns import Retry, TokenBucket, TokenBucketStatistics
 from trio_tools.http.apis.paths import check_path
 from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS, Secret
 from trio_tools.http.apis.types import ApiConfig, ApiReply, Waiting
 from trio_tools.http.fetching.content import decode_any_text, media_type, parse_json
 from trio_tools.http.fetching.headers import header_lines
-from trio_tools.http.fetching.host_throttle import HostLimits, parse_retry_after
+from trio_tools.http.fetching.host_throttle import (
+    HostLimits,
+    ThrottledError,
+    parse_retry_after,
+    seconds_to_retry,
+)
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.client import Answer, PooledClient, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
@@ -41,8 +46,9 @@ from trio_tools.http.wire.pool import PoolLimits
 from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.urls import parse_url
 
-_SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-_THROTTLED = frozenset({429, 503})
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+_TOO_MANY = 429
+_THROTTLED = frozenset({_TOO_MANY, 503})
 _SHOWN_HEADERS = (b"content-type", b"etag", b"last-modified", b"link", b"retry-after")
 _LIMIT_HEADERS = (b"x-ratelimit-limit", b"ratelimit-limit", b"x-rate-limit-limit")
 _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate-limit-remaining")
@@ -101,6 +107,8 @@ class ApiClient(PooledClient):
         self._slots = HostLimits(
             max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
         )
+        retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
+        self._ask_with_retries = retry(self._ask_in_turn)
 
     def __repr__(self) -> str:
         return f"<ApiClient {self._config.name!r} at {self._base.url}>"
@@ -221,15 +229,12 @@ class ApiClient(PooledClient):
     async def _call(
         self, request: WireRequest, secret: Secret, started: float, waiting: Waiting
     ) -> ApiReply:
-        retries, most = self._config.throttle_retries, self._config.max_reply_bytes
-        while True:
-            answer, pause = await self._ask_in_turn(request, most + secret.longest, waiting)
-            reply, fields, body, truncated = answer
-            again = retries and (reply.status == 429 or request.method in _SAFE_TO_REPEAT)  # noqa: PLR2004
-            over = trio.current_time() + (pause or 0) >= trio.current_effective_deadline()
-            if pause is None or not again or over:
-                break
-            retries -= 1
+        most, pause = self._config.max_reply_bytes, None
+        try:
+            answer = await self._ask_with_retries(request, most + secret.longest, waiting)
+        except ThrottledError as throttled:
+            answer, pause = throttled.answer, throttled.pause
+        reply, fields, body, truncated = answer
         truncated = truncated or len(body) > most
         return ApiReply(
             status=reply.status,
@@ -247,13 +252,11 @@ class ApiClient(PooledClient):
             elapsed=trio.current_time() - started,
         )
 
-    async def _ask_in_turn(
-        self, request: WireRequest, max_bytes: int, waiting: Waiting
-    ) -> tuple[Answer, float | None]:
-        """Ask when the API may be asked; tell it off if it refuses.
+    async def _ask_in_turn(self, request: WireRequest, max_bytes: int, waiting: Waiting) -> Answer:
+        """Send a request when the API may be asked.
 
-        Returns:
-            The answer, and the seconds that the API wants to be left alone if it refused.
+        Raises:
+            ThrottledError: The API answered 429 or 503.
         """
         name, slots = self._config.name, self._slots
         waiting.begin()
@@ -273,9 +276,13 @@ class ApiClient(PooledClient):
                     answer = await self._ask(request, lambda _reply, _fields: max_bytes)
                 if answer.reply.status not in _THROTTLED:
                     slots.answered_well(name)
-                    return answer, None
+                    return answer
                 wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))
-                return answer, slots.refused(name, started=sent, retry_after=wanted)
+                raise ThrottledError(
+                    answer,
+                    slots.refused(name, started=sent, retry_after=wanted),
+                    repeatable=answer.reply.status == _TOO_MANY or request.method in _REPEATABLE,
+                )
             finally:
                 slots.leave(name)
 

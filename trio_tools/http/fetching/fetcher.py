@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import trio
 
+from nursery_patterns import HedgePolicy, Retry, hedged
 from trio_tools.http.fetching.content import media_of
 from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wrong_argument
-from trio_tools.http.fetching.host_throttle import HostLimits, HostState, parse_retry_after
+from trio_tools.http.fetching.host_throttle import (
+    HostLimits,
+    HostState,
+    ThrottledError,
+    parse_retry_after,
+    seconds_to_retry,
+)
 from trio_tools.http.fetching.kept_pages import KeptPages
 from trio_tools.http.fetching.pages import filled
 from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
@@ -29,6 +36,9 @@ from trio_tools.http.wire.urls import Target, parse_url
 _NOT_MODIFIED = 304
 _THROTTLED = frozenset({429, 503})
 _MARKDOWN_BYTES = 2_000_000
+_HEDGES_PER_REQUEST = 0.1
+
+Wanted = Callable[[Reply, Fields], int]
 
 
 class Fetcher(PooledClient):
@@ -74,6 +84,11 @@ class Fetcher(PooledClient):
             max_per_host=config.max_connections_per_host,
             max_cooldown_seconds=config.max_cooldown_seconds,
         )
+        # The pauses of the hosts bound the retries, and each retry waits for the end of its pause.
+        retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
+        self._ask_with_retries = retry(self._ask_in_turn)
+        late = config.hedge_after_seconds
+        self._hedging = None if late is None else HedgePolicy(late, budget=_HEDGES_PER_REQUEST)
         self._kept = KeptPages()
         self._cache = ReplyCache(config.cache_seconds)
         self._robots = Robots(self._ask_for_robots, config.user_agent, share=share)
@@ -191,7 +206,7 @@ class Fetcher(PooledClient):
         try:
             for _ in range(self._config.max_redirects + 1):
                 self._guard.check_origin(target.origin)
-                answer, _ = await self._ask_in_turn(request, target, lines, math.inf)
+                answer = await self._ask_once(request, target, lines)
                 location = location_of(answer.reply)
                 if location is None:
                     text = answer.body.decode("utf-8", "replace")
@@ -200,6 +215,12 @@ class Fetcher(PooledClient):
         except FetchError:
             pass  # the page itself tells what is wrong
         return RobotsReply(None)
+
+    async def _ask_once(self, request: FetchRequest, target: Target, lines: bytes) -> Answer:
+        try:
+            return await self._ask_in_turn(request, target, lines, math.inf)
+        except ThrottledError as throttled:
+            return throttled.answer
 
     def _check(self, request: FetchRequest) -> float:
         """Return the seconds that the request has, after a look at its arguments."""
@@ -229,25 +250,20 @@ class Fetcher(PooledClient):
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
     ) -> Answer:
         """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it."""
-        retries = self._config.throttle_retries
-        while True:
-            with trio.CancelScope(deadline=deadline):
-                answer, pause = await self._ask_in_turn(request, target, lines, deadline)
-                if pause is None or not retries:
-                    return answer
-                if trio.current_time() + pause >= trio.current_effective_deadline():
-                    return answer
-                retries -= 1
-                continue
-            raise _out_of_time(target.url)
+        with trio.CancelScope(deadline=deadline):
+            try:
+                return await self._ask_with_retries(request, target, lines, deadline)
+            except ThrottledError as throttled:
+                return throttled.answer
+        raise _out_of_time(target.url)
 
     async def _ask_in_turn(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> tuple[Answer, float | None]:
-        """Ask when the host may be asked; tell it off if it refuses or is slow.
+    ) -> Answer:
+        """Ask when the host may be asked.
 
-        Returns:
-            The answer, and the seconds that the host wants to be left alone if it refused.
+        Raises:
+            ThrottledError: The host answered 429 or 503.
         """
         head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
             request.method.encode("ascii"),
@@ -256,25 +272,52 @@ class Fetcher(PooledClient):
             lines,
         )
         wire_request = WireRequest(target.origin, request.method, head)
+        wanted = partial(self._wanted_bytes, request)
         hosts, host = self._hosts, target.origin.host
         if not hosts.enter_at_once(host):
             await hosts.enter(host)
+        try:
+            if self._hedging is None:
+                return await self._ask_host(wire_request, wanted, deadline)
+            return await hedged(
+                self._ask_host_hedged,
+                *(wire_request, wanted, deadline, iter((True,))),
+                delay=self._hedging,
+            )
+        finally:
+            hosts.leave(host)
+
+    async def _ask_host_hedged(
+        self, request: WireRequest, wanted: Wanted, deadline: float, is_first: Iterator[bool]
+    ) -> Answer:
+        """Ask as one of several tries, of which the first has a slot of the host already."""
+        if next(is_first, False):
+            return await self._ask_host(request, wanted, deadline)
+        hosts, host = self._hosts, request.origin.host
+        await hosts.enter(host)
+        try:
+            return await self._ask_host(request, wanted, deadline)
+        finally:
+            hosts.leave(host)
+
+    async def _ask_host(self, request: WireRequest, wanted: Wanted, deadline: float) -> Answer:
+        """Ask a host, entered, and record how it answers."""
+        hosts, host = self._hosts, request.origin.host
         started = trio.current_time()
         answer = None
         try:
-            answer = await self._ask(wire_request, partial(self._wanted_bytes, request))
+            answer = await self._ask(request, wanted)
             if answer.reply.status not in _THROTTLED:
                 hosts.answered_well(host)
-                return answer, None
-            wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))
-            return answer, hosts.refused(host, started=started, retry_after=wanted)
+                return answer
+            seconds = parse_retry_after(answer.fields.get(b"retry-after", b""))
+            raise ThrottledError(answer, hosts.refused(host, started=started, retry_after=seconds))
         except FetchTimedOut:
             hosts.timed_out(host, started=started)
             raise
         finally:
             if answer is None and trio.current_time() >= deadline:
                 hosts.timed_out(host, started=started)
-            hosts.leave(host)
 
     def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
         if request.body_as == "none" or location_of(reply) is not None:

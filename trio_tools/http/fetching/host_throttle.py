@@ -1,11 +1,11 @@
 """How many requests one host takes at a time, learnt from how it answers.
 
-Every host starts with the configured limit. A 429, a 503 or a timeout halves it and makes the host
-cool down, for as long as its Retry-After says within the configured bound; every good answer adds
-a little back (additive increase, multiplicative decrease: Chiu and Jain, 1989). Whoever waits for
-a host waits here, without a connection, first come first served; and for the end of a pause also
-without the slot of its batch, so that other hosts are asked meanwhile. A host that answers well
-costs two dictionary look-ups and keeps no state once nobody uses it.
+Each host has an `AdaptiveLimiter` that starts at its maximum, the configured limit. A 429, a 503
+or a timeout halves the limit, and good answers raise it again by one at a time. A 429 or 503 also
+makes the host cool down, for as long as its Retry-After says within the configured bound. A
+request waits for its host here, without a connection, first come, first served; and for the end of
+a pause also without the slot of its batch, so that other hosts are asked meanwhile. A host that
+answers well keeps no state once nobody uses it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
-from nursery_patterns import current_request, released_slot
+from nursery_patterns import AdaptiveLimiter, current_request, released_slot
+from trio_tools.http.wire.client import Answer
 from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
@@ -50,35 +51,93 @@ class HostState:
     clients: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
 
+class ThrottledError(Exception):
+    """A host answered 429 or 503. It stays within the clients, which return its answer in the end.
+
+    Attributes:
+        answer: The reply.
+        pause: Seconds until the host may be asked again.
+        repeatable: Whether the request may be sent again.
+    """
+
+    def __init__(self, answer: Answer, pause: float, *, repeatable: bool = True) -> None:
+        super().__init__()
+        self.answer = answer
+        self.pause = pause
+        self.repeatable = repeatable
+
+
+def seconds_to_retry(error: Exception) -> float | Literal["stop"]:
+    """Decide, for a `Retry`, whether a request is sent again.
+
+    It is sent at once, since it waits for the end of the pause in its turn, with its slot given to
+    others; but not if there is no time for that pause.
+    """
+    if not (isinstance(error, ThrottledError) and error.repeatable):
+        return "stop"
+    until = trio.current_time() + error.pause
+    return 0.0 if until < trio.current_effective_deadline() else "stop"
+
+
+class _HalveOrAddOne:
+    """Additive increase, multiplicative decrease (Chiu and Jain, 1989).
+
+    Unlike `AIMD`, it also grows while few of the slots are used: it grows back to where it began,
+    and a host that has got there again can be forgotten.
+    """
+
+    def update(self, limit: float, *, elapsed: float, in_flight: int, dropped: bool) -> float:  # noqa: ARG002 - as `LimitAlgorithm`
+        return limit / 2 if dropped else limit + 1
+
+
 class _Host:
     __slots__ = (
         "clients",
         "cools_until",
-        "cut_at",
         "door",
         "freed",
-        "in_flight",
-        "limit",
+        "limiter",
         "strikes",
+        "struck_at",
         "users",
     )
 
     def __init__(self, limit: int) -> None:
-        self.limit = float(limit)  # 1 <= limit <= the configured one; whole slots count
-        self.in_flight = 0
+        self.limiter = AdaptiveLimiter(limit, 1, limit, algorithm=_HalveOrAddOne())
         self.clients: set[str] = set()
         self.users = 0  # in flight or waiting; the host is forgotten only at 0
         self.cools_until = -math.inf
-        self.cut_at = -math.inf  # when the limit was last cut
         self.strikes = 0  # refusals since the last good answer
+        self.struck_at = -math.inf
         # Only who holds the door waits for a slot; the others wait for the door, in order. So one
-        # task wakes per free slot, and nobody overtakes. When a pause begins all leave the line.
+        # task wakes per free slot, and nobody overtakes. When a pause begins all leave the queue.
         self.door: trio.StrictFIFOLock | None = None
         self.freed: trio.Event | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self.limiter.borrowed_tokens
 
     def cools(self) -> bool:
         # Nearly none has ever been refused, and then there is no need to look at the clock.
         return self.cools_until > -math.inf and trio.current_time() < self.cools_until
+
+    def in_trouble(self) -> bool:
+        return self.limiter.total_tokens < self.limiter.maximum or self.cools()
+
+    def take_slot(self) -> bool:
+        """Take a slot if there is one."""
+        # All requests are alike, so they borrow in the names of 0, 1, 2, ...
+        try:
+            self.limiter.acquire_on_behalf_of_nowait(self.in_flight)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    def give_back(self) -> None:
+        self.limiter.release_on_behalf_of(self.in_flight - 1)
+        if self.freed is not None:
+            self.freed.set()
 
 
 class HostLimits:
@@ -102,10 +161,9 @@ class HostLimits:
         request = current_request()
         if request is not None and len(host.clients) < MAX_CLIENTS:
             host.clients.add(request.client_id)
-        if host.door is not None or host.in_flight >= int(host.limit) or host.cools():
+        if host.door is not None or host.cools() or not host.take_slot():
             return False
         host.users += 1
-        host.in_flight += 1
         return True
 
     async def enter(self, name: str) -> None:
@@ -132,24 +190,23 @@ class HostLimits:
     def leave(self, name: str) -> None:
         """Give the slot back."""
         host = self._hosts[name]
-        host.in_flight -= 1
-        if host.freed is not None:
-            host.freed.set()
+        host.give_back()
         self._let_go(name, host)
 
     def answered_well(self, name: str) -> None:
         """The host, entered, gave an answer other than 429 or 503: give it a little more."""
         host = self._hosts[name]
-        if host.limit < self._max_per_host or host.strikes:
-            host.strikes = 0
-            host.limit = min(host.limit + 1 / host.limit, float(self._max_per_host))
+        host.strikes = 0
+        if host.limiter.total_tokens < self._max_per_host:
+            host.limiter.record(0.0)  # how long it took is not what the limit depends on
 
     def refused(self, name: str, *, started: float, retry_after: float | None) -> float:
-        """The host, entered, answered 429 or 503: cut its limit and let it cool down.
+        """The host, entered, answered 429 or 503: lower its limit and let it cool down.
 
         Args:
             name: The host.
-            started: When the request was sent; one sent before the last cut does not cut again.
+            started: When the request was sent; one sent before the limit was last
+                lowered does not lower it again.
             retry_after: Seconds it asked for; None if it did not say, then 1, 2, 4, ... s.
 
         Returns:
@@ -157,7 +214,7 @@ class HostLimits:
         """
         host = self._hosts[name]
         now = trio.current_time()
-        self._cut(host, started, now)
+        _note_overload(host, started, now)
         if retry_after is None:
             retry_after = _FIRST_PAUSE_SECONDS * 2.0 ** min(host.strikes - 1, 30)
         pause = min(max(retry_after, 0.0), self._max_cooldown_seconds)
@@ -165,8 +222,8 @@ class HostLimits:
         return host.cools_until - now
 
     def timed_out(self, name: str, *, started: float) -> None:
-        """The host, entered, did not answer in time: cut its limit."""
-        self._cut(self._hosts[name], started, trio.current_time())
+        """The host, entered, did not answer in time: lower its limit."""
+        _note_overload(self._hosts[name], started, trio.current_time())
 
     def cooling_seconds(self, name: str) -> float:
         """Return the seconds until the host may be asked again, 0 if it may be now."""
@@ -178,7 +235,7 @@ class HostLimits:
         now = trio.current_time()
         return {
             name: HostState(
-                limit=int(host.limit),
+                limit=int(host.limiter.total_tokens),
                 in_flight=host.in_flight,
                 waiting=host.users - host.in_flight,
                 cooling_seconds=max(0.0, host.cools_until - now),
@@ -196,11 +253,9 @@ class HostLimits:
                     await trio.sleep_until(host.cools_until)
             door = host.door = host.door or trio.StrictFIFOLock()
             async with door:
-                while host.in_flight >= int(host.limit) and not host.cools():
+                while not host.cools() and not (entered := host.take_slot()):
                     host.freed = trio.Event()
                     await host.freed.wait()
-                entered = not host.cools()
-                host.in_flight += entered
             if not door.statistics().tasks_waiting and not door.locked():
                 host.door = host.freed = None
 
@@ -216,21 +271,23 @@ class HostLimits:
                 data={"retry_after_seconds": seconds},
             )
 
-    def _cut(self, host: _Host, started: float, now: float) -> None:
-        if started >= host.cut_at:
-            host.cut_at = now
-            host.strikes += 1
-            host.limit = max(1.0, host.limit / 2)
-
     def _let_go(self, name: str, host: _Host) -> None:
         host.users -= 1
         if host.users:
             return
-        if host.limit >= self._max_per_host and not host.cools():
+        if not host.in_trouble():
             del self._hosts[name]
         elif len(self._hosts) > _MAX_REMEMBERED:
             oldest = next((n for n, other in self._hosts.items() if not other.users), name)
             del self._hosts[oldest]
+
+
+def _note_overload(host: _Host, started: float, now: float) -> None:
+    """Lower the limit and count a strike, unless the request was sent before the last strike."""
+    if started >= host.struck_at:
+        host.struck_at = now
+        host.strikes += 1
+        host.limiter.record(now - started, dropped=True)
 
 
 def parse_retry_after(value: bytes) -> float | None:

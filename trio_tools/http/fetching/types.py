@@ -42,6 +42,8 @@ class FetchConfig:
         proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
         robots: "obey" to ask only for what a site's robots.txt allows.
         cache_seconds: How long the reply to a GET is used again without asking; 0 for no cache.
+        hedge_after_seconds: Seconds after which a request that has no reply is sent a second time,
+            for one request in ten at most; None for never.
     """
 
     schemes: frozenset[str] = frozenset({"http", "https"})
@@ -78,6 +80,7 @@ class FetchConfig:
     proxy_resolves: bool = False
     robots: Literal["ignore", "obey"] = "ignore"
     cache_seconds: float = 0.0
+    hedge_after_seconds: float | None = None
 
     def proxies(self) -> Proxies | None:
         """Return the proxies that these settings name.
