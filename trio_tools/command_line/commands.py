@@ -15,6 +15,7 @@ from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
     from trio_tools.server import ToolServer
+    from trio_tools.transports.http.siblings import WorkerPlace
 
 USAGE_ERROR = 2
 """Exit status of a command or a setting that is wrong."""
@@ -36,6 +37,28 @@ def parse_value(text: str) -> Any:
 
 async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
     """Check that what the settings name is there; serve MCP until it is told to stop."""
+    if options.workers is not None and options.transport == "stdio":
+        raise ValueError(
+            "--workers is for HTTP, as stdio has one client: add --transport http, or leave it out"
+        )
+    place = None
+    if options.transport == "http" and settings.http.workers > 1 and not options.check:
+        if options.worker is None:
+            from trio_tools.transports.http.workers import serve_workers  # noqa: PLC0415
+
+            return await serve_workers(settings, options.argv, count=settings.http.workers)
+        from trio_tools.settings.shares import share_of  # noqa: PLC0415
+        from trio_tools.transports.http.siblings import WorkerPlace  # noqa: PLC0415
+
+        place = WorkerPlace.of_json(options.worker)
+        settings = share_of(settings, place.count)
+    return await _serve_here(options, settings, place)
+
+
+async def _serve_here(
+    options: argparse.Namespace, settings: Settings, place: WorkerPlace | None
+) -> int:
+    """Serve in this process, which may be one of several workers."""
     from trio_tools.server import create_server  # noqa: PLC0415
     from trio_tools.server.start_checks import start_problems  # noqa: PLC0415
 
@@ -50,6 +73,10 @@ async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -
         return USAGE_ERROR
     if options.check:
         print("the settings are right, and what they name is there")  # noqa: T201
+    elif place is not None:
+        from trio_tools.transports.http.serve import serve_worker  # noqa: PLC0415 - heavy
+
+        await serve_worker(settings, server, place)
     elif options.transport == "http":
         from trio_tools.transports.http import serve_http  # noqa: PLC0415 - heavy
 

@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is wrong. 3: some items failed. 130: interrupted before there was anything to answer.
     """
     options, rest = _parser().parse_known_args(argv)
+    options.argv = list(sys.argv[1:] if argv is None else argv)
     if rest and options.command != "call":
         _parser().error(f"unknown arguments: {' '.join(rest)}")
     if options.command == "call" and options.tool is None and options.resume is None:
@@ -170,6 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--insecure", action="store_true", default=None, help="bind without tokens (http)"
     )
+    serve.add_argument("--workers", type=int, metavar="N", help="processes that serve (http)")
+    serve.add_argument("--worker", help=argparse.SUPPRESS)  # the place of one of them
     serve.add_argument(
         "--check", action="store_true", help="check the settings and what they name, and end"
     )
@@ -265,6 +268,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "http.host": getattr(options, "host", None),
         "http.port": getattr(options, "port", None),
         "http.insecure": getattr(options, "insecure", None),
+        "http.workers": getattr(options, "workers", None),
     }
     for name, value in shortcuts.items():
         if value is not None:

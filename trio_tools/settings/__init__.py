@@ -9,6 +9,7 @@ Nothing here opens a file, a socket or a database that a setting names.
     upstreams   the group of one upstream
     host_files  the servers that a host keeps in its own file
     settings    `Settings`, and where its values come from
+    shares      what one of several processes may do of it
     reference   the settings as a table and as an example file
     threads     a tool's thread, and how long a cancel waits for it
     logs        the log of the command line, on stderr

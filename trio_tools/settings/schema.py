@@ -296,6 +296,13 @@ class HttpSettings(Section):
         default="127.0.0.1", description="Address to bind. Others than loopback need tokens."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=128,
+        description="Processes of `trio-tools serve` that serve the address; limits of what is "
+        "outside are divided between them.",
+    )
     path: Annotated[str, AfterValidator(_http_path)] = Field(
         default="/mcp", description="Where MCP is served."
     )

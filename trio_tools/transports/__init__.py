@@ -14,20 +14,21 @@ Everything that accepts, frames, authenticates or ends a connection belongs here
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from trio_tools.transports.stdio import serve_stdio as serve_stdio
 
 if TYPE_CHECKING:
     from trio_tools.transports.http import serve_http as serve_http
+    from trio_tools.transports.stdio import serve_stdio as serve_stdio
 
 __all__ = ["serve_http", "serve_stdio"]
 
+_HOMES = {"serve_http": "http", "serve_stdio": "stdio"}
+
 
 def __getattr__(name: str) -> Any:
-    # Serving stdio must not wait for the import of an HTTP server.
-    if name == "serve_http":
-        from trio_tools.transports.http import serve_http  # noqa: PLC0415
-
-        return serve_http
+    # Serving stdio must not wait for the import of an HTTP server, nor the parent of workers for
+    # either.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

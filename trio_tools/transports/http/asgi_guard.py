@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from typing import Final
@@ -47,7 +47,7 @@ class AsgiGuard:
         doorkeeper: Decides about headers.
         max_body_bytes: Most bytes of one request body.
         overloaded: Whether new calls would be refused for lack of room.
-        metrics: The text of `/metrics` and its content type.
+        metrics: Returns the text of `/metrics` for a request, and its content type.
         proxies: Whose word is taken for where a request came from.
         done: Called with the weight of the body of each request that is done, in bytes.
         dashboard: The page at `/` and what it reads; None for none.
@@ -63,7 +63,7 @@ class AsgiGuard:
         *,
         max_body_bytes: int,
         overloaded: Callable[[], bool],
-        metrics: Callable[[], tuple[bytes, str]],
+        metrics: Callable[[Scope], Awaitable[tuple[bytes, str]]],
         proxies: TrustedProxies | None = None,
         done: Callable[[int], None] = lambda _: None,
         dashboard: Dashboard | None = None,
@@ -127,7 +127,7 @@ class AsgiGuard:
         if client != ANONYMOUS:
             scope[KNOWN]()
         if path == "/metrics":
-            text, content_type = self._metrics()
+            text, content_type = await self._metrics(scope)
             await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
             return
         if self._dashboard is not None and path.startswith(PREFIX):

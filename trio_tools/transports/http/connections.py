@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Scope
 
 from trio_tools.transports.http import http11
 from trio_tools.transports.http.http11 import HttpConnection
+from trio_tools.transports.http.siblings import HandedOver, Siblings, pump
 
 KNOWN: Final = "trio_tools.known"
 """Key of the ASGI scope: called without arguments when a request has shown a token."""
@@ -50,6 +51,7 @@ class Connections:
         tokens: Whether clients show tokens.
         shared_by_many: Whether an address is that of a proxy, which has no share of its own.
         tls: For HTTPS.
+        siblings: Other processes that serve the same address; None for none.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Connections:
         tokens: bool,
         shared_by_many: Callable[[str], bool] = lambda _: False,
         tls: ssl.SSLContext | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._app = app
+        self._siblings = siblings
         self._tokens = tokens
         self._shared_by_many = shared_by_many
         self._max = max_connections
@@ -81,6 +85,8 @@ class Connections:
         """Accept and serve connections until `close`."""
         with self._scope:
             async with trio.open_nursery() as nursery:
+                if self._siblings is not None:
+                    nursery.start_soon(self._siblings.receive, self._serve_one, nursery)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
 
@@ -103,9 +109,11 @@ class Connections:
                 self._short = False
                 nursery.start_soon(self._serve_one, stream)
 
-    async def _serve_one(self, stream: trio.SocketStream) -> None:
+    async def _serve_one(
+        self, stream: trio.SocketStream, handed_over: HandedOver | None = None
+    ) -> None:
         try:
-            peer = _name(stream.socket.getpeername())
+            peer = handed_over.peer if handed_over else _name(stream.socket.getpeername())
         except OSError:  # it has left already
             stream.socket.close()
             return
@@ -117,7 +125,7 @@ class Connections:
             self._open.add(place)
             try:
                 with place.scope:
-                    await self._serve(stream, place)
+                    await self._serve(stream, place, handed_over)
             except* Exception:  # noqa: BLE001 - one connection's failure is not the server's
                 _log.exception("a connection failed")
             finally:
@@ -125,7 +133,9 @@ class Connections:
         finally:
             stream.socket.close()
 
-    async def _serve(self, stream: trio.SocketStream, place: _Place) -> None:
+    async def _serve(
+        self, stream: trio.SocketStream, place: _Place, handed_over: HandedOver | None
+    ) -> None:
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -137,19 +147,28 @@ class Connections:
             KNOWN: place.show_token,
         }
         secured: Any = stream
-        if self._tls is not None:
+        if self._tls is not None and handed_over is None:
             secured = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
         try:
-            if self._tls is not None:
+            if secured is not stream:
                 with trio.fail_after(http11.HEADER_SECONDS):
                     await secured.do_handshake()
-            place.connection = HttpConnection(
-                self._app, secured, scope, max_header_bytes=self._max_header_bytes
-            )
-            await place.connection.run()
-        except (trio.BrokenResourceError, trio.TooSlowError):  # of the handshake
+        except (trio.BrokenResourceError, trio.TooSlowError):
             return
-        await _linger(stream, secured)
+        move = None if self._siblings is None else self._siblings.mover(stream, secured, place.peer)
+        place.connection = HttpConnection(
+            self._app,
+            secured,
+            scope,
+            max_header_bytes=self._max_header_bytes,
+            route=(lambda _: None) if move is None else move.route,
+            received=handed_over.received if handed_over else b"",
+        )
+        await place.connection.run()
+        if move is None or not place.connection.moved:
+            await _linger(stream, secured)
+        elif move.plain is not None:
+            await pump(secured, move.plain)
 
     def _has_room(self, peer: tuple[str, int]) -> bool:
         """Whether a newcomer gets a place; close the connection that it takes it from."""

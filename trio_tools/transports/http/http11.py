@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
@@ -40,6 +41,14 @@ _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED
 
 _log = logging.getLogger("trio_tools")
 
+Elsewhere = Callable[[bytes], Awaitable[bool]]
+"""Lets another process serve the rest of a connection, from the bytes of its next request on.
+
+False if that process does not take it."""
+
+Route = Callable[[list[tuple[bytes, bytes]]], Elsewhere | None]
+"""Returns who serves a request with such headers; None for this process."""
+
 
 class HttpConnection:
     """Serves the requests of one connection, one after the other.
@@ -49,20 +58,34 @@ class HttpConnection:
         stream: The connection, plain or TLS.
         scope: What is the same in the ASGI scope of each request.
         max_header_bytes: Most bytes of the headers of a request.
+        route: Who serves a request; by default this process.
+        received: What another process has read of the connection.
 
     Attributes:
         idle_since: When the last answer was sent; math.inf while a request that was received whole
             has no whole answer.
+        moved: Whether another process serves the connection now.
     """
 
     def __init__(
-        self, app: ASGIApp, stream: trio.abc.Stream, scope: Scope, *, max_header_bytes: int
+        self,
+        app: ASGIApp,
+        stream: trio.abc.Stream,
+        scope: Scope,
+        *,
+        max_header_bytes: int,
+        route: Route = lambda _: None,
+        received: bytes = b"",
     ) -> None:
         self._app = app
         self._stream = stream
         self._scope = scope
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_header_bytes)
+        self._route = route
+        if received:  # nothing would be the end of what the client sends
+            self._h11.receive_data(received)
         self.idle_since = trio.current_time()
+        self.moved = False
         # The client left, or nothing more can be sent to it.
         self._left = False
         # A part of an answer is being sent, or was cut by a cancel: then no other can follow it.
@@ -85,12 +108,22 @@ class HttpConnection:
             if request.http_version not in _VERSIONS:  # the preface of HTTP/2
                 await self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
                 return False
+            elsewhere = self._route(list(request.headers))
+            if elsewhere is not None and await elsewhere(self._read_so_far(request)):
+                self.moved, self.idle_since = True, math.inf
+                return False
             exchange = _Exchange(self, request)
             await self._answer(request, exchange)
             return exchange.complete and await self._drained()
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint)
         return False
+
+    def _read_so_far(self, request: h11.Request) -> bytes:
+        """Return a request and what was read behind its headers, as bytes."""
+        lines = [b" ".join((request.method, request.target, b"HTTP/" + request.http_version))]
+        lines += (name + b": " + value for name, value in request.headers.raw_items())
+        return b"\r\n".join((*lines, b"", self._h11.trailing_data[0]))
 
     async def _answer(self, request: h11.Request, exchange: _Exchange) -> None:
         try:

@@ -15,9 +15,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.types import Scope
 
 from trio_tools.live.state import ServerState
+from trio_tools.transports.http.siblings import Siblings
 
+OWN: Final = b"own"
+"""The query of `/metrics` that asks for the figures of one worker alone."""
+
+_PASSED_ON: Final = frozenset({b"host", b"authorization"})
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -27,12 +33,19 @@ class Metrics:
     Args:
         state: The live objects, if the server has them.
         connections: How many connections are open.
+        restarts: How often this worker was started again; None if there is but one process.
 
     Attributes:
         tools: The names that may become labels; others count as `other`.
     """
 
-    def __init__(self, state: ServerState | None, *, connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        state: ServerState | None,
+        *,
+        connections: Callable[[], int],
+        restarts: int | None = None,
+    ) -> None:
         self.tools: Collection[str] = ()
         self._registry = CollectorRegistry()
         self._calls = Counter(
@@ -49,6 +62,12 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Live(state, connections))
+        if restarts is not None:
+            Counter(
+                "trio_tools_worker_restarts",
+                "How often the worker was started again.",
+                registry=self._registry,
+            ).inc(restarts)
 
     def text(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
@@ -71,6 +90,56 @@ class Metrics:
             self._calls.labels(tool, outcome).inc()
             self._seconds.labels(tool).observe(trio.current_time() - started)
         return result
+
+
+async def metrics_of_all(
+    own: Metrics, siblings: Siblings | None, scope: Scope
+) -> tuple[bytes, str]:
+    """Return the text of `/metrics` for a request: of several workers, each has a label of its own.
+
+    Args:
+        own: The figures of this process.
+        siblings: The other workers; None for none.
+        scope: The request, whose headers go along to them.
+    """
+    await trio.lowlevel.checkpoint()
+    text, content_type = own.text()
+    if siblings is None or scope["query_string"] == OWN:
+        return text, content_type
+    fields = b"".join(b"%s: %s\r\n" % field for field in scope["headers"] if field[0] in _PASSED_ON)
+    request = b"GET /metrics?%s HTTP/1.1\r\n%sconnection: close\r\n\r\n" % (OWN, fields)
+    texts = {siblings.place.index: text, **await siblings.ask_others(request)}
+    return merged(texts), content_type
+
+
+def merged(texts: Mapping[int, bytes | None]) -> bytes:
+    """Return the figures of all workers as one text; None stands for one that did not answer."""
+    families: dict[str, list[str]] = {}
+    for worker, text in sorted(texts.items()):
+        told = b"" if text is None else text
+        family: list[str] = []
+        for line in told.decode().splitlines():
+            if line.startswith("# HELP "):
+                family = families.setdefault(line, [])
+            elif line.startswith("# "):
+                family += [] if line in family else [line]
+            else:
+                family.append(_labelled(line, worker))
+        up = families.setdefault("# HELP trio_tools_worker_up Whether the worker answers.", [])
+        up += [] if up else ["# TYPE trio_tools_worker_up gauge"]
+        up.append(f'trio_tools_worker_up{{worker="{worker}"}} {1.0 if told else 0.0}')
+    return "".join(
+        f"{line}\n" for head, rest in families.items() for line in (head, *rest)
+    ).encode()
+
+
+def _labelled(sample: str, worker: int) -> str:
+    label = f'worker="{worker}"'
+    name, brace, labels = sample.partition("{")
+    if brace and " " not in name:
+        return f"{name}{{{label},{labels}"
+    name, _, value = sample.partition(" ")
+    return f"{name}{{{label}}} {value}"
 
 
 class _Live(Collector):

@@ -6,11 +6,12 @@ import logging
 import ssl
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp
 
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
@@ -19,10 +20,13 @@ from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
-from trio_tools.transports.http.metrics import Metrics
+from trio_tools.transports.http.listeners import Address, address_of, listen
+from trio_tools.transports.http.metrics import Metrics, metrics_of_all
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
+from trio_tools.transports.http.siblings import Siblings, WorkerPlace
 from trio_tools.transports.http.tls import tls_context
 from trio_tools.transports.http.token_reload import reload_tokens
+from trio_tools.transports.http.worker import Worker
 from trio_tools.transports.memory_trim import MemoryTrim
 from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
 from trio_tools.transports.sdk import let_go_of_request, quiet_ends_of_sessions
@@ -34,23 +38,6 @@ from trio_tools.transports.shutdown import (
 )
 
 _log = logging.getLogger("trio_tools")
-
-
-class Address(NamedTuple):
-    """Where a server listens. Its text is its URL.
-
-    Attributes:
-        host: The address that is bound.
-        port: The port that is bound, also when port 0 was asked for.
-        url: Where MCP is served.
-    """
-
-    host: str
-    port: int
-    url: str
-
-    def __str__(self) -> str:
-        return self.url
 
 
 async def serve_http(
@@ -95,18 +82,43 @@ async def serve_http(
             thread than the main one.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
+    await _serve(settings, server, None, handle_signals=handle_signals, task_status=task_status)
+
+
+async def serve_worker(settings: Settings, server: MCPServer[Any], place: WorkerPlace) -> None:
+    """Serve as one of several worker processes, until told to stop or the parent is gone.
+
+    Args:
+        settings: Those of this worker alone.
+        server: What to serve.
+        place: Which worker it is.
+    """
+    await _serve(settings, server, Worker(place), handle_signals=True)
+
+
+async def _serve(
+    settings: Settings | None,
+    server: MCPServer[Any] | None,
+    worker: Worker | None,
+    *,
+    handle_signals: bool,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
-    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls)
+    siblings = None if worker is None else worker.siblings
+    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls, siblings)
     # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
     # place of what the lifespan raised at its end.
     with ExitStack() as context:
         # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
-        listeners = await _listen(http)
+        listeners = await listen(http) if worker is None else worker.listeners
         for listener in listeners:
             context.callback(listener.socket.close)
+        if worker is not None:
+            context.callback(worker.close)
         stop = (
             context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
             if handle_signals
@@ -117,10 +129,13 @@ async def serve_http(
 
         async def engine() -> None:
             async with house.lifespan():
-                address = _address(listeners[0], http, tls)
-                _log.info("serving MCP at %s", address)
+                address = address_of(listeners[0], http)
+                level = logging.INFO if worker is None else logging.DEBUG  # the parent says it once
+                _log.log(level, "serving MCP at %s", address)
                 task_status.started(address)
                 async with trio.open_nursery() as nursery:
+                    if worker is not None:
+                        nursery.start_soon(worker.follow, stop)
                     nursery.start_soon(house.memory_trim.run)
                     nursery.start_soon(
                         partial(
@@ -157,6 +172,7 @@ class _HttpServer:
         settings: HttpSettings,
         doorkeeper: Authenticator,
         tls: ssl.SSLContext | None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._server = server
         self._tool_server = server if isinstance(server, ToolServer) else None
@@ -175,12 +191,18 @@ class _HttpServer:
             calls_per_second=settings.calls_per_second_per_client,
         )
         state = self._tool_server.state if self._tool_server else None
-        self._metrics = Metrics(state, connections=lambda: len(self.connections))
+        self._metrics = Metrics(
+            state,
+            connections=lambda: len(self.connections),
+            restarts=None if siblings is None else siblings.place.restarts,
+        )
         self.memory_trim = MemoryTrim()
         # What Starlette adds for one route is a twentieth of a call.
-        sessions = Sessions(
+        sessions: ASGIApp = Sessions(
             server.session_manager.handle_request, max_sessions=settings.max_sessions
         )
+        if siblings is not None:
+            sessions = siblings.named(sessions)
         bare = settings.path.rstrip("/")
         routes = dict.fromkeys((bare or "/", f"{bare}/"), sessions)
         proxies = TrustedProxies(settings.trusted_proxies)
@@ -189,7 +211,7 @@ class _HttpServer:
             doorkeeper,
             max_body_bytes=settings.max_body_bytes,
             overloaded=self._overloaded,
-            metrics=self._metrics.text,
+            metrics=partial(metrics_of_all, self._metrics, siblings),
             proxies=proxies,
             done=self.memory_trim.add,
             dashboard=Dashboard(state) if state and settings.dashboard else None,
@@ -202,6 +224,7 @@ class _HttpServer:
             tokens=bool(doorkeeper.digests),
             shared_by_many=proxies.trusts,
             tls=tls,
+            siblings=siblings,
         )
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -238,25 +261,6 @@ class _HttpServer:
         if self._tool_server is None:
             return False
         return any(line.full for line in self._tool_server.state.admissions().values())
-
-
-async def _listen(settings: HttpSettings) -> list[trio.SocketListener]:
-    try:
-        return await trio.open_tcp_listeners(settings.port, host=settings.host)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}",
-        ) from error
-
-
-def _address(
-    listener: trio.SocketListener, settings: HttpSettings, tls: ssl.SSLContext | None
-) -> Address:
-    host, port = listener.socket.getsockname()[:2]
-    scheme = "https" if tls else "http"
-    name = f"[{host}]" if ":" in host else host
-    return Address(host, port, f"{scheme}://{name}:{port}{settings.path}")
 
 
 def _nothing() -> None:

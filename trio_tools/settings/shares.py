@@ -1,0 +1,37 @@
+"""What one of several processes may do of what the settings allow to all of them together."""
+
+from __future__ import annotations
+
+from trio_tools.settings.settings import Settings
+
+
+def share_of(settings: Settings, processes: int) -> Settings:
+    """Return the settings of one of several processes that share nothing but the state.
+
+    What protects others is divided: the rates of APIs and upstreams, and the connections to one
+    host. A process may have at least one request under way, so that many processes may come to
+    more than was set. What protects the process itself stays.
+
+    Args:
+        settings: Of all processes together.
+        processes: How many there are, from 1.
+    """
+    apis = {
+        name: api.model_copy(
+            update={
+                "rate_per_second": api.rate_per_second / processes,
+                "burst": max(1, api.burst // processes),
+                "max_concurrent": max(1, api.max_concurrent // processes),
+            }
+        )
+        for name, api in settings.apis.items()
+    }
+    upstreams = {
+        name: upstream
+        if upstream.rate_per_second is None
+        else upstream.model_copy(update={"rate_per_second": upstream.rate_per_second / processes})
+        for name, upstream in settings.upstreams.items()
+    }
+    per_host = max(1, settings.fetch.max_connections_per_host // processes)
+    fetch = settings.fetch.model_copy(update={"max_connections_per_host": per_host})
+    return settings.model_copy(update={"apis": apis, "upstreams": upstreams, "fetch": fetch})

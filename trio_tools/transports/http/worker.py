@@ -1,0 +1,43 @@
+"""One of several worker processes, from inside: what it has of its parent, and when it stops."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+import trio
+
+from trio_tools.transports.http.listeners import inherited
+from trio_tools.transports.http.siblings import Siblings, WorkerPlace
+from trio_tools.transports.shutdown import Stop
+
+
+class Worker:
+    """What a worker process has of its parent.
+
+    Args:
+        place: Which worker it is.
+
+    Attributes:
+        siblings: The other workers.
+        listeners: The listening sockets, which all workers share.
+    """
+
+    def __init__(self, place: WorkerPlace) -> None:
+        self.siblings = Siblings(place)
+        self.listeners = [inherited(number) for number in place.listeners]
+        link = socket.socket(fileno=place.link)
+        link.set_inheritable(False)
+        self._link = trio.SocketStream(trio.socket.from_stdlib_socket(link))
+
+    def close(self) -> None:
+        """Close what is of the parent, but for the listening sockets."""
+        self.siblings.close()
+        self._link.socket.close()
+
+    async def follow(self, stop: Stop) -> None:
+        """Tell the parent that calls are taken, and ask for the stop when the parent is gone."""
+        with suppress(trio.BrokenResourceError):
+            await self._link.send_all(b"+")
+            await self._link.receive_some(1)  # nothing but the end ever comes
+        stop("the parent process is gone")
