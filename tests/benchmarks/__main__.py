@@ -11,6 +11,7 @@ BENCHMARKS = {
     "tools": "what the tools add to the engine, and the longest steps at the caps",
     "startup": "the server's start beside the import of the SDK and trio",
     "upstream": "a call of an upstream's tool through us beside the official client's",
+    "workers": "calls per second of two worker processes beside one",
     "calls": "a tool call beside a bare server's, and how fast a busy one answers",
 }
 

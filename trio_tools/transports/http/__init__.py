@@ -5,7 +5,7 @@ token_reload     tokens, read again without dropping anybody
 browsers         what a page of another origin may do and read
 forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key
-listeners        the address that is bound
+listeners        the address that is bound; how workers share it
 http11           one connection: h11 and an ASGI application
 siblings         what the workers of one address do for each other
 worker           what one of them has of its parent

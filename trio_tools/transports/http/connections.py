@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Scope
 
 from trio_tools.transports.http import http11
 from trio_tools.transports.http.http11 import HttpConnection
+from trio_tools.transports.http.listeners import Listener
 from trio_tools.transports.http.siblings import HandedOver, Siblings, pump
 
 KNOWN: Final = "trio_tools.known"
@@ -52,6 +53,7 @@ class Connections:
         shared_by_many: Whether an address is that of a proxy, which has no share of its own.
         tls: For HTTPS.
         siblings: Other processes that serve the same address; None for none.
+        tell_load: Called with the number of open connections when it changes.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Connections:
         shared_by_many: Callable[[str], bool] = lambda _: False,
         tls: ssl.SSLContext | None = None,
         siblings: Siblings | None = None,
+        tell_load: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._siblings = siblings
+        self._tell_load = tell_load
         self._tokens = tokens
         self._shared_by_many = shared_by_many
         self._max = max_connections
@@ -81,7 +85,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(self, listeners: Sequence[trio.SocketListener]) -> None:
+    async def serve(self, listeners: Sequence[Listener]) -> None:
         """Accept and serve connections until `close`."""
         with self._scope:
             async with trio.open_nursery() as nursery:
@@ -94,7 +98,7 @@ class Connections:
         """Stop accepting and close every connection, whatever its client does."""
         self._scope.cancel(reason="the server stops")
 
-    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         while True:
             try:
                 stream = await listener.accept()
@@ -123,6 +127,7 @@ class Connections:
                 return
             place = _Place(peer)
             self._open.add(place)
+            self._tell_load(len(self._open))
             try:
                 with place.scope:
                     await self._serve(stream, place, handed_over)
@@ -130,6 +135,7 @@ class Connections:
                 _log.exception("a connection failed")
             finally:
                 self._open.discard(place)
+                self._tell_load(len(self._open))
         finally:
             stream.socket.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
@@ -20,10 +21,10 @@ from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
-from trio_tools.transports.http.listeners import Address, address_of, listen
+from trio_tools.transports.http.listeners import Address, Listener, address_of, listen
 from trio_tools.transports.http.metrics import Metrics, metrics_of_all
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
-from trio_tools.transports.http.siblings import Siblings, WorkerPlace
+from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.http.tls import tls_context
 from trio_tools.transports.http.token_reload import reload_tokens
 from trio_tools.transports.http.worker import Worker
@@ -108,12 +109,12 @@ async def _serve(
     settings = settings or own or Settings()
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
-    siblings = None if worker is None else worker.siblings
-    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls, siblings)
+    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls, worker)
     # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
     # place of what the lifespan raised at its end.
     with ExitStack() as context:
         # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
+        listeners: Sequence[Listener]
         listeners = await listen(http) if worker is None else worker.listeners
         for listener in listeners:
             context.callback(listener.socket.close)
@@ -172,8 +173,9 @@ class _HttpServer:
         settings: HttpSettings,
         doorkeeper: Authenticator,
         tls: ssl.SSLContext | None,
-        siblings: Siblings | None = None,
+        worker: Worker | None = None,
     ) -> None:
+        siblings = None if worker is None else worker.siblings
         self._server = server
         self._tool_server = server if isinstance(server, ToolServer) else None
         app = server.streamable_http_app(
@@ -225,6 +227,7 @@ class _HttpServer:
             shared_by_many=proxies.trusts,
             tls=tls,
             siblings=siblings,
+            tell_load=_nothing if worker is None else worker.loads.tell,
         )
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -263,5 +266,5 @@ class _HttpServer:
         return any(line.full for line in self._tool_server.state.admissions().values())
 
 
-def _nothing() -> None:
-    """Stand in for the drain of a server that has no batch calls."""
+def _nothing(*_: object) -> None:
+    """Stand in for the drain of a server that has no batch calls, and for who hears of loads."""

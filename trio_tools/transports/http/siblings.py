@@ -46,6 +46,7 @@ class WorkerPlace:
         count: How many there are.
         restarts: How often it was started again.
         listeners: The listening sockets, which all workers share.
+        loads: The memory in which each tells how many connections it has.
         link: A stream to the parent: a byte tells that calls are taken; its end is the parent's.
         inbox: Where connections arrive that other workers hand over.
         outboxes: The inboxes of all workers, by index.
@@ -55,6 +56,7 @@ class WorkerPlace:
     count: int
     restarts: int
     listeners: tuple[int, ...]
+    loads: int
     link: int
     inbox: int
     outboxes: tuple[int, ...]

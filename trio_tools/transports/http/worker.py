@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import trio
 
-from trio_tools.transports.http.listeners import inherited
+from trio_tools.transports.http.listeners import Loads, SharedListener
 from trio_tools.transports.http.siblings import Siblings, WorkerPlace
 from trio_tools.transports.shutdown import Stop
 
@@ -20,12 +20,14 @@ class Worker:
 
     Attributes:
         siblings: The other workers.
+        loads: How many connections each worker has.
         listeners: The listening sockets, which all workers share.
     """
 
     def __init__(self, place: WorkerPlace) -> None:
         self.siblings = Siblings(place)
-        self.listeners = [inherited(number) for number in place.listeners]
+        self.loads = Loads(place.loads, place.index, place.count)
+        self.listeners = [SharedListener(number, self.loads) for number in place.listeners]
         link = socket.socket(fileno=place.link)
         link.set_inheritable(False)
         self._link = trio.SocketStream(trio.socket.from_stdlib_socket(link))
@@ -33,6 +35,7 @@ class Worker:
     def close(self) -> None:
         """Close what is of the parent, but for the listening sockets."""
         self.siblings.close()
+        self.loads.close()
         self._link.socket.close()
 
     async def follow(self, stop: Stop) -> None:

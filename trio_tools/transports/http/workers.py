@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from trio_tools.settings import Settings
-from trio_tools.transports.http.listeners import address_of, listen
+from trio_tools.transports.http.listeners import Loads, address_of, listen
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.shutdown import Stop, run_until_stopped, stop_on_signals
 
@@ -123,6 +123,7 @@ class _Workers:
         self._outboxes = [outbox for _, outbox in pairs]
         self.first_status = 0
         # Those that run.
+        self._loads = Loads.make(count)
         self._processes: dict[int, trio.Process] = {}
         self._ended = trio.lowlevel.ParkingLot()
 
@@ -130,6 +131,7 @@ class _Workers:
         """Close the sockets between the workers."""
         for each in (*self._inboxes, *self._outboxes):
             each.close()
+        self._loads.close()
 
     async def run(self, url: str) -> None:
         """Keep all workers running until the stop; the first one has to start well.
@@ -222,6 +224,7 @@ class _Workers:
             count=self._count,
             restarts=restarts,
             listeners=self._listeners,
+            loads=self._loads.fileno(),
             link=link,
             inbox=self._inboxes[index].fileno(),
             outboxes=tuple(outbox.fileno() for outbox in self._outboxes),
@@ -229,7 +232,7 @@ class _Workers:
         return await trio.lowlevel.open_process(
             [*self._command, "--worker", place.as_json()],
             stdin=subprocess.DEVNULL,
-            pass_fds=(*place.listeners, link, place.inbox, *place.outboxes),
+            pass_fds=(*place.listeners, place.loads, link, place.inbox, *place.outboxes),
             # What a terminal sends goes to the parent alone, which asks each worker once.
             process_group=0,
         )
