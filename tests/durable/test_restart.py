@@ -78,6 +78,43 @@ async def test_an_operation_is_read_and_gone_on_with_after_a_restart(state, name
         assert other["data"]["error_code"] == "OPERATION_MISMATCH"
 
 
+async def test_failed_items_are_run_again_after_a_restart_and_what_succeeded_is_not(state):
+    effects = Effects()
+    items = [0.001, -0.001, 0.002]
+    async with connect_in_process(nap_server(effects, **state)) as client:
+        first = await batch(client, items, operation_id="mine")
+    assert first["data"]["counts"]["failed"] == 1
+    for _ in range(2):  # the second restart finds what the first retry wrote
+        effects.done.clear()
+        async with connect_in_process(nap_server(effects, **state)) as client:
+            again = await envelope_of(
+                client, "batch_process", {"operation_id": "mine", "retry": "failed"}
+            )
+            page = await read(client, "mine")
+        assert effects.done == [-0.001]
+        assert again["data"]["counts"] == first["data"]["counts"]
+        assert again["data"]["results"] == first["data"]["results"]
+        assert len(page["data"]["outcomes"]) == 3
+
+
+async def test_a_chunk_of_a_dataset_goes_on_by_its_id_after_a_restart(state, tmp_path):
+    effects = Effects()
+    (tmp_path / "naps.jsonl").write_text("0.001\n30\n")
+    settings = {**state, "file_roots": (tmp_path,)}
+    asked = {"dataset": "naps.jsonl", "operation": "nap", "operation_id": "mine"}
+    async with connect_in_process(nap_server(effects, **settings)) as client:
+        first = await envelope_of(client, "process_large_dataset", {**asked, "timeout_seconds": 1})
+    assert first["data"]["counts"]["succeeded"] == 1
+    for arguments in ({"operation_id": "mine"}, asked):
+        effects.done.clear()
+        async with connect_in_process(nap_server(effects, **settings)) as client:
+            again = await envelope_of(
+                client, "process_large_dataset", {**arguments, "timeout_seconds": 0.2}
+            )
+        assert effects.done == [30.0]
+        assert again["data"]["counts"] == first["data"]["counts"]
+
+
 async def test_cursors_go_on_after_a_restart(state):
     async def text(item: int) -> str:
         await trio.lowlevel.checkpoint()

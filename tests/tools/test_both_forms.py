@@ -118,6 +118,21 @@ async def test_outcomes_are_told_in_input_order_and_each_by_its_index_and_item()
     assert envelope["data"]["operation_id"] in text
 
 
+async def test_many_items_that_did_not_start_are_one_line_of_the_text(autojump_clock):
+    async def nap(seconds: float) -> float:
+        await trio.sleep(seconds)
+        return seconds
+
+    items = [1, 90, *range(200, 300)]
+    server = server_with(nap)
+    arguments = {"operation": "nap", "items": items, "max_concurrent": 1, "timeout_seconds": 5}
+    text, envelope = await forms_of(server, "batch_process", arguments)
+    entries = [line for line in text.splitlines() if line.startswith("[")]
+    assert len(entries) == 3
+    assert entries[2].startswith("[2] 200.0 to [101] 299.0: 100 items not started NOT_STARTED: ")
+    assert [error["index"] for error in envelope["data"]["errors"]] == list(range(1, 102))
+
+
 async def test_an_operation_says_how_its_results_read():
     def render(value):
         return f"{value['length']} letters\n{value['said']}"

@@ -47,6 +47,13 @@ READING = {*DEFAULT, *PATTERNS} - {
 
 UNCONFIGURED = ["call_external_api", "query_database", "run_inference", "process_large_dataset"]
 # What every API of a model takes in a schema.
+NEEDS = {
+    "call_external_api": "apis",
+    "query_database": "databases",
+    "run_inference": "models_folder",
+    "process_large_dataset": "file_roots or datasets",
+    "crawl_site": "fetch.crawl",
+}
 WORDS = {"type", "properties", "required", "items", "enum", "description", "minimum", "maximum"}
 
 
@@ -87,6 +94,15 @@ async def test_what_is_not_configured_is_not_listed(era):
     assert list(tools) == [name for name in DEFAULT if name not in UNCONFIGURED]
     operations = tools["batch_process"].input_schema["properties"]["operation"]["enum"]
     assert operations == ["fetch", "hash", "compress"]
+
+
+async def test_a_call_of_what_is_not_listed_is_refused_with_the_names_there_are(era):
+    async with calling(server_with(), era) as call:
+        for name, setting in NEEDS.items():
+            answer = await call(name)
+            assert f"{name} needs the setting {setting}" in answer["error"]
+            assert answer["data"]["tools"] == [n for n in DEFAULT if n not in UNCONFIGURED]
+            assert "fetch_urls" in answer["error"]
 
 
 async def test_schemas_name_what_there_is(era, tmp_path, shop):

@@ -57,6 +57,34 @@ async def test_failed_items_are_run_again_under_the_same_id_if_asked(autojump_cl
     assert sorted(trace.begun) == [1, 2, 90, 90]
 
 
+async def test_a_chunk_of_a_dataset_goes_on_and_is_retried_by_its_id_alone(
+    autojump_clock, tmp_path
+):
+    trace, broken = Trace(), [True]
+
+    async def flaky(seconds: float) -> float:
+        if seconds == 2 and broken[0]:
+            raise ZeroDivisionError
+        return await trace.nap(seconds)
+
+    (tmp_path / "naps.jsonl").write_text("1\n2\n90\n")
+    server = server_with(flaky, file_roots=(tmp_path,))
+    async with calling(server) as call:
+        asked = {"dataset": "naps.jsonl", "operation": "flaky"}
+        cut = await call("process_large_dataset", **asked, timeout_seconds=5, detail="errors")
+        mine = {"operation_id": cut["data"]["operation_id"]}
+        whole = await call("process_large_dataset", **mine, timeout_seconds=200)
+        assert values_of(whole["data"]) == [1, 90]
+        broken[0] = False
+        again = await call("process_large_dataset", **mine, retry="failed", detail="summary")
+        half = await call("process_large_dataset", dataset="naps.jsonl")
+        neither = await call("process_large_dataset")
+    assert again["data"]["counts"]["succeeded"] == 3
+    assert again["data"]["complete"]
+    assert "operation is missing" in half["error"]
+    assert "dataset and operation is missing" in neither["error"]
+
+
 async def test_an_answer_may_leave_out_what_a_model_need_not_read(autojump_clock):
     async def check(number: int) -> int:
         await trio.lowlevel.checkpoint()

@@ -1,5 +1,6 @@
 """Progress: in order, seldom, for people, and never at the expense of the batch."""
 
+import json
 import re
 
 import pytest
@@ -36,7 +37,35 @@ async def test_messages_rise_from_nothing_to_the_whole(autojump_clock, era):
     assert {total for _, _, total, _ in told} == {5}
     operation_id = answer.structured_content["data"]["operation_id"]
     assert told[0][3].startswith(f"{operation_id}: ")
-    assert told[-1][3] == f"{operation_id}: 5 of 5 done, 1 failed, last: 4.0"
+    line, *outcomes = told[-1][3].splitlines()
+    assert line == f"{operation_id}: 5 of 5 done, 1 failed, last: 4.0"
+    assert json.loads(outcomes[-1]) == {"index": 4, "item": 4.0, "value": 4.0}
+    every = [json.loads(line) for _, _, _, text in told for line in text.splitlines()[1:]]
+    assert sorted(one["index"] for one in every) == [0, 1, 2, 3, 4]
+    (failed,) = (one for one in every if "value" not in one)
+    assert list(failed) == ["index", "item", "status", "error_code", "reason"]
+
+
+async def test_a_message_shows_the_latest_outcomes_and_large_results_by_their_beginning(
+    autojump_clock,
+):
+    async def page(number: int) -> str:
+        await trio.sleep(1 if number else 0)
+        return "x" * 5_000
+
+    told = []
+
+    async def tell(progress, total, message):
+        told.append(message)
+
+    async with connected(server_with(page)) as client:
+        arguments = {"operation": "page", "items": list(range(31)), "max_concurrent": 50}
+        await client.call_tool("batch_process", arguments, progress_callback=tell)
+    _, first, *_, last = [text.splitlines()[1:] for text in told]
+    value = {"truncated": True, "json_chars": 5_002, "json_start": '"' + "x" * 99}
+    assert [json.loads(line) for line in first] == [{"index": 0, "item": 0, "value": value}]
+    assert max(len(text) for text in told) < 6_000
+    assert len(last) == 20
 
 
 async def test_at_most_twenty_messages_fall_into_any_second(autojump_clock, era):

@@ -70,6 +70,10 @@ class Result(NamedTuple):
         """Return it as JSON values, as the answer will have them."""
         return from_json(self.json)
 
+    def total_chars(self) -> int:
+        """Return the characters of its JSON. Costs a look at each byte if that is not known."""
+        return _chars_of(self.json) if self.chars is None else self.chars
+
     def part(self, start: int, most: int) -> str:
         """Return at most `most` characters of the JSON text from byte `start` on.
 

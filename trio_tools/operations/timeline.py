@@ -15,6 +15,8 @@ from nursery_patterns import Observer, Outcome
 
 MAX_SPANS: Final = 400
 """How many ended items are kept."""
+MAX_LATEST: Final = 20
+"""How many outcomes are kept."""
 
 Span = tuple[int, float, float | None, str]
 """Index, start and end in seconds of trio's clock, and status; no end while it is in flight."""
@@ -28,12 +30,16 @@ class Timeline(Observer[Any, Any]):
         timeline = Timeline()
         batch = Batch(fn, items, observer=timeline)
 
-    Memory: `MAX_SPANS` ended items and those in flight.
+    Memory: `MAX_SPANS` ended items, `MAX_LATEST` outcomes, and the items in flight.
+
+    Attributes:
+        latest: The outcomes that ended last, in the order of their ends.
     """
 
     def __init__(self) -> None:
         self._in_flight: dict[int, float] = {}
         self._ended: deque[Span] = deque(maxlen=MAX_SPANS)
+        self.latest: deque[Outcome[Any, Any]] = deque(maxlen=MAX_LATEST)
 
     def started(self, index: int, item: Any) -> None:
         """Note the start of an item."""
@@ -43,6 +49,7 @@ class Timeline(Observer[Any, Any]):
     def ended(self, outcome: Outcome[Any, Any]) -> None:
         """Note the end of an item, with its status."""
         self._end(outcome.index, outcome.status.value)
+        self.latest.append(outcome)
 
     def cut(self, index: int, item: Any) -> None:
         """Note that an item was cancelled."""

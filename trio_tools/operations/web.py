@@ -75,7 +75,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
         Operation(
             name="fetch",
             fn=functools.partial(_fetch, services),
-            description="Fetch a URL.Markdown.",
+            description="Fetch a URL.",
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
             label=_url_of,
             render=page_text,

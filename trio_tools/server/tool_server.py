@@ -1,8 +1,8 @@
 """The composition root: settings, state and tools become an MCP server, and every call its policy.
 
 Around each call, from outside in: the request context; the table from error to answer; the bounded
-waiting line; the tool itself. Tools that steer the others (status, reading and stopping operations)
-wait in no line.
+queue; the tool itself. Tools that steer the others (status, reading and stopping operations) do not
+wait in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mcp.types import Tool as ToolListing
 from nursery_patterns import RequestContext, current_request, request_context
 from trio_tools.answers.envelope import ENVELOPE_SCHEMA
 from trio_tools.answers.error_mapping import to_failure
-from trio_tools.answers.errors import NotFound, brief_repr
+from trio_tools.answers.errors import NotFound, ToolFailure, brief_repr
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.operations import revive
 from trio_tools.live.state import ServerState
@@ -192,8 +192,9 @@ class ToolServer(MCPServer[ServerState]):
         forms: Forms,
     ) -> CallToolResult:
         tool = self._tools_by_name.get(name)
-        if tool is None:
-            raise _unknown(name, self._tools_by_name)
+        if tool is None or not tool.listed(self.state):
+            listed = [each.name for each in self._tools_by_name.values() if each.listed(self.state)]
+            raise _unknown(name, listed) if tool is None else _not_configured(tool, listed)
         settings = self.state.settings
         arguments = as_meant(arguments, tool.fn, settings.ignored_arguments)
         checked = tool.check(arguments, max_items=settings.max_items)
@@ -359,8 +360,15 @@ def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:
     return context.report_progress
 
 
-def _unknown(name: str, tools: Iterable[str]) -> NotFound:
-    names = list(tools)
+def _not_configured(tool: Tool, names: list[str]) -> ToolFailure:
+    return tool.refusal(
+        f"{tool.name} needs the setting {tool.needs}, which this server does not have; there are: "
+        f"{', '.join(names)}.",
+        data={"tools": names},
+    )
+
+
+def _unknown(name: str, names: list[str]) -> NotFound:
     return NotFound(
         f"no tool is named {brief_repr(name)}; there are: {', '.join(names)}.",
         error_code="UNKNOWN_TOOL",

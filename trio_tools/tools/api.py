@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.answers.errors import ToolFailure
+from trio_tools.answers.errors import NotFound, ToolFailure
 from trio_tools.answers.texts import Told
 from trio_tools.http.apis.types import Waiting
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
@@ -106,4 +107,6 @@ CALL_EXTERNAL_API = Tool(
     names={"api": api_names},
     more=api_lines,
     listed=has_apis,
+    needs="apis",
+    refusal=partial(NotFound, error_code="UNKNOWN_API"),
 )

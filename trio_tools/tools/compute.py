@@ -25,7 +25,7 @@ async def compute_hash(
     call: Call,
     *,
     data: Annotated[str | None, Field(description="Text to hash, as UTF-8.")] = None,
-    path: Annotated[str | None, Field(description="File to hash, under the file roots.")] = None,
+    path: Annotated[str | None, Field(description="File to hash, under the roots.")] = None,
     text: OldName = None,
     algorithm: Annotated[str, Field(description="Name of the hash.")] = "sha256",
     timeout_seconds: TimeoutSeconds = None,

@@ -56,11 +56,6 @@ async def crawl_site(
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
     """Crawl a site: follow links and its sitemap, each page as Markdown. Obeys robots.txt."""
-    if not _is_on(call.state):
-        raise Forbidden(
-            "crawling is off on this server: let the operator set `fetch.crawl` to true, or fetch "
-            "the pages by their URLs with fetch_urls"
-        )
     most = call.state.settings.max_items
     if max_pages > most:
         raise InvalidArgument(
@@ -132,4 +127,6 @@ CRAWL_SITE = Tool(
     execution="async (I/O-bound)",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     listed=_is_on,
+    needs="fetch.crawl",
+    refusal=Forbidden,
 )

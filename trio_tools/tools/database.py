@@ -111,8 +111,10 @@ def _position(call: Call, cursor: str | None, asked: Callable[[], str]) -> int:
 QUERY_DATABASE = Tool(
     fn=query_database,
     title="Query a database",
-    execution="async over threads and worker processes; a cancel stops the statement",
+    execution="async; a cancel stops the statement",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
     names={"database": database_names},
     listed=has_databases,
+    needs="databases",
+    refusal=partial(NotFound, error_code="NO_DATABASES"),
 )

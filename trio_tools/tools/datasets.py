@@ -17,15 +17,17 @@ from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
 from trio_tools.operations.operation import Operation, Texts
-from trio_tools.tools.batches.calls import BatchRequest, Timing, counts_of, run_batch_call
+from trio_tools.tools.batches.calls import BatchRequest, Timing, counts_of, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import (
     Background,
     BackgroundSeconds,
     BudgetSeconds,
+    Detail,
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    Retry,
     Tool,
 )
 from trio_tools.tools.naming import dataset_names, has_datasets, operation_names
@@ -47,13 +49,13 @@ async def process_large_dataset(
     call: Call,
     *,
     dataset: Annotated[
-        str,
+        str | None,
         Field(
-            description="Configured name, or path of a folder or file (several: logs/*.csv.gz) "
-            "of JSON, JSON lines, CSV, text, Parquet or Excel."
+            description="Configured name, or path of a folder or of files (logs/*.csv.gz): JSON, "
+            "CSV, text, Parquet, Excel."
         ),
-    ],
-    operation: Annotated[str, Field(description="As of batch_process.")],
+    ] = None,
+    operation: Annotated[str | None, Field(description="As of batch_process.")] = None,
     chunk_size: Annotated[int, Field(gt=0, description="Records of this call.")] = 50,
     cursor: Annotated[str | None, Field(description="Where the chunk begins.")] = None,
     fields: Annotated[
@@ -69,6 +71,8 @@ async def process_large_dataset(
     timeout_seconds: BudgetSeconds = None,
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
+    retry: Retry = None,
+    detail: Detail = "full",
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
@@ -77,6 +81,21 @@ async def process_large_dataset(
     background=true goes through all chunks. Records are {"path": …} for a folder, objects for a
     table or CSV.
     """
+    how: dict[str, Any] = {
+        "max_concurrent": max_concurrent,
+        "timeout_seconds": timeout_seconds,
+        "item_timeout_seconds": item_timeout_seconds,
+        "operation_id": operation_id,
+        "background": background,
+        "background_timeout_seconds": background_timeout_seconds,
+        "retry": retry,
+        "detail": detail,
+    }
+    if dataset is None and operation is None:
+        return await go_on(call, "dataset and operation", checked=True, **how)
+    if dataset is None or operation is None:
+        missing = "dataset" if dataset is None else "operation"
+        raise InvalidArgument(f"{missing} is missing. Correct that and call {call.tool} again.")
     found = await call.state.operations.look_up(operation)
     most = call.state.settings.max_items
     if chunk_size > most:
@@ -91,16 +110,7 @@ async def process_large_dataset(
         return _nothing(call, found, dataset, max_concurrent, timeout_seconds)
     asked = DatasetRequest(dataset, start, chunk_size, fields, options or {})
     request = BatchRequest(
-        operation=found,
-        items=[],
-        items_argument="chunk_size",
-        checked=True,
-        max_concurrent=max_concurrent,
-        timeout_seconds=timeout_seconds,
-        item_timeout_seconds=item_timeout_seconds,
-        operation_id=operation_id,
-        background=background,
-        background_timeout_seconds=background_timeout_seconds,
+        operation=found, items=[], items_argument="chunk_size", checked=True, **how
     )
     if background:
         request = replace(request, items=[asked.as_json()], dataset=DatasetStart(asked, chunk))
@@ -184,4 +194,5 @@ PROCESS_LARGE_DATASET = Tool(
     by_operation=True,
     names={"operation": operation_names, "dataset": dataset_names},
     listed=has_datasets,
+    needs="file_roots or datasets",
 )

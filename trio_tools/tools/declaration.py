@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal, cast
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from trio_tools.answers.errors import InvalidArgument, brief_repr
+from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, brief_repr
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
 from trio_tools.tools.call import Answer
-from trio_tools.tools.schemas import add_to_description, lean_schema, with_names
+from trio_tools.tools.schemas import add_to_description, lean_schema, short_number, with_names
 
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
@@ -80,14 +80,17 @@ class Tool:
         title: Name for people.
         execution: How it runs, as its description says.
         annotations: Hints; true ones, since clients run calls in parallel only with them.
-        control: A tool that steers the others: it waits in no line and has no limits.
+        control: A tool that steers the others: it never waits for its turn and has no limits.
         by_operation: How many items run at once is up to the operation that the caller names.
         limited: Whether its work holds places in the limit of its name; if not, only its calls are
             bounded.
         names: What may be given for an argument, as things are now.
         more: What else the description tells, as things are now.
         time_argument: The argument by which callers say how long it may take, if there is one.
-        listed: Whether the tool is of use, as things are now: what is not configured is not listed.
+        listed: Whether the tool is of use, as things are now: what is not configured is not listed,
+            and a call of it is refused.
+        needs: The setting without which it is not listed.
+        refusal: Makes that failure from its message and data.
     """
 
     fn: Callable[..., Awaitable[Answer]]
@@ -102,6 +105,8 @@ class Tool:
     )
     more: Callable[[ServerState], str] | None = None
     listed: Callable[[ServerState], bool] = _always
+    needs: str = ""
+    refusal: Callable[..., ToolFailure] = NotFound
     time_argument: str = "timeout_seconds"
 
     @property
@@ -146,7 +151,7 @@ class Tool:
             caps["max_concurrent"] = max(1, limits.max_concurrency)
         for name, cap in caps.items():
             if name in schema["properties"]:
-                schema["properties"][name]["maximum"] = cap
+                schema["properties"][name]["maximum"] = short_number(cap)
         return schema
 
     def description(self, limits: LiveLimits | None, state: ServerState | None = None) -> str:
@@ -155,10 +160,7 @@ class Tool:
         if state is not None and self.more is not None and (more := self.more(state)):
             text = f"{text}\n\n{more}"
         if limits is None:
-            return (
-                f"{text}\n\nExecution: {self.execution}\n"
-                "Concurrency: never waits in line\nTimeout: none, it answers at once"
-            )
+            return f"{text}\n\nExecution: {self.execution}\nConcurrency: never waits\nTimeout: none"
         declared = limits.declared
         parallel, on_request = self._parallel(limits)
         # Without an argument for it, nobody can ask for more time.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from trio_tools.answers.errors import InvalidArgument
+from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
@@ -65,4 +66,6 @@ RUN_INFERENCE = Tool(
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
     names={"model": model_names},
     listed=has_models,
+    needs="models_folder",
+    refusal=partial(NotFound, error_code="NO_MODELS"),
 )

@@ -14,6 +14,8 @@ from typing import Any
 
 _Schema = Mapping[str, Any]
 
+# Exclusive and other minimum of a time, which is above 0.
+_OF_TIMES = ((0, 0), (None, 0.001))
 _TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
 
@@ -104,16 +106,23 @@ def _described(schema: _Schema) -> str:
     if default:  # what is false, nothing or empty goes without saying
         told = f"{told} Default {json.dumps(default, ensure_ascii=False)}."
     above = schema.get("exclusiveMinimum")
-    if above is not None and schema.get("type") == "number":
+    if above and schema.get("type") == "number":
         told = f"{told} Above {above:g}."
     return told.strip()
 
 
 def _bounds(schema: _Schema, kind: str) -> dict[str, Any]:
-    bounds = {name: schema[name] for name in ("minimum", "maximum") if name in schema}
+    bounds = {name: short_number(schema[name]) for name in ("minimum", "maximum") if name in schema}
     step = 1 if kind == "integer" else 0
     if "exclusiveMinimum" in schema:
         bounds["minimum"] = schema["exclusiveMinimum"] + step
     if "exclusiveMaximum" in schema:
         bounds["maximum"] = schema["exclusiveMaximum"] - step
+    if kind == "number" and (schema.get("exclusiveMinimum"), bounds.get("minimum")) in _OF_TIMES:
+        del bounds["minimum"]  # checked, and not worth telling each time
     return bounds
+
+
+def short_number(bound: float) -> float:
+    """Return 300 for 300.0, which is two characters less in each place."""
+    return int(bound) if bound == int(bound) else bound

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
-from nursery_patterns import Outcome, Report, Status
+from nursery_patterns import Report, Status
 from trio_tools.answers.cursors import Cursors
-from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, label_text, one_line
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
+from trio_tools.tools.batches.outcomes import (
+    AnyOutcome,
+    Shown,
+    failure_data,
+    lines_of,
+    short_label,
+)
 
 OPERATION_MIME = "application/jsonl"
 
-_MAX_LABEL_CHARS = 200
-_MAX_REASON_CHARS = 400
 _START_CHARS = 1_000
 # Names and punctuation around each entry of the structured content.
 _FRAME_CHARS = len('{"index":,"item":,"value":},')
@@ -38,23 +42,6 @@ _LEAST_SHARE = 4
 _LABEL_ROOM = 500
 # What the answer with a part has beside it.
 _PART_FIXED_CHARS = 1_000
-
-_Outcome = Outcome[Any, Any]
-
-
-class Shown(NamedTuple):
-    """One outcome in both forms.
-
-    Attributes:
-        data: `index`, `item` and `value`; of an item without a result `index`, `item`, `status`,
-            `error_code` and `reason`.
-        told: The same in the text.
-        size: Characters that it takes in the longer one of both forms.
-    """
-
-    data: dict[str, Any]
-    told: Told
-    size: int
 
 
 @dataclass(frozen=True)
@@ -143,7 +130,7 @@ class Pages:
         if left_out:
             cursor = self._cursor(results=_next(good, results), errors=_next(bad, errors))
         shown = sorted(results + errors, key=_index)
-        return Digest(_data(results), _data(errors), _told(shown), left_out, cursor)
+        return Digest(_data(results), _data(errors), lines_of(shown), left_out, cursor)
 
     def read(self, cursor: str | None, page_size: int) -> Page | Part:
         """Return what a cursor leads to, or the first page.
@@ -155,7 +142,7 @@ class Pages:
         if "offset" in position:
             return self._part(**{name: position[name] for name in ("index", "offset", "byte")})
         starts = {True: position["results"], False: position["errors"]}
-        wanted: list[_Outcome] = []
+        wanted: list[AnyOutcome] = []
         for outcome in self._kept.batch.report().outcomes:
             start = starts[outcome.succeeded]
             if start is not None and outcome.index >= start:
@@ -165,12 +152,12 @@ class Pages:
         shown, _ = _fitting(map(self._entry, wanted[:page_size]), self._room)
         following = _next(wanted, shown)
         if following is None:
-            return Page(_data(shown), _told(shown), None)
+            return Page(_data(shown), lines_of(shown), None)
         later = {
             kind: None if start is None else max(start, following)
             for kind, start in (("results", starts[True]), ("errors", starts[False]))
         }
-        return Page(_data(shown), _told(shown), self._cursor(**later))
+        return Page(_data(shown), lines_of(shown), self._cursor(**later))
 
     def outcome(self, index: int, cursor: str | None) -> Page | Part:
         """Return one outcome; of a result larger than a page, a part of its JSON.
@@ -195,31 +182,23 @@ class Pages:
         shown = self._entry(outcome)
         return Page([shown.data], [shown.told], None)
 
-    def _entry(self, outcome: _Outcome) -> Shown:
+    def _entry(self, outcome: AnyOutcome) -> Shown:
         return self._result(outcome) if outcome.succeeded else self._error(outcome)
 
-    def _error(self, outcome: _Outcome) -> Shown:
-        failure = outcome_failure(outcome, running=self._kept.running)
-        label = _short(self._kept.work.label_of(outcome.item))
-        reason = short_text(failure.user_message, _MAX_REASON_CHARS)
-        status, code = str(outcome.status), str(failure.error_code)
-        data = {
-            "index": outcome.index,
-            "item": label,
-            "status": status,
-            "error_code": code,
-            "reason": reason,
-        }
+    def _error(self, outcome: AnyOutcome) -> Shown:
+        label = short_label(self._kept.work.label_of(outcome.item))
+        data = failure_data(self._kept, outcome, label)
+        status, code, reason = data["status"], data["error_code"], data["reason"]
         named = f"[{outcome.index}] {label_text(label)}"
         line = f"{named} {status.replace('_', ' ')} {code}: {one_line(reason)}"
         quoted = _chars(json_bytes(label)) + _chars(json_bytes(reason))
         frame = _ERROR_FRAME_CHARS + len(str(outcome.index)) + len(status) + len(code)
         return Shown(data, Told(line), max(len(line) + 1, quoted + frame))
 
-    def _result(self, outcome: _Outcome) -> Shown:
+    def _result(self, outcome: AnyOutcome) -> Shown:
         result = outcome.value
         assert result is not None
-        index, label = outcome.index, _short(self._kept.work.label_of(outcome.item))
+        index, label = outcome.index, short_label(self._kept.work.label_of(outcome.item))
         named = f"[{index}] {label_text(label)}"
         if result.chars is not None:
             return self._beginning(index, label, named, result)
@@ -292,21 +271,8 @@ class Pages:
         return self._cursors.encode({"id": self._kept.operation_id, **position})
 
 
-def short_text(value: Any, limit: int = _MAX_LABEL_CHARS) -> str:
-    """Return a text or JSON value as a text of at most `limit` characters."""
-    text = value if isinstance(value, str) else json_bytes(value).decode()
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
 def _chars(text: bytes) -> int:
     return len(text) if text.isascii() else len(text.decode())
-
-
-def _short(label: Any) -> Any:
-    if isinstance(label, int | float | None):
-        return label
-    text = label if isinstance(label, str) else json_bytes(label).decode()
-    return label if len(text) <= _MAX_LABEL_CHARS else short_text(text)
 
 
 def _fitting(entries: Iterable[Shown], room: int) -> tuple[list[Shown], int]:
@@ -329,10 +295,6 @@ def _data(shown: Iterable[Shown]) -> list[dict[str, Any]]:
     return [one.data for one in shown]
 
 
-def _told(shown: Iterable[Shown]) -> list[Told]:
-    return [one.told for one in shown]
-
-
-def _next(outcomes: Sequence[_Outcome], shown: Sequence[Any]) -> int | None:
+def _next(outcomes: Sequence[AnyOutcome], shown: Sequence[Any]) -> int | None:
     """Return the index of the first outcome that was not shown, None if all were."""
     return outcomes[len(shown)].index if len(shown) < len(outcomes) else None

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import trio
 
 from nursery_patterns import Counts
+from trio_tools.answers.texts import json_line
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batches.pagination import short_text
+from trio_tools.tools.batches.outcomes import brief_data, short_text
 from trio_tools.tools.call import Call
 
 _log = logging.getLogger("trio_tools")
@@ -37,7 +38,11 @@ _NOTHING = _Message(-1, None, "")
 
 
 async def run_with_progress(call: Call, kept: StoredOperation) -> None:
-    """Run the batch and tell the caller how it goes. The first message names the operation id."""
+    """Run the batch and tell the caller how it goes.
+
+    The first line of a message has the operation id and the counts. Each further line is an item
+    that ended since the message before, as JSON in the shape of an answer; of many, the latest.
+    """
     progress = kept.batch.progress
 
     async def more_than(told: float) -> None:
@@ -49,7 +54,10 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> None:
     async def settled() -> None:
         await call.state.store.settled(kept)
 
-    async with _telling(call, lambda: _message_of(kept), more_than, settled):
+    def latest(told: float) -> _Message:
+        return _message_of(kept, told)
+
+    async with _telling(call, latest, more_than, settled):
         await kept.batch.run()
 
 
@@ -72,7 +80,8 @@ class _Latest:
         self._message = _NOTHING
         self._changed = trio.Event()
 
-    def get(self) -> _Message:
+    def get(self, told: float) -> _Message:
+        del told
         return self._message
 
     def tell(self, done: float, total: float | None, text: str) -> None:
@@ -92,7 +101,7 @@ async def _nothing_to_wait_for() -> None:
 @asynccontextmanager
 async def _telling(
     call: Call,
-    latest: Callable[[], _Message],
+    latest: Callable[[float], _Message],
     more_than: Callable[[float], Awaitable[None]],
     settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
 ) -> AsyncGenerator[None]:
@@ -110,7 +119,7 @@ class _Teller:
 
     Args:
         call: Whose caller is told.
-        latest: Returns the message as of now.
+        latest: Returns the message as of now, given how much was done in the one before.
         more_than: Waits until more is done than that.
         settled: Waits until what is done is safe, so that it may be told.
     """
@@ -118,7 +127,7 @@ class _Teller:
     def __init__(
         self,
         call: Call,
-        latest: Callable[[], _Message],
+        latest: Callable[[float], _Message],
         more_than: Callable[[float], Awaitable[None]],
         settled: Callable[[], Awaitable[None]],
     ) -> None:
@@ -131,13 +140,13 @@ class _Teller:
     async def tell_changes(self) -> None:
         while True:
             await self._more_than(self._told)
-            message = self._latest()
+            message = self._latest(self._told)
             await self._settled()
             await self._tell(message)
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
-        message = self._latest()
+        message = self._latest(self._told)
         if message.done > self._told:
             with trio.move_on_after(_LAST_SECONDS):
                 await self._settled()
@@ -160,7 +169,7 @@ def known_total(counts: Counts) -> int:
     return counts.done + counts.cancelled + counts.not_started
 
 
-def _message_of(kept: StoredOperation) -> _Message:
+def _message_of(kept: StoredOperation, told: float) -> _Message:
     counts, work = kept.batch.progress.value, kept.work
     failed = counts.failed + counts.timed_out
     parts = [f"{kept.operation_id}: {counts.done} of {known_total(counts)} done"]
@@ -168,4 +177,7 @@ def _message_of(kept: StoredOperation) -> _Message:
         parts.append(f"{failed} failed")
     if counts.done and work.last is not None:
         parts.append(f"last: {short_text(work.label_of(work.last))}")
-    return _Message(counts.done, counts.total, ", ".join(parts))
+    ended = [*reversed(kept.timeline.latest)][: int(counts.done - max(told, 0))]
+    lines = [", ".join(parts)]
+    lines += [json_line(brief_data(kept, outcome)) for outcome in reversed(ended)]
+    return _Message(counts.done, counts.total, "\n".join(lines))

@@ -1,0 +1,124 @@
+"""One outcome as data and as lines: in one shape wherever it is shown.
+
+{"index": 0, "item": "a", "value": 1}
+{"index": 1, "item": "b", "status": "failed", "error_code": "NOT_FOUND", "reason": "…"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from nursery_patterns import Outcome
+from trio_tools.answers.error_mapping import outcome_failure
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.answers.texts import Told, label_text, one_line
+from trio_tools.operations.store import StoredOperation
+
+AnyOutcome = Outcome[Any, Any]
+
+_MAX_LABEL_CHARS = 200
+_MAX_REASON_CHARS = 400
+# A result with more bytes of JSON is told by its beginning in a message about progress.
+_BRIEF_BYTES: Final = 200
+_BRIEF_CHARS: Final = 100
+# So many neighbours that did not start are told one by one.
+_MAX_SINGLE = 10
+
+
+class Shown(NamedTuple):
+    """One outcome in both forms.
+
+    Attributes:
+        data: `index`, `item` and `value`; of an item without a result `index`, `item`, `status`,
+            `error_code` and `reason`.
+        told: The same in the text.
+        size: Characters that it takes in the longer one of both forms.
+    """
+
+    data: dict[str, Any]
+    told: Told
+    size: int
+
+
+def failure_data(kept: StoredOperation, outcome: AnyOutcome, label: Any) -> dict[str, Any]:
+    """Return an outcome without a result; `label` names its item."""
+    failure = outcome_failure(outcome, running=kept.running)
+    return {
+        "index": outcome.index,
+        "item": label,
+        "status": str(outcome.status),
+        "error_code": str(failure.error_code),
+        "reason": short_text(failure.user_message, _MAX_REASON_CHARS),
+    }
+
+
+def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
+    """Return an outcome in a few hundred characters; a large result is told by its beginning."""
+    label = short_label(kept.work.label_of(outcome.item))
+    if not outcome.succeeded:
+        return failure_data(kept, outcome, label)
+    result = outcome.value
+    if len(result.json) <= _BRIEF_BYTES:
+        value = result.value()
+    else:
+        start = result.part(0, _BRIEF_CHARS)
+        value = {"truncated": True, "json_chars": result.total_chars(), "json_start": start}
+    return {"index": outcome.index, "item": label, "value": value}
+
+
+def lines_of(shown: Iterable[Shown]) -> list[Told]:
+    """Return outcomes as entries of a text.
+
+    A long run of items that did not start is one line, which names the first and the last one: they
+    differ in nothing else, and the caller has the names.
+    """
+    told: list[Told] = []
+    for run in _runs(list(shown)):
+        if len(run) <= _MAX_SINGLE:
+            told += [one.told for one in run]
+            continue
+        first, last = run[0].data, run[-1].data
+        told.append(
+            Told(
+                f"[{first['index']}] {label_text(first['item'])} to "
+                f"[{last['index']}] {label_text(last['item'])}: {len(run)} items not started "
+                f"{first['error_code']}: {one_line(first['reason'])}"
+            )
+        )
+    return told
+
+
+def _runs(shown: Sequence[Shown]) -> Iterable[Sequence[Shown]]:
+    """Split where an outcome is no neighbour of the one before that did not start either."""
+    start = 0
+    for at, (one, following) in enumerate(pairwise(shown), 1):
+        if not _alike(one.data, following.data):
+            yield shown[start:at]
+            start = at
+    if shown:
+        yield shown[start:]
+
+
+def _alike(one: dict[str, Any], following: dict[str, Any]) -> bool:
+    same = ("status", "error_code", "reason")
+    return (
+        one.get("status") == "not_started"
+        and following["index"] == one["index"] + 1
+        and all(one[name] == following.get(name) for name in same)
+    )
+
+
+def short_text(value: Any, limit: int = _MAX_LABEL_CHARS) -> str:
+    """Return a text or JSON value as a text of at most `limit` characters."""
+    text = value if isinstance(value, str) else json_bytes(value).decode()
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def short_label(label: Any) -> Any:
+    """Return the name of an item as it is; of a long one the beginning, as a text."""
+    if isinstance(label, int | float | None):
+        return label
+    text = label if isinstance(label, str) else json_bytes(label).decode()
+    return label if len(text) <= _MAX_LABEL_CHARS else short_text(text)
