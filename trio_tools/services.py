@@ -17,6 +17,7 @@ import trio
 
 from nursery_patterns import single_flight
 from trio_tools.answers.errors import NotFound, brief_repr
+from trio_tools.files.output_folder import OutputFolder
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
 
@@ -48,12 +49,14 @@ class Services:
 
     Attributes:
         files: The folders that tools may read.
+        output: The folder that tools may write into.
     """
 
     def __init__(self, settings: Settings, *, api_limiter: trio.CapacityLimiter) -> None:
         self._settings = settings
         self._api_limiter = api_limiter
         self.files = FileRoots(settings.file_roots, max_file_bytes=settings.max_file_bytes)
+        self.output = OutputFolder(settings.output_root)
         self._fetcher: Fetcher | None = None
         self._databases: Databases | None = None
         self._apis: dict[str, ApiClient] = {}

@@ -63,6 +63,7 @@ class FileRoots:
         roots: Existing folders. Links in them are resolved once, here. Without any root every
             path is forbidden.
         max_file_bytes: The largest file that `open_binary` opens.
+        setting: The setting that names them, for messages.
 
     Raises:
         ValueError: A root is not an existing folder, or the system, such as Windows, cannot open
@@ -70,16 +71,20 @@ class FileRoots:
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
+        self,
+        roots: Sequence[Path],
+        *,
+        max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
+        setting: str = "file_roots",
     ) -> None:
         if roots and not _BENEATH:
             raise ValueError(
-                "file_roots: this system cannot open a file beneath a folder without following "
-                "links, so nothing would keep a caller inside: leave file_roots empty here"
+                f"{setting}: this system cannot open a file beneath a folder without following "
+                f"links, so nothing would keep a caller inside: leave {setting} empty here"
             )
         for root in roots:
             if not root.is_dir():
-                raise ValueError(f"file_roots: {str(root)!r} is not a folder: create it first")
+                raise ValueError(f"{setting}: {str(root)!r} is not a folder: create it first")
         self.roots = tuple(root.resolve() for root in roots)
         # By their names: a link in a root may name it as the operator did.
         named = [_parts(str(root.absolute())) for root in roots]
@@ -143,6 +148,15 @@ class FileRoots:
                 raise too_large(repr(path), status.st_size, limit)
             on_refusal.pop_all()
         return os.fdopen(descriptor, "rb")
+
+    def open_folder_of(self, path: Path) -> int:
+        """Return a descriptor of the folder that holds a resolved path; close it.
+
+        Raises:
+            OSError: It cannot be opened.
+            Forbidden: It lies outside the roots.
+        """
+        return _open_beneath(self._locate(str(path.parent)), _FOLDER_FLAGS)
 
     def list_folder(self, path: str, *, after: str = "", count: int) -> list[FolderEntry]:
         """Return up to `count` regular files and links of a folder, in order of name.

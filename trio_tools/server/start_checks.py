@@ -26,7 +26,7 @@ _SQLITE_HEADER: Final = b"SQLite format 3\0"
 async def start_problems(server: ToolServer) -> list[str]:
     """Return a line for each setting that names what is not there; empty if all is well."""
     settings = server.state.settings
-    problems = [*_unset_secrets(settings)]
+    problems = [*_unset_secrets(settings), *_shut_output(settings)]
     problems += [line async for line in _useless_limits(server)]
     problems += [line async for line in _missing_datasets(server)]
     problems += [line async for line in _shut_databases(server)]
@@ -39,6 +39,14 @@ def _unset_secrets(settings: Settings) -> list[str]:
         for name, api in settings.apis.items()
         if api.auth_env is not None and (trouble := _trouble_of_secret(api.auth_env))
     ]
+
+
+def _shut_output(settings: Settings) -> list[str]:
+    folder = settings.output_root
+    if folder is None or os.access(folder, os.W_OK | os.X_OK):
+        return []
+    told = f"{str(folder)!r} cannot be written: let this user write it, or leave the setting out"
+    return [f"{written_name('output_root')}: {told}"]
 
 
 def _trouble_of_secret(variable: str) -> str:

@@ -247,6 +247,11 @@ class Settings(BaseSettings):
     )
     file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
     max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
+    output_root: Path | None = Field(
+        default=None,
+        description="Folder that batch tools may write files of outcomes into (`output_file`); "
+        "null for none.",
+    )
     max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
     ignored_arguments: frozenset[str] = Field(
         default=frozenset(
@@ -337,12 +342,13 @@ class Settings(BaseSettings):
         check_upstream_names(list(upstreams))
         return upstreams
 
-    @field_validator("models_folder")
+    @field_validator("models_folder", "output_root")
     @classmethod
-    def _is_a_folder(cls, folder: Path | None) -> Path | None:
+    def _is_a_folder(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         if folder is not None and not folder.is_dir():
+            holds = "holds the models" if info.field_name == "models_folder" else "may be written"
             raise ValueError(
-                f"{str(folder)!r} is not a folder: create it, or name the one that holds the models"
+                f"{str(folder)!r} is not a folder: create it, or name the one that {holds}"
             )
         return folder
 

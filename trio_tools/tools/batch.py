@@ -30,6 +30,7 @@ from trio_tools.tools.declaration import (
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    OutputFile,
     Retry,
     Tool,
 )
@@ -49,6 +50,7 @@ async def batch_process(
     operation_id: OperationId = None,
     retry: Retry = None,
     detail: Detail = "full",
+    output_file: OutputFile = None,
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
@@ -62,6 +64,7 @@ async def batch_process(
         "background_timeout_seconds": background_timeout_seconds,
         "retry": retry,
         "detail": detail,
+        "output_file": output_file,
     }
     if operation is None and items is None:
         return await go_on(call, "operation and items", **options)

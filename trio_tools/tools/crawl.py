@@ -29,6 +29,7 @@ from trio_tools.tools.declaration import (
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    OutputFile,
     Tool,
 )
 
@@ -52,6 +53,7 @@ async def crawl_site(
     item_timeout_seconds: ItemTimeoutSeconds = None,
     operation_id: OperationId = None,
     detail: Detail = "full",
+    output_file: OutputFile = None,
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
@@ -80,6 +82,7 @@ async def crawl_site(
             background=background,
             background_timeout_seconds=background_timeout_seconds,
             detail=detail,
+            output_file=output_file,
             source=crawl.frontier,
         ),
     )

@@ -27,6 +27,7 @@ from trio_tools.tools.declaration import (
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    OutputFile,
     Retry,
     Tool,
 )
@@ -73,6 +74,7 @@ async def process_large_dataset(
     operation_id: OperationId = None,
     retry: Retry = None,
     detail: Detail = "full",
+    output_file: OutputFile = None,
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
@@ -90,6 +92,7 @@ async def process_large_dataset(
         "background_timeout_seconds": background_timeout_seconds,
         "retry": retry,
         "detail": detail,
+        "output_file": output_file,
     }
     if dataset is None and operation is None:
         return await go_on(call, "dataset and operation", checked=True, **how)

@@ -49,6 +49,10 @@ Detail = Annotated[
     Field(description="What the answer shows."),
 ]
 Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
+OutputFile = Annotated[
+    str | None,
+    Field(max_length=1_000, description="Write all outcomes there: .jsonl or .csv."),
+]
 Background = Annotated[bool, Field(description="Answer at once.")]
 BackgroundSeconds = Annotated[float | None, Field(gt=0, description="Time in the background.")]
 
@@ -140,6 +144,8 @@ class Tool:
         if state is not None:
             for argument, names_in in self.names.items():
                 with_names(schema, argument, names_in(state))
+            if state.settings.output_root is None:
+                schema["properties"].pop("output_file", None)
             for argument in ("urls", "items"):
                 most = state.settings.max_items
                 add_to_description(schema, argument, f"At most {most} in a call.")

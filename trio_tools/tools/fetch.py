@@ -20,6 +20,7 @@ from trio_tools.tools.declaration import (
     ItemTimeoutSeconds,
     MaxConcurrent,
     OperationId,
+    OutputFile,
     Retry,
     Tool,
 )
@@ -50,6 +51,7 @@ async def fetch_urls(
     operation_id: OperationId = None,
     retry: Retry = None,
     detail: Detail = "full",
+    output_file: OutputFile = None,
     background: Background = False,
     background_timeout_seconds: BackgroundSeconds = None,
 ) -> Answer:
@@ -63,6 +65,7 @@ async def fetch_urls(
         "background_timeout_seconds": background_timeout_seconds,
         "retry": retry,
         "detail": detail,
+        "output_file": output_file,
     }
     if urls is None:
         return await go_on(call, "urls", **options)

@@ -22,6 +22,7 @@ from trio_tools.answers.errors import ServerOverloaded, ToolFailure
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
+from trio_tools.tools.batches.output import write_output
 from trio_tools.tools.batches.pagination import operation_uri
 from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call, no_progress
@@ -45,11 +46,13 @@ class HowToGoOn:
         concurrency: Items in flight.
         item_seconds: Time of one item; None for no bound of its own.
         seconds: Time for all of it.
+        output_file: Where its outcomes are written when it has ended; None for nowhere.
     """
 
     concurrency: int
     item_seconds: float | None
     seconds: float
+    output_file: str | None = None
 
 
 async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn) -> Answer:
@@ -145,7 +148,13 @@ async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str,
         # Cut by its end of time, or done: nobody is to take it up again.
         if budget.cancelled_caught or kept.batch.progress.value.complete:
             kept.background = False
-    await state.store.settled(kept)
+        await state.store.settled(kept)
+        name = options.get("output_file")
+        if name is not None and not kept.background:
+            try:
+                await write_output(state, kept, name)
+            except ToolFailure as failure:
+                _log.warning("%s: %s", kept.operation_id, failure)
 
 
 async def take_up(state: ServerState) -> None:

@@ -25,6 +25,7 @@ from trio_tools.tools.batches.background import (
     link_to,
     trouble_of,
 )
+from trio_tools.tools.batches.output import check_output, will_be_written, with_output
 from trio_tools.tools.batches.pagination import Digest, Pages
 from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call
@@ -54,6 +55,7 @@ class BatchRequest:
         source: Gives the items where they are found on the way; then `items` only tell this
             request from others, and the operation is kept in memory alone.
         dataset: Where the items come from if they are those of a whole dataset.
+        output_file: Where all outcomes are written to; None for nowhere.
     """
 
     operation: Operation
@@ -70,6 +72,7 @@ class BatchRequest:
     detail: Literal["full", "errors", "summary"] = "full"
     source: Frontier[Any] | None = None
     dataset: DatasetStart | None = None
+    output_file: str | None = None
 
 
 async def go_on(call: Call, missing: str, *, operation_id: str | None, **options: Any) -> Answer:
@@ -118,13 +121,18 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     if item_seconds is None:
         item_seconds = request.operation.item_timeout_seconds
     background_seconds = call.background_seconds_for(request.background_timeout_seconds)
+    name, path = request.output_file, None
+    if name is not None:
+        path = await check_output(call.state, name)
     kept = await _open(call, request)
     if request.retry == "failed":
         run_failed_again(call.state, kept)
     if request.background:
-        how = HowToGoOn(concurrency, item_seconds, background_seconds)
-        return await go_on_in_background(call, kept, how)
-    return await _run(call, kept, concurrency, seconds, item_seconds, detail=request.detail)
+        how = HowToGoOn(concurrency, item_seconds, background_seconds, name)
+        answer = await go_on_in_background(call, kept, how)
+        return answer if path is None else will_be_written(answer, path)
+    answer = await _run(call, kept, concurrency, seconds, item_seconds, detail=request.detail)
+    return answer if name is None else await with_output(call.state, answer, kept, name)
 
 
 async def resume_call(call: Call, kept: StoredOperation) -> Answer:

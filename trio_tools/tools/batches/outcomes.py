@@ -14,9 +14,10 @@ from nursery_patterns import Outcome
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, label_text, one_line
+from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
 
-AnyOutcome = Outcome[Any, Any]
+AnyOutcome = Outcome[Any, Result]
 
 _MAX_LABEL_CHARS = 200
 _MAX_REASON_CHARS = 400
@@ -57,9 +58,9 @@ def failure_data(kept: StoredOperation, outcome: AnyOutcome, label: Any) -> dict
 def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
     """Return an outcome in a few hundred characters; a large result is told by its beginning."""
     label = short_label(kept.work.label_of(outcome.item))
-    if not outcome.succeeded:
-        return failure_data(kept, outcome, label)
     result = outcome.value
+    if result is None:
+        return failure_data(kept, outcome, label)
     if len(result.json) <= _BRIEF_BYTES:
         value = result.value()
     else:

@@ -1,0 +1,128 @@
+"""Files that tools write: in one folder of the operator's, each whole or not at all.
+
+A file is written beside its name and takes that name when it is complete, so a reader never finds
+half of one, and a failure or a cancel leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from trio_tools.answers.errors import Forbidden, InvalidArgument, UpstreamFailed
+from trio_tools.files.roots import FileRoots
+
+FORMATS: Final = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV"}
+"""What is written, by the suffix of the name."""
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+_MODE = 0o600
+
+
+class Written(NamedTuple):
+    """A file that is complete."""
+
+    path: Path
+    size_bytes: int
+
+
+class OutputFolder:
+    """The folder that tools may write into.
+
+    Holds no open file, so threads may share it.
+
+    Args:
+        folder: An existing folder; None if nothing may be written.
+
+    Raises:
+        ValueError: It is no folder, or the system cannot open files beneath a folder without
+            following links.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        roots = () if folder is None else (folder,)
+        self._inside = FileRoots(roots, setting="output_root")
+        self.is_open = folder is not None
+
+    def check(self, name: str) -> Path:
+        """Return where a file of that name will be, with all links resolved.
+
+        Raises:
+            Forbidden: Nothing may be written, or the name leads out of the folder.
+            InvalidArgument: Its suffix is none of `FORMATS`, or its folder is not there.
+        """
+        if not self.is_open:
+            raise Forbidden(
+                "output_file is not allowed here: let the operator set output_root to a folder "
+                "that may be written, or leave output_file out",
+                error_code="NO_OUTPUT_ROOT",
+            )
+        try:
+            path = self._inside.resolve(name)
+        except Forbidden as error:
+            raise Forbidden(
+                f"output_file {name!r} is outside the folder that this server may write: give a "
+                "path relative to it, such as results.jsonl",
+                error_code="OUTSIDE_OUTPUT_ROOT",
+                data={"output_root": str(self._inside.roots[0])},
+            ) from error
+        if path.suffix.lower() not in FORMATS:
+            raise InvalidArgument(
+                f"output_file must end in {', '.join(FORMATS)}, got {name!r}: the suffix says how "
+                "it is written",
+                data={"argument": "output_file", "suffixes": list(FORMATS)},
+            )
+        if path.is_dir():
+            raise InvalidArgument(f"output_file {name!r} is a folder: name a file in it")
+        if not path.parent.is_dir():
+            raise InvalidArgument(
+                f"output_file {name!r} is in a folder that is not there: name one that is, or "
+                "leave the folder out"
+            )
+        return path
+
+    def write(self, name: str, lines: Iterable[bytes]) -> Written:
+        """Write a file, in the place of one that has the name. Blocks; call it in a thread.
+
+        Args:
+            name: As for `check`.
+            lines: Its bytes, taken one after the other. If taking one raises, nothing is written.
+
+        Raises:
+            Forbidden: As `check` does.
+            InvalidArgument: As `check` does.
+            UpstreamFailed: The system does not let it be written, or the disk is full.
+        """
+        path = self.check(name)
+        beside = f".{path.name[:100]}.{secrets.token_hex(8)}.part"
+        try:
+            folder = self._inside.open_folder_of(path)
+        except OSError as error:
+            raise _not_written(name, error) from error
+        try:
+            with os.fdopen(os.open(beside, _FLAGS, _MODE, dir_fd=folder), "wb") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            os.replace(beside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+        except OSError as error:
+            raise _not_written(name, error) from error
+        finally:
+            with suppress(OSError):  # it has its name by now, or it is of no use
+                os.unlink(beside, dir_fd=folder)
+            os.close(folder)
+        return Written(path, size)
+
+
+def _not_written(name: str, error: OSError) -> UpstreamFailed:
+    return UpstreamFailed(
+        f"output_file {name!r} cannot be written ({error.strerror}): the operator can make room or "
+        "allow it",
+        error_code="OUTPUT_NOT_WRITTEN",
+    )

@@ -1,0 +1,131 @@
+"""`output_file`: all outcomes of a batch in a file, for whoever need not read them in an answer.
+
+JSON Lines have an outcome on each line, in the shape of an answer and never cut:
+
+    {"index": 0, "item": "a", "value": {"length": 1}}
+    {"index": 1, "item": "b", "status": "failed", "error_code": "NOT_FOUND", "reason": "…"}
+
+CSV has the columns index, item, status, error_code, reason, value; an item or value that is no
+text stands in it as JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from pydantic_core import from_json
+
+from trio_tools.answers.error_mapping import outcome_failure
+from trio_tools.answers.errors import ToolFailure
+from trio_tools.answers.json_values import json_bytes
+from trio_tools.files.output_folder import Written
+from trio_tools.live.state import ServerState
+from trio_tools.operations.store import StoredOperation
+from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.tools.batches.outcomes import AnyOutcome
+from trio_tools.tools.call import Answer
+
+_ADVICE = "read them with get_operation, or repeat the call with operation_id and output_file"
+_COLUMNS = ("index", "item", "status", "error_code", "reason", "value")
+# How often a thread that writes looks whether it is still wanted.
+_LINES_PER_LOOK = 500
+
+
+async def check_output(state: ServerState, name: str) -> Path:
+    """Return where a file will be; refuse one that could not be written before work is done.
+
+    Raises:
+        ToolFailure: As `OutputFolder.check` does.
+    """
+    return await run_in_tool_thread(state.services.output.check, name)
+
+
+async def write_output(state: ServerState, kept: StoredOperation, name: str) -> Written:
+    """Write the outcomes that there are. A cancel leaves the file of before as it was.
+
+    Raises:
+        ToolFailure: As `OutputFolder.write` does.
+    """
+    outcomes = kept.batch.report().outcomes
+    lines = partial(_lines, kept, outcomes, as_csv=name.lower().endswith(".csv"))
+    return await run_in_tool_thread(lambda: state.services.output.write(name, lines()))
+
+
+async def with_output(
+    state: ServerState, answer: Answer, kept: StoredOperation, name: str
+) -> Answer:
+    """Write the file, and name it in the answer. A failure to write it takes nothing from that."""
+    path, told, warnings = None, "", answer.warnings
+    try:
+        written = await write_output(state, kept, name)
+    except ToolFailure as failure:
+        warnings = [*warnings, f"{failure.message}. The outcomes are kept: {_ADVICE}."]
+    else:
+        path = str(written.path)
+        told = f"All outcomes are in output_file {path} ({written.size_bytes} bytes)."
+    return replace(
+        answer,
+        data={**answer.data, "output_file": path},
+        text="\n".join(filter(None, (told, answer.text))),
+        warnings=warnings,
+    )
+
+
+def will_be_written(answer: Answer, path: Path) -> Answer:
+    """Name the file in the answer of an operation that goes on in the background."""
+    told = f"All outcomes will be in output_file {path} when it has ended."
+    return replace(
+        answer,
+        data={**answer.data, "output_file": str(path)},
+        text="\n".join(filter(None, (told, answer.text))),
+    )
+
+
+def _lines(
+    kept: StoredOperation, outcomes: tuple[AnyOutcome, ...], *, as_csv: bool
+) -> Iterator[bytes]:
+    if as_csv:
+        yield _csv_line(_COLUMNS)
+    for number, outcome in enumerate(outcomes):
+        if number % _LINES_PER_LOOK == 0:
+            trio.from_thread.check_cancelled()
+        label = kept.work.label_of(outcome.item)
+        if outcome.value is not None:
+            head = {"index": outcome.index, "item": label}
+            yield _success(head, outcome.value.json, as_csv=as_csv)
+        else:
+            yield _failure(kept, outcome, label, as_csv=as_csv)
+
+
+def _success(head: dict[str, Any], value: bytes, *, as_csv: bool) -> bytes:
+    if not as_csv:  # as it is kept, which may be megabytes, and is not parsed
+        return json_bytes(head)[:-1] + b',"value":' + value + b"}\n"
+    text = from_json(value) if value.startswith(b'"') else value.decode()
+    return _csv_line((head["index"], _cell(head["item"]), "succeeded", "", "", text))
+
+
+def _failure(kept: StoredOperation, outcome: AnyOutcome, label: Any, *, as_csv: bool) -> bytes:
+    failure = outcome_failure(outcome, running=kept.running)
+    told = (str(outcome.status), str(failure.error_code), failure.user_message)
+    if as_csv:
+        return _csv_line((outcome.index, _cell(label), *told, ""))
+    names = ("status", "error_code", "reason")
+    data = {"index": outcome.index, "item": label, **dict(zip(names, told, strict=True))}
+    return json_bytes(data) + b"\n"
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json_bytes(value).decode()
+
+
+def _csv_line(cells: tuple[Any, ...]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue().encode()
