@@ -7,6 +7,8 @@ Each module imports only from those above it:
     engine              what all kinds of database have in common
     sqlite_worker       one statement on a SQLite file, in a worker process
     sqlite              SQLite files
+    duckdb_worker       one statement on DuckDB, in a worker process
+    duckdb              DuckDB files, and folders of Parquet and CSV files
     postgres_values     values of PostgreSQL as JSON has them
     postgres_session    one statement in a transaction that reads
     postgres            connections, cancels, errors

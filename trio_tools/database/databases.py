@@ -12,6 +12,7 @@ import trio
 
 from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
+from trio_tools.database.duckdb import DuckDatabase
 from trio_tools.database.postgres import PostgresDatabase
 from trio_tools.database.results import Query
 from trio_tools.database.sqlite import SqliteDatabase
@@ -180,8 +181,10 @@ def _make(config: DatabaseConfig) -> SqlDatabase:
     scheme = config.url.partition(":")[0].partition("+")[0]
     if scheme == "sqlite":
         return SqliteDatabase(config)
+    if scheme == "duckdb":
+        return DuckDatabase(config)
     if scheme in {"postgresql", "postgres"}:
         return PostgresDatabase(config)
     raise ValueError(
-        f"database {config.name!r}: the URL must begin with sqlite:/// or postgresql://"
+        f"database {config.name!r}: the URL must begin with sqlite:///, duckdb:/// or postgresql://"
     )

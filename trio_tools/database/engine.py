@@ -1,9 +1,9 @@
 """What all kinds of database have in common.
 
-SQLite runs inside the process that asks: a statement cannot always be interrupted, and what it
-allocates is the memory of that process. So it runs in worker processes
-with a bound on memory, and a cancel kills the worker. A statement that is only late ends itself
-at its deadline, if it can, and the worker stays.
+SQLite and DuckDB run inside the process that asks: a statement cannot always be interrupted, and
+what it allocates is the memory of that process. So they run in worker processes with a bound on
+memory, and a cancel kills the worker. A statement that is only late ends itself at its deadline, if
+it can, and the worker stays.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class DatabaseConfig:
 
     Attributes:
         name: What callers say.
-        url: `sqlite:////absolute/path.db`, or `postgresql://user:password@host/database`. Never
-            shown.
+        url: `sqlite:////absolute/path.db`, `duckdb:////absolute/path` (a file or a folder), or
+            `postgresql://user:password@host/database`. Never shown.
         max_value_bytes: The largest single value that SQLite may make or read.
         busy_seconds: How long to try again while another process locks the SQLite file.
         connect_timeout_seconds: For PostgreSQL; whole seconds, at least 2.

@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote, unquote
 
-_FILE_URL: Final = re.compile(r"sqlite(\+\w+)?:///(?!:memory:$).+", re.DOTALL)
+_FILE_URL: Final = re.compile(r"(sqlite(\+\w+)?|duckdb):///(?!:memory:$).+", re.DOTALL)
 # With ports that are numbers and no @ in a host: what follows an @ in a password would be taken for
 # either, and told in errors.
 _HOST: Final = r"(\[[^/?\]]+\]|[^@/:?,\[\]]*)(:\d+)?"
@@ -45,8 +45,9 @@ _OTHER_TOOLS: Final = {
 
 _NO_URL: Final = (
     "it must begin with sqlite:/// and name a file, as in "
-    "sqlite:////srv/data/shop.db, or be like postgresql://user:password@host:5432/database, with "
-    "%40 for an @ and %3A for a : in user or password"
+    "sqlite:////srv/data/shop.db, or with duckdb:/// and name a file or a folder, or be like "
+    "postgresql://user:password@host:5432/database, with %40 for an @ and %3A for a : in user or "
+    "password"
 )
 
 

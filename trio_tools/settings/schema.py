@@ -232,7 +232,8 @@ class DatabaseSettings(Section):
     """One database that `query_database` may read by name."""
 
     url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        description="URL, such as sqlite:////data/app.db or "
+        description="URL, such as sqlite:////data/app.db, duckdb:////data/app.duckdb, "
+        "duckdb:////data/folder (of Parquet and CSV, under a file root) or "
         "postgresql://user:password@host/database; it may hold a password.",
         repr=False,
     )

@@ -319,6 +319,24 @@ class Settings(BaseSettings):
     def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
         return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
 
+    @field_validator("databases")
+    @classmethod
+    def _have_folders_under_the_roots(
+        cls, databases: dict[str, DatabaseSettings], info: ValidationInfo
+    ) -> dict[str, DatabaseSettings]:
+        roots = [root.resolve() for root in info.data.get("file_roots", ())]
+        for name, database in databases.items():
+            scheme, _, path = database.url.get_secret_value().partition(":///")
+            folder = Path(path).resolve()
+            if scheme != "duckdb" or not folder.is_dir():
+                continue
+            if not any(folder.is_relative_to(root) for root in roots):
+                raise ValueError(
+                    f"databases.{name}.url names a folder that is under none of the file_roots: "
+                    "add it to them, or move it below one"
+                )
+        return databases
+
     @field_validator("datasets")
     @classmethod
     def _are_of_known_databases(
