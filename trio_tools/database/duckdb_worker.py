@@ -36,7 +36,7 @@ _READERS: Final = {
     ".tsv.gz": "read_csv",
 }
 _MAX_FILES: Final = 1_000
-_CONFIG: Final = {
+_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "allow_community_extensions": "false",
     "allow_persistent_secrets": "false",
     "autoinstall_known_extensions": "false",
