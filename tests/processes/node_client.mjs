@@ -22,6 +22,12 @@ const aborted = await client
   .callTool({ name: "nap", arguments: { seconds: 600 } }, { signal: controller.signal })
   .catch(() => true);
 const after = await client.callTool({ name: "echo", arguments: { text: "after" } });
+const burst = await Promise.all(
+  Array.from({ length: 50 }, (_, n) =>
+    client.callTool({ name: "compute_hash", arguments: { data: `${n}` } }),
+  ),
+);
+const hashes = new Set(burst.map((answer) => answer.structuredContent.data.hexdigest));
 const era = client.getNegotiatedProtocolVersion?.() ?? null;
 const closing = Date.now();
 await client.close();
@@ -31,6 +37,7 @@ console.log(
     echo: echo.content[0].text,
     progress,
     aborted,
+    hashes: burst.some((answer) => answer.isError) ? "refused" : hashes.size,
     after: after.content[0].text,
     era,
     closed: (Date.now() - closing) / 1000,

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from pydantic_core import from_json
 
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.files.output_folder import Written
 from trio_tools.live.state import ServerState
+from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.batches.outcomes import AnyOutcome
@@ -99,15 +99,15 @@ def _lines(
         label = kept.work.label_of(outcome.item)
         if outcome.value is not None:
             head = {"index": outcome.index, "item": label}
-            yield _success(head, outcome.value.json, as_csv=as_csv)
+            yield _success(head, outcome.value, as_csv=as_csv)
         else:
             yield _failure(kept, outcome, label, as_csv=as_csv)
 
 
-def _success(head: dict[str, Any], value: bytes, *, as_csv: bool) -> bytes:
+def _success(head: dict[str, Any], result: Result, *, as_csv: bool) -> bytes:
     if not as_csv:  # as it is kept, which may be megabytes, and is not parsed
-        return json_bytes(head)[:-1] + b',"value":' + value + b"}\n"
-    text = from_json(value) if value.startswith(b'"') else value.decode()
+        return json_bytes(head)[:-1] + b',"value":' + result.json + b"}\n"
+    text = result.value() if result.json.startswith(b'"') else result.json.decode()
     return _csv_line((head["index"], _cell(head["item"]), "succeeded", "", "", text))
 
 
