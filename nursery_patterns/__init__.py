@@ -19,12 +19,13 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _step_monitor                who blocks the loop
         _single_flight  _hedge       one call for all who ask; a second try when one is late
     L2  _source  _key_limits         the items still to come; limits of each key
+        _cluster_engine              the seam to what distributes
     L3  _item_states  _admission     the state of each item; a bounded queue before a limiter
         _processes  _cluster_job     heavy computation; what runs on a node of a cluster
-        _adaptive  _cluster          a limiter that finds its capacity; calls on a cluster
+        _adaptive  _cluster_link     a limiter that finds its capacity; a run's link to a cluster
     L4  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
         _observer                    who is told what happens to items, and who keeps it
-        _ray                         Ray as the engine of a cluster
+        _cluster  _ray               calls on a cluster; Ray as its engine
     L5  _engine                      THE engine: a dispatcher and its workers
     L6  _batch                       its public face, and the state that outlives each run
     L7  _run_batch                   run_batch, stream_batch: policies over the batch
@@ -41,16 +42,22 @@ from nursery_patterns._admission import Admission as Admission
 from nursery_patterns._admission import AdmissionStatistics as AdmissionStatistics
 from nursery_patterns._batch import Batch as Batch
 from nursery_patterns._batch import OutcomeStream as OutcomeStream
-from nursery_patterns._cluster import ClusterEngine as ClusterEngine
-from nursery_patterns._cluster import ClusterJob as ClusterJob
-from nursery_patterns._cluster import RemoteTraceback as RemoteTraceback
+from nursery_patterns._cluster import check_in_cluster as check_in_cluster
+from nursery_patterns._cluster import cluster_statistics as cluster_statistics
 from nursery_patterns._cluster import connect_cluster as connect_cluster
 from nursery_patterns._cluster import (
     current_default_cluster_limiter as current_default_cluster_limiter,
 )
 from nursery_patterns._cluster import run_in_cluster as run_in_cluster
+from nursery_patterns._cluster import use_cluster as use_cluster
+from nursery_patterns._cluster_engine import ClusterEngine as ClusterEngine
+from nursery_patterns._cluster_engine import ClusterJob as ClusterJob
+from nursery_patterns._cluster_link import ClusterStatistics as ClusterStatistics
+from nursery_patterns._cluster_link import RemoteTraceback as RemoteTraceback
 from nursery_patterns._deadline import TimeBudget as TimeBudget
 from nursery_patterns._deadline import time_budget as time_budget
+from nursery_patterns._errors import ClusterError as ClusterError
+from nursery_patterns._errors import ClusterLost as ClusterLost
 from nursery_patterns._errors import FrontierFull as FrontierFull
 from nursery_patterns._errors import NestedBatch as NestedBatch
 from nursery_patterns._errors import Overloaded as Overloaded
@@ -99,7 +106,10 @@ __all__ = (
     "Batch",
     "BlockedStep",
     "ClusterEngine",
+    "ClusterError",
     "ClusterJob",
+    "ClusterLost",
+    "ClusterStatistics",
     "Counts",
     "Frontier",
     "FrontierFull",
@@ -128,6 +138,8 @@ __all__ = (
     "TokenBucketStatistics",
     "WorkerCrashed",
     "abandoned_threads",
+    "check_in_cluster",
+    "cluster_statistics",
     "connect_cluster",
     "current_default_cluster_limiter",
     "current_default_process_limiter",
@@ -143,6 +155,7 @@ __all__ = (
     "single_flight",
     "stream_batch",
     "time_budget",
+    "use_cluster",
 )
 
 # Names say where they are imported from, and not in which private module they are written.

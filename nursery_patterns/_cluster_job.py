@@ -12,33 +12,54 @@ import traceback
 from contextlib import nullcontext
 from typing import Any
 
+# Functions that this worker has unpickled, by their bytes: most tasks are calls of a few of them.
+_functions: dict[bytes, Any] = {}
+_MOST_FUNCTIONS = 16
 
-def run_job(job: bytes, max_result_bytes: int, *shared: Any) -> bytes:
-    """Run a call, and return `("value", value)` or `("error", exception, traceback)`, pickled."""
+
+def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -> bytes:
+    """Run a call, and return its end, pickled.
+
+    Args:
+        call: Name, arguments, places of `shared` among them, and request; pickled.
+        max_result_bytes: Most bytes of what is returned.
+        function: Pickled.
+        shared: Arguments that the engine brought here itself.
+
+    Returns:
+        `("value", value)`, `("error", exception, traceback)`, `("ended", reason)` or
+        `("too large", message)`.
+    """
     name = "the function"
     try:
-        name, fn, args, places, request = pickle.loads(job)  # noqa: S301 - from our own program
+        name, args, places, request = pickle.loads(call)  # noqa: S301 - from our own program
         for place, value in zip(places, shared, strict=True):
             args[place] = value
+        fn = _unpickled(function)
         with _request_context(request):
             result = _pickled("value", fn(*args))
-        _check_size(name, len(result), max_result_bytes)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         return _pickled("ended", f"{name} raised {error!r}")
     except Exception as error:  # noqa: BLE001 - it is raised where the call came from
-        return _failure(name, error)
+        result = _failure(name, error)
+    if len(result) > max_result_bytes:
+        return _pickled(
+            "too large",
+            f"the result of {name} has {len(result):,} bytes and may have {max_result_bytes:,}: "
+            "write it to storage and return its place",
+        )
     return result
 
 
-def _check_size(name: str, size: int, most: int) -> None:
-    if size > most:
-        raise ValueError(
-            f"the result of {name} has {size:,} bytes and may have {most:,}: write it to storage "
-            "and return its place"
-        )
+def _unpickled(function: bytes) -> Any:
+    if function not in _functions:
+        if len(_functions) >= _MOST_FUNCTIONS:
+            _functions.clear()
+        _functions[function] = pickle.loads(function)  # noqa: S301 - from our own program
+    return _functions[function]
 
 
-def _request_context(request: tuple[str, str, float] | None) -> Any:
+def _request_context(request: tuple[str, str, float, float] | None) -> Any:
     """Have `current_request` tell who asked, where this node has the package."""
     try:
         from nursery_patterns._requests import remote_request_context  # noqa: PLC0415
@@ -46,8 +67,7 @@ def _request_context(request: tuple[str, str, float] | None) -> Any:
         return nullcontext()
     if request is None:
         return nullcontext()
-    request_id, client_id, elapsed = request
-    return remote_request_context(request_id, client_id, elapsed, time.monotonic)
+    return remote_request_context(*request, time.monotonic)
 
 
 def _failure(name: str, error: Exception) -> bytes:

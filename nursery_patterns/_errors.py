@@ -40,3 +40,37 @@ class WorkerCrashed(Exception):  # noqa: N818
     Also raised for a function in a worker process or thread that raised `SystemExit` or
     `KeyboardInterrupt`, which are meant to end a program.
     """
+
+
+class ClusterLost(WorkerCrashed):
+    """The connection to the cluster is over, and the call with it. The next call connects anew."""
+
+
+class ClusterError(Exception):
+    """A call could not be sent to the cluster, so its function was not run.
+
+    Each is an error of a second, built-in kind too: `ConnectionError` if there is no cluster at the
+    address, `ImportError` if the extra is not installed, `RuntimeError` if the cluster has another
+    Python or Ray, `TypeError` if something cannot be pickled, and `ValueError` if it is too large
+    (or the result is, which is known only after the function has returned).
+    """
+
+
+class ClusterUnreachable(ClusterError, ConnectionError):  # noqa: N818
+    """There is no cluster at the address, or it does not answer."""
+
+
+class ClusterNotInstalled(ClusterError, ImportError):  # noqa: N818
+    """The extra `cluster` is not installed."""
+
+
+class ClusterMismatch(ClusterError, RuntimeError):  # noqa: N818
+    """The cluster cannot be used from here, for example since it has another Python."""
+
+
+class NotPicklable(ClusterError, TypeError):  # noqa: N818
+    """A function or an argument cannot be pickled."""
+
+
+class TooLargeForCluster(ClusterError, ValueError):  # noqa: N818
+    """A function with its arguments, or a result, has more bytes than it may have."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 from nursery_patterns import _cluster_job
-from nursery_patterns._cluster import ClusterJob
-from nursery_patterns._errors import WorkerCrashed
+from nursery_patterns._cluster_engine import ClusterJob, PickledFunction
+from nursery_patterns._errors import (
+    ClusterLost,
+    ClusterMismatch,
+    ClusterNotInstalled,
+    ClusterUnreachable,
+    WorkerCrashed,
+)
 
 # Names of resources that Ray takes as options of their own.
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
@@ -17,26 +25,33 @@ _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 # the whole process.
 _PATIENCE = 10 * 365 * 24 * 3600
 
+# Seconds in which the host of an address has to accept a connection.
+_CONNECT_SECONDS = 5.0
+
+# A function of more bytes goes through the object store, once, and not with each of its calls.
+_LARGE_FUNCTION = 100_000
+
 
 def connect(address: str) -> RayEngine:
     """Connect to a Ray cluster, or start one; in the thread that is to use it.
 
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: There is none at the address.
-        RuntimeError: It has another Python or Ray.
+        ClusterNotInstalled: Ray is not installed.
+        ClusterUnreachable: There is none at the address, or none could be started.
+        ClusterMismatch: It has another Python or Ray.
     """
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_PATIENCE))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - an extra, half a second
     except ImportError as error:
-        raise ImportError(
-            "run_in_cluster needs Ray, which is not installed: pip install ray"
+        raise ClusterNotInstalled(
+            "run_in_cluster needs Ray, which is not installed: pip install 'ray[client]'"
         ) from error
     api: Any = ray
     if api.is_initialized():
         return RayEngine(api, owned=False)
+    _check_reachable(address)
     try:
         # In a thread that is not the main one, where Ray leaves the handler of SIGTERM alone.
         api.init(
@@ -45,17 +60,43 @@ def connect(address: str) -> RayEngine:
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"there is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, "
-            'or use the address "local"'
+    except ImportError as error:
+        raise ClusterNotInstalled(
+            f"the address {address!r} needs Ray's client, which is not installed ({error}): "
+            "pip install 'ray[client]'"
         ) from error
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ClusterMismatch(
             f"the Ray cluster at {address!r} cannot be used from here: {error}. Python and "
             "Ray have to be of the same versions on both sides, and both or neither use tokens"
         ) from error
+    except Exception as error:
+        # Of Ray a ConnectionError, or a plain Exception where a node did not start in time.
+        if address == "local":
+            raise ClusterUnreachable(
+                f"Ray could not be started on this machine: {error}. It needs 1 GB of memory and "
+                "some seconds of CPU time; try again, or name a cluster that runs"
+            ) from error
+        raise _unreachable(address, error) from error
     return RayEngine(api, owned=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Look whether anything listens there. Ray itself would wait for a minute."""
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ClusterUnreachable:
+    return ClusterUnreachable(
+        f"there is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, "
+        'correct the address, or use "local"'
+    )
 
 
 @final
@@ -65,6 +106,7 @@ class RayEngine:
     def __init__(self, ray: Any, *, owned: bool) -> None:
         self._ray = ray
         self._owned = owned
+        self._large: WeakKeyDictionary[PickledFunction, Any] = WeakKeyDictionary()
         # By value: the nodes need not have this package.
         ray.cloudpickle.register_pickle_by_value(_cluster_job)
         self._run_job = ray.remote(max_retries=0)(_cluster_job.run_job)
@@ -76,9 +118,11 @@ class RayEngine:
         ended: Callable[[bytes | Exception], None],
     ) -> object:
         """Start a job; see `ClusterEngine`."""
-        arguments = job.pickled(self._ray.cloudpickle.dumps, self._ray.ObjectRef)
+        call, most, function, *shared = job.pickled(
+            self._ray.cloudpickle.dumps, self._ray.ObjectRef
+        )
         run = self._run_job.options(**_options(resources)) if resources else self._run_job
-        task = run.remote(*arguments)
+        task = run.remote(call, most, self._sent(job.function, function), *shared)
 
         def tell(future: Any) -> None:
             ended(self._result_of(future, job))
@@ -95,6 +139,14 @@ class RayEngine:
         if self._owned:
             self._ray.shutdown()
 
+    def _sent(self, function: PickledFunction, pickled: bytes) -> Any:
+        """Return a pickled function, or the reference of one that is large."""
+        if len(pickled) <= _LARGE_FUNCTION:
+            return pickled
+        if function not in self._large:
+            self._large[function] = self._ray.put(pickled)
+        return self._large[function]
+
     def _result_of(self, future: Any, job: ClusterJob) -> bytes | Exception:
         error = future.exception()
         if error is None:
@@ -103,7 +155,8 @@ class RayEngine:
         if isinstance(error, lost.RayTaskError):  # of what calls the function, not of the function
             return RuntimeError(f"{job.name} could not be run on the cluster: {error}")
         if isinstance(error, lost.RayError):
-            crash = WorkerCrashed(
+            kind = ClusterLost if isinstance(error, lost.LocalRayletDiedError) else WorkerCrashed
+            crash = kind(
                 f"the cluster lost the worker of {job.name}: {_first_line(error)} Other calls "
                 "go on."
             )

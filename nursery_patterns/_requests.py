@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -22,12 +23,15 @@ class RequestContext:
         request_id: Names the request in answers and logs.
         client_id: Names the caller.
         started: When it began, on trio's clock.
+        deadline: On a node of a cluster, when its caller stops to wait, on the same clock; else
+            infinity.
     """
 
     request_id: str
     client_id: str
     started: float
     _clock: trio.abc.Clock = field(repr=False)
+    deadline: float = math.inf
 
     @property
     def elapsed(self) -> float:
@@ -39,6 +43,16 @@ class RequestContext:
         """The same, under the name that answers use."""
         return self.elapsed
 
+    @property
+    def remaining(self) -> float:
+        """Seconds until a deadline cuts the work; infinity without one, and in a worker thread."""
+        if self.deadline != math.inf:
+            return self.deadline - self._clock.current_time()
+        try:
+            return trio.current_effective_deadline() - trio.current_time()
+        except RuntimeError:  # not in a task
+            return math.inf
+
 
 @contextmanager
 def request_context(
@@ -46,7 +60,7 @@ def request_context(
 ) -> Generator[RequestContext]:
     """Name the request that the block serves.
 
-    Child tasks and `run_in_thread` inherit it; worker processes do not.
+    Child tasks, `run_in_thread` and `run_in_cluster` inherit it; worker processes do not.
 
     Args:
         request_id: Any text; by default a new random one (32 hexadecimal digits).
@@ -107,10 +121,15 @@ class _ClockOfANode(trio.abc.Clock):
 
 @contextmanager
 def remote_request_context(
-    request_id: str, client_id: str, elapsed: float, monotonic: Callable[[], float]
+    request_id: str,
+    client_id: str,
+    elapsed: float,
+    remaining: float,
+    monotonic: Callable[[], float],
 ) -> Generator[None]:
     """Name the request that a node of a cluster serves."""
-    context = RequestContext(request_id, client_id, -elapsed, _ClockOfANode(monotonic))
+    clock = _ClockOfANode(monotonic)  # it begins at 0
+    context = RequestContext(request_id, client_id, -elapsed, clock, remaining)
     token = _current.set(context)
     try:
         yield

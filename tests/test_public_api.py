@@ -18,7 +18,10 @@ PUBLIC = {
     "Batch",
     "BlockedStep",
     "ClusterEngine",
+    "ClusterError",
     "ClusterJob",
+    "ClusterLost",
+    "ClusterStatistics",
     "Counts",
     "Frontier",
     "FrontierFull",
@@ -47,6 +50,8 @@ PUBLIC = {
     "TokenBucketStatistics",
     "WorkerCrashed",
     "abandoned_threads",
+    "check_in_cluster",
+    "cluster_statistics",
     "connect_cluster",
     "current_default_cluster_limiter",
     "current_default_process_limiter",
@@ -62,6 +67,7 @@ PUBLIC = {
     "single_flight",
     "stream_batch",
     "time_budget",
+    "use_cluster",
 }
 TESTING = {
     "CheckpointFailure",

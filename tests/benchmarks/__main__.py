@@ -8,6 +8,7 @@ BENCHMARKS = {
     "http": "the HTTP engine beside its peers: CPU per request",
     "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",
+    "cluster": "a call on a cluster beside a loop over Ray, and a cancel of what computes",
     "tools": "what the tools add to the engine, and the longest steps at the caps",
     "startup": "the server's start beside the import of the SDK and trio",
     "upstream": "a call of an upstream's tool through us beside the official client's",

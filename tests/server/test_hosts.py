@@ -243,7 +243,7 @@ async def by_name(*, item: int) -> None: ...
         (len, "async", TypeError, "declare it with `async def`"),
         (greet, "thread", TypeError, "runs in a thread but its fn is an async function"),
         (Greeter(), "process", TypeError, "runs in a process but its fn is an async function"),
-        (len, "proces", ValueError, "runs='proces': say 'async', 'thread' or 'process'"),
+        (len, "proces", ValueError, "runs='proces': say 'async', 'thread', 'process' or 'cluster'"),
         (5, "thread", TypeError, "has 5 for a function: pass the function itself"),
         (greet, "async", TypeError, "one item and nothing else"),
         (nothing, "async", TypeError, "one item and nothing else"),

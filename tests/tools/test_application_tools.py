@@ -222,7 +222,11 @@ async def silent(a: int) -> None:
     [
         (lambda: tool(square), TypeError, "runs='async', but its fn is a plain function"),
         (lambda: tool(nap, runs="thread"), TypeError, "its fn is an async function: leave out"),
-        (lambda: tool(nap, runs="gpu"), ValueError, "say 'async', 'thread' or 'process'"),
+        (
+            lambda: tool(nap, runs="gpu"),
+            ValueError,
+            "say 'async', 'thread', 'process' or 'cluster'",
+        ),
         (lambda: tool(nap, name="a b"), ValueError, "a tool cannot be named 'a b'"),
         (lambda: tool(nap, limit=0), ValueError, "limit must be above 0, got 0"),
         (lambda: tool(nap, timeout_seconds=9, max_timeout_seconds=8), ValueError, "lower it"),

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from nursery_patterns import (
+    ClusterError,
     NestedBatch,
     Outcome,
     Overloaded,
@@ -76,12 +77,8 @@ def _known(error: Exception) -> ToolFailure | None:
                 "This was not done within the time that the tool or operation gives itself: ask "
                 "for less, or try again later.",
             )
-        case WorkerCrashed():
-            return UpstreamFailed(
-                "The worker process died during this computation, so its input may be too large "
-                "or malformed: try a smaller one.",
-                error_code="WORKER_CRASHED",
-            )
+        case ClusterError() | WorkerCrashed():
+            return _of_worker(error)
         case NestedBatch():
             return InvalidArgument(
                 "This operation starts a batch within the limiter that its own items hold, and "
@@ -90,6 +87,37 @@ def _known(error: Exception) -> ToolFailure | None:
             )
         case _:
             return None
+
+
+def _of_worker(error: ClusterError | WorkerCrashed) -> ToolFailure:
+    if isinstance(error, ClusterError):
+        return _of_cluster(str(error), error)
+    return UpstreamFailed(
+        "The worker process died during this computation, so its input may be too large or "
+        "malformed: try a smaller one.",
+        error_code="WORKER_CRASHED",
+    )
+
+
+def cluster_failure(operation: str, error: Exception) -> ToolFailure:
+    """Return why the cluster cannot run an operation."""
+    if isinstance(error, ClusterError):
+        return _of_cluster(f"Operation {operation!r} cannot run on the cluster: {error}", error)
+    if isinstance(error, (ImportError, AttributeError)):  # its node lacks what the function needs
+        return UpstreamFailed(
+            f"A node of the cluster cannot load operation {operation!r} ({error}): install on the "
+            "nodes what is installed here, in the same versions.",
+            error_code="CLUSTER_UNAVAILABLE",
+        )
+    return to_failure(error)
+
+
+def _of_cluster(message: str, error: ClusterError) -> ToolFailure:
+    if isinstance(error, TypeError):
+        return ToolFailure(message, error_code="NOT_PICKLABLE")
+    if isinstance(error, ValueError):
+        return InvalidArgument(message, error_code="TOO_LARGE")
+    return UpstreamFailed(message, error_code="CLUSTER_UNAVAILABLE")
 
 
 def outcome_failure(outcome: Outcome[Any, Any], *, running: bool = False) -> ToolFailure:

@@ -92,6 +92,7 @@ def checks(settings: Settings) -> Iterable[Check]:
         yield Check(f"databases.{name}", lambda name=name: _database(settings, name))
     for name, api in settings.apis.items():
         yield Check(f"apis.{name}", lambda name=name, env=api.auth_env: _api(name, env))
+    yield Check("cluster", lambda: _cluster(settings))
     yield Check("http", lambda: _http(settings))
     yield Check("hosts", _hosts)
 
@@ -189,6 +190,24 @@ async def _api(name: str, auth_env: str | None) -> AsyncIterator[Finding]:
         yield Finding("failure", f"apis.{name}", f"the variable {auth_env} is not set", fix)
     else:
         yield Finding("ok", f"apis.{name}", f"its secret is in {auth_env}" if auth_env else "open")
+
+
+async def _cluster(settings: Settings) -> AsyncIterator[Finding]:
+    from trio_tools.server.start_checks import why_no_cluster  # noqa: PLC0415 - loads the SDK
+
+    await trio.lowlevel.checkpoint()
+    sent = [name for name, chosen in settings.operations.items() if chosen.runs == "cluster"]
+    if not (sent or "cluster" in settings.model_fields_set):
+        return
+    address = settings.cluster.address
+    reason = await why_no_cluster(address)
+    if reason:
+        what, _, fix = reason.partition(": ")
+        yield Finding("failure", "cluster", f"cluster.address is {address!r}, but {what}", fix)
+    else:
+        used = f"for {', '.join(sent)}" if sent else "for operations of the application"
+        how = "is started here when it is needed" if address == "local" else "accepts connections"
+        yield Finding("ok", "cluster", f"{address} {how}, {used}")
 
 
 async def _http(settings: Settings) -> AsyncIterator[Finding]:

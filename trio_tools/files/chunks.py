@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-import trio
-
 from trio_tools.files.roots import too_large
+from trio_tools.settings.threads import check_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator[bytes]:
     """Yield the rest of `file` in order, `chunk_bytes` at a time (the last may be shorter).
 
-    Runs in a trio worker thread. A cancel of the caller ends it before the next chunk.
+    In a tool's thread a cancel of the caller ends it before the next chunk.
 
     Args:
         file: Open for reading.
@@ -31,7 +30,7 @@ def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator
     """
     total = 0
     while chunk := file.read(chunk_bytes):
-        trio.from_thread.check_cancelled()
+        check_cancelled()
         total += len(chunk)
         if total > max_bytes:
             raise too_large("the file", total, max_bytes)
@@ -41,9 +40,9 @@ def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator
 def slice_chunks(data: bytes, *, chunk_bytes: int) -> Iterator[memoryview]:
     """Yield `data` in order, `chunk_bytes` at a time, without copying.
 
-    Runs in a trio worker thread. A cancel of the caller ends it before the next chunk.
+    In a tool's thread a cancel of the caller ends it before the next chunk.
     """
     view = memoryview(data)
     for start in range(0, len(data), chunk_bytes):
-        trio.from_thread.check_cancelled()
+        check_cancelled()
         yield view[start : start + chunk_bytes]

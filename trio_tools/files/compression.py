@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import trio
 from backports import zstd
 
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.files.chunks import read_chunks, slice_chunks
 from trio_tools.files.hashing import encode_text
 from trio_tools.files.roots import too_large
+from trio_tools.settings.threads import check_cancelled
 
 if TYPE_CHECKING:
     from trio_tools.files.roots import FileRoots
@@ -226,7 +226,7 @@ def _unfold(decoder: Decoder, data: bytes, limit: int) -> Iterator[bytes]:
     total = 0
     part = decoder.decompress(data, _UNFOLD_BYTES)
     while part:
-        trio.from_thread.check_cancelled()
+        check_cancelled()
         total += len(part)
         if total > limit:
             raise too_large("the unfolded content", total, limit)

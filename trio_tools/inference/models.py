@@ -1,4 +1,6 @@
-"""The models of a folder by name. Each run is in a worker process, which a cancel kills.
+"""The models of a folder by name. Each run is in a worker process, or on a cluster.
+
+A cancel kills it.
 
 Weights stay in the worker that loaded them, so the second run of a model in it only computes.
 """
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from nursery_patterns import WorkerCrashed, run_in_process
+from nursery_patterns import WorkerCrashed
 from trio_tools.answers.errors import (
     Forbidden,
     InvalidArgument,
@@ -20,6 +22,7 @@ from trio_tools.answers.errors import (
     brief_repr,
 )
 from trio_tools.inference import worker
+from trio_tools.settings.computing import run_computation
 from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
@@ -139,7 +142,7 @@ class Models:
                 error_code="EXTRA_NOT_INSTALLED",
             )
         try:
-            return await run_in_process(
+            return await run_computation(
                 fn,
                 *args,
                 limiter=self.limiter,

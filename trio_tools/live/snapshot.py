@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from nursery_patterns import Status, abandoned_threads
+from nursery_patterns import Status, abandoned_threads, cluster_statistics
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
@@ -60,6 +60,7 @@ def snapshot(state: ServerState, client_id: str) -> dict[str, Any]:
         ],
         "hosts": _hosts(state, client_id),
         "upstreams": _upstreams(state),
+        "cluster": cluster_view(),
         "loop": {
             "threshold_seconds": state.settings.blocked_step_seconds,
             "count": state.monitor.count,
@@ -139,6 +140,12 @@ def _hosts(state: ServerState, client_id: str) -> list[dict[str, Any]]:
 def host_view(host: HostState) -> dict[str, Any]:
     """Return a host as a client sees it: without who else asked for it."""
     return {name: value for name, value in asdict(host).items() if name != "clients"}
+
+
+def cluster_view() -> dict[str, Any] | None:
+    """Return how the server stands to its cluster; None if it needs none so far."""
+    found = cluster_statistics()
+    return None if found is None else asdict(found)
 
 
 def _upstreams(state: ServerState) -> list[dict[str, Any]]:

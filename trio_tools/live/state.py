@@ -12,8 +12,9 @@ from typing import Any
 
 import trio
 
-from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor
+from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor, use_cluster
 from trio_tools.answers.cursors import Cursors
+from trio_tools.answers.error_mapping import cluster_failure
 from trio_tools.live.calls import Durations, Pace, RunningCall
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
@@ -21,6 +22,7 @@ from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record, Stored
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.durable_store import DurableStore, Revive
+from trio_tools.operations.operation import Operation
 from trio_tools.operations.registry import (
     AnyOperation,
     Operations,
@@ -67,6 +69,7 @@ class ServerState:
         self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
             (*builtin_operations(self.services, settings), *operations, *installed_operations()),
+            places={name: chosen.runs for name, chosen in settings.operations.items()},
             upstreams=upstream_operations(self.services, settings),
         )
         # How a stored operation comes to life again is up to the tools, which are above.
@@ -88,11 +91,14 @@ class ServerState:
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
         self._admissions: dict[str, Admission] = {}
         self._paces: dict[str, Pace] = {}
+        self._checked: set[str] = set()  # operations that the cluster can run
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         """Keep services open and watch the event loop, for as long as a connection is served."""
         self.drained = False  # which the stop of an earlier one may have left behind
+        if "cluster" in self.settings.model_fields_set:
+            use_cluster(self.settings.cluster.address)
         await self.store.open_key()
         async with (
             self.services.opened(),
@@ -144,6 +150,19 @@ class ServerState:
         given = self.settings.limits.get(name)
         chosen = {} if given is None else given.model_dump(include=given.model_fields_set)
         self._tool_limits[name] = usual.under(chosen)
+
+    async def prepare(self, operation: Operation) -> None:
+        """Before the first items of an operation: look whether the cluster can run it, if it must.
+
+        Raises:
+            ToolFailure: It cannot; nothing was run.
+        """
+        if operation.on_cluster and operation.name not in self._checked:
+            try:
+                await operation.check_cluster()
+            except Exception as error:
+                raise cluster_failure(operation.name, error) from error
+            self._checked.add(operation.name)
 
     def pace_of(self, name: str) -> Pace:
         """Return how long an item of an operation takes."""

@@ -248,8 +248,8 @@ def crawled_text(value: dict[str, Any]) -> str:
     return "\n".join([line, *parts])
 
 
-def pages_operation(crawl: Crawl) -> Operation:
-    """Return the operation whose items are the pages of one crawl."""
+def pages_operation(crawl: Crawl, computes_in: Literal["process", "cluster"]) -> Operation:
+    """Return the operation whose items are the pages of one crawl, extracted there."""
     return Operation(
         name="crawl",
         fn=crawl.visit,
@@ -258,6 +258,7 @@ def pages_operation(crawl: Crawl) -> Operation:
         label=_url_of,
         render=crawled_text,
         limit_name="crawl_site",
+        computes_in=computes_in,
     )
 
 
@@ -282,6 +283,7 @@ def crawl_operations(services: Services, settings: Settings) -> list[Operation]:
             description="Crawl a site: its pages as Markdown.",
             item_type=CrawlItem,
             label=lambda item: item.url,
+            computes_in="process",
         )
     ]
 

@@ -54,6 +54,7 @@ def data_operations(services: Services) -> list[Operation]:
             item_type=InferItem,
             label=_model_of,
             limit_name="run_inference",
+            computes_in="process",
         ),
     ]
 

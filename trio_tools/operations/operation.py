@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -20,16 +21,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from nursery_patterns import TokenBucket, run_in_process
+from nursery_patterns import TokenBucket, check_in_cluster
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.texts import json_line
-from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.settings.computing import Place, computing_on_cluster, run_at
 
-Execution = Literal["async", "thread", "process"]
+Execution = Literal["async", "thread", "process", "cluster"]
 
 # An identifier, or the name of an upstream and that of its tool.
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
 _KEY = "idempotency_key"
+_WHERE = {"thread": "in a thread", "process": "in a process", "cluster": "on a cluster"}
 _MAX_REASON_CHARS = 300
 _MORE_FIELDS = 10
 _MAX_LABEL_CHARS = 200
@@ -119,11 +121,12 @@ class Operation:
     Attributes:
         name: How callers name it.
         fn: Function of one item that returns JSON values, or an object that is called like one.
-            Async for `runs="async"`; a plain one is run in a thread or a worker process (where it
-            must be importable).
+            Async for `runs="async"`; a plain one is run in a thread, a worker process (where it
+            must be importable) or on a cluster (to which it is sent by value).
         description: What it does, for models; by default the first line of the docstring.
         runs: `"async"` for waiting, `"thread"` for blocking calls, `"process"` for computation
-            that a cancel must really stop.
+            that a cancel must really stop, `"cluster"` for computation on the cluster of the
+            setting `cluster.address`, where a cancel frees the core.
         item_type: Type of an item, for validation and schema; by default the annotation of the
             first parameter of `fn`.
         label: How an item is named in reports; by default as JSON.
@@ -136,6 +139,8 @@ class Operation:
         at_most_once: Whether an item that was worked on when the process ended must not be run
             again: it ends as failed, with the code LOST. By default it is run again, so that its
             effects happen at least once.
+        computes_in: For an async `fn` that has parts of its work computed elsewhere: where. None
+            if it only waits.
         takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
             By default each item of a batch has one from its beginning to its end.
 
@@ -143,7 +148,7 @@ class Operation:
         TypeError: `fn` is of another kind than `runs` says, or cannot be called with one item, or
             pydantic does not know the type of the item.
         ValueError: `name` is no identifier, or two names with a dot between them as the tools of
-            upstreams have, or `runs` is none of the three.
+            upstreams have, or `runs` is none of the four.
     """
 
     name: str
@@ -158,6 +163,7 @@ class Operation:
     item_timeout_seconds: float | None = None
     bucket: TokenBucket | None = None
     at_most_once: bool = False
+    computes_in: Literal["process", "cluster"] | None = None
     _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
     _takes_key: bool = field(init=False, repr=False, compare=False)
 
@@ -255,16 +261,48 @@ class Operation:
 
         A cancel ends an async function at its next checkpoint and kills a worker process. A thread
         is waited for half a second and then left behind, so its function should call
-        `trio.from_thread.check_cancelled()`.
+        `trio.from_thread.check_cancelled()`. On a cluster the task is killed.
         """
         fn: Any = self.fn
         if self._takes_key and idempotency_key is not None:
             fn = functools.partial(fn, idempotency_key=idempotency_key)
-        if self.runs == "thread":
-            return await run_in_tool_thread(fn, item)
-        if self.runs == "process":
-            return await run_in_process(fn, item)
-        return await fn(item)
+        if self.runs != "async":
+            return await run_at(self.runs, fn, item)
+        if self.computes_in != "cluster":
+            return await fn(item)
+        with computing_on_cluster():
+            return await fn(item)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether it computes on the cluster."""
+        return "cluster" in {self.runs, self.computes_in}
+
+    def placed(self, place: Place) -> Operation:
+        """Return the operation as it is with its computations at that place.
+
+        Raises:
+            ValueError: It computes nothing, or not in a thread; the message says so.
+        """
+        if self.runs != "async":
+            return dataclasses.replace(self, runs=place)
+        if self.computes_in is None:
+            raise ValueError(f"operation {self.name!r} waits and computes nothing: leave it out")
+        if place == "thread":
+            raise ValueError(
+                f"operation {self.name!r} computes in a worker process or on the cluster, since "
+                "a thread could not be stopped: say 'process' or 'cluster'"
+            )
+        return dataclasses.replace(self, computes_in=place)
+
+    async def check_cluster(self) -> None:
+        """Look whether the cluster can run it: it is there, and a node can load the function.
+
+        Raises:
+            ClusterError: There is no cluster, or the function cannot be sent.
+            Exception: What came of loading the function on a node, such as a `ModuleNotFoundError`.
+        """
+        await check_in_cluster(self.fn if self.runs == "cluster" else len)
 
 
 def _label_of_bad(item: Any) -> str:
@@ -280,7 +318,7 @@ def _check_function(operation: str, fn: Any, runs: str) -> None:
     """Refuse at the start what would fail with every item."""
     if runs not in get_args(Execution):
         raise ValueError(
-            f"operation {operation!r} runs={runs!r}: say 'async', 'thread' or 'process'"
+            f"operation {operation!r} runs={runs!r}: say 'async', 'thread', 'process' or 'cluster'"
         )
     if not callable(fn):
         raise TypeError(
@@ -290,12 +328,12 @@ def _check_function(operation: str, fn: Any, runs: str) -> None:
     if runs == "async" and not (_is_async(fn) or _is_async(_unwrapped(fn))):
         raise TypeError(
             f"operation {operation!r} runs as async but its fn is a plain function: declare "
-            "it with `async def`, or say runs='thread' or runs='process'"
+            "it with `async def`, or say runs='thread', runs='process' or runs='cluster'"
         )
     if runs != "async" and _is_async(fn):
         raise TypeError(
-            f"operation {operation!r} runs in a {runs} but its fn is an async function: leave out "
-            "runs, or declare it with `def`"
+            f"operation {operation!r} runs {_WHERE[runs]} but its fn is an async function: leave "
+            "out runs, or declare it with `def`"
         )
     with suppress(ValueError):  # some functions in C do not tell what they take
         _check_takes_one(operation, inspect.signature(fn))

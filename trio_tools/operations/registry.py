@@ -17,6 +17,7 @@ from trio_tools.operations.upstream import UpstreamOperations
 from trio_tools.operations.web import web_operations
 from trio_tools.services import Services
 from trio_tools.settings import Settings
+from trio_tools.settings.computing import Place
 
 ENTRY_POINT_GROUP = "trio_tools.operations"
 
@@ -28,10 +29,12 @@ class Operations(Mapping[str, Operation]):
 
     Args:
         operations: Those that are there from the beginning to the end.
+        places: Where operations compute that do not compute where they declare, by name.
         upstreams: Returns those of the upstreams, whose tools come and go.
 
     Raises:
-        ValueError: Two operations have the same name.
+        ValueError: Two operations have the same name, or a place is given for none, or for one
+            that computes nothing.
         TypeError: Something that is neither an `Operation` nor an async function.
     """
 
@@ -39,6 +42,7 @@ class Operations(Mapping[str, Operation]):
         self,
         operations: Iterable[AnyOperation],
         *,
+        places: Mapping[str, Place] | None = None,
         upstreams: UpstreamOperations | None = None,
     ) -> None:
         self._upstreams = upstreams
@@ -48,6 +52,8 @@ class Operations(Mapping[str, Operation]):
             if operation.name in self._by_name:
                 raise ValueError(f"two operations are named {operation.name!r}: rename one of them")
             self._by_name[operation.name] = operation
+        for name, place in (places or {}).items():
+            self._by_name[name] = self._placed(name, place)
 
     def __getitem__(self, name: str) -> Operation:
         if self._upstreams is not None and name not in self._by_name:
@@ -73,6 +79,23 @@ class Operations(Mapping[str, Operation]):
                 data={"operations": list(self)},
             )
         return self[name]
+
+    def _placed(self, name: str, place: Place) -> Operation:
+        setting = f"operations.{name}.runs"
+        if name not in self._by_name:
+            computing = [
+                each.name
+                for each in self._by_name.values()
+                if each.runs != "async" or each.computes_in
+            ]
+            raise ValueError(
+                f"{setting}: no operation of this server has that name; those that compute are: "
+                f"{', '.join(computing)}"
+            )
+        try:
+            return self._by_name[name].placed(place)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from None
 
     async def look_up(self, name: str) -> Operation:
         """Return the operation of that name, whose upstream is started if its tools are not known.

@@ -80,6 +80,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
             label=_url_of,
             render=page_text,
             limit_name="fetch_urls",
+            computes_in="process",
         ),
         Operation(
             name="call_api",

@@ -18,25 +18,20 @@ from typing import Any, Literal, cast, get_args
 import trio
 from mcp.types import ToolAnnotations
 
-from nursery_patterns import current_request, run_in_process
+from nursery_patterns import current_request
 from trio_tools.answers.errors import InvalidArgument, ToolFailure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, json_line
 from trio_tools.settings import ToolLimits
-from trio_tools.settings.threads import run_in_tool_thread
+from trio_tools.settings.computing import EXECUTIONS, run_at
 from trio_tools.tools.batches.progress import paced_progress
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 
-Runs = Literal["async", "thread", "process"]
+Runs = Literal["async", "thread", "process", "cluster"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _TIME = "timeout_seconds"
-_EXECUTION: dict[str, str] = {
-    "async": "async (I/O-bound)",
-    "thread": "sync, run in a thread",
-    "process": "sync, run in a worker process that a cancel kills",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +100,9 @@ def tool(
     `trio.from_thread.check_cancelled()`.
 
     Args:
-        fn: Async for `runs="async"`, else a plain function; for `"process"` an importable one. A
-            parameter annotated `ToolContext` is given one, except in a process.
+        fn: Async for `runs="async"`, else a plain function; for `"process"` an importable one,
+            for `"cluster"` one that can be pickled by value. A parameter annotated `ToolContext`
+            is given one, except in a process and on a cluster.
         name: For callers; by default the name of the function.
         title: For people; by default made from the name.
         description: For models; by default the docstring.
@@ -148,7 +144,7 @@ def tool(
     return ApplicationTool(
         fn=run,
         title=title or name.replace("_", " ").capitalize(),
-        execution=_EXECUTION[runs],
+        execution=EXECUTIONS[runs],
         annotations=annotations or ToolAnnotations(read_only_hint=read_only),
         usual_limits=_limits(name, limit, max_waiting, timeout_seconds, max_timeout_seconds),
     )
@@ -156,7 +152,9 @@ def tool(
 
 def _check_kind(name: str, fn: Any, runs: str) -> None:
     if runs not in get_args(Runs):
-        raise ValueError(f"tool {name!r} runs={runs!r}: say 'async', 'thread' or 'process'")
+        raise ValueError(
+            f"tool {name!r} runs={runs!r}: say 'async', 'thread', 'process' or 'cluster'"
+        )
     is_async = any(map(inspect.iscoroutinefunction, (fn, getattr(fn, "func", None))))
     if is_async != (runs == "async"):
         kind = "an async function" if is_async else "a plain function"
@@ -206,9 +204,9 @@ def _parameters_of(
                 "annotation of its own"
             )
         if hint is ToolContext:
-            if runs == "process":
+            if runs in {"process", "cluster"}:
                 raise TypeError(
-                    f"tool {name!r}: a worker process has no way to the caller: leave out "
+                    f"tool {name!r}: another process has no way to the caller: leave out "
                     f"{each.name}, or say runs='thread'"
                 )
             context = each.name
@@ -228,7 +226,7 @@ def _parameters_of(
 
 
 def _runner(
-    name: str, fn: Callable[..., Any], runs: str, context: str | None, *, timed: bool
+    name: str, fn: Callable[..., Any], runs: Runs, context: str | None, *, timed: bool
 ) -> Callable[..., Awaitable[Answer]]:
     async def run(call: Call, **arguments: Any) -> Answer:
         in_time = call.time_limit(arguments.pop(_TIME)) if timed else nullcontext()
@@ -251,12 +249,10 @@ def _context(
     return ToolContext(call.client_id, request.request_id if request else "", call, where)
 
 
-async def _value(fn: Callable[..., Any], runs: str, arguments: dict[str, Any]) -> Any:
-    if runs == "thread":
-        return await run_in_tool_thread(partial(fn, **arguments))
-    if runs == "process":
-        return await run_in_process(partial(fn, **arguments))
-    return await fn(**arguments)
+async def _value(fn: Callable[..., Any], runs: Runs, arguments: dict[str, Any]) -> Any:
+    if runs == "async":
+        return await fn(**arguments)
+    return await run_at(runs, partial(fn, **arguments))
 
 
 def _answer(name: str, call: Call, value: Any) -> Answer:

@@ -6,7 +6,9 @@ Each problem is one line that names the setting as the operator wrote it.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncGenerator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,9 @@ from trio_tools.settings import Settings, written_name
 DATABASE_SECONDS: Final = 10.0
 """How long a database may take to answer."""
 
+CLUSTER_SECONDS: Final = 5.0
+"""How long the host of a cluster may take to accept a connection."""
+
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
 
 
@@ -30,6 +35,7 @@ async def start_problems(server: ToolServer) -> list[str]:
     problems += [line async for line in _useless_limits(server)]
     problems += [line async for line in _missing_datasets(server)]
     problems += [line async for line in _shut_databases(server)]
+    problems += [line async for line in _missing_cluster(server)]
     return problems
 
 
@@ -106,6 +112,51 @@ async def _shut_databases(server: ToolServer) -> AsyncGenerator[str]:
                 f"{written_name(f'databases.{name}.url')}: {reason}; or set "
                 f"databases.{name}.optional=true if it may come later"
             )
+
+
+async def _missing_cluster(server: ToolServer) -> AsyncGenerator[str]:
+    on_cluster = any(operation.on_cluster for operation in server.state.operations.values())
+    if not (on_cluster or "cluster" in server.state.settings.model_fields_set):
+        return
+    address = server.state.settings.cluster.address
+    reason = await why_no_cluster(address)
+    if reason:
+        yield f"{written_name('cluster.address')} is {address!r}, but {reason}"
+
+
+async def why_no_cluster(address: str) -> str | None:
+    """Return why a cluster cannot be reached, as far as can be seen without joining it."""
+    if find_spec("ray") is None:
+        return "Ray is not installed: pip install 'trio-tools[cluster]'"
+    if address == "auto":
+        address = await _address_here()
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return (
+            None
+            if address == "local"
+            else "no Ray runs on this machine: start one with "
+            '`ray start --head`, or set cluster.address to "local"'
+        )
+    with trio.move_on_after(CLUSTER_SECONDS) as patience:
+        try:
+            await (await trio.open_tcp_stream(host.strip("[]"), int(port))).aclose()
+        except (OSError, OverflowError) as error:
+            return f"nothing answers there ({error}): start the cluster, or correct the address"
+    late = f"nothing answers there within {CLUSTER_SECONDS:g} s: start the cluster, or correct it"
+    return late if patience.cancelled_caught else None
+
+
+async def _address_here() -> str:
+    """Return the address of the Ray that runs on this machine; empty if none does."""
+    given = os.environ.get("RAY_ADDRESS", "")
+    if given not in {"", "auto"}:
+        return given
+    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
+    try:
+        return (await trio.Path(folder / "ray_current_cluster").read_text()).strip()
+    except OSError:
+        return ""
 
 
 def _why_no_sqlite_file(path: Path) -> str | None:

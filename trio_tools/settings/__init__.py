@@ -5,13 +5,14 @@ Nothing here opens a file, a socket or a database that a setting names.
 
     database_urls  URLs of databases: what is ours, and what goes to the driver
     machine     what of the machine this process may use
-    schema      the groups of settings: fetch, apis, databases, datasets, state, http
+    schema      the groups of settings: fetch, apis, databases, datasets, state, cluster, http
     upstreams   the group of one upstream
     host_files  the servers that a host keeps in its own file
     settings    `Settings`, and where its values come from
     shares      what one of several processes may do of it
     reference   the settings as a table and as an example file
     threads     a tool's thread, and how long a cancel waits for it
+    computing   where functions that compute run
     logs        the log of the command line, on stderr
 """
 
@@ -19,10 +20,12 @@ from __future__ import annotations
 
 from trio_tools.settings.settings import (
     ApiSettings,
+    ClusterSettings,
     DatabaseSettings,
     DatasetSettings,
     FetchSettings,
     HttpSettings,
+    OperationSettings,
     Settings,
     StateSettings,
     ToolLimits,
@@ -32,10 +35,12 @@ from trio_tools.settings.settings import (
 
 __all__ = [
     "ApiSettings",
+    "ClusterSettings",
     "DatabaseSettings",
     "DatasetSettings",
     "FetchSettings",
     "HttpSettings",
+    "OperationSettings",
     "Settings",
     "StateSettings",
     "ToolLimits",

@@ -59,7 +59,7 @@ _GIVEN_NAMES: Final[Mapping[str, str]] = {
     "limits": "fetch_urls",
     "upstreams": "files",
     "clients": "alice",
-    "operations": "fetch",
+    "operations": "hash",
 }
 # For settings that have no default, or whose default shows no form.
 _EXAMPLES: Final[Mapping[str, Any]] = {
@@ -87,6 +87,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "upstreams.files.env": {"API_TOKEN": "${FILES_TOKEN}"},
     "upstreams.files.tools": ["read_*", "list_directory"],
     "upstreams.files.rate_per_second": 10.0,
+    "operations.hash.runs": "cluster",
     "limits.fetch_urls.item_timeout_seconds": 10.0,
 }
 

@@ -41,6 +41,11 @@ _METHOD: Final = re.compile(r"[A-Z]+")
 _HTTP_PATH: Final = re.compile(r"/[^\x00-\x20\x7f\\?#%{}]*")
 
 
+_CLUSTER_ADDRESS: Final = re.compile(
+    r"local|auto|(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}", re.IGNORECASE
+)
+
+
 class Section(BaseModel):
     """A part of the settings; an unknown name in it is an error, not a surprise."""
 
@@ -80,6 +85,14 @@ def _names_a_host(url: str) -> bool:
         return bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is none, or half of an IPv6 address
         return False
+
+
+def _cluster_address(text: str) -> str:
+    if not _CLUSTER_ADDRESS.fullmatch(text):
+        raise ValueError(
+            "it is no address of a cluster: write local, auto, ray://HOST:10001 or HOST:6379"
+        )
+    return text
 
 
 def _method(text: str) -> str:
@@ -287,6 +300,24 @@ class StateSettings(Section):
     )
     resume: bool = Field(
         default=True, description="Whether a start takes up background operations that are parked."
+    )
+
+
+class ClusterSettings(Section):
+    """The cluster on which operations compute whose `runs` is `cluster`."""
+
+    address: Annotated[str, AfterValidator(_cluster_address)] = Field(
+        default="local",
+        description="`local` starts Ray on this machine with the first item that needs it, `auto` "
+        "is a Ray that runs here, `ray://HOST:10001` or `HOST:6379` one elsewhere.",
+    )
+
+
+class OperationSettings(Section):
+    """What differs for one operation."""
+
+    runs: Literal["thread", "process", "cluster"] = Field(
+        description="Where it computes: in a thread, in a worker process, or on the cluster."
     )
 
 

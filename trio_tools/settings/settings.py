@@ -34,10 +34,12 @@ from pydantic_settings import (
 from trio_tools.settings.machine import usable_cpus
 from trio_tools.settings.schema import (
     ApiSettings,
+    ClusterSettings,
     DatabaseSettings,
     DatasetSettings,
     FetchSettings,
     HttpSettings,
+    OperationSettings,
     Section,
     StateSettings,
 )
@@ -45,10 +47,12 @@ from trio_tools.settings.upstreams import UpstreamSettings, check_upstream_names
 
 __all__ = [
     "ApiSettings",
+    "ClusterSettings",
     "DatabaseSettings",
     "DatasetSettings",
     "FetchSettings",
     "HttpSettings",
+    "OperationSettings",
     "Settings",
     "StateSettings",
     "ToolLimits",
@@ -310,6 +314,11 @@ class Settings(BaseSettings):
         description="MCP servers behind this one, by name; their tools are operations here.",
     )
     http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
+    cluster: ClusterSettings = Field(default_factory=lambda: ClusterSettings.model_validate({}))
+    operations: dict[str, OperationSettings] = Field(
+        default_factory=dict[str, OperationSettings],
+        description="Where operations run that compute, by their names.",
+    )
     limits: dict[str, ToolLimits] = Field(
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
     )

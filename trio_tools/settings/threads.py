@@ -21,6 +21,23 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 
+def check_cancelled() -> None:
+    """In a tool's thread: end it if its call was cancelled.
+
+    Does nothing in a worker process and on a node of a cluster, which a cancel kills.
+
+    Raises:
+        trio.Cancelled: The call was cancelled.
+        trio.RunFinishedError: The thread was left behind, and the run is over.
+    """
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.RunFinishedError:
+        raise
+    except RuntimeError:
+        return  # no thread of trio's
+
+
 async def run_in_tool_thread(
     fn: Callable[[Unpack[_Args]], _T],
     *args: *_Args,

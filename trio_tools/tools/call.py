@@ -14,6 +14,7 @@ from trio_tools.answers.errors import InvalidArgument, TimedOut
 from trio_tools.answers.texts import Told
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
+from trio_tools.settings.computing import Place
 
 ReportProgress = Callable[[float, float | None, str | None], Awaitable[None]]
 
@@ -87,6 +88,12 @@ class Call:
             f"{told}allow more with timeout_seconds (at most {most:g}), or ask for less",
             data={"argument": "timeout_seconds", "timeout_seconds": allowed, "maximum": most},
         )
+
+    def place_of(self, operation: str) -> Place:
+        """Return where an operation that is a plain function runs."""
+        runs = self.state.operations[operation].runs
+        assert runs != "async"
+        return runs
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:

@@ -13,6 +13,7 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
 from trio_tools.operations.content import compression_text
+from trio_tools.settings.computing import run_at
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
@@ -69,7 +70,7 @@ async def compress_data(
     # Base64 makes four characters of three bytes, and all of them have to fit into the answer.
     most = min(max_output_bytes, call.state.settings.max_output_chars // 4 * 3)
     options: dict[str, Any] = {"algorithm": algorithm, "level": level, "max_output_bytes": most}
-    files, limiter = call.state.services.files, call.limits.limiter
+    files = call.state.services.files
     with call.time_limit(timeout_seconds):
         match _either("compress_data", data, text), path, content_base64:
             case str() as plain, None, None:
@@ -80,7 +81,7 @@ async def compress_data(
                 return await _decompressed(call, content_base64, algorithm)
             case _:
                 raise _one_of("compress_data", "data", "path", "content_base64")
-        found = await run_in_tool_thread(job, limiter=limiter)
+        found = await run_at(call.place_of("compress"), job, limiter=call.limits.limiter)
     told_as = asdict(found) if path is None else {"path": path, **asdict(found)}
     told, _, content = compression_text(told_as).partition("\n")
     return Answer(
@@ -126,7 +127,7 @@ async def _digest(call: Call, text: str | None, path: str | None, algorithm: str
             job = partial(hash_file, files, path, algorithm=algorithm)
         case _:
             raise _one_of("compute_hash", "data", "path")
-    return await run_in_tool_thread(job, limiter=call.limits.limiter)
+    return await run_at(call.place_of("hash"), job, limiter=call.limits.limiter)
 
 
 def _either(tool: str, data: str | None, text: str | None) -> str | None:
@@ -148,6 +149,7 @@ COMPUTE_HASH = Tool(
     title="Compute a hash",
     names={"algorithm": lambda _: ALGORITHMS},
     execution="sync, run in a thread (CPU-bound)",
+    operation="hash",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )
 
@@ -155,5 +157,6 @@ COMPRESS_DATA = Tool(
     fn=compress_data,
     title="Compress data",
     execution="sync, run in a thread (CPU-bound)",
+    operation="compress",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )

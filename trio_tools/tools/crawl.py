@@ -71,7 +71,9 @@ async def crawl_site(
     answer = await run_batch_call(
         call,
         BatchRequest(
-            operation=pages_operation(crawl),
+            operation=pages_operation(
+                crawl, call.state.operations["crawl"].computes_in or "process"
+            ),
             items=[asked],
             items_argument="url",
             checked=True,
@@ -128,6 +130,7 @@ CRAWL_SITE = Tool(
     fn=crawl_site,
     title="Crawl a site",
     execution="async (I/O-bound)",
+    operation="crawl",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     listed=_is_on,
     needs="fetch.crawl",

@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, brief_repr
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
+from trio_tools.settings.computing import EXECUTIONS
 from trio_tools.tools.call import Answer
 from trio_tools.tools.schemas import add_to_description, lean_schema, short_number, with_names
 
@@ -82,6 +83,7 @@ class Tool:
     Attributes:
         fn: `async def name(call, *, arguments…) -> Answer`.
         title: Name for people.
+        operation: The operation that it is for one item, or for several; empty if there is none.
         execution: How it runs, as its description says.
         annotations: Hints; true ones, since clients run calls in parallel only with them.
         control: A tool that steers the others: it never waits for its turn and has no limits.
@@ -101,6 +103,7 @@ class Tool:
     title: str
     execution: str
     annotations: ToolAnnotations
+    operation: str = ""
     control: bool = False
     by_operation: bool = False
     limited: bool = True
@@ -172,11 +175,20 @@ class Tool:
         # Without an argument for it, nobody can ask for more time.
         longest = declared.max_timeout_seconds if self.timed else declared.timeout_seconds
         return (
-            f"{text}\n\nExecution: {self.execution}\n"
+            f"{text}\n\nExecution: {self._execution_in(state)}\n"
             f"Concurrency: {parallel}, {declared.max_waiting} waiting{on_request}\n"
             f"Timeout: {declared.timeout_seconds:g} s by default, "
             f"{longest:g} s at most"
         )
+
+    def _execution_in(self, state: ServerState | None) -> str:
+        """Say how it runs, as the settings have it."""
+        if state is None or not self.operation or self.operation not in state.operations:
+            return self.execution
+        operation = state.operations[self.operation]
+        if operation.runs == "async" and operation.computes_in == "cluster":
+            return f"{self.execution}; pages are extracted on the cluster"
+        return EXECUTIONS["cluster"] if operation.on_cluster else self.execution
 
     @property
     def timed(self) -> bool:

@@ -98,5 +98,6 @@ FETCH_URLS = Tool(
     fn=fetch_urls,
     title="Fetch URLs",
     execution="async (I/O-bound)",
+    operation="fetch",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
 )

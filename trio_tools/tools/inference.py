@@ -11,6 +11,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.data import InferItem
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 from trio_tools.tools.naming import has_models, model_names
@@ -41,7 +42,9 @@ async def run_inference(
                 return Answer(
                     summary=f"{model} takes {takes}.", data={"model": model, **asdict(signature)}
                 )
-            outputs = await models.run(model, inputs)
+            outputs = await call.state.operations["infer"].run(
+                InferItem(model=model, inputs=inputs)
+            )
     _check_size(outputs, call.state.settings.max_output_chars)
     return Answer(
         summary=f"{model} gave {', '.join(outputs)}.", data={"model": model, "outputs": outputs}
@@ -63,6 +66,7 @@ RUN_INFERENCE = Tool(
     fn=run_inference,
     title="Run a model",
     execution="in a worker process (CPU-bound), which a cancel kills",
+    operation="infer",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
     names={"model": model_names},
     listed=has_models,

@@ -18,7 +18,7 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
 from trio_tools.live.calls import Durations, RunningCall
-from trio_tools.live.snapshot import host_view
+from trio_tools.live.snapshot import cluster_view, host_view
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batches.calls import counts_of
@@ -77,6 +77,7 @@ async def get_concurrency_status(call: Call) -> Answer:
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
             "upstreams": _upstreams(state),
+            "cluster": cluster_view(),
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed + abandoned_threads(),
             "durations": _durations(state),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from nursery_patterns import WorkerCrashed, run_in_process
+from nursery_patterns import WorkerCrashed
 from trio_tools.http.fetching.charsets import (
     Charset,
     charset_of_label,
@@ -29,6 +29,7 @@ from trio_tools.http.fetching.charsets import (
 from trio_tools.http.fetching.extraction import Extracted, extract_markdown
 from trio_tools.http.fetching.pdf import PdfText, extract_pdf
 from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.settings.computing import run_computation
 
 _TEXT_TYPES = re.compile(
     r"(text/.*|text|html|plain|[^/]*|.*[/+](json|xml|javascript|ecmascript|yaml|x-yaml|toml|csv|"
@@ -154,7 +155,7 @@ async def decode_any_text(
     if found is not None:
         return found
     try:
-        name = await run_in_process(
+        name = await run_computation(
             detected_charset,
             body[:_DETECTED_BYTES],
             limiter=limiter,
@@ -216,7 +217,7 @@ async def to_markdown(
         "html" not in media.name and "xml" in media.name and not _HTML.match(text)
     )
     try:
-        return await run_in_process(
+        return await run_computation(
             functools.partial(extract_markdown, text, url, is_xml=is_xml, with_links=with_links),
             limiter=limiter,
             max_memory_bytes=_WORKER_MEMORY,
@@ -241,7 +242,7 @@ async def to_pdf_text(
             library is missing.
     """
     try:
-        found = await run_in_process(
+        found = await run_computation(
             extract_pdf,
             body,
             limiter=limiter,

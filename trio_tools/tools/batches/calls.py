@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trio import move_on_after
+
 from nursery_patterns import Counts, Frontier, Report, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.live.datasets import DatasetStart
@@ -124,6 +126,9 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     name, path = request.output_file, None
     if name is not None:
         path = await check_output(call.state, name)
+    if not request.background:
+        with move_on_after(max(0.0, seconds - call.waited)):  # then the answer has all items left
+            await call.state.prepare(request.operation)
     kept = await _open(call, request)
     if request.retry == "failed":
         run_failed_again(call.state, kept)

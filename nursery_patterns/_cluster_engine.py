@@ -1,0 +1,171 @@
+"""The seam between `run_in_cluster` and what distributes: a job, and what engines do with it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, final
+
+from nursery_patterns._errors import NotPicklable, TooLargeForCluster
+
+_NOT_PICKLABLE = (pickle.PicklingError, AttributeError, RecursionError, TypeError, ValueError)
+
+Dumps = Callable[[Any], bytes]
+
+
+@final
+class PickledFunction:
+    """The bytes of a function, which are made once: by its first call, in the engine's thread."""
+
+    __slots__ = ("__weakref__", "_bytes")
+
+    def __init__(self) -> None:
+        self._bytes: bytes | None = None
+
+    def of(self, fn: Callable[..., Any], dumps: Dumps) -> bytes:
+        """Return the function pickled."""
+        if self._bytes is None:
+            self._bytes = dumps(fn)
+        return self._bytes
+
+
+@final
+class Functions:
+    """The pickled forms of the functions that are in use, so that each is pickled once."""
+
+    def __init__(self) -> None:
+        # By identity, which is unique for as long as the function lives.
+        self._by_id: dict[int, tuple[weakref.ref[Any], PickledFunction]] = {}
+
+    def of(self, fn: Callable[..., Any]) -> PickledFunction:
+        """Return the pickled form of a function, which may be made later."""
+        key = id(fn)
+        found = self._by_id.get(key)
+        if found is not None and found[0]() is fn:
+            return found[1]
+        pickled = PickledFunction()
+        with suppress(TypeError):  # of a kind that has no weak references
+            gone = partial(self._forget, key)
+            self._by_id[key] = weakref.ref(fn, gone), pickled
+        return pickled
+
+    def _forget(self, key: int, reference: weakref.ref[Any]) -> None:
+        if key in self._by_id and self._by_id[key][0] is reference:
+            del self._by_id[key]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterJob:
+    """One call, on its way to a node.
+
+    Attributes:
+        name: Of the function, for messages.
+        fn: The function.
+        function: Its bytes, the same for all its calls.
+        args: Its arguments.
+        max_bytes: Most bytes of the function and its arguments, and of its result, pickled.
+        request: Id, client, age and time left, both in seconds, of the request that it serves.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    function: PickledFunction
+    args: tuple[Any, ...]
+    max_bytes: int
+    request: tuple[str, str, float, float] | None = None
+
+    def pickled(
+        self, dumps: Dumps, reference: type | None = None
+    ) -> tuple[bytes, int, bytes, *tuple[Any, ...]]:
+        """Return the arguments of `run_job`, which is to be called with them on a node.
+
+        Args:
+            dumps: Pickles functions by value, such as `cloudpickle.dumps`.
+            reference: Type of the engine's references, which it replaces by their values when
+                they are arguments of a task.
+
+        Raises:
+            NotPicklable: The function or an argument cannot be pickled.
+            TooLargeForCluster: They have too many bytes.
+        """
+        places = [n for n, arg in enumerate(self.args) if _is(arg, reference)]
+        sent = [None if n in places else arg for n, arg in enumerate(self.args)]
+        try:
+            function = self.function.of(self.fn, dumps)
+            call = (self.name, sent, places, self.request)
+            told = _dump_plain(call) or dumps(call)
+        except _NOT_PICKLABLE as error:
+            raise NotPicklable(
+                f"{self.name} and its arguments must be picklable to be sent to a cluster, but: "
+                f"{error}. Leave out what holds open files, locks or connections, and open it in "
+                "the function"
+            ) from error
+        if (size := len(function) + len(told)) > self.max_bytes:
+            raise TooLargeForCluster(
+                f"{self.name} and its arguments have {size:,} bytes and may have "
+                f"{self.max_bytes:,}: put what is large into the cluster once, with "
+                "ray.put(value), and give the reference as the argument"
+            )
+        return told, self.max_bytes, function, *(self.args[n] for n in places)
+
+
+class ClusterEngine(Protocol):
+    """The seam to what distributes. All three are called in one thread of their own, in turn."""
+
+    def submit(
+        self,
+        job: ClusterJob,
+        resources: Mapping[str, float],
+        ended: Callable[[bytes | Exception], None],
+    ) -> object:
+        """Start a job somewhere, and return what `cancel` takes.
+
+        Args:
+            job: `run_job(*job.pickled(...))` is to be called on a node.
+            resources: How much of what it needs, by name.
+            ended: To be called once, from any thread: with what `run_job` returned; with a
+                `WorkerCrashed` if it was lost with its worker or node; with a `ClusterLost` if
+                the engine is of no use any more; or with another error.
+        """
+        ...
+
+    def cancel(self, task: Any) -> None:
+        """Stop a job for real, so that its core is free. It still calls `ended`."""
+        ...
+
+    def close(self) -> None:
+        """Leave the cluster, or end it if it was started for this program."""
+        ...
+
+
+class _NotPlainError(Exception):
+    """There is more than plain data in it."""
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickles numbers, texts and collections of them, in C alone; refuses all else."""
+
+    def reducer_override(self, obj: object, /) -> Any:
+        # Not called for what C pickles by itself. Classes of the main module and the like need a
+        # pickler that sends them by value, which takes ten times as long.
+        raise _NotPlainError(type(obj))
+
+
+def _dump_plain(value: object) -> bytes | None:
+    """Return a value pickled, or None if it is more than plain data."""
+    buffer = io.BytesIO()
+    try:
+        _PlainPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    except _NotPlainError:
+        return None
+    return buffer.getvalue()
+
+
+def _is(value: object, kind: type | None) -> bool:
+    return kind is not None and isinstance(value, kind)
