@@ -68,6 +68,7 @@ from nursery_patterns._hedge import HedgeStatistics as HedgeStatistics
 from nursery_patterns._hedge import hedged as hedged
 from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
+from nursery_patterns._observer import BatchProgress as BatchProgress
 from nursery_patterns._observer import Journal as Journal
 from nursery_patterns._observer import Observer as Observer
 from nursery_patterns._outcomes import Counts as Counts
@@ -104,6 +105,7 @@ __all__ = (
     "Admission",
     "AdmissionStatistics",
     "Batch",
+    "BatchProgress",
     "BlockedStep",
     "ClusterEngine",
     "ClusterError",

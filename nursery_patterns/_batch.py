@@ -14,7 +14,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import trio
 from trio_util import AsyncValue
@@ -34,7 +34,7 @@ from nursery_patterns._frontier import Frontier
 from nursery_patterns._item_states import ItemStates
 from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
-from nursery_patterns._observer import Journal, Observer, ready_of
+from nursery_patterns._observer import BatchProgress, Journal, Observer, ready_of
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status
 from nursery_patterns._retry import Retry
@@ -267,7 +267,7 @@ class Batch(Generic[ItemT, ValueT]):
         return self._states.report(active=self._active, elapsed=self._seconds_run())
 
     @property
-    def progress(self) -> AsyncValue[Counts]:
+    def progress(self) -> BatchProgress:
         """The counts as a value to wait on, as in `await batch.progress.wait_value(predicate)`.
 
         Kept up to date with every ended item from the first time it is asked for; a batch nobody
@@ -277,7 +277,7 @@ class Batch(Generic[ItemT, ValueT]):
             self._progress = AsyncValue(self._states.counts(active=self._active))
             self._engine.observe(_Publisher(self._progress, self._states))
         self._publish()
-        return self._progress
+        return cast("BatchProgress", self._progress)
 
     def retain(self, outcome: Outcome[ItemT, ValueT]) -> None:
         """Keep an outcome that a stream gave out, for `report()`."""

@@ -4,13 +4,17 @@ They are one idea. A journal is an observer that also has outcomes from before, 
 the batch wait until it has written what it was told.
 """
 
+# ruff: noqa: ARG002 - mypy takes a method without a statement as one that has to be written, and the
+# `return` makes it one to ruff whose arguments should be used
+
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from inspect import isfunction
 from typing import Any, Protocol, TypeVar
 
-from nursery_patterns._outcomes import Outcome
+from nursery_patterns._outcomes import Counts, Outcome
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -36,20 +40,24 @@ class Observer(Protocol[ItemT, ValueT]):
 
     def started(self, index: int, item: ItemT) -> None:
         """An item has its slot, and its function is called next."""
+        return
 
     def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
         """An item succeeded, failed or timed out; `outcome` is what the report has."""
+        return
 
     def cut(self, index: int, item: ItemT) -> None:
         """A started item was cut before it had an outcome; told at the end of the run.
 
         The next run starts it again.
         """
+        return
 
     def retried(
         self, index: int, item: ItemT, *, attempt: int, error: Exception, delay: float
     ) -> None:
         """Attempt number `attempt` (from 1) failed with `error`; the next one is in `delay` s."""
+        return
 
     def waiting(self, index: int, item: ItemT, *, reason: str) -> None:
         """An item has left the source and has to wait before it starts.
@@ -57,6 +65,7 @@ class Observer(Protocol[ItemT, ValueT]):
         `reason` is `"bucket"` (a token of the batch's bucket), `"limiter"` (a token of the shared
         limiter) or `"key"` (the limit or the bucket of its key).
         """
+        return
 
 
 class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
@@ -88,6 +97,46 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
         items in flight go on and no further one is started. The batch holds no token of a shared
         limiter meanwhile. A cancel ends the wait; what it raises leaves as from the other methods.
         """
+        return
+
+
+class BatchProgress(Protocol):
+    """The counts of a batch, to read and to wait on. It is a `trio_util.AsyncValue` at run time.
+
+    A predicate is a function of the counts. It is called at each change, so it has to be quick.
+    """
+
+    @property
+    def value(self) -> Counts:
+        """The counts now."""
+        ...
+
+    async def wait_value(
+        self, value_or_predicate: Counts | Callable[[Counts], bool], *, held_for: float = 0.0
+    ) -> Counts:
+        """Wait until the counts match, and have matched for `held_for` seconds; return them."""
+        ...
+
+    async def wait_transition(
+        self, value_or_predicate: Counts | Callable[[Counts, Counts], bool] = ...
+    ) -> tuple[Counts, Counts]:
+        """Wait for a change to counts that match; return the new and the old ones.
+
+        The predicate gets both, the new ones first.
+        """
+        ...
+
+    def eventual_values(
+        self, value_or_predicate: Counts | Callable[[Counts], bool] = ..., held_for: float = 0.0
+    ) -> AbstractContextManager[AsyncIterator[Counts]]:
+        """Iterate over the counts that match. Some may be skipped, the latest is not."""
+        ...
+
+    def transitions(
+        self, value_or_predicate: Counts | Callable[[Counts, Counts], bool] = ...
+    ) -> AbstractContextManager[AsyncIterator[tuple[Counts, Counts]]]:
+        """Iterate over the changes to counts that match, as (new, old)."""
+        ...
 
 
 def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -60,12 +59,19 @@ class _Refill:
         self._taken += tokens
         return True
 
-    def retune(self, rate: float, clock: Callable[[], float]) -> None:
+    @property
+    def used(self) -> bool:
+        """Whether any token has been taken, so that the time matters."""
+        return self._anchor > -math.inf
+
+    def retune(self, rate: float, now: float) -> None:
         """Go on with another rate; what accrued up to now stays."""
-        if self._anchor > -math.inf:
-            now = clock()
-            self._anchor, self._held, self._taken = now, self.tokens(now), 0
+        self._anchor, self._held, self._taken = now, self.tokens(now), 0
         self.rate = rate
+
+    def move(self, then: float, now: float) -> None:
+        """Go on with another clock, on which it is `now` while it was `then` on the old one."""
+        self._anchor, self._held, self._taken = now, self.tokens(then), 0
 
 
 @final
@@ -104,7 +110,8 @@ class TokenBucket:
     really taken, so a busy event loop makes the rate a little lower, never higher. From capacity 2
     on, lateness is made up for.
 
-    It may be made before `trio.run`, and serves one run.
+    It may be made before `trio.run`, and serves one run at a time. In a later run it goes on with
+    the tokens that it had when it was used last.
 
     The algorithm is the token bucket in its virtual-scheduling form: the conformance test of the
     Generic Cell Rate Algorithm (ITU-T I.371), with "not conforming" answered by waiting.
@@ -126,6 +133,9 @@ class TokenBucket:
         # In order of arrival. Invariant: the head's alarm is set to when its tokens are due, and
         # no other alarm is set at all.
         self._line: OrderedDict[_Waiter, None] = OrderedDict()
+        # Each run has a clock of its own, of which only differences mean anything.
+        self._clock: trio.abc.Clock | None = None
+        self._last_used = 0.0  # on that clock
 
     def __repr__(self) -> str:
         return (
@@ -148,7 +158,10 @@ class TokenBucket:
     @rate.setter
     def rate(self, rate: float) -> None:
         rate = check_rate("rate", rate, call="bucket.rate = 10")
-        self._refill.retune(rate, trio.current_time)
+        if self._refill.used:
+            self._refill.retune(rate, self._now())
+        else:
+            self._refill.rate = rate
         self._set_alarm()
 
     async def acquire(self, tokens: int = 1) -> float:
@@ -168,7 +181,7 @@ class TokenBucket:
             ValueError: `tokens` is below 1, or more than the bucket can ever hold.
         """
         self._check(tokens)
-        arrived = trio.current_time()
+        arrived = self._now()
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._take_if_first(tokens):
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -196,12 +209,30 @@ class TokenBucket:
         return TokenBucketStatistics(
             rate=self.rate,
             capacity=self.capacity,
-            tokens=self._refill.tokens(trio.current_time()),
+            tokens=self._refill.tokens(self._now()),
             waiting=len(self._line),
         )
 
     def _take_if_first(self, tokens: int) -> bool:
-        return not self._line and self._refill.take(tokens, trio.current_time())
+        now = self._now()
+        return not self._line and self._refill.take(tokens, now)
+
+    def _now(self) -> float:
+        """Return the time of the run. The first use in another run moves the bucket there."""
+        clock = trio.lowlevel.current_clock()
+        now = clock.current_time()
+        if clock is not self._clock:
+            if self._line:
+                raise RuntimeError(
+                    "tasks of another trio run wait for this bucket, and it serves one run at a "
+                    f"time: give each run its own, as in TokenBucket(rate={self.rate:g}, "
+                    f"capacity={self.capacity})"
+                )
+            if self._refill.used:
+                self._refill.move(self._last_used, now)
+            self._clock = clock
+        self._last_used = now
+        return now
 
     async def _stand_in_line(self, tokens: int) -> None:
         waiter = _Waiter(tokens)

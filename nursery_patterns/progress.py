@@ -20,9 +20,8 @@ from nursery_patterns._batch import Batch
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
-    from trio_util import AsyncValue
 
-    from nursery_patterns._outcomes import Counts
+    from nursery_patterns._observer import BatchProgress
 
 
 # Seconds from one drawing to the next.
@@ -58,7 +57,7 @@ def progress_bar(
         TypeError: `batch` is no `Batch`.
     """
     check_instance("batch", batch, Batch, call="with progress_bar(batch): await batch.run()")
-    bar = _BatchProgress(batch.progress, description or batch.name, console or Console(stderr=True))
+    bar = _Bar(batch.progress, description or batch.name, console or Console(stderr=True))
     with bar, _drawing(bar):
         yield bar
 
@@ -82,10 +81,10 @@ def _drawing(bar: Progress) -> Generator[None]:
 
 
 @final
-class _BatchProgress(Progress):
+class _Bar(Progress):
     """Reads the counts whenever it is drawn."""
 
-    def __init__(self, counts: AsyncValue[Counts], description: str, console: Console) -> None:
+    def __init__(self, counts: BatchProgress, description: str, console: Console) -> None:
         self._counts = counts
         self._bar: TaskID | None = None
         super().__init__(

@@ -16,6 +16,7 @@ PUBLIC = {
     "Admission",
     "AdmissionStatistics",
     "Batch",
+    "BatchProgress",
     "BlockedStep",
     "ClusterEngine",
     "ClusterError",

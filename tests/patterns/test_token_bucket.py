@@ -404,3 +404,45 @@ def test_no_span_of_time_hands_out_more_than_the_burst_plus_its_rate(rate, capac
         for at, tokens in handed_out[first:]:
             total += tokens
             assert total <= (capacity + (at - start) * rate) * (1 + 1e-9) + 1e-6
+
+
+def test_in_a_second_run_the_bucket_has_the_tokens_it_had_at_the_end_of_the_first():
+    bucket = TokenBucket(rate=2, capacity=3)
+
+    async def take_all():
+        waited = [await bucket.acquire() for _ in range(5)]
+        return sum(waited), bucket.statistics().tokens
+
+    runs = [
+        trio.run(take_all, clock=trio.testing.MockClock(rate=0, autojump_threshold=0)),
+        trio.run(take_all, clock=trio.testing.MockClock(rate=0, autojump_threshold=0)),
+    ]
+    assert runs == [(1.0, 0.0), (2.5, 0.0)]
+
+
+def test_the_clock_of_a_second_run_may_be_far_behind_that_of_the_first():
+    bucket = TokenBucket(rate=1_000, capacity=1)
+
+    async def take_two_at(start):
+        trio.lowlevel.current_clock().jump(start)
+        await bucket.acquire()
+        await bucket.acquire()
+        return trio.current_time() - start
+
+    for start in (1_000_000.0, 0.0, 500.0):
+        clock = trio.testing.MockClock(rate=0, autojump_threshold=0)
+        assert trio.run(take_two_at, start, clock=clock) < 0.003
+
+
+async def test_two_runs_at_a_time_are_refused_with_the_fix(autojump_clock):
+    bucket = TokenBucket(rate=1, capacity=1)
+    await bucket.acquire()
+
+    async def other_run():
+        with pytest.raises(RuntimeError, match=r"one run at a time: give each run its own, as in"):
+            bucket.acquire_nowait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bucket.acquire)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(trio.run, other_run)

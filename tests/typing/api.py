@@ -73,6 +73,7 @@ async def values_keep_their_types() -> None:
     assert_type(report.counts, Counts)
     assert_type(report.counts.total, int | None)
     assert_type(batch.progress.value, Counts)
+    assert_type(await batch.progress.wait_value(lambda counts: counts.failed > 0), Counts)
 
 
 class Kept(Journal[str, int]):
