@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, Unpack
 
 from nursery_patterns import WorkerCrashed, run_in_process
 from trio_tools.answers.errors import UpstreamFailed
@@ -22,22 +22,10 @@ if TYPE_CHECKING:
 
     import trio
 
-    from trio_tools.database.results import DatabaseConfig, Query
+    from trio_tools.database.results import DatabaseConfig, Query, WorkerAnswer
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
-
-
-class WorkerAnswer(NamedTuple):
-    """What a worker process sends for one statement."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-    more: bool
-    warnings: tuple[str, ...]
-    started: float
-    """By `time.monotonic`, as `executed`."""
-    executed: float
 
 
 class SqlDatabase(ABC):

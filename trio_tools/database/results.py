@@ -94,6 +94,18 @@ class QueryResult:
         return len(self.rows)
 
 
+class WorkerAnswer(NamedTuple):
+    """What a worker process sends for one statement."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    more: bool
+    warnings: tuple[str, ...]
+    started: float
+    """By `time.monotonic`, as `executed`."""
+    executed: float
+
+
 class Page(NamedTuple):
     """Rows within the bounds of a query."""
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trio_tools.database import sqlite_worker
-from trio_tools.database.engine import WorkerAnswer, WorkerDatabase
+from trio_tools.database.engine import WorkerDatabase
 
 if TYPE_CHECKING:
     import trio
 
-    from trio_tools.database.results import DatabaseConfig, Query
+    from trio_tools.database.results import DatabaseConfig, Query, WorkerAnswer
 
 
 class SqliteDatabase(WorkerDatabase):
