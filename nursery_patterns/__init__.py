@@ -66,6 +66,7 @@ from nursery_patterns._frontier import Frontier as Frontier
 from nursery_patterns._hedge import HedgePolicy as HedgePolicy
 from nursery_patterns._hedge import HedgeStatistics as HedgeStatistics
 from nursery_patterns._hedge import hedged as hedged
+from nursery_patterns._limiter import CombinedLimiter as CombinedLimiter
 from nursery_patterns._limits import Limits as Limits
 from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
 from nursery_patterns._observer import BatchProgress as BatchProgress
@@ -112,6 +113,7 @@ __all__ = (
     "ClusterJob",
     "ClusterLost",
     "ClusterStatistics",
+    "CombinedLimiter",
     "Counts",
     "Frontier",
     "FrontierFull",

@@ -150,6 +150,13 @@ class Admission:
         """Whether a newcomer would neither get a slot at once nor find room in the line."""
         return self.waiting >= self.max_waiting and self.limiter.available_tokens <= 0
 
+    def full_for(self, key: Hashable, *, weight: float = 1.0, priority: float = 0) -> bool:
+        """Whether a newcomer of `key` would be told `Overloaded` now. O(keys that wait).
+
+        A line that is full of one key's tasks still takes another key's.
+        """
+        return self.full and self._queue.displaceable_for(key, weight, priority) is None
+
     @asynccontextmanager
     async def slot(
         self, key: Hashable = None, *, weight: float = 1.0, priority: float = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast, final
 
 import trio
 
@@ -81,6 +82,67 @@ class DelegatingLimiter:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+@final
+class CombinedLimiter(DelegatingLimiter):
+    """Two limiters as one: its token is a token of each.
+
+    For a share of a capacity. With a limiter for each client in front of the one that all of them
+    use, no client takes everything, and those of one client wait without keeping others waiting::
+
+        everybody = trio.CapacityLimiter(10)
+        of_client = {client: trio.CapacityLimiter(8) for client in clients}
+        limiter = CombinedLimiter(of_client[client], everybody)
+        await run_batch(fetch, urls, limiter=limiter)
+
+    The token of `first` is taken first and held while the one of `second` is waited for, in the
+    order of each. A cancelled wait takes neither. `total_tokens`, `borrowed_tokens` and
+    `statistics` are those of `second`; `available_tokens` is what both have left.
+
+    Args:
+        first: The narrower one.
+        second: The one that others share.
+
+    Raises:
+        TypeError: One of them is no limiter.
+    """
+
+    def __init__(self, first: AnyLimiter, second: AnyLimiter) -> None:
+        for name, limiter in (("first", first), ("second", second)):
+            if not isinstance(limiter, trio.CapacityLimiter):
+                raise TypeError(
+                    f"{name} must be a trio.CapacityLimiter, got {limiter!r}: write "
+                    "CombinedLimiter(trio.CapacityLimiter(8), trio.CapacityLimiter(10))"
+                )
+        self._first = first
+        self._limiter = as_limiter(second)
+
+    @property
+    def available_tokens(self) -> float:
+        """How many more could hold a token now."""
+        return min(self._first.available_tokens, self._limiter.available_tokens)
+
+    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
+        """Take a token of each in the name of `borrower`, or raise `trio.WouldBlock`."""
+        self._first.acquire_on_behalf_of_nowait(borrower)
+        with ExitStack() as undo:
+            undo.callback(self._first.release_on_behalf_of, borrower)
+            self._limiter.acquire_on_behalf_of_nowait(borrower)
+            undo.pop_all()
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Wait for a token of each in the name of `borrower`."""
+        await self._first.acquire_on_behalf_of(borrower)
+        with ExitStack() as undo:
+            undo.callback(self._first.release_on_behalf_of, borrower)
+            await self._limiter.acquire_on_behalf_of(borrower)
+            undo.pop_all()
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give back both tokens of `borrower`."""
+        self._limiter.release_on_behalf_of(borrower)
+        self._first.release_on_behalf_of(borrower)
 
 
 AnyLimiter: TypeAlias = trio.CapacityLimiter | DelegatingLimiter

@@ -23,6 +23,7 @@ PUBLIC = {
     "ClusterJob",
     "ClusterLost",
     "ClusterStatistics",
+    "CombinedLimiter",
     "Counts",
     "Frontier",
     "FrontierFull",

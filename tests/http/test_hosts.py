@@ -4,7 +4,7 @@ import time
 import pytest
 import trio
 
-from nursery_patterns import run_batch
+from nursery_patterns import request_context, run_batch
 from nursery_patterns.testing import InFlightGauge
 from trio_tools.answers.errors import ErrorType
 from trio_tools.http.fetching.host_throttle import HostLimits, HostState, parse_retry_after
@@ -231,3 +231,24 @@ def test_the_older_forms_of_a_date_are_in_utc_too(form, zone, monkeypatch):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+async def test_a_pause_is_for_the_client_whose_request_was_refused(autojump_clock):
+    hosts = make()
+    with request_context(client_id="alice"):
+        await hosts.enter("a")
+        assert hosts.refused("a", started=0, retry_after=30) == 30
+        hosts.leave("a")
+        assert hosts.cooling_seconds("a") == 30
+        with trio.fail_after(5), pytest.raises(HostCoolingDown):
+            await hosts.enter("a")
+    with request_context(client_id="bob"):
+        assert hosts.cooling_seconds("a") == 0
+        assert hosts.enter_at_once("a")
+        hosts.answered_well("a")
+        hosts.leave("a")
+    with request_context(client_id="alice"):
+        assert hosts.cooling_seconds("a") == 30
+        await hosts.enter("a")
+        assert trio.current_time() == 30
+        hosts.leave("a")

@@ -445,3 +445,22 @@ def test_overloaded_can_be_copied_and_pickled_as_any_exception(through):
     again = through(error)
     assert type(again) is Overloaded
     assert (again.retry_after, str(again), again.__notes__) == (2.5, "full", ["item 7"])
+
+
+async def test_a_line_full_of_one_keys_tasks_is_full_for_that_key_only(autojump_clock):
+    admission = Admission(trio.CapacityLimiter(1), max_waiting=3)
+
+    async def hold(key):
+        async with admission.slot(key):
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            assert not admission.full_for("greedy")
+            nursery.start_soon(hold, "greedy")
+            await trio.testing.wait_all_tasks_blocked()
+        assert (admission.full, admission.full_for("greedy")) == (True, True)
+        assert not admission.full_for("modest")
+        admission.max_waiting = 1  # the line has its front and nobody to make way
+        await trio.sleep(2)
+        assert admission.full_for("modest")

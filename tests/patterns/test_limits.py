@@ -1,12 +1,13 @@
 """Named limiters: made on demand, resized while in use, looked at while in use."""
 
 import math
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from nursery_patterns import Limits, LimitSnapshot, run_batch
+from nursery_patterns import CombinedLimiter, Limits, LimitSnapshot, run_batch
 
 
 async def hold(limiter, seconds):
@@ -128,3 +129,41 @@ def test_a_limit_may_be_lifted_as_any_capacity_limiter_may():
     limits = Limits({"a": 1})
     limits["a"].total_tokens = math.inf
     assert limits.snapshot()["a"].capacity == math.inf
+
+
+async def test_a_share_keeps_one_callers_items_from_taking_everything(autojump_clock):
+    everybody = trio.CapacityLimiter(3)
+    greedy = CombinedLimiter(trio.CapacityLimiter(2), everybody)
+    modest = CombinedLimiter(trio.CapacityLimiter(2), everybody)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(run_batch, trio.sleep, [100] * 9, limiter=greedy))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (everybody.borrowed_tokens, greedy.available_tokens, modest.available_tokens) == (
+            2,
+            0,
+            1,
+        )
+        await run_batch(trio.sleep, [1] * 4, limiter=modest)  # one at a time
+        assert trio.current_time() == 4
+        nursery.cancel_scope.cancel()
+    assert (everybody.borrowed_tokens, greedy.available_tokens) == (0, 2)
+
+
+async def test_a_combined_limiter_takes_both_tokens_or_none(autojump_clock):
+    first, second = trio.CapacityLimiter(2), trio.CapacityLimiter(1)
+    both = CombinedLimiter(first, second)
+    assert isinstance(both, trio.CapacityLimiter)
+    second.acquire_on_behalf_of_nowait("another")
+    with pytest.raises(trio.WouldBlock):
+        both.acquire_nowait()
+    with trio.move_on_after(1) as waiting:
+        await both.acquire()
+    assert waiting.cancelled_caught
+    assert first.borrowed_tokens == 0
+    second.release_on_behalf_of("another")
+    assert await trio.to_thread.run_sync(sum, [1, 2], limiter=both) == 3
+    async with both:
+        assert (first.borrowed_tokens, second.borrowed_tokens) == (1, 1)
+    assert (first.borrowed_tokens, second.borrowed_tokens) == (0, 0)
+    with pytest.raises(TypeError, match=r"second must be a trio\.CapacityLimiter, got 3"):
+        CombinedLimiter(first, 3)

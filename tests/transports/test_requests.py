@@ -112,3 +112,34 @@ async def test_a_name_that_is_none_counts_as_a_call(name, autojump_clock):
     assert (await share(call_named(name), call_of(0)))["isError"]
     no_params = SimpleNamespace(method="tools/call", request_id=1, params=None)
     assert (await share(no_params, call_of(0)))["isError"]
+
+
+def reading(method="tools/list"):
+    return SimpleNamespace(method=method, request_id=1, params={})
+
+
+async def test_readings_are_paced_for_each_client_and_delay_no_ping(autojump_clock):
+    seen = set()
+    share = ClientShare(control=(), max_calls=4, calls_per_second=10, seen=seen.add)
+    answered = {}
+
+    async def ask(client_id, method):
+        with request_context(client_id=client_id):
+            await share(reading(method), call_of(0))
+        answered.setdefault((client_id, method), []).append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(ask, "alice", "tools/list")
+        await trio.testing.wait_all_tasks_blocked()
+        for client_id, method in (
+            ("alice", "ping"),
+            ("alice", "initialize"),
+            ("bob", "tools/list"),
+        ):
+            await ask(client_id, method)
+            assert answered[client_id, method] == [0]
+    assert answered["alice", "tools/list"] == pytest.approx(
+        [0] * 10 + [n / 10 for n in range(1, 21)]
+    )
+    assert seen == {"alice", "bob"}

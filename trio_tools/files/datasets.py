@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 
-from nursery_patterns import WorkerCrashed, run_in_process
+from nursery_patterns import WorkerCrashed
 from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound
 from trio_tools.files import table_files
 from trio_tools.files.csv_records import Header, read_csv
@@ -35,6 +35,7 @@ from trio_tools.files.text_source import (
     TextSource,
     find_format,
 )
+from trio_tools.settings.threads import run_in_tool_process
 
 if TYPE_CHECKING:
     from trio_tools.files.roots import FileRoots
@@ -272,7 +273,7 @@ class Dataset:
 async def _in_worker(
     roots: FileRoots, path: str, kind: str, position: str | None, size: int
 ) -> Part:
-    return await run_in_process(
+    return await run_in_tool_process(
         table_files.read_table_file,
         roots,
         path,

@@ -8,6 +8,7 @@ import trio
 
 from nursery_patterns import Limits
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.live.clients import Clients
 from trio_tools.settings import ToolLimits
 
 
@@ -18,10 +19,16 @@ class LiveLimits:
     name: str
     declared: ToolLimits
     limits: Limits = field(repr=False)
+    clients: Clients = field(repr=False)
 
     @property
     def limiter(self) -> trio.CapacityLimiter:
-        """What items in flight hold places in. Made when first asked for: not all tools have it."""
+        """What items in flight hold places in, as the current client may."""
+        return self.clients.limiter(self.name, self._whole)
+
+    @property
+    def _whole(self) -> trio.CapacityLimiter:
+        """What the items of all clients hold places in. Made when first asked for: few need it."""
         if self.name not in self.limits:
             self.limits.resize(self.name, self.declared.max_concurrency)
         return self.limits[self.name]
@@ -29,7 +36,7 @@ class LiveLimits:
     @property
     def max_concurrency(self) -> int:
         """Most items in flight over all calls, and the most one call may ask for."""
-        return int(self.limiter.total_tokens)
+        return int(self._whole.total_tokens)
 
     @property
     def concurrency(self) -> int:

@@ -16,6 +16,7 @@ from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor, use_
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.error_mapping import cluster_failure
 from trio_tools.live.calls import Durations, Pace, RunningCall
+from trio_tools.live.clients import Clients
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
 from trio_tools.operations.durable.location import Location
@@ -45,6 +46,7 @@ class ServerState:
     Attributes:
         settings: What the operator decided.
         limits: Capacity for items in flight, by tool or operation; resizable while in use.
+        clients: Who shares the server, and how much of a limit one client may hold.
         services: The doors to the outside.
         operations: What `batch_process` can run.
         store: Operations that outlive their calls.
@@ -65,6 +67,7 @@ class ServerState:
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
         self.settings = settings
         self.limits = Limits()
+        self.clients = Clients()
         self._tool_limits: dict[str, ToolLimits] = {}
         self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
@@ -143,7 +146,7 @@ class ServerState:
         """Return the limits of a tool or operation as they are now."""
         if name not in self._tool_limits:
             self._tool_limits[name] = self.settings.limits_of(name)
-        return LiveLimits(name, self._tool_limits[name], self.limits)
+        return LiveLimits(name, self._tool_limits[name], self.limits, self.clients)
 
     def declare_limits(self, name: str, usual: ToolLimits) -> None:
         """Say what limits a tool of the application has where the settings say nothing else."""

@@ -49,12 +49,18 @@ async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[No
 
 @asynccontextmanager
 async def turn(
-    line: Admission, client_id: str, seconds: float, *, timed: bool
+    line: Admission,
+    share: trio.CapacityLimiter,
+    client_id: str,
+    seconds: float,
+    *,
+    timed: bool,
 ) -> AsyncGenerator[None]:
     """Hold a slot of the line, which has to be had within the time of the call.
 
     Args:
         line: Where to wait.
+        share: What the client may hold of the slots; where it waits for its own calls.
         client_id: Whose turn it is.
         seconds: How long to wait.
         timed: Whether the caller can allow more time.
@@ -64,10 +70,18 @@ async def turn(
         ServerOverloaded: What stands before the call is expected to take longer than its time, or
             time was up in the line.
     """
-    _refuse_if_too_late(line.statistics(), seconds, timed=timed)
+    statistics = line.statistics()
+    _refuse_if_too_late(statistics, seconds, timed=timed)
+    if share.available_tokens < 1 and share.statistics().tasks_waiting >= statistics.max_waiting:
+        usual = statistics.mean_hold or 1.0
+        raise ServerOverloaded(
+            f"{share.borrowed_tokens} calls of this client are at work and {line.max_waiting} wait "
+            "already: call again later.",
+            data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
+        )
     asked = trio.current_time()
     with trio.move_on_after(seconds) as patience:
-        async with line.slot(key=client_id):
+        async with share, line.slot(key=client_id):
             patience.deadline = math.inf  # it is there
             record_wait(trio.current_time() - asked)
             yield

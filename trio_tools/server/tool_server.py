@@ -205,7 +205,8 @@ class ToolServer(MCPServer[ServerState]):
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
-        its_turn = turn(line, request.client_id, seconds, timed=tool.timed)
+        share = self.state.clients.share_of(f"calls of {tool.name}", line.limiter)
+        its_turn = turn(line, share, request.client_id, seconds, timed=tool.timed)
         async with tracked(self.state, running):
             try:
                 async with its_turn:

@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from nursery_patterns import run_in_cluster, run_in_process
-from trio_tools.settings.threads import run_in_tool_thread
+from nursery_patterns import run_in_cluster
+from trio_tools.settings.threads import run_in_tool_process, run_in_tool_thread
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -60,7 +60,7 @@ async def run_at(
     if place == "thread":
         return await run_in_tool_thread(fn, *args, limiter=limiter)
     if place == "process":
-        return await run_in_process(fn, *args, limiter=limiter)
+        return await run_in_tool_process(fn, *args, limiter=limiter)
     return await run_in_cluster(fn, *args, limiter=limiter)
 
 
@@ -71,7 +71,7 @@ async def run_computation(
     max_memory_bytes: int,
     max_cpu_seconds: float,
 ) -> _T:
-    """Run `fn(*args)` as `run_in_process` does, or as `run_in_cluster` does where that is said.
+    """Run `fn(*args)` as `run_in_tool_process` does, or as `run_in_cluster` does where that is said.
 
     Args:
         fn: A function that worker processes can import.
@@ -83,7 +83,7 @@ async def run_computation(
     """
     if _on_cluster.get():
         return await run_in_cluster(fn, *args, limiter=limiter)
-    return await run_in_process(
+    return await run_in_tool_process(
         fn,
         *args,
         limiter=limiter,

@@ -1,18 +1,24 @@
-"""A thread that works for a tool, and how long a cancel waits for it.
+"""A thread or a process that works for a tool: whose turn it is, how long a cancel waits for it.
 
 A thread that is blocked in a hung file system or in a foreign library cannot be cancelled. After
 `PATIENCE_SECONDS` it is abandoned, so that the caller is answered in time and an application that
 embeds the server can end.
+
+Worker processes that compute are shared by all clients. Each may have as many at work as there are
+CPUs, and all together twice as many: so one client's long computations keep another's waiting for
+the kernel, and not for their end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple, Unpack
+from weakref import WeakValueDictionary
 
 import trio
 
-from nursery_patterns import run_in_thread
+from nursery_patterns import CombinedLimiter, current_request, run_in_process, run_in_thread
+from trio_tools.settings.machine import usable_cpus
 
 PATIENCE_SECONDS: Final = 0.5
 """How long a cancel waits for a thread. The status shows the ones that are left behind."""
@@ -48,3 +54,58 @@ async def run_in_tool_thread(
     Its place in the limiter stays taken until it ends.
     """
     return await run_in_thread(fn, *args, limiter=limiter, abandon_after=PATIENCE_SECONDS)
+
+
+class LimiterOfEachClient:
+    """A limiter for each client, made when it is asked for and dropped when nobody uses it.
+
+    Args:
+        total_tokens: Most holders at once of one client.
+    """
+
+    def __init__(self, total_tokens: int) -> None:
+        self._total_tokens = total_tokens
+        # A thread that was abandoned holds its limiter until it ends.
+        self._limiters: WeakValueDictionary[str, trio.CapacityLimiter] = WeakValueDictionary()
+
+    def current(self) -> trio.CapacityLimiter:
+        """Return the limiter of the client whose request is served."""
+        request = current_request()
+        client_id = "" if request is None else request.client_id
+        limiter = self._limiters.get(client_id)
+        if limiter is None:
+            limiter = self._limiters[client_id] = trio.CapacityLimiter(self._total_tokens)
+        return limiter
+
+
+_workers_of: Final = trio.lowlevel.RunVar[tuple[LimiterOfEachClient, trio.CapacityLimiter]](
+    "trio_tools workers"
+)
+
+
+def worker_limiter() -> CombinedLimiter:
+    """Return what bounds the worker processes of the client whose request is served."""
+    try:
+        each, together = _workers_of.get()
+    except LookupError:
+        cpus = usable_cpus()
+        each, together = LimiterOfEachClient(cpus), trio.CapacityLimiter(2 * cpus)
+        _workers_of.set((each, together))
+    return CombinedLimiter(each.current(), together)
+
+
+async def run_in_tool_process(
+    fn: Callable[[Unpack[_Args]], _T],
+    *args: *_Args,
+    limiter: trio.CapacityLimiter | None = None,
+    max_memory_bytes: int | None = None,
+    max_cpu_seconds: float | None = None,
+) -> _T:
+    """Run `fn(*args)` as `run_in_process` does, by default within the current client's share."""
+    return await run_in_process(
+        fn,
+        *args,
+        limiter=limiter or worker_limiter(),
+        max_memory_bytes=max_memory_bytes,
+        max_cpu_seconds=max_cpu_seconds,
+    )

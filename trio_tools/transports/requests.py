@@ -7,7 +7,7 @@ the grace so that each is still answered, and there a client's share is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
@@ -77,22 +77,34 @@ class RunningCalls:
 
 
 class ClientShare:
-    """What one client may ask for, as a stage of the middleware. Only tool calls count.
+    """What one client may ask for, as a stage of the middleware.
 
-    A call over the share is answered `overloaded` at once, with the seconds after which another is
-    likely to be taken. It never waits, so it costs no more than its answer. Tools that steer the
-    others are what such a client needs: they count among nobody's calls, and have a rate of their
-    own.
+    A tool call over the share is answered `overloaded` at once, with the seconds after which
+    another is likely to be taken. It never waits, so it costs no more than its answer. Tools that
+    steer the others are what such a client needs: they count among nobody's calls, and have a rate
+    of their own.
+
+    Other requests, such as `tools/list`, wait until their rate allows them, one client's without
+    delaying another's. A refusal would cost as much as the answer. How many wait is bounded by the
+    connections. Pings have a rate of their own; handshakes are bounded by the sessions.
 
     Args:
         control: Names of the tools that steer the others.
         max_calls: Most calls of one client in flight.
         calls_per_second: Most calls of one client over time; a second's worth may come at once.
+            The same for its other requests.
+        seen: Told the name of the client of each request.
     """
 
     def __init__(
-        self, *, control: Collection[str], max_calls: int, calls_per_second: float
+        self,
+        *,
+        control: Collection[str],
+        max_calls: int,
+        calls_per_second: float,
+        seen: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._seen = seen
         self._control = control
         self._max_calls = max_calls
         self._rate = calls_per_second
@@ -103,13 +115,17 @@ class ClientShare:
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         """Handle one request, or refuse it."""
-        if ctx.method != "tools/call" or ctx.request_id is None:
-            return await call_next(ctx)
         request = current_request()
         name = request.client_id if request else "anonymous"
+        self._seen(name)
+        if ctx.request_id is None or ctx.method == "initialize":
+            return await call_next(ctx)
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client(self._rate)
+        if ctx.method != "tools/call":
+            await (client.pings if ctx.method == "ping" else client.readings).acquire()
+            return await call_next(ctx)
         # Before the SDK has looked at them, so of any type.
         tool = (ctx.params or {}).get("name")
         controls = isinstance(tool, str) and tool in self._control
@@ -131,8 +147,11 @@ class _Client:
     """The calls of one client, and how long they take."""
 
     def __init__(self, rate: float) -> None:
-        self.bucket = TokenBucket(rate, capacity=max(1, int(rate)))
-        self.control_bucket = TokenBucket(rate, capacity=max(1, int(rate)))
+        burst = max(1, int(rate))
+        self.bucket = TokenBucket(rate, capacity=burst)
+        self.control_bucket = TokenBucket(rate, capacity=burst)
+        self.readings = TokenBucket(rate, capacity=burst)
+        self.pings = TokenBucket(rate, capacity=burst)
         # When each call in flight began, oldest first.
         self.began: dict[object, float] = {}
         self._mean: float | None = None

@@ -4,8 +4,9 @@ Each host has an `AdaptiveLimiter` that starts at its maximum, the configured li
 or a timeout halves the limit, and good answers raise it again by one at a time. A 429 or 503 also
 makes the host cool down, for as long as its Retry-After says within the configured bound. A
 request waits for its host here, without a connection, first come, first served; and for the end of
-a pause also without the slot of its batch, so that other hosts are asked meanwhile. A host that
-answers well keeps no state once nobody uses it.
+a pause also without the slot of its batch, so that other hosts are asked meanwhile. A pause
+holds for the client whose request was refused, and keeps no other client from the host. A host
+that answers well keeps no state once nobody uses it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class HostState:
         limit: Requests it is given at a time now.
         in_flight: Requests it has now.
         waiting: Requests that wait for it.
-        cooling_seconds: Seconds until it is asked again; 0 if it is not cooling down.
+        cooling_seconds: Seconds until it is asked again for the client of the current request; 0
+            if it is not cooling down.
         clients: Who asked for it since it came into use, the first `MAX_CLIENTS` of them.
     """
 
@@ -106,7 +108,7 @@ class _Host:
         self.limiter = AdaptiveLimiter(limit, 1, limit, algorithm=_HalveOrAddOne())
         self.clients: set[str] = set()
         self.users = 0  # in flight or waiting; the host is forgotten only at 0
-        self.cools_until = -math.inf
+        self.cools_until: dict[str, float] = {}  # by client: one's refusal is no pause of another's
         self.strikes = 0  # refusals since the last good answer
         self.struck_at = -math.inf
         # Only who holds the door waits for a slot; the others wait for the door, in order. So one
@@ -119,11 +121,25 @@ class _Host:
         return self.limiter.borrowed_tokens
 
     def cools(self) -> bool:
+        """Whether it cools down for the current client."""
         # Nearly none has ever been refused, and then there is no need to look at the clock.
-        return self.cools_until > -math.inf and trio.current_time() < self.cools_until
+        return bool(self.cools_until) and trio.current_time() < self.end_of_pause()
+
+    def end_of_pause(self) -> float:
+        """Return until when it cools down for the current client."""
+        return self.cools_until.get(_client_id(), -math.inf)
+
+    def pause(self, now: float, seconds: float) -> float:
+        """Let it cool down for the current client; return for how long it does."""
+        client = _client_id()
+        if client not in self.cools_until and len(self.cools_until) >= MAX_CLIENTS:
+            del self.cools_until[min(self.cools_until, key=self.cools_until.__getitem__)]
+        until = self.cools_until[client] = max(self.end_of_pause(), now + seconds)
+        return until - now
 
     def in_trouble(self) -> bool:
-        return self.limiter.total_tokens < self.limiter.maximum or self.cools()
+        paused = bool(self.cools_until) and trio.current_time() < max(self.cools_until.values())
+        return paused or self.limiter.total_tokens < self.limiter.maximum
 
     def take_slot(self) -> bool:
         """Take a slot if there is one."""
@@ -138,6 +154,11 @@ class _Host:
         self.limiter.release_on_behalf_of(self.in_flight - 1)
         if self.freed is not None:
             self.freed.set()
+
+
+def _client_id() -> str:
+    request = current_request()
+    return "" if request is None else request.client_id
 
 
 class HostLimits:
@@ -201,7 +222,7 @@ class HostLimits:
             host.limiter.record(0.0)  # how long it took is not what the limit depends on
 
     def refused(self, name: str, *, started: float, retry_after: float | None) -> float:
-        """The host, entered, answered 429 or 503: lower its limit and let it cool down.
+        """The host, entered, answered 429 or 503: lower its limit, let it cool down for this client.
 
         Args:
             name: The host.
@@ -218,8 +239,7 @@ class HostLimits:
         if retry_after is None:
             retry_after = _FIRST_PAUSE_SECONDS * 2.0 ** min(host.strikes - 1, 30)
         pause = min(max(retry_after, 0.0), self._max_cooldown_seconds)
-        host.cools_until = max(host.cools_until, now + pause)
-        return host.cools_until - now
+        return host.pause(now, pause)
 
     def timed_out(self, name: str, *, started: float) -> None:
         """The host, entered, did not answer in time: lower its limit."""
@@ -228,7 +248,7 @@ class HostLimits:
     def cooling_seconds(self, name: str) -> float:
         """Return the seconds until the host may be asked again, 0 if it may be now."""
         host = self._hosts.get(name)
-        return max(0.0, host.cools_until - trio.current_time()) if host is not None else 0.0
+        return max(0.0, host.end_of_pause() - trio.current_time()) if host is not None else 0.0
 
     def snapshot(self) -> dict[str, HostState]:
         """Return every host in use or in trouble, by name."""
@@ -238,7 +258,7 @@ class HostLimits:
                 limit=int(host.limiter.total_tokens),
                 in_flight=host.in_flight,
                 waiting=host.users - host.in_flight,
-                cooling_seconds=max(0.0, host.cools_until - now),
+                cooling_seconds=max(0.0, host.end_of_pause() - now),
                 clients=frozenset(host.clients),
             )
             for name, host in self._hosts.items()
@@ -247,10 +267,10 @@ class HostLimits:
     async def _wait_in_line(self, name: str, host: _Host) -> None:
         entered = False
         while not entered:
-            while (now := trio.current_time()) < host.cools_until:
+            while (now := trio.current_time()) < host.end_of_pause():
                 self._refuse_vain_wait(name, host, now)
                 async with released_slot():  # nothing but time is waited for
-                    await trio.sleep_until(host.cools_until)
+                    await trio.sleep_until(host.end_of_pause())
             door = host.door = host.door or trio.StrictFIFOLock()
             async with door:
                 while not host.cools() and not (entered := host.take_slot()):
@@ -260,8 +280,8 @@ class HostLimits:
                 host.door = host.freed = None
 
     def _refuse_vain_wait(self, name: str, host: _Host, now: float) -> None:
-        if host.cools_until >= trio.current_effective_deadline():
-            seconds = host.cools_until - now
+        if (until := host.end_of_pause()) >= trio.current_effective_deadline():
+            seconds = until - now
             raise HostCoolingDown(
                 f"{name} asked for a pause; it may be asked again in {seconds:.0f} s, which is "
                 "past the time this call has.",

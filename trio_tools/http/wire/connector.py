@@ -22,27 +22,31 @@ from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase, 
 from trio_tools.http.wire.proxies import Proxies, Proxy
 from trio_tools.http.wire.response_parser import ReplyParser, State
 from trio_tools.http.wire.urls import Origin
+from trio_tools.settings.threads import LimiterOfEachClient
 
 SocketAddress = tuple[Any, ...]
 Resolver = Callable[[str, int], Awaitable[Sequence[SocketAddress]]]
 """Gets a host name and a port, returns socket addresses, the one to try first first."""
 
 _HAPPY_EYEBALLS_DELAY = 0.25  # seconds; RFC 8305, section 5
-_MAX_LOOKUPS = 16
+_MAX_LOOKUPS = 64  # of one client
 
 
 def make_system_resolver() -> Resolver:
     """Return a resolver that asks the operating system, in threads of its own.
 
-    At most 16 look-ups run at once and they share no limiter with other work, so a name server
-    that does not answer delays look-ups and nothing else. A cancelled look-up is left behind: its
-    thread ends when the operating system gives up.
+    At most 64 look-ups of each client run at once, and they share no limiter with other work. So a
+    name server that does not answer delays look-ups of the client that asks it, and nothing else.
+    A cancelled look-up is left behind: its thread, which counts until then, ends when the
+    operating system gives up.
     """
-    limiter = trio.CapacityLimiter(_MAX_LOOKUPS)
+    limiters = LimiterOfEachClient(_MAX_LOOKUPS)
 
     async def resolve(host: str, port: int) -> Sequence[SocketAddress]:
         look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=limiter)
+        found = await trio.to_thread.run_sync(
+            look_up, abandon_on_cancel=True, limiter=limiters.current()
+        )
         return [entry[4] for entry in found]
 
     return resolve

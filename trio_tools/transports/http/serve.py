@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.transports.http.asgi_guard import AsgiGuard
-from trio_tools.transports.http.authentication import Authenticator
+from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
@@ -187,12 +187,13 @@ class _HttpServer:
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
         self._calls = RunningCalls()
+        state = self._tool_server.state if self._tool_server else None
         self._share = ClientShare(
             control=self._tool_server.control_tools if self._tool_server else (),
             max_calls=settings.max_calls_per_client,
             calls_per_second=settings.calls_per_second_per_client,
+            seen=state.clients.seen if state else _nothing,
         )
-        state = self._tool_server.state if self._tool_server else None
         self._metrics = Metrics(
             state,
             connections=lambda: len(self.connections),
@@ -260,10 +261,16 @@ class _HttpServer:
         self.connections.close()
 
     def _overloaded(self) -> bool:
-        """Whether a call of some tool would be refused now for lack of room."""
+        """Whether a call of some tool would be refused now for lack of room.
+
+        Where clients have tokens, that of one which has no calls yet: what one client's calls take
+        is no reason to send the others elsewhere.
+        """
         if self._tool_server is None:
             return False
-        return any(line.full for line in self._tool_server.state.admissions().values())
+        newcomer = object() if self._gate.doorkeeper.digests else ANONYMOUS
+        lines = self._tool_server.state.admissions().values()
+        return any(line.full_for(newcomer) for line in lines)
 
 
 def _nothing(*_: object) -> None:
