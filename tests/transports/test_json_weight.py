@@ -1,16 +1,24 @@
 """What a message weighs is told before it is parsed, and bounded."""
 
 import json
+import time
 
 import pytest
 import trio
 
+from nursery_patterns import StepMonitor
 from tests.transports.lines import call, served
 from tests.transports.requests import exchange, http_server, modern_call, post
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports import memory_trim as memory_trim_module
-from trio_tools.transports.json_weight import MAX_CONTAINERS, MAX_TEXTS, MAX_VALUES, parsed_weight
+from trio_tools.transports.json_weight import (
+    MAX_CONTAINERS,
+    MAX_TEXTS,
+    MAX_VALUES,
+    parsed_weight,
+    weigh,
+)
 from trio_tools.transports.memory_trim import MemoryTrim
 
 HEAVY = {
@@ -36,6 +44,28 @@ def test_what_has_too_many_parts_is_told(body):
 @pytest.mark.parametrize("body", LIGHT.values(), ids=LIGHT)
 def test_what_stands_in_texts_is_no_part(body):
     assert parsed_weight(body) is not None
+
+
+TEXTS_OF_A_LONG_TEXT = {
+    "brackets": b"[{," * 1_200_000,
+    "escapes": b'\\"[\\\\' * 700_000,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS_OF_A_LONG_TEXT.values(), ids=TEXTS_OF_A_LONG_TEXT)
+async def test_a_long_text_is_weighed_in_short_steps_and_what_is_behind_it_counts(text):
+    heavy = b"[" * (MAX_CONTAINERS + 1)
+    monitor = StepMonitor(0.1, timer=time.thread_time, on_block=lambda _: None)
+    with monitor.watching():
+        for end, too_many in (
+            (b'"]', False),
+            (b'",' + heavy, True),
+            (b'\\"', False),
+            (b"\\", False),
+        ):
+            weight = await weigh(b'["a", "' + text + end)
+            assert (weight is None) is too_many
+    assert monitor.latest == ()
 
 
 async def test_such_a_message_is_refused_over_http_and_the_next_one_served():

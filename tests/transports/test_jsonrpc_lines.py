@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from trio_tools.transports.stdio.jsonrpc_lines import LineFramer, Refusal, decode, encode
+from trio_tools.transports.stdio.jsonrpc_lines import LineFramer, Refusal, encode
+from trio_tools.transports.stdio.jsonrpc_lines import decode as decode_in_steps
+
+
+def decode(line):
+    """Read a line that is short enough to be read in one step, without an event loop."""
+    with pytest.raises(StopIteration) as end:
+        decode_in_steps(line).send(None)
+    return end.value.value
 
 
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line)), st.data())

@@ -26,7 +26,7 @@ from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.sessions import BODY_BYTES
-from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
+from trio_tools.transports.json_weight import TOO_MANY, weigh
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
@@ -136,14 +136,14 @@ class AsgiGuard:
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
         self._check_length(scope)
-        with self._weighing() as weigh:
-            body = await self._read_body(receive, weigh)
+        with self._weighing() as count:
+            body = await self._read_body(receive, count)
             if body is None:
                 return
-            parsed = parsed_weight(body)
+            parsed = await weigh(body)
             if parsed is None:
                 raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_MANY)
-            weigh(parsed)
+            count(parsed)
             scope[BODY_BYTES] = len(body)
             receive = _replay(body, receive)
             del body  # the request's own copy is enough
@@ -211,7 +211,7 @@ class AsgiGuard:
         """Count the weight of one body, and refuse what is too much, until the block is left."""
         weight = 0
 
-        def weigh(more: int) -> None:
+        def count(more: int) -> None:
             nonlocal weight
             weight += more
             self._bodies += more
@@ -223,12 +223,12 @@ class AsgiGuard:
                 )
 
         try:
-            yield weigh
+            yield count
         finally:
             self._bodies -= weight
             self._done(weight)
 
-    async def _read_body(self, receive: Receive, weigh: Callable[[int], None]) -> bytes | None:
+    async def _read_body(self, receive: Receive, count: Callable[[int], None]) -> bytes | None:
         """Return the whole body, or None if the client left before its end."""
         body = bytearray()
         with trio.move_on_after(BODY_SECONDS):
@@ -237,7 +237,7 @@ class AsgiGuard:
                 if message["type"] == "http.disconnect":
                     return None
                 piece = message.get("body", b"")
-                weigh(len(piece))
+                count(len(piece))
                 body += piece
                 if len(body) > self._max_body_bytes:
                     raise self._too_long()

@@ -132,7 +132,7 @@ class StdioConnection:
         if line is not None and self._first:
             line = line.removeprefix(codecs.BOM_UTF8)
         self._first = False
-        message = TOO_LONG if line is None else decode(line)
+        message = TOO_LONG if line is None else await decode(line)
         if isinstance(message, JSONRPCRequest):
             message = self._refuse_request(message) or message
         if message is None:

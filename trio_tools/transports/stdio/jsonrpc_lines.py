@@ -28,9 +28,9 @@ from mcp_types import (
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-from trio_tools.transports.json_weight import TOO_MANY, parsed_weight
+from trio_tools.transports.json_weight import TOO_MANY, weigh
 
-MAX_LINE_BYTES: Final = 32 * 2**20
+MAX_LINE_BYTES: Final = 16 * 2**20
 """Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
 
 _MAX_SECOND_LOOK_BYTES: Final = 2**20
@@ -117,8 +117,8 @@ TOO_LONG: Final = Refusal(
 TOO_HEAVY: Final = Refusal(INVALID_REQUEST, TOO_MANY)
 
 
-def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
-    """Read one line as a JSON-RPC message.
+async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
+    """Read one line as a JSON-RPC message. Checkpoints only while a long one is weighed.
 
     Args:
         line: The line without its newline.
@@ -128,7 +128,7 @@ def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     """
     if not line or line.isspace():
         return None
-    if parsed_weight(line) is None:
+    if await weigh(line) is None:
         return TOO_HEAVY
     try:
         content: Any = from_json(line, allow_inf_nan=False)
