@@ -222,7 +222,7 @@ class HostLimits:
             host.limiter.record(0.0)  # how long it took is not what the limit depends on
 
     def refused(self, name: str, *, started: float, retry_after: float | None) -> float:
-        """The host, entered, answered 429 or 503: lower its limit, let it cool down for this client.
+        """The host, entered, answered 429 or 503: lower its limit, let it cool down.
 
         Args:
             name: The host.
