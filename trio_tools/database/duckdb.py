@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.database import duckdb_worker
-from trio_tools.database.engine import WorkerAnswer, WorkerDatabase
+from trio_tools.database.engine import WorkerDatabase
 
 if TYPE_CHECKING:
     import trio
 
-    from trio_tools.database.results import DatabaseConfig, Query
+    from trio_tools.database.results import DatabaseConfig, Query, WorkerAnswer
 
 
 class DuckDatabase(WorkerDatabase):

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trio_tools.answers.errors import Forbidden, InvalidArgument, ToolFailure, UpstreamFailed
-from trio_tools.database.engine import WorkerAnswer
-from trio_tools.database.results import json_row, least_size, take_rows
+from trio_tools.database.results import WorkerAnswer, json_row, least_size, take_rows
 from trio_tools.database.statement import needs_too_much_memory, read_only, refused, too_slow
 
 if TYPE_CHECKING:
