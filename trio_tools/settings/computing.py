@@ -71,7 +71,7 @@ async def run_computation(
     max_memory_bytes: int,
     max_cpu_seconds: float,
 ) -> _T:
-    """Run `fn(*args)` as `run_in_tool_process` does, or as `run_in_cluster` does where that is said.
+    """Run `fn(*args)` as `run_in_tool_process` does, or as `run_in_cluster` does if that is said.
 
     Args:
         fn: A function that worker processes can import.
