@@ -1,5 +1,7 @@
 """`crawl_site` and the operation `crawl`: what is visited, what is not, and what a cut leaves."""
 
+import gzip
+
 import pytest
 import trio
 
@@ -241,6 +243,55 @@ async def test_a_site_is_crawled_within_its_robots_and_its_host(era):
         assert data["complete"] is True
         assert asked(server).count("/robots.txt") == 1
         assert "/private/x" not in asked(server)
+
+
+def compressed_sitemaps(files):
+    """A site whose robots.txt names its sitemaps; `files` maps their paths to their bodies."""
+
+    async def handler(stream, server):
+        while request := await next_request(stream, server):
+            path = request.split()[1].decode()
+            if path == "/robots.txt":
+                named = "".join(f"Sitemap: {server.url}{each}\n" for each in files)
+                await stream.send_all(reply(f"User-agent: *\n{named}".encode()))
+            elif path in files:
+                body = files[path].replace(b"HERE", server.url.encode())
+                body = gzip.compress(body) if path.endswith(".gz") else body
+                await stream.send_all(reply(body, "Content-Type: application/octet-stream"))
+            else:
+                await stream.send_all(reply(b"<p>x</p>", "Content-Type: text/html"))
+
+    return serving(handler)
+
+
+async def test_the_sitemaps_that_robots_name_are_read_gzip_files_too():
+    files = {
+        "/one.xml.gz": b"<urlset><url><loc>HERE/first</loc></url></urlset>",
+        "/two.xml": b"<urlset><url><loc>HERE/second</loc></url></urlset>",
+    }
+    async with compressed_sitemaps(files) as server, calling(crawler()) as call:
+        data = (await call("crawl_site", url=server.url + "/", max_concurrent=1))["data"]
+        found = [result["item"].removeprefix(server.url) for result in data["results"]]
+        assert found == ["/", "/first", "/second"]
+        assert "/sitemap.xml" not in asked(server)
+        assert asked(server).count("/robots.txt") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\x1f\x8bnot gzip after all", gzip.compress(b"<loc>x</loc>" + b" " * 9_000_000)],
+    ids=["broken", "bomb"],
+)
+async def test_a_gzip_file_that_is_broken_or_too_large_ends_no_crawl(body):
+    async def handler(stream, server):
+        while request := await next_request(stream, server):
+            is_map = b"/sitemap.xml" in request
+            await stream.send_all(reply(body if is_map else b"<p>x</p>"))
+
+    async with serving(handler) as server, calling(crawler(crawl_robots="ignore")) as call:
+        data = (await call("crawl_site", url=server.url + "/", max_concurrent=1))["data"]
+        assert data["complete"] is True
+        assert data["results"][0]["item"] == server.url + "/"
 
 
 async def test_robots_are_ignored_where_the_operator_says_so():

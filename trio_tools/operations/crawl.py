@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import html
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from trio_tools.settings import Settings
 
 Scope = Literal["host", "path"]
 Fetch = Callable[[FetchRequest], Awaitable[FetchedPage]]
+NamedSitemaps = Callable[[str], Awaitable[Sequence[str]]]
 
 MAX_DEPTH = 20
 MAX_PAGE_CHARS = 100_000
@@ -78,6 +79,8 @@ class Crawl:
 
     Args:
         fetch: Fetches a page.
+        sitemaps: Returns the URLs of sitemaps that the robots.txt of a site names; without it,
+            `/sitemap.xml` is tried.
         item: Where it starts, and how far it goes.
         obey_robots: Whether it asks for nothing that a robots.txt forbids.
 
@@ -85,8 +88,16 @@ class Crawl:
         InvalidRequest: The start is no URL.
     """
 
-    def __init__(self, fetch: Fetch, item: CrawlItem, *, obey_robots: bool) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        item: CrawlItem,
+        *,
+        obey_robots: bool,
+        sitemaps: NamedSitemaps | None = None,
+    ) -> None:
         self._fetch = fetch
+        self._named_sitemaps = sitemaps
         self._item = item
         self._obey_robots = obey_robots
         self._start = start = parse_url(item.url)
@@ -153,11 +164,9 @@ class Crawl:
         return True
 
     async def _add_sitemap(self) -> None:
-        """Add what the sitemap of the site names. One that is missing or broken is none."""
-        start = self._start
-        first = f"{start.origin.scheme}://{start.host_header.decode('ascii')}/sitemap.xml"
-        waiting = [first]
+        """Add what the sitemaps of the site name. One that is missing or broken is none."""
         with trio.move_on_after(_SITEMAP_SECONDS):
+            waiting = await self._sitemaps_of_site()
             for _ in range(_MAX_SITEMAPS):
                 if not waiting:
                     return
@@ -174,6 +183,15 @@ class Crawl:
                         return
                     await trio.lowlevel.checkpoint()
 
+    async def _sitemaps_of_site(self) -> list[str]:
+        """Return the sitemaps that robots.txt names, or else the one at the usual place."""
+        start = self._start
+        if self._named_sitemaps is not None:
+            named = await self._named_sitemaps(start.url)
+            if named:
+                return list(named)
+        return [f"{start.origin.scheme}://{start.host_header.decode('ascii')}/sitemap.xml"]
+
     async def _sitemap(self, url: str) -> str:
         def is_of_host(other: str) -> bool:
             return self._is_same_host(parse_url(other))
@@ -187,6 +205,7 @@ class Crawl:
                     usual_bytes=_SITEMAP_BYTES,
                     obey_robots=self._obey_robots,
                     within=is_of_host,
+                    gunzip=True,
                 )
             )
         except FetchError:
@@ -269,7 +288,9 @@ async def make_crawl(services: Services, settings: Settings, item: CrawlItem) ->
         InvalidRequest: The start is no URL.
     """
     fetcher = await services.fetcher()
-    return Crawl(fetcher.fetch, item, obey_robots=settings.fetch.crawl_robots == "obey")
+    obey = settings.fetch.crawl_robots == "obey"
+    sitemaps = fetcher.sitemaps if obey else None
+    return Crawl(fetcher.fetch, item, obey_robots=obey, sitemaps=sitemaps)
 
 
 def crawl_operations(services: Services, settings: Settings) -> list[Operation]:

@@ -128,6 +128,17 @@ class Fetcher(PooledClient):
             return self._kept.part(request, page._replace(elapsed=elapsed, redirects=redirects))
         raise _out_of_time(target.url)
 
+    async def sitemaps(self, url: str) -> tuple[str, ...]:
+        """Return the URLs of the sitemaps that the robots.txt of a URL's origin names.
+
+        Raises:
+            InvalidRequest: It is no URL.
+            FetchRefused: The settings do not allow its origin.
+        """
+        target = parse_url(url)
+        self._guard.check_origin(target.origin)
+        return await self._robots.sitemaps(target)
+
     async def _follow(
         self, request: FetchRequest, target: Target, deadline: float
     ) -> tuple[Target, Answer, int, bool]:
@@ -323,7 +334,7 @@ class Fetcher(PooledClient):
         if request.body_as == "none" or location_of(reply) is not None:
             return 0
         most, media = self._config.max_body_bytes, media_of(fields)
-        if not (media.is_text or media.is_pdf or request.body_as == "json"):
+        if not (media.is_text or media.is_pdf or request.body_as == "json" or request.gunzip):
             return 0
         if request.max_bytes is not None:
             return request.max_bytes

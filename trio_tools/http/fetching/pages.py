@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
+
+from nursery_patterns import run_in_thread
 from trio_tools.http.fetching.content import (
     MediaType,
     decode_any_text,
     is_binary,
     is_pdf,
     media_of,
+    media_type,
     parse_json,
     to_markdown,
     to_pdf_text,
@@ -15,6 +19,9 @@ from trio_tools.http.fetching.content import (
 from trio_tools.http.fetching.types import FetchedPage, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields
 from trio_tools.http.wire.errors import Code, FetchError
+
+_GZIP_MARK = b"\x1f\x8b"
+_GZIP = 31  # zlib's number for the format of gzip files
 
 
 async def filled(page: FetchedPage, request: FetchRequest, answer: Answer) -> FetchedPage:
@@ -28,6 +35,10 @@ async def filled(page: FetchedPage, request: FetchRequest, answer: Answer) -> Fe
         return page
     if request.body_as == "json":
         return await _with_json(page, answer, media)
+    if request.gunzip and body.startswith(_GZIP_MARK):
+        most = request.max_bytes or request.usual_bytes or len(body)
+        answer = await run_in_thread(_gunzipped, answer, most)
+        media, body = media_type(b"application/xml"), answer.body
     if is_pdf(body, media) and body:
         return await _with_pdf(page, body)
     if is_binary(body, media) or (answer.truncated and not body and not media.is_text):
@@ -95,6 +106,16 @@ async def _with_pdf(page: FetchedPage, body: bytes) -> FetchedPage:
     return page._replace(
         text=found.text, pages=found.pages, title=found.title, warnings=tuple(warnings)
     )
+
+
+def _gunzipped(answer: Answer, most: int) -> Answer:
+    """Return a reply with what its gzip file holds, as far as it can be read."""
+    inflater = zlib.decompressobj(wbits=_GZIP)
+    try:
+        body = inflater.decompress(answer.body, most)
+    except zlib.error:
+        return answer._replace(body=b"", truncated=True)
+    return answer._replace(body=body, truncated=not inflater.eof)
 
 
 def _not_text(fields: Fields, media: MediaType) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any, NamedTuple
 
 import trio
@@ -21,6 +23,10 @@ _KEPT_SECONDS = 3600.0
 _RETRIED_SECONDS = 60.0  # after a failure of the server
 _KEPT_ORIGINS = 1000
 _MAX_RULES_TRIED = 1000
+_MAX_SITEMAPS = 20
+_SITEMAP = re.compile(
+    r"^[ \t]{0,20}sitemap[ \t]{0,20}:[ \t]{0,20}(\S{1,2000})", re.IGNORECASE | re.MULTILINE
+)
 _SERVER_ERROR = 500
 
 
@@ -82,14 +88,24 @@ class Robots:
         Raises:
             FetchRefused: `BLOCKED_BY_ROBOTS`, with the rule.
         """
-        site = self._sites.get(target.origin)
-        if site is None or site.until <= trio.current_time():
-            site = await self._learn(target)
+        site = await self._site_of(target)
         if site.why_none:
             raise _blocked(target, site.why_none)
         if site.rules is not None and not site.rules.can_fetch(target.url, self._user_agent):
             rule = await run_in_thread(_rule_against, site.text, target.url, self._user_agent)
             raise _blocked(target, f"it says {rule!r}")
+
+    async def sitemaps(self, target: Target) -> tuple[str, ...]:
+        """Return the URLs of sitemaps that the robots.txt of an origin names, in its order."""
+        site = await self._site_of(target)
+        found = _SITEMAP.finditer(site.text)
+        return tuple(dict.fromkeys(match[1] for match in islice(found, _MAX_SITEMAPS)))
+
+    async def _site_of(self, target: Target) -> _Site:
+        site = self._sites.get(target.origin)
+        if site is None or site.until <= trio.current_time():
+            site = await self._learn(target)
+        return site
 
     async def _learn_now(self, target: Target) -> _Site:
         url = f"{target.origin.scheme}://{target.host_header.decode('ascii')}/robots.txt"

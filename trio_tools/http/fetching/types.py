@@ -125,6 +125,8 @@ class FetchRequest(NamedTuple):
         obey_robots: Whether robots.txt is obeyed though `FetchConfig.robots` does not say so.
         with_links: Whether the links of the page are wanted, for "markdown".
         within: Whether a redirect to a URL is followed; one that is not is the page. None for all.
+        gunzip: Whether a body that is a gzip file, such as `sitemap.xml.gz`, is read as the XML in
+            it, of at most as many bytes as are downloaded of a body.
     """
 
     url: str
@@ -140,6 +142,7 @@ class FetchRequest(NamedTuple):
     obey_robots: bool = False
     with_links: bool = False
     within: Callable[[str], bool] | None = None
+    gunzip: bool = False
 
 
 class FetchedPage(NamedTuple):
