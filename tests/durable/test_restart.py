@@ -192,22 +192,26 @@ async def test_the_idempotency_key_names_operation_and_index(state):
 
 
 async def test_an_item_that_must_not_run_twice_is_named_lost(state, state_file):
-    ran = []
+    ran, paid = [], []
 
     async def pay(item: int) -> int:
         ran.append(item)
         await trio.sleep(item)
+        paid.append(item)
         return item
 
     def server():
         return server_with(Operation(name="pay", fn=pay, at_most_once=True), **state)
 
-    asked = {"operation": "pay", "items": [0, 30, 0], "operation_id": "op", "timeout_seconds": 0.4}
-    async with connect_in_process(server()) as client:
-        await envelope_of(client, "batch_process", {**asked, "max_concurrent": 2})
+    asked = {"operation": "pay", "items": [0, 300, 0], "operation_id": "op"}
+    async with connect_in_process(server()) as client, trio.open_nursery() as nursery:
+        cut = {**asked, "max_concurrent": 2}
+        nursery.start_soon(envelope_of, client, "batch_process", cut)
+        await until(lambda: paid == [0, 0] and 300 in ran)
+        nursery.cancel_scope.cancel()
     async with connect_in_process(server()) as client:
         done = await envelope_of(client, "batch_process", asked)
-    assert sorted(ran) == [0, 0, 30]
+    assert sorted(ran) == [0, 0, 300]
     assert done["data"]["complete"]
     assert [error["error_code"] for error in done["data"]["errors"]] == ["LOST"]
 

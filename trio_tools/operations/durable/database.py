@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -132,7 +133,9 @@ class StateDatabase:
         self._location = location
         self._holder = holder
         self._now = now
+        self._opening = threading.Lock()
         self._engine: sa.Engine | None = None
+        self._closed = False
 
     def commit(self, changes: Sequence[Change]) -> list[Saved]:
         """Write all changes in one transaction. When this returns they are on the disk.
@@ -285,10 +288,14 @@ class StateDatabase:
         return self._in_transaction(read, reads=True)
 
     def close(self) -> None:
-        """Close all connections."""
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
+        """Close all connections, in any thread and without waiting for another one.
+
+        A transaction that still runs, in a thread that was abandoned, closes its own when it ends.
+        """
+        self._closed = True  # first, so that a transaction that ends now does not miss it
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose()
 
     def _save(self, connection: sa.Connection, change: Change) -> Saved:
         record = change.record
@@ -350,10 +357,16 @@ class StateDatabase:
 
     def _in_transaction(self, work: Callable[[sa.Connection], _T], *, reads: bool = False) -> _T:
         try:
-            with self._opened().connect() as connection:
-                connection.execution_options(trio_tools_reads=reads)
-                with connection.begin():
-                    return work(connection)
+            engine = self._opened()
+            pool = engine.pool  # `engine.dispose` gives the engine another one
+            try:
+                with engine.connect() as connection:
+                    connection.execution_options(trio_tools_reads=reads)
+                    with connection.begin():
+                        return work(connection)
+            finally:
+                if self._closed:
+                    pool.dispose()
         except sqlalchemy.exc.DBAPIError as error:
             raise StateTroubleError(self._words(error.orig)) from None
         except OSError as error:
@@ -361,15 +374,17 @@ class StateDatabase:
 
     def _opened(self) -> sa.Engine:
         """Return the engine; with the first use, make the tables or check their version."""
-        if self._engine is None:
-            engine = self._make_engine()
-            with ExitStack() as failing:
-                failing.callback(engine.dispose)
-                with engine.begin() as connection:
-                    self._check_version(connection)
-                failing.pop_all()
-            self._engine = engine
-        return self._engine
+        with self._opening:
+            engine = self._engine
+            if engine is None:
+                engine = self._make_engine()
+                with ExitStack() as failing:
+                    failing.callback(engine.dispose)
+                    with engine.begin() as connection:
+                        self._check_version(connection)
+                    failing.pop_all()
+                self._engine = engine
+            return engine
 
     def _make_engine(self) -> sa.Engine:
         if self._location.path is not None:

@@ -287,6 +287,7 @@ class Writer:
         self.running = False
         self._database: StateDatabase | None = None
         self._opening = threading.Lock()
+        self._ended = False
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(2)
         self._dirty: dict[OperationJournal, None] = {}
@@ -364,7 +365,7 @@ class Writer:
 
     async def run(self) -> None:
         """Write what there is to write until cancelled, and then the rest."""
-        self.running = True
+        self.running, self._ended = True, False
         try:
             while True:
                 await self._pause()
@@ -373,8 +374,10 @@ class Writer:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_COMMIT_SECONDS):
                 while self._dirty and not self.trouble:
                     await self._commit()
+            # A commit that was abandoned may still run. This does not wait for it.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _ABANDON_SECONDS):
                 await run_in_thread(
-                    self._close, limiter=self._writing, abandon_after=_ABANDON_SECONDS
+                    self._end, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
                 )
             self.running = False
             self._news.unpark_all()
@@ -466,13 +469,22 @@ class Writer:
         return saved
 
     def _close(self) -> None:
-        database, self._database = self._database, None
+        database = self._database
         if database is not None:
+            self._database = None
             database.close()
+
+    def _end(self) -> None:
+        """Close the database for good, whatever threads that were abandoned still do with it."""
+        with self._opening:
+            self._ended = True
+        self._close()
 
     def _opened(self) -> StateDatabase:
         """Return the database; its library is loaded with the first use. In a thread."""
         with self._opening:
+            if self._ended:
+                raise StateTroubleError(f"{self.location.told} is closed: the server has stopped")
             if self._database is None:
                 from trio_tools.operations.durable.database import (  # noqa: PLC0415 - heavy
                     StateDatabase,
