@@ -186,18 +186,17 @@ async def check_that_all_is_well(client, trace):
     assert good["data"]["rows"] == [[10]]
 
 
-@pytest.mark.parametrize("case", WRONG)
-async def test_bad_input_is_told_with_argument_bound_and_fix_and_leaves_nothing(house, era, case):
+async def test_bad_input_is_told_with_argument_bound_and_fix_and_leaves_nothing(house, era):
+    pytest.importorskip("onnxruntime", reason="the extra `inference` is not installed")
     server, trace = house
-    (tool, arguments), (kind, code), words = WRONG[case]
-    if tool == "run_inference":
-        pytest.importorskip("onnxruntime", reason="the extra `inference` is not installed")
     async with connected(server, era) as client:
-        answer = await envelope_of(client, tool, arguments)
-        assert (answer["data"]["error_type"], answer["data"]["error_code"]) == (kind, code)
-        told = f"{answer['error']} {answer['data']['remediation']}"
-        assert [word for word in words if word not in told] == [], told
-        await check_that_all_is_well(client, trace)
+        for case, ((tool, arguments), expected, words) in WRONG.items():
+            answer = await envelope_of(client, tool, arguments)
+            told = f"{answer['error']} {answer['data']['remediation']}"
+            code = (answer["data"]["error_type"], answer["data"]["error_code"])
+            assert (case, code) == (case, expected)
+            assert (case, [word for word in words if word not in told]) == (case, []), told
+            await check_that_all_is_well(client, trace)
 
 
 async def test_all_items_that_do_not_match_are_named_at_once(house, era):
@@ -218,28 +217,30 @@ CURSORS = {
 }
 
 
-@pytest.mark.parametrize("tool", CURSORS)
-@pytest.mark.parametrize("how", ["tampered", "of before a restart"])
-async def test_a_cursor_that_was_changed_or_is_too_old_is_refused(make_house, era, tool, how):
-    async def first_cursor(client):
+async def test_a_cursor_that_was_changed_or_is_too_old_is_refused(make_house, era):
+    async def first_cursors(client):
         texts = {"operation": "hash", "items": ["a", "b"], "operation_id": "mine"}
         await envelope_of(client, "batch_process", texts)
-        return (await envelope_of(client, tool, CURSORS[tool]))["meta"]["pagination"]["cursor"]
+        return {
+            tool: (await envelope_of(client, tool, arguments))["meta"]["pagination"]["cursor"]
+            for tool, arguments in CURSORS.items()
+        }
 
     async with connected(make_house()[0], era) as client:
-        old = await first_cursor(client)
+        of_before_a_restart = await first_cursors(client)
     server, trace = make_house()
     async with connected(server, era) as client:
-        good = await first_cursor(client)
-        changed = good[:-9] + ("B" if good[-9] == "A" else "A") + good[-8:]
-        bad = old if how == "of before a restart" else changed
-        answer = await envelope_of(client, tool, {**CURSORS[tool], "cursor": bad})
-        assert answer["data"]["error_type"] == "validation"
-        assert answer["data"]["error_code"] == "INVALID_CURSOR"
-        assert "cursor" in answer["error"]
-        assert "call again without cursor" in answer["error"]
-        await check_that_all_is_well(client, trace)
-        assert (await envelope_of(client, tool, {**CURSORS[tool], "cursor": good}))["success"]
+        for tool, good in (await first_cursors(client)).items():
+            tampered = good[:-9] + ("B" if good[-9] == "A" else "A") + good[-8:]
+            for bad in (tampered, of_before_a_restart[tool]):
+                answer = await envelope_of(client, tool, {**CURSORS[tool], "cursor": bad})
+                assert answer["data"]["error_type"] == "validation", tool
+                assert answer["data"]["error_code"] == "INVALID_CURSOR", tool
+                assert "cursor" in answer["error"], tool
+                assert "call again without cursor" in answer["error"], tool
+                await check_that_all_is_well(client, trace)
+            right = await envelope_of(client, tool, {**CURSORS[tool], "cursor": good})
+            assert right["success"], tool
 
 
 async def test_a_batch_inside_of_a_batch_is_told_what_to_do_instead(era):
