@@ -53,22 +53,25 @@ async def struck(number, event, subject, *words):
     return process.returncode, process.stderr.decode()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+# At each moment both signals, or one of them where the next moment has the same handlers.
+MOMENTS = [
+    ("import", "trio_tools.command_line.main", STDIO, SIGNALS),
+    ("import", "trio", STDIO, [signal.SIGINT]),
+    ("import", "pydantic_settings", STDIO, [signal.SIGTERM]),
+    ("import", "trio_tools.transports.stdio", STDIO, SIGNALS),  # in `trio.run` from here on
+    ("import", "mcp.server.mcpserver", STDIO, [signal.SIGINT]),
+    ("fcntl.fcntl", "", STDIO, SIGNALS),  # for standard input: soon the server takes over
+    ("import", "h11", HTTP, [signal.SIGTERM]),
+    ("socket.bind", "", HTTP, SIGNALS),
+]
+
+
 @pytest.mark.parametrize(
-    ("event", "subject", "words"),
-    [
-        ("import", "trio_tools.command_line.main", STDIO),
-        ("import", "trio", STDIO),
-        ("import", "pydantic_settings", STDIO),
-        ("import", "trio_tools.transports.stdio", STDIO),  # in `trio.run` from here on
-        ("import", "mcp.server.mcpserver", STDIO),
-        ("fcntl.fcntl", "", STDIO),  # for standard input: soon the server takes over
-        ("import", "h11", HTTP),
-        ("socket.bind", "", HTTP),
-    ],
+    ("event", "subject", "words", "number"),
+    [(*moment, number) for *moment, numbers in MOMENTS for number in numbers],
 )
 async def test_a_server_that_is_stopped_while_it_starts_ends_with_status_0_and_no_word(
-    number, event, subject, words
+    event, subject, words, number
 ):
     assert await struck(number, event, subject, *words) == (0, "")
 

@@ -23,7 +23,11 @@ UNICODE = 'ж€😀👩‍👩‍👧 \u202eabc\u2028line\x85next "q" \\ | é'
 async def forms_of(server, name, arguments, era="auto"):
     """Call a tool; return its text and its structured content."""
     async with connected(server, era) as client:
-        result = await client.call_tool(name, arguments)
+        return await both_forms(client, name, arguments)
+
+
+async def both_forms(client, name, arguments):
+    result = await client.call_tool(name, arguments)
     (block,) = result.content
     return block.text, result.structured_content
 
@@ -69,36 +73,37 @@ async def shout(text: str) -> dict:
     return {"said": text.upper(), "length": len(text)}
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("batch_process", {"operation": "shout", "items": ["a", "fail", UNICODE, "", "b c"]}),
-        ("batch_process", {"operation": "shout", "items": ["fail"]}),
-        ("batch_process", {"operation": "hash", "items": ["a", {"text": "b", "algorithm": "no"}]}),
-        ("batch_process", {"operation": "compress", "items": [{"text": "aaaa", "level": 1}]}),
-        (
-            "batch_process",
-            {"operation": "compress", "items": [{"text": "a", "max_output_bytes": 99}]},
-        ),
-        (
-            "batch_process",
-            {"operation": "query", "items": [{"database": "shop", "sql": "SELECT 7"}]},
-        ),
-        ("query_database", {"sql": "SELECT id, name, NULL AS nothing FROM items"}),
-        ("query_database", {"sql": "SELECT id FROM items WHERE id > 99"}),
-        ("query_database", {"sql": "SELECT :text AS text", "parameters": {"text": UNICODE}}),
-        ("compute_hash", {"text": "a"}),
-        ("compute_hash", {"text": "a", "algorithm": "md5"}),
-        ("compress_data", {"text": "aaaa", "max_output_bytes": 100}),
-        ("compute_hash", {"text": "a", "algorithm": "none"}),
-        ("get_concurrency_status", {}),
-    ],
-)
-async def test_every_datum_of_an_answer_is_in_both_of_its_forms(name, arguments, shop, era):
-    text, envelope = await forms_of(server_with(shout, **shop), name, arguments, era)
-    check_complete(text, envelope, without={"error_type"})
-    for warning in envelope["meta"]["warnings"]:
-        assert warning in text
+CALLS = [
+    ("batch_process", {"operation": "shout", "items": ["a", "fail", UNICODE, "", "b c"]}),
+    ("batch_process", {"operation": "shout", "items": ["fail"]}),
+    ("batch_process", {"operation": "hash", "items": ["a", {"text": "b", "algorithm": "no"}]}),
+    ("batch_process", {"operation": "compress", "items": [{"text": "aaaa", "level": 1}]}),
+    (
+        "batch_process",
+        {"operation": "compress", "items": [{"text": "a", "max_output_bytes": 99}]},
+    ),
+    (
+        "batch_process",
+        {"operation": "query", "items": [{"database": "shop", "sql": "SELECT 7"}]},
+    ),
+    ("query_database", {"sql": "SELECT id, name, NULL AS nothing FROM items"}),
+    ("query_database", {"sql": "SELECT id FROM items WHERE id > 99"}),
+    ("query_database", {"sql": "SELECT :text AS text", "parameters": {"text": UNICODE}}),
+    ("compute_hash", {"text": "a"}),
+    ("compute_hash", {"text": "a", "algorithm": "md5"}),
+    ("compress_data", {"text": "aaaa", "max_output_bytes": 100}),
+    ("compute_hash", {"text": "a", "algorithm": "none"}),
+    ("get_concurrency_status", {}),
+]
+
+
+async def test_every_datum_of_an_answer_is_in_both_of_its_forms(shop, era):
+    async with connected(server_with(shout, **shop), era) as client:
+        for name, arguments in CALLS:
+            text, envelope = await both_forms(client, name, arguments)
+            check_complete(text, envelope, without={"error_type"})
+            for warning in envelope["meta"]["warnings"]:
+                assert warning in text, (name, arguments)
 
 
 async def test_outcomes_are_told_in_input_order_and_each_by_its_index_and_item():
