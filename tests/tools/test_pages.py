@@ -8,7 +8,7 @@ import trio
 from tests.server.kit import values_of
 from tests.tools.kit import calling, nap_server, server_with
 from trio_tools.operations.operation import Operation
-from trio_tools.tools.batches.pagination import short_text
+from trio_tools.tools.batches.outcomes import short_text
 
 BUDGET = 4_000
 
