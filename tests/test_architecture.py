@@ -35,7 +35,6 @@ OUTSIDERS = {
         "trio_tools.server.tasks",
         "trio_tools.transports",
         "trio_tools.command_line.commands",
-        "trio_tools.command_line.main",
     ),
     "pydantic_core": (
         "trio_tools.settings.reference",
@@ -46,7 +45,11 @@ OUTSIDERS = {
         "trio_tools.transports.stdio.jsonrpc_lines",
     ),
     "pydantic_settings": ("trio_tools.settings",),
-    "httpx": ("trio_tools.http.httpx_transport", "trio_tools.command_line.top"),
+    "httpx": (
+        "trio_tools.http.httpx_transport",
+        "trio_tools.command_line.top",
+        "trio_tools.command_line.reload",
+    ),
     "httptools": ("trio_tools.http.wire.response_parser",),
     "certifi": ("trio_tools.http.wire.connector",),
     "sqlalchemy": ("trio_tools.operations.durable.database",),
@@ -66,6 +69,7 @@ OUTSIDERS = {
     "jsonschema": ("trio_tools.upstream.catalog",),
     "referencing": ("trio_tools.upstream.catalog",),
     "h11": ("trio_tools.transports.http.http11",),
+    "jwt": ("trio_tools.transports.http.oauth",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
     "pytest": ("nursery_patterns.pytest_plugin",),

@@ -20,6 +20,7 @@ from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.files.output_folder import OutputFolder
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
+from trio_tools.upstream.homes import Homes
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases
@@ -64,6 +65,7 @@ class Services:
         # One for each connection that is served. The services are open while there is any, and
         # shared calls run in the oldest.
         self._nurseries: list[trio.Nursery] = []
+        self._homes = Homes()
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
@@ -72,11 +74,10 @@ class Services:
             async with trio.open_nursery() as nursery:
                 self._nurseries.append(nursery)
                 try:
-                    if not self._settings.upstreams:
+                    async with self._homes.opened():
+                        if self.has_upstreams:
+                            self.upstreams.begin_eager()
                         yield
-                    else:
-                        async with self.upstreams.running():
-                            yield
                 finally:
                     self._nurseries.remove(nursery)
                     nursery.cancel_scope.cancel(reason="the connection is served no more")
@@ -84,6 +85,8 @@ class Services:
             if not self._nurseries:
                 self._fetcher = None
                 self._databases = None
+                for api in self._apis.values():
+                    api.retire()  # no call of it is in flight any more
                 self._apis.clear()
                 with trio.move_on_after(_CLOSING_SECONDS, shield=True):
                     await self._open.aclose()
@@ -119,6 +122,33 @@ class Services:
             return await fn(*args, **kwargs)
 
         return shared
+
+    def take(self, settings: Settings) -> None:
+        """Go by other settings from now on: APIs, upstreams, and times of requests.
+
+        Calls in flight end as they began: a client or an upstream that was replaced is closed when
+        its last call has ended.
+        """
+        before, self._settings = self._settings, settings
+        timed = _longest(before, "call_external_api") == _longest(settings, "call_external_api")
+        for name, client in list(self._apis.items()):
+            if not timed or settings.apis.get(name) != before.apis.get(name):
+                del self._apis[name]
+                client.retire()
+        if self._fetcher is not None:
+            self._fetcher.timeout_seconds = _longest(settings, "fetch_urls")
+        if settings.upstreams != before.upstreams:
+            self.upstreams.take(settings.upstreams)
+
+    @property
+    def has_upstreams(self) -> bool:
+        """Whether the settings name any, so that `upstreams` is worth its import."""
+        return bool(self._settings.upstreams)
+
+    @property
+    def has_made_upstreams(self) -> bool:
+        """Whether there ever were any."""
+        return "upstreams" in self.__dict__
 
     async def fetcher(self) -> Fetcher:
         """Return the HTTP client of `fetch_urls`, opened with its first use."""
@@ -181,7 +211,7 @@ class Services:
         """The MCP servers behind this one, by name. None is started before it is used."""
         from trio_tools.upstream.upstreams import Upstreams  # noqa: PLC0415 - see above
 
-        return Upstreams(self._settings.upstreams, own_name=self._settings.name)
+        return Upstreams(self._settings.upstreams, own_name=self._settings.name, homes=self._homes)
 
     @property
     def apis(self) -> Mapping[str, ApiClient]:
@@ -204,7 +234,7 @@ class Services:
                 )
             api = self._settings.apis[name]
             client = _client(name, api, self._settings, self._api_limiter, self.share)
-            self._apis[name] = await self._open.enter_async_context(client)
+            self._apis[name] = await client.__aenter__()  # closed by `retire`
         return self._apis[name]
 
 

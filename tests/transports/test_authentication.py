@@ -24,7 +24,7 @@ def status_of(keeper, **given):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com"])
 def test_an_address_that_others_reach_needs_tokens_or_insecure_in_so_many_words(host):
-    with pytest.raises(ValueError, match=r"set http.tokens or http.token_file, or http.insecure"):
+    with pytest.raises(ValueError, match=r"set http.tokens, http.token_file or http.oauth.issuer"):
         doorkeeper(host=host)
     assert doorkeeper(host=host, insecure=True).digests == {}
     assert doorkeeper(host=host, tokens={"me": SECRET}).digests.keys() == {"me"}

@@ -7,6 +7,7 @@
     host_files   one entry in a host's file; every other byte stays      no I/O
     hosts        where each host keeps its servers
     top          top: a server in a terminal
+    reload       reload
     install      install, uninstall
     doctor       doctor
     upstreams    upstreams, and the hosts' files of servers

@@ -52,6 +52,8 @@ async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -
 
         place = WorkerPlace.of_json(options.worker)
         settings = share_of(settings, place.count)
+        read, count = options.read_settings, place.count
+        options.read_settings = lambda: share_of(read(), count)
     return await _serve_here(options, settings, place)
 
 
@@ -76,15 +78,19 @@ async def _serve_here(
     elif place is not None:
         from trio_tools.transports.http.serve import serve_worker  # noqa: PLC0415 - heavy
 
-        await serve_worker(settings, server, place)
+        await serve_worker(settings, server, place, read_settings=options.read_settings)
     elif options.transport == "http":
         from trio_tools.transports.http import serve_http  # noqa: PLC0415 - heavy
 
-        await serve_http(settings, server=server, handle_signals=True)
+        await serve_http(
+            settings, server=server, handle_signals=True, read_settings=options.read_settings
+        )
     else:
         from trio_tools.transports.stdio import serve_stdio  # noqa: PLC0415 - not for http
 
-        await serve_stdio(settings, server=server, handle_signals=True)
+        await serve_stdio(
+            settings, server=server, handle_signals=True, read_settings=options.read_settings
+        )
     return 0
 
 
@@ -270,6 +276,13 @@ async def doctor(options: argparse.Namespace, settings: Settings, rest: list[str
     from trio_tools.command_line.doctor import doctor  # noqa: PLC0415
 
     return await doctor(options, settings, rest)
+
+
+async def reload(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Let a server that runs read its settings again."""
+    from trio_tools.command_line.reload import reload  # noqa: PLC0415
+
+    return await reload(options, settings, rest)
 
 
 async def top(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:

@@ -7,6 +7,7 @@ trio-tools tools            what there is, with limits
 trio-tools settings         every setting, its value and its meaning; --example for a file of them
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
 trio-tools top              what a server does now, live
+trio-tools reload           let a server that runs read its settings again
 trio-tools doctor           check the settings and what they name; say what to do
 trio-tools upstreams        the MCP servers behind this one, and their tools
 trio-tools demo             bulk work that goes wrong in every way, and what comes of it
@@ -23,14 +24,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from pydantic import ValidationError
 
 from trio_tools.command_line import commands, operations
 from trio_tools.command_line.commands import INTERRUPTED, USAGE_ERROR, parse_value
 from trio_tools.command_line.hosts import ENTRY_NAME, HOSTS
 from trio_tools.command_line.upstreams import add_host_files, upstreams
-from trio_tools.settings import Settings, written_name
+from trio_tools.settings import Settings
 from trio_tools.settings.logs import configure_logging, configure_server_logging
+from trio_tools.settings.problems import problem_lines
 from trio_tools.version import __version__
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, _Command] = {
     "uninstall": commands.uninstall,
     "doctor": commands.doctor,
     "top": commands.top,
+    "reload": commands.reload,
 }
 
 
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "call" and options.tool is None and options.resume is None:
         _parser().error("the following arguments are required: TOOL (or --resume ID)")
     try:
+        options.read_settings = partial(_settings, options)
         settings = _settings(options)
         quiet = options.command != "serve" and options.log_level is None
         configure = configure_server_logging if options.command == "serve" else configure_logging
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         return _without_reader()
     except (OSError, ValueError) as error:  # of the start: later ones come in groups
-        for line in _told(error):
+        for line in problem_lines(error):
             print(f"trio-tools: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     return status
@@ -207,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     top = subparsers.add_parser("top", parents=[shared], help="watch a server that runs")
     top.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
     top.add_argument("--token-env", metavar="NAME", help="variable that holds its token")
+    _add_reload(subparsers, shared)
     doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
     doctor.add_argument("--json", action="store_true", help="print the findings for machines")
     found = subparsers.add_parser(
@@ -215,6 +219,15 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--json", action="store_true", help="print what there is for machines")
     subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
+
+
+def _add_reload(subparsers: Any, shared: argparse.ArgumentParser) -> None:
+    words = "let a server that runs read its settings again, and say what it took"
+    reload = subparsers.add_parser("reload", parents=[shared], help=words, description=words)
+    where = reload.add_mutually_exclusive_group()
+    where.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
+    where.add_argument("--pid", type=int, help="its process, also one on stdio; its log tells")
+    reload.add_argument("--token-env", metavar="NAME", help="variable that holds its token")
 
 
 def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
@@ -286,22 +299,3 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
                 f"--set gives {section} a value and then sets {name} in it: leave out one of them"
             )
     tree[leaf] = value
-
-
-def _told(error: Exception) -> list[str]:
-    if not isinstance(error, ValidationError):
-        return [str(error)]
-    told: list[str] = []
-    for each in error.errors(include_url=False):
-        name = ".".join(map(str, each["loc"]))
-        written = written_name(name)
-        message = each["msg"].removeprefix("Value error, ")
-        if each["type"] in {"tuple_type", "frozen_set_type"}:
-            message = """it takes a JSON list, such as ["a", "b"]"""
-        if message.startswith(f"{name}."):
-            told.append(message)
-        else:
-            told.append(
-                f"setting {name}: {message}" if written == name else f"{written}: {message}"
-            )
-    return told

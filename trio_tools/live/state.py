@@ -31,7 +31,7 @@ from trio_tools.operations.registry import (
     installed_operations,
 )
 from trio_tools.operations.store import MemoryStore, OperationStore, StoredOperation
-from trio_tools.operations.upstream import upstream_operations
+from trio_tools.operations.upstream import UpstreamOperations
 from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
 
@@ -69,11 +69,13 @@ class ServerState:
         self.limits = Limits()
         self.clients = Clients()
         self._tool_limits: dict[str, ToolLimits] = {}
+        # Of the application's tools: what holds where the settings say nothing else.
+        self._usual_limits: dict[str, ToolLimits] = {}
         self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
             (*builtin_operations(self.services, settings), *operations, *installed_operations()),
             places={name: chosen.runs for name, chosen in settings.operations.items()},
-            upstreams=upstream_operations(self.services, settings),
+            upstreams=UpstreamOperations(self.services),
         )
         # How a stored operation comes to life again is up to the tools, which are above.
         self.revive: Revive = _cannot_revive
@@ -145,14 +147,39 @@ class ServerState:
     def limits_of(self, name: str) -> LiveLimits:
         """Return the limits of a tool or operation as they are now."""
         if name not in self._tool_limits:
-            self._tool_limits[name] = self.settings.limits_of(name)
+            self._tool_limits[name] = self._declared(name)
         return LiveLimits(name, self._tool_limits[name], self.limits, self.clients)
 
     def declare_limits(self, name: str, usual: ToolLimits) -> None:
         """Say what limits a tool of the application has where the settings say nothing else."""
+        self._usual_limits[name] = usual
+        self._tool_limits[name] = self._declared(name)
+
+    def _declared(self, name: str) -> ToolLimits:
+        if name not in self._usual_limits:
+            return self.settings.limits_of(name)
         given = self.settings.limits.get(name)
         chosen = {} if given is None else given.model_dump(include=given.model_fields_set)
-        self._tool_limits[name] = usual.under(chosen)
+        return self._usual_limits[name].under(chosen)
+
+    def take(self, settings: Settings) -> None:
+        """Go by other settings from now on, while calls run.
+
+        A limit takes effect at once for what waits; what holds a place keeps it. A capacity that
+        was set by `limits.resize` stays unless the settings of that limit changed.
+        """
+        self.settings = settings
+        self.services.take(settings)
+        before = self._tool_limits
+        self._tool_limits = {name: self._declared(name) for name in before}
+        for name, declared in self._tool_limits.items():
+            if declared == before[name]:
+                continue
+            if name in self.limits:
+                self.limits.resize(name, declared.max_concurrency)
+            if (line := self._admissions.get(name)) is not None:
+                line.limiter.total_tokens = declared.max_calls
+                line.max_waiting = declared.max_waiting
 
     async def prepare(self, operation: Operation) -> None:
         """Before the first items of an operation: look whether the cluster can run it, if it must.

@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, WithJsonSchema
 from nursery_patterns import TokenBucket
 from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
-from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
     from trio_tools.upstream.catalog import UpstreamTool
@@ -23,28 +22,39 @@ class UpstreamOperations(Mapping[str, Operation]):
     """The tools that may be used, of the upstreams whose tools are known.
 
     Args:
-        upstreams: By name.
+        services: Have the upstreams. They are not imported while the settings name none.
     """
 
-    def __init__(self, upstreams: Upstreams) -> None:
-        self._upstreams = upstreams
-        self._buckets = {name: _bucket(upstream) for name, upstream in upstreams.items()}
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._buckets: dict[Upstream, TokenBucket | None] = {}
         self._made: dict[str, Operation] = {}
         self._version = -1
 
+    @property
+    def _upstreams(self) -> Upstreams | dict[str, Upstream]:
+        return self._services.upstreams if self._services.has_upstreams else {}
+
     def _current(self) -> dict[str, Operation]:
-        if self._version != self._upstreams.version:
-            self._version = self._upstreams.version
+        version = self._services.upstreams.version if self._services.has_upstreams else -1
+        if self._version != version:
+            self._version = version
+            upstreams = self._upstreams.values()
+            self._buckets = {each: self._bucket_of(each) for each in upstreams}
             self._made = {
                 operation.name: operation
-                for upstream in self._upstreams.values()
+                for upstream in upstreams
                 for operation in self._operations_of(upstream)
             }
         return self._made
 
+    def _bucket_of(self, upstream: Upstream) -> TokenBucket | None:
+        """Return the bucket that it has already, with the tokens that are left in it."""
+        return self._buckets[upstream] if upstream in self._buckets else _bucket(upstream)
+
     def _operations_of(self, upstream: Upstream) -> Iterator[Operation]:
         for tool in () if upstream.catalog is None else upstream.catalog.allowed.values():
-            yield _operation(upstream, tool, self._buckets[upstream.name])
+            yield _operation(upstream, tool, self._buckets[upstream])
 
     def __getitem__(self, name: str) -> Operation:
         return self._current()[name]
@@ -68,11 +78,6 @@ class UpstreamOperations(Mapping[str, Operation]):
         if upstream is not None:
             await upstream.tools()
             upstream.tool(tool)
-
-
-def upstream_operations(services: Services, settings: Settings) -> UpstreamOperations | None:
-    """Return the operations of the upstreams, None if the settings have no upstream."""
-    return UpstreamOperations(services.upstreams) if settings.upstreams else None
 
 
 def _bucket(upstream: Upstream) -> TokenBucket | None:

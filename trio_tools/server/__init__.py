@@ -10,6 +10,8 @@ What one tool does belongs to `tools`.
     resources     operations as resources
     tool_changes  clients are told when the list of tools changes
     application_tools  functions of an application as tools
+    scopes        what an access token allows
+    settings_checks  names in the settings that stand for nothing
     tool_server   `ToolServer` and `create_server`
     start_checks  what the settings name is there
 """

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from trio_tools.answers.errors import ToolFailure
-from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS
+from trio_tools.server.settings_checks import unset_secrets
 from trio_tools.server.tool_server import ToolServer
 from trio_tools.settings import Settings, written_name
 
@@ -31,20 +31,12 @@ _SQLITE_HEADER: Final = b"SQLite format 3\0"
 async def start_problems(server: ToolServer) -> list[str]:
     """Return a line for each setting that names what is not there; empty if all is well."""
     settings = server.state.settings
-    problems = [*_unset_secrets(settings), *_shut_output(settings)]
+    problems = [*unset_secrets(settings), *_shut_output(settings)]
     problems += [line async for line in _useless_limits(server)]
     problems += [line async for line in _missing_datasets(server)]
     problems += [line async for line in _shut_databases(server)]
     problems += [line async for line in _missing_cluster(server)]
     return problems
-
-
-def _unset_secrets(settings: Settings) -> list[str]:
-    return [
-        f"{written_name(f'apis.{name}.auth_env')} names {api.auth_env}, which {trouble}"
-        for name, api in settings.apis.items()
-        if api.auth_env is not None and (trouble := _trouble_of_secret(api.auth_env))
-    ]
 
 
 def _shut_output(settings: Settings) -> list[str]:
@@ -53,18 +45,6 @@ def _shut_output(settings: Settings) -> list[str]:
         return []
     told = f"{str(folder)!r} cannot be written: let this user write it, or leave the setting out"
     return [f"{written_name('output_root')}: {told}"]
-
-
-def _trouble_of_secret(variable: str) -> str:
-    secret = os.environ.get(variable, "")
-    if not secret:
-        return "is not set in the environment: set it, or leave the setting out"
-    if len(secret) < LEAST_SECRET_CHARS:
-        return (
-            f"has fewer than {LEAST_SECRET_CHARS} characters, so it could not be told from other "
-            "text in a reply: use a longer secret"
-        )
-    return ""
 
 
 async def _useless_limits(server: ToolServer) -> AsyncGenerator[str]:

@@ -54,6 +54,11 @@ class ToolChanges:
         if before is not None and before != self._latest:
             self._news.set()
 
+    def note_if_listed(self, listing: Sequence[ToolListing]) -> None:
+        """Do so if there was a list before; else nobody has seen one."""
+        if self._latest is not None:
+            self.note(listing)
+
     async def tell(self) -> None:
         """Tell clients of each change, until cancelled. Changes meanwhile are told as one."""
         while True:
@@ -76,7 +81,7 @@ class ToolChanges:
         version = -1  # what changed while this did not run is seen at once
         while True:
             version = await upstreams.changed(version)
-            if self._latest is not None:  # else nobody has seen a list
+            if self._latest is not None:
                 self.note(await list_tools())
 
 

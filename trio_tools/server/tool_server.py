@@ -43,9 +43,12 @@ from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
+from trio_tools.server.scopes import check_scopes
+from trio_tools.server.settings_checks import check_names_of_limits, unset_secrets
 from trio_tools.server.tasks import TasksExtension
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
+from trio_tools.settings.changes import Changes, changes_between, settings_taken
 from trio_tools.tools.batches.background import take_up
 from trio_tools.tools.batches.calls import resume_call
 from trio_tools.tools.batches.pagination import largest_whole_result
@@ -105,6 +108,36 @@ class ToolServer(MCPServer[ServerState]):
             )
         self.middleware.extend((AccessLog(self._tools_by_name), self._changes))
         add_operation_resources(self, state)
+
+    def reload(self, settings: Settings) -> Changes:
+        """Take what a running server can of other settings: limits, APIs, upstreams, tokens.
+
+        Calls in flight go on. Clients are told if the list of tools changes by it.
+
+        Args:
+            settings: All of them, as for a new server.
+
+        Returns:
+            Names of settings that hold from now on, and of those that need a restart.
+
+        Raises:
+            ValueError: A limit is for no tool, or an API's secret is not set; nothing changes then.
+        """
+        state = self.state
+        found = changes_between(state.settings, settings)
+        taken = settings_taken(state.settings, settings)
+        check_names_of_limits(taken, state.operations.values(), self._tools_by_name.values())
+        if problems := unset_secrets(taken):
+            raise ValueError("; ".join(problems))
+        are_watched = state.services.has_made_upstreams
+        state.take(taken)
+        if not are_watched:
+            state.jobs.start(self._watch_upstreams)
+        state.jobs.start(self._list_again)
+        return found
+
+    async def _list_again(self) -> None:
+        self._changes.note_if_listed(await self._tools_now())
 
     async def list_tools(self) -> list[ToolListing]:
         """List the tools, with the limits that hold now in their schemas and descriptions."""
@@ -198,6 +231,7 @@ class ToolServer(MCPServer[ServerState]):
         settings = self.state.settings
         arguments = as_meant(arguments, tool.fn, settings.ignored_arguments)
         checked = tool.check(arguments, max_items=settings.max_items)
+        check_scopes(self.state, request.client_id, name, checked)
         call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
             return succeeded(await tool.fn(call, **checked), forms)
@@ -285,7 +319,7 @@ def create_server(
     state = ServerState(settings, operations)
     for each in own:
         state.declare_limits(each.name, each.usual_limits)
-    _check_names_of_limits(state, own)
+    check_names_of_limits(settings, state.operations.values(), own)
     served = _chosen(settings.tools, (*TOOLSETS[settings.toolset], *own))
     return ToolServer(state, served, extensions)
 
@@ -297,20 +331,6 @@ def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool
         if name not in known:
             raise ValueError(f"tools: no tool is named {name!r}; there are: {', '.join(known)}")
     return tools if names is None else [tool for tool in tools if tool.name in names]
-
-
-def _check_names_of_limits(state: ServerState, own: Sequence[Tool]) -> None:
-    """Refuse a misspelt name, whose limit nobody would keep to."""
-    known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
-    known |= {tool.name for tool in own}
-    known |= {operation.limit_name for operation in state.operations.values()}
-    known |= {f"upstreams.{name}" for name in state.settings.upstreams}
-    for name in state.settings.limits:
-        if name not in known:
-            raise ValueError(
-                f"limits.{name}: no tool or operation has that limit; there are: "
-                f"{', '.join(sorted(known))}"
-            )
 
 
 @asynccontextmanager

@@ -78,6 +78,11 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "http.tokens": {"alice": "a long random text"},
     "http.token_file": "/etc/trio-tools/tokens",
     "http.allowed_hosts": ["mcp.example"],
+    "http.oauth.issuer": "https://login.example",
+    "http.oauth.audience": "https://mcp.example/mcp",
+    "http.oauth.jwks_url": "https://login.example/keys.json",
+    "http.oauth.scopes": ["mcp"],
+    "http.oauth.tool_scopes": {"web": "tools:web", "data": "tools:data"},
     "http.allowed_origins": ["https://app.example"],
     "http.tls_cert_file": "/etc/trio-tools/cert.pem",
     "http.tls_key_file": "/etc/trio-tools/key.pem",
@@ -181,11 +186,13 @@ def _explained(row: SettingRow) -> Iterator[str]:
 
 
 def _rows(model: type[BaseModel], groups: tuple[str, ...]) -> Iterator[SettingRow]:
+    # What stands in the group itself comes before the groups in it, as TOML wants it.
+    inside = {leaf: _inner_model(info.annotation) for leaf, info in model.model_fields.items()}
     for leaf, info in model.model_fields.items():
-        inner, named = _inner_model(info.annotation)
-        if inner is None:
+        if inside[leaf][0] is None:
             yield _row(".".join((*groups, leaf)), ".".join(groups), info)
-        else:
+    for leaf, (inner, named) in inside.items():
+        if inner is not None:
             given = (_GIVEN_NAMES.get(leaf, "name"),) if named else ()
             yield from _rows(inner, (*groups, leaf, *given))
 

@@ -27,8 +27,9 @@ from pydantic import (
 )
 
 from trio_tools.settings.database_urls import check_database_url
+from trio_tools.settings.oauth import OAuthSettings
 
-OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/dashboard"})
+OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/dashboard", "/reload"})
 """What the HTTP server answers itself, whatever `http.path` is."""
 
 _BASE_URL: Final = re.compile(
@@ -347,6 +348,7 @@ class HttpSettings(Section):
         repr=False,
     )
     token_file: Path | None = Field(default=None, description="File of lines `client-name token`.")
+    oauth: OAuthSettings = Field(default_factory=lambda: OAuthSettings.model_validate({}))
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host headers accepted besides the own."
     )

@@ -3,6 +3,7 @@
 Everything that accepts, frames, authenticates or ends a connection belongs here.
 
     shutdown      one way to stop, whatever asks for it
+    reload        settings, read again while calls run
     json_weight   what a message weighs, before it is parsed
     memory_trim   memory of large requests, given back
     requests      every request that is being handled, in either era of the protocol

@@ -7,6 +7,7 @@ the grace so that each is still answered, and there a client's share is kept.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
@@ -22,6 +23,9 @@ from trio_tools.answers.envelope import error_response
 
 SHUTTING_DOWN: Final = -32000
 """JSON-RPC error code of a request that the stop of the server cut short."""
+
+MAX_IDLE_CLIENTS: Final = 10_000
+"""Clients whose rate is remembered; there may be any number of subjects of access tokens."""
 
 # Seconds a call is taken to take while none has ended yet, and the weight of the newest one in the
 # mean: the same as for the waiting lines (`nursery_patterns.Admission`).
@@ -108,8 +112,16 @@ class ClientShare:
         self._control = control
         self._max_calls = max_calls
         self._rate = calls_per_second
-        # By client name: as many as there are tokens, and the anonymous one.
-        self._clients: dict[str, _Client] = {}
+        # By client name: those that have calls in flight, and the latest of the others.
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+
+    def retune(self, *, max_calls: int, calls_per_second: float) -> None:
+        """Go by other bounds from now on. Calls in flight count as before."""
+        self._max_calls = max_calls
+        if calls_per_second != self._rate:
+            self._rate = calls_per_second
+            for client in self._clients.values():
+                client.set_rate(calls_per_second)
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -120,9 +132,7 @@ class ClientShare:
         self._seen(name)
         if ctx.request_id is None or ctx.method == "initialize":
             return await call_next(ctx)
-        client = self._clients.get(name)
-        if client is None:
-            client = self._clients[name] = _Client(self._rate)
+        client = self._client(name)
         if ctx.method != "tools/call":
             await (client.pings if ctx.method == "ping" else client.readings).acquire()
             return await call_next(ctx)
@@ -142,19 +152,36 @@ class ClientShare:
         with nullcontext() if controls else client.in_flight():
             return await call_next(ctx)
 
+    def _client(self, name: str) -> _Client:
+        """Return a client; what is known of those that were idle for longest is forgotten."""
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _Client(self._rate)
+        self._clients.move_to_end(name)
+        while len(self._clients) > MAX_IDLE_CLIENTS:
+            oldest = next(iter(self._clients))
+            if self._clients[oldest].began:
+                break
+            del self._clients[oldest]
+        return client
+
 
 class _Client:
     """The calls of one client, and how long they take."""
 
     def __init__(self, rate: float) -> None:
+        self.set_rate(rate)
+        # When each call in flight began, oldest first.
+        self.began: dict[object, float] = {}
+        self._mean: float | None = None
+
+    def set_rate(self, rate: float) -> None:
+        """Begin with full buckets of another rate."""
         burst = max(1, int(rate))
         self.bucket = TokenBucket(rate, capacity=burst)
         self.control_bucket = TokenBucket(rate, capacity=burst)
         self.readings = TokenBucket(rate, capacity=burst)
         self.pings = TokenBucket(rate, capacity=burst)
-        # When each call in flight began, oldest first.
-        self.began: dict[object, float] = {}
-        self._mean: float | None = None
 
     @contextmanager
     def in_flight(self) -> Generator[None]:

@@ -3,6 +3,7 @@
 How an upstream is started, called, cut, restarted and given back belongs here. One task owns each
 connection; callers come and go. Nothing here knows of operations or of our own MCP server.
 
+    homes       the nurseries that upstreams live in
     launch      what the settings say, with references filled in
     child       the program of an upstream: its pipes, its last words, its end
     messages    what every transport does with messages

@@ -200,6 +200,10 @@ class Connection:
             if due <= trio.current_time():
                 break
             await trio.sleep_until(due)
+        self.leave()
+
+    def leave(self) -> None:
+        """End the connection as one that is idle ends. No call may be in flight."""
         self._closing = self._idle = True
         self.link.lost.set()
 

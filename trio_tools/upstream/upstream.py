@@ -112,6 +112,9 @@ class Upstream:
         self._failure: UpstreamFailed | None = None
         self._retry_at = -math.inf
         self._fruitless = 0
+        # Calls that have begun and not ended, and whether it leaves once there is none.
+        self._users = 0
+        self._retired = False
         self._mode: Mode = "auto"
         self._calls = self._restarts = self._let_go = 0
         self._last_error: str | None = None
@@ -132,6 +135,12 @@ class Upstream:
             NotFound: It has no such tool.
             Forbidden: The settings do not allow the tool.
         """
+        with self._in_use():
+            return await self._call(tool, arguments, on_progress)
+
+    async def _call(
+        self, tool: str, arguments: dict[str, Any], on_progress: ProgressCallback | None
+    ) -> Any:
         again = True
         while True:
             connection = await self._connected()
@@ -158,7 +167,8 @@ class Upstream:
             UpstreamFailed: It cannot be started.
         """
         if self.catalog is None:
-            await self._connected()
+            with self._in_use():
+                await self._connected()
         assert self.catalog is not None
         return self.catalog
 
@@ -182,6 +192,28 @@ class Upstream:
                 error_code="TOOL_NOT_ALLOWED",
             )
         return found
+
+    def retire(self) -> None:
+        """Close it when its last call has ended, now if there is none. Nobody finds it any more."""
+        self._retired = True
+        self._leave_if_unused()
+
+    @contextmanager
+    def _in_use(self) -> Generator[None]:
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._leave_if_unused()
+
+    @property
+    def _unused(self) -> bool:
+        return self._retired and not self._users
+
+    def _leave_if_unused(self) -> None:
+        if self._unused and self._connection is not None:
+            self._connection.leave()
 
     async def _connected(self) -> Connection:
         while True:
@@ -223,11 +255,11 @@ class Upstream:
         Runs in the server's nursery, one at a time. A cancel closes the connection.
         """
         with self._as_owner():
-            while True:
+            while not self._unused:
                 try:
                     await self._one_life()
                 except UpstreamFailed as failure:
-                    if await self._over_with(failure):
+                    if self._unused or await self._over_with(failure):
                         return
                 else:
                     self._enter("not_started")
@@ -281,6 +313,7 @@ class Upstream:
             self._mode = "legacy"
         self._connection = connection
         self._enter("connected")
+        self._leave_if_unused()
 
     async def _over_with(self, failure: UpstreamFailed) -> bool:
         """Wait until it may be started again; return True if only a new call shall do that."""

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import trio
 
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
+from trio_tools.upstream.homes import Homes
 from trio_tools.upstream.upstream import Upstream
-
-
-@dataclass(frozen=True, eq=False)
-class _Home:
-    """A nursery for owners, and the context they run in: the server's, not that of a caller."""
-
-    nursery: trio.Nursery
-    context: contextvars.Context
 
 
 class Upstreams(Mapping[str, Upstream]):
@@ -28,26 +19,24 @@ class Upstreams(Mapping[str, Upstream]):
     Args:
         settings: Of each upstream, by name.
         own_name: What this server calls itself.
+        homes: Where they live; by default in the blocks of `running`.
 
     Attributes:
         version: Grows whenever the tools that may be used change.
     """
 
-    def __init__(self, settings: Mapping[str, UpstreamSettings], *, own_name: str) -> None:
-        self._by_name = {
-            name: Upstream(
-                name,
-                each,
-                own_name=own_name,
-                start_owner=self._start_owner,
-                on_tools_changed=self._tools_changed,
-            )
-            for name, each in settings.items()
-        }
+    def __init__(
+        self,
+        settings: Mapping[str, UpstreamSettings],
+        *,
+        own_name: str,
+        homes: Homes | None = None,
+    ) -> None:
+        self._own_name = own_name
+        self._by_name = {name: self._make(name, each) for name, each in settings.items()}
         self.version = 0
         self._change = trio.Event()
-        # Of each connection of this server that is served; the oldest one is home to the owners.
-        self._homes: list[_Home] = []
+        self._homes = Homes() if homes is None else homes
 
     def __getitem__(self, name: str) -> Upstream:
         return self._by_name[name]
@@ -65,20 +54,44 @@ class Upstreams(Mapping[str, Upstream]):
         Blocks may overlap. An upstream lives in the oldest one there is when it is started; when
         that one ends and there are others, the next call starts it there.
         """
-        if not self._by_name:
+        async with self._homes.opened():
+            self.begin_eager()
             yield
-            return
-        async with trio.open_nursery() as nursery:
-            home = _Home(nursery, contextvars.copy_context())
-            self._homes.append(home)
-            try:
-                for upstream in self._by_name.values():
-                    if upstream.settings.start == "eager":
-                        upstream.begin()
-                yield
-            finally:
-                self._homes.remove(home)
-                nursery.cancel_scope.cancel(reason="the server ends")
+
+    def begin_eager(self) -> None:
+        """Start those that are not to wait for their first call."""
+        for upstream in self._by_name.values():
+            if upstream.settings.start == "eager":
+                upstream.begin()
+
+    def take(self, settings: Mapping[str, UpstreamSettings]) -> None:
+        """Have the upstreams of these settings from now on.
+
+        One whose settings are as before goes on. Any other is closed when its last call has ended,
+        and is found by nobody until then; the one in its place is started like every other.
+        """
+        before = self._by_name
+        self._by_name = dict[str, Upstream]()
+        for name, each in settings.items():
+            kept = before.get(name)
+            if kept is None or kept.settings != each:
+                kept = self._make(name, each)
+                if each.start == "eager" and self._homes:
+                    kept.begin()
+            self._by_name[name] = kept
+        for name, upstream in before.items():
+            if self._by_name.get(name) is not upstream:
+                upstream.retire()
+        self._tools_changed()
+
+    def _make(self, name: str, settings: UpstreamSettings) -> Upstream:
+        return Upstream(
+            name,
+            settings,
+            own_name=self._own_name,
+            start_owner=self._start_owner,
+            on_tools_changed=self._tools_changed,
+        )
 
     async def discover(self, seconds: float) -> None:
         """See to it that the tools of all upstreams are known, for so many seconds at most.
@@ -106,8 +119,7 @@ class Upstreams(Mapping[str, Upstream]):
     def _start_owner(self, upstream: Upstream) -> None:
         if not self._homes:
             raise UpstreamFailed("the server is not served, or about to end")
-        home = self._homes[0]
-        home.context.copy().run(home.nursery.start_soon, upstream.own)
+        self._homes.start(upstream.own)
 
 
 async def _try_to_list(upstream: Upstream) -> None:

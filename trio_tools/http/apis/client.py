@@ -103,6 +103,9 @@ class ApiClient(PooledClient):
         self._bucket = TokenBucket(config.rate_per_second, config.burst)
         # Whoever is first in it waits until a token is due, and takes a place and the token then.
         self._line = trio.StrictFIFOLock()
+        # Calls that have begun and not ended; once retired, the last one closes the connections.
+        self._calls = 0
+        self._retired = False
         self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
         self._slots = HostLimits(
             max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
@@ -151,6 +154,7 @@ class ApiClient(PooledClient):
         started = trio.current_time()
         secret = self._secret()
         request = self._request(method, path, query, json, secret)
+        self._calls += 1
         try:
             with trio.CancelScope(deadline=started + self._config.timeout_seconds):
                 return await self._call(request, secret, started, waiting or Waiting())
@@ -162,11 +166,23 @@ class ApiClient(PooledClient):
                 code=Code(exc.error_code),
                 phase=exc.phase,
             ) from None
+        finally:
+            self._calls -= 1
+            self._close_if_unused()
         raise FetchTimedOut(
             f"{self._config.name} did not answer within {self._config.timeout_seconds:g} s.",
             code=Code.TIMEOUT,
             remediation="Call again later, or ask for less.",
         )
+
+    def retire(self) -> None:
+        """Close the connections when the last call has ended, now if there is none."""
+        self._retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._retired and not self._calls:
+            self.close()
 
     def _secret(self) -> Secret:
         name = self._config.auth_env

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -95,6 +96,15 @@ class Fetcher(PooledClient):
         self._most_bytes = config.max_body_bytes
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
         self._usual_reply_headers = _encoded_names(config.reply_headers)
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The most time that a request may ask for, and its default. May change at any time."""
+        return self._config.timeout_seconds
+
+    @timeout_seconds.setter
+    def timeout_seconds(self, seconds: float) -> None:
+        self._config = replace(self._config, timeout_seconds=seconds)
 
     def hosts(self) -> dict[str, HostState]:
         """Return the hosts in use or in trouble, by name."""

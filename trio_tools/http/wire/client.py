@@ -113,6 +113,10 @@ class PooledClient:
         traceback: TracebackType | None,
     ) -> None:
         """Close every connection, at once."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection, at once."""
         if self._pool is not None:
             self._pool.close()
 

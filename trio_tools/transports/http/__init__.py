@@ -1,7 +1,8 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
 authentication   which address, which Host, which Origin, which token
-token_reload     tokens, read again without dropping anybody
+token_reload     the file of tokens, read again when it changes
+oauth            access tokens of an authorization server
 browsers         what a page of another origin may do and read
 forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key
@@ -13,8 +14,10 @@ workers          the parent, which owns them
 connections      accepted up to a bound, fairly, closable at once
 sessions         of the older era: each client has its share
 dashboard        the page at /, and what it reads
+reload_door      POST /reload
 asgi_guard       what a request must show before the SDK sees it
 metrics          what /metrics says
+house            the parts of one server, put together
 serve            serve_http
 """
 

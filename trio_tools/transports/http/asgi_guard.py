@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -20,13 +20,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import request_context
 from trio_tools.settings.logs import FIELDS
-from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator, Denied
+from trio_tools.transports.http.authentication import (
+    ANONYMOUS,
+    Authenticator,
+    Denied,
+    bearer_token,
+)
 from trio_tools.transports.http.browsers import is_preflight, preflight_fields, readable
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
+from trio_tools.transports.http.reload_door import RELOAD_PATH, answer_reload
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.json_weight import TOO_MANY, weigh
+from trio_tools.transports.reload import Reload
+
+if TYPE_CHECKING:  # they import a library for signatures, which few servers need
+    from trio_tools.transports.http.oauth.metadata import ResourceMetadata
+    from trio_tools.transports.http.oauth.tokens import AccessTokens, Grant
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send the body of a request."""
@@ -34,9 +45,22 @@ BODY_SECONDS: Final = 30.0
 MAX_BODIES_BYTES: Final = 128 * 2**20
 """What all requests under way may weigh, parsed, in bytes; further ones are refused."""
 
+OPERATOR_PATHS: Final = frozenset({"/metrics", RELOAD_PATH})
+"""What an access token opens only with the scope of the family admin."""
+
+NO_SUBJECTS: Final = frozenset({ANONYMOUS, "stdio"})
+"""Names of clients that show no token, which no access token may have for its subject."""
+
 _TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 _log = logging.getLogger("trio_tools")
+
+
+class _Caller(NamedTuple):
+    """Who sends a request, and what the access token says, if there is one."""
+
+    client: str
+    grant: Grant | None = None
 
 
 class AsgiGuard:
@@ -54,6 +78,10 @@ class AsgiGuard:
 
     Attributes:
         doorkeeper: Who decides; may be replaced at any time.
+        reload: Reads the settings again, if operators may ask for it here.
+        hand_on_reload: Lets other processes of the same address do so too.
+        tokens: Checks access tokens; None for none.
+        missing_scope: Returns a scope that a body asks for and a grant does not have.
     """
 
     def __init__(
@@ -70,6 +98,10 @@ class AsgiGuard:
     ) -> None:
         self._app = app
         self.doorkeeper = doorkeeper
+        self.reload: Reload | None = None
+        self.hand_on_reload: Callable[[], None] = _nothing
+        self.tokens: AccessTokens | None = None
+        self.missing_scope: Callable[[Grant, bytes], str | None] | None = None
         self._max_body_bytes = max_body_bytes
         self._overloaded = overloaded
         self._metrics = metrics
@@ -123,15 +155,13 @@ class AsgiGuard:
             raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
         if await self._answer_openly(path, scope, send):
             return
-        client = self.doorkeeper.admit(scope["headers"])
-        if client != ANONYMOUS:
+        caller = await self._admit(scope)
+        if caller.client != ANONYMOUS:
             scope[KNOWN]()
-        if path == "/metrics":
-            text, content_type = await self._metrics(scope)
-            await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+        if await self._answer_operator(path, caller, scope, send):
             return
         if self._dashboard is not None and path.startswith(PREFIX):
-            await self._dashboard(scope, receive, send, client)
+            await self._dashboard(scope, receive, send, caller.client)
             return
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
@@ -144,10 +174,48 @@ class AsgiGuard:
             if parsed is None:
                 raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_MANY)
             count(parsed)
+            self._check_scopes(caller, body, scope)
             scope[BODY_BYTES] = len(body)
             receive = _replay(body, receive)
             del body  # the request's own copy is enough
-            await self._pass(scope, receive, send, client)
+            await self._pass(scope, receive, send, caller)
+
+    async def _admit(self, scope: Scope) -> _Caller:
+        """Return who sends a request: by a token of the settings, or else by an access token."""
+        headers = scope["headers"]
+        try:
+            return _Caller(self.doorkeeper.admit(headers))
+        except Denied as denied:
+            if denied.status is not HTTPStatus.UNAUTHORIZED or self.tokens is None:
+                raise
+        reserved = {*self.doorkeeper.digests, *NO_SUBJECTS}
+        grant = await self.tokens.check(bearer_token(headers), _origin_of(scope), reserved)
+        return _Caller(grant.subject, grant)
+
+    def _check_scopes(self, caller: _Caller, body: bytes, scope: Scope) -> None:
+        """Refuse a call that needs another scope, in the way that lets a client ask for it.
+
+        The policy around the call refuses it too, by what the SDK has read.
+        """
+        if caller.grant is None or self.tokens is None or self.missing_scope is None:
+            return
+        missing = self.missing_scope(caller.grant, body)
+        if missing is not None:
+            raise self.tokens.lacks(missing, _origin_of(scope))
+
+    async def _answer_operator(self, path: str, caller: _Caller, scope: Scope, send: Send) -> bool:
+        """Answer what operators ask for; return whether it was that."""
+        if path not in OPERATOR_PATHS or (path == RELOAD_PATH and self.reload is None):
+            return False
+        if caller.grant is not None and self.tokens is not None:
+            self.tokens.check_admin(caller.grant, _origin_of(scope))
+        if path == RELOAD_PATH and self.reload is not None:
+            self.doorkeeper.check_operator(caller.client)
+            await answer_reload(self.reload, self.hand_on_reload, scope["method"], send)
+        else:
+            text, content_type = await self._metrics(scope)
+            await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+        return True
 
     async def _answer_openly(self, path: str, scope: Scope, send: Send) -> bool:
         """Answer what needs no token; return whether it was that."""
@@ -160,6 +228,10 @@ class AsgiGuard:
             self.doorkeeper.check_address(scope["headers"])
             await self._dashboard.page(send, scope["method"])
             return True
+        if self.tokens is not None and self.tokens.metadata.is_at(path):
+            self.doorkeeper.check_address(scope["headers"])
+            await self._tell_metadata(self.tokens.metadata, scope, send)
+            return True
         if path.startswith("/.well-known/"):
             # A client that looks for OAuth takes 401 for a broken one, and 404 for none.
             json = {"content-type": "application/json"}
@@ -167,10 +239,23 @@ class AsgiGuard:
             return True
         return False
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+    async def _tell_metadata(self, metadata: ResourceMetadata, scope: Scope, send: Send) -> None:
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise Denied(HTTPStatus.METHOD_NOT_ALLOWED, "Use GET for this path.", {"allow": "GET"})
+        headers = {"content-type": "application/json"}
+        origin = dict(scope["headers"]).get(b"origin")
+        if origin is not None and not self.doorkeeper.allows_origin(origin):
+            headers["access-control-allow-origin"] = "*"  # it is public, and says no more
+        await _respond(send, HTTPStatus.OK, metadata.document(_origin_of(scope)), headers)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, caller: _Caller) -> None:
+        client, grant = caller
         if client != ANONYMOUS:
             # The SDK lets a session be used only by the user that opened it.
             token = AccessToken(token=client, client_id=client, scopes=[])
+            if grant is not None:
+                token.scopes, token.subject = sorted(grant.scopes), client
+                token.claims = {"iss": grant.issuer}
             scope = {**scope, "user": AuthenticatedUser(token)}
         owing = self._owing() if _owes_an_answer(scope) else nullcontext()
         with owing, request_context(client_id=client):
@@ -246,6 +331,16 @@ class AsgiGuard:
         raise Denied(
             HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
         )
+
+
+def _nothing() -> None:
+    """Stand in for other processes where there are none."""
+
+
+def _origin_of(scope: Scope) -> str:
+    """Return where a request was sent to. Its Host was checked."""
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    return f"{scope['scheme']}://{host}"
 
 
 def _owes_an_answer(scope: Scope) -> bool:

@@ -53,7 +53,9 @@ class Authenticator:
         origins: Origin headers accepted, in lower case.
         loopback: Whether only this machine can reach the server.
         max_header_bytes: Most bytes of the headers together.
-        digests: SHA-256 of each token, by client name. Empty: everyone is anonymous.
+        digests: SHA-256 of each token, by client name.
+        oauth: Whether access tokens are taken beside them. If there is neither, everyone is
+            anonymous.
     """
 
     hosts: frozenset[str]
@@ -61,6 +63,7 @@ class Authenticator:
     loopback: bool
     max_header_bytes: int
     digests: Mapping[str, bytes]
+    oauth: bool = False
 
     @classmethod
     def from_settings(cls, settings: HttpSettings) -> Authenticator:
@@ -74,11 +77,12 @@ class Authenticator:
         """
         tokens = _tokens(settings)
         loopback = is_loopback(settings.host)
-        if not (loopback or tokens or settings.insecure):
+        oauth = settings.oauth.issuer is not None
+        if not (loopback or tokens or oauth or settings.insecure):
             raise ValueError(
                 f"http.host {settings.host!r} can be reached from other machines, and there is no "
-                "token: set http.tokens or http.token_file, or http.insecure=true if everyone "
-                "who reaches it may use every tool"
+                "token: set http.tokens, http.token_file or http.oauth.issuer, or "
+                "http.insecure=true if everyone who reaches it may use every tool"
             )
         own = {_bracketed(settings.host)} | (_LOOPBACK_NAMES if loopback else set[str]())
         return cls(
@@ -87,7 +91,13 @@ class Authenticator:
             loopback=loopback,
             max_header_bytes=settings.max_header_bytes,
             digests={name: _digest(token.encode()) for name, token in tokens.items()},
+            oauth=oauth,
         )
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether each client has to show one."""
+        return bool(self.digests) or self.oauth
 
     def allows_origin(self, origin: bytes) -> bool:
         """Whether pages of an origin may call. Those that may are told so by CORS headers."""
@@ -105,6 +115,18 @@ class Authenticator:
             origin = values[b"origin"].decode("latin-1").lower()
             self._check_origin(origin, values[b"host"].decode("latin-1").lower())
         return self._client(values.get(b"authorization", b""))
+
+    def check_operator(self, client: str) -> None:
+        """Refuse who may use tools, but not ask for a reload.
+
+        Raises:
+            Denied: Everybody may call from other machines, so nobody is known to be an operator.
+        """
+        if client == ANONYMOUS and not self.loopback:
+            raise Denied(
+                HTTPStatus.FORBIDDEN,
+                "Without tokens a reload is asked for on this machine alone: send SIGHUP.",
+            )
 
     def check_address(self, headers: Headers) -> dict[bytes, bytes]:
         """Return the headers by lower-case name, of a request for a name that is served here.
@@ -148,7 +170,7 @@ class Authenticator:
             )
 
     def _client(self, authorization: bytes) -> str:
-        if not self.digests:
+        if not self.asks_for_tokens:
             return ANONYMOUS
         scheme, _, token = authorization.partition(b" ")
         offered = _digest(token.strip())
@@ -163,6 +185,13 @@ class Authenticator:
                 {"www-authenticate": "Bearer"},
             )
         return known[0]
+
+
+def bearer_token(headers: Headers) -> str:
+    """Return the token that a request shows; empty for none."""
+    values = {name.lower(): value for name, value in headers}
+    scheme, _, token = values.get(b"authorization", b"").partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
 
 
 def is_loopback(host: str) -> bool:

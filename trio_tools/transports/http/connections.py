@@ -54,6 +54,9 @@ class Connections:
         tls: For HTTPS.
         siblings: Other processes that serve the same address; None for none.
         tell_load: Called with the number of open connections when it changes.
+
+    Attributes:
+        tls: For HTTPS; may be replaced at any time, for connections that come then.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Connections:
         self._max = max_connections
         self._max_per_peer = max_connections_per_peer
         self._max_header_bytes = max_header_bytes
-        self._tls = tls
+        self.tls = tls
         self._scope = trio.CancelScope()
         self._open: set[_Place] = set()
         self._short = False
@@ -145,7 +148,7 @@ class Connections:
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "scheme": "http" if self._tls is None else "https",
+            "scheme": "http" if self.tls is None else "https",
             "root_path": "",
             "client": place.peer,
             "server": _name(stream.socket.getsockname()),
@@ -153,8 +156,8 @@ class Connections:
             KNOWN: place.show_token,
         }
         secured: Any = stream
-        if self._tls is not None and handed_over is None:
-            secured = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        if self.tls is not None and handed_over is None:
+            secured = trio.SSLStream(stream, self.tls, server_side=True, https_compatible=True)
         try:
             if secured is not stream:
                 with trio.fail_after(http11.HEADER_SECONDS):
@@ -196,7 +199,7 @@ class Connections:
         return True
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
-        if self._tls is None:
+        if self.tls is None:
             with trio.move_on_after(1), suppress(trio.BrokenResourceError):
                 await stream.send_all(_TURNED_AWAY)
 

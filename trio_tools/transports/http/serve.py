@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import trio
 from mcp.server.mcpserver import MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
-from starlette.types import ASGIApp
 
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
-from trio_tools.transports.http.asgi_guard import AsgiGuard
-from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator
-from trio_tools.transports.http.connections import Connections
-from trio_tools.transports.http.dashboard import Dashboard
-from trio_tools.transports.http.forwarded import TrustedProxies
+from trio_tools.transports.http.authentication import Authenticator
+from trio_tools.transports.http.house import HttpServer
 from trio_tools.transports.http.listeners import Address, Listener, address_of, listen
-from trio_tools.transports.http.metrics import Metrics, metrics_of_all
-from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.http.tls import tls_context
-from trio_tools.transports.http.token_reload import reload_tokens
+from trio_tools.transports.http.token_reload import watch_tokens
 from trio_tools.transports.http.worker import Worker
-from trio_tools.transports.memory_trim import MemoryTrim
-from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
-from trio_tools.transports.sdk import let_go_of_request, quiet_ends_of_sessions
+from trio_tools.transports.reload import Reload
+from trio_tools.transports.sdk import quiet_ends_of_sessions
 from trio_tools.transports.shutdown import (
     Stop,
-    answer_running,
     run_until_stopped,
     stop_on_signals,
 )
@@ -46,6 +36,7 @@ async def serve_http(
     *,
     server: MCPServer[Any] | None = None,
     handle_signals: bool = False,
+    read_settings: Callable[[], Settings] | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve MCP over Streamable HTTP until the server is stopped.
@@ -72,6 +63,9 @@ async def serve_http(
             `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
+        read_settings: Returns the settings as they are now, for a reload; called in a thread. A
+            reload is asked for by SIGHUP, if signals are handled, and by `POST /reload`. Without
+            it, a reload reads the file of tokens again and nothing else.
         task_status: Reports the `Address` once requests are taken.
 
     Raises:
@@ -83,18 +77,32 @@ async def serve_http(
             thread than the main one.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
-    await _serve(settings, server, None, handle_signals=handle_signals, task_status=task_status)
+    await _serve(
+        settings,
+        server,
+        None,
+        handle_signals=handle_signals,
+        read_settings=read_settings,
+        task_status=task_status,
+    )
 
 
-async def serve_worker(settings: Settings, server: MCPServer[Any], place: WorkerPlace) -> None:
+async def serve_worker(
+    settings: Settings,
+    server: MCPServer[Any],
+    place: WorkerPlace,
+    *,
+    read_settings: Callable[[], Settings],
+) -> None:
     """Serve as one of several worker processes, until told to stop or the parent is gone.
 
     Args:
         settings: Those of this worker alone.
         server: What to serve.
         place: Which worker it is.
+        read_settings: Returns those that this worker alone has now.
     """
-    await _serve(settings, server, Worker(place), handle_signals=True)
+    await _serve(settings, server, Worker(place), handle_signals=True, read_settings=read_settings)
 
 
 async def _serve(
@@ -103,13 +111,17 @@ async def _serve(
     worker: Worker | None,
     *,
     handle_signals: bool,
+    read_settings: Callable[[], Settings] | None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
-    house = _HttpServer(server or create_server(settings), http, doorkeeper, tls, worker)
+    house = HttpServer(server or create_server(settings), settings, doorkeeper, tls, worker)
+    # Without a way to read other settings, the same ones are taken again, with the tokens of now.
+    reload = Reload(read_settings or (lambda: settings), house.take, owns_log=handle_signals)
+    house.answer_reloads(reload)
     # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
     # place of what the lifespan raised at its end.
     with ExitStack() as context:
@@ -138,14 +150,9 @@ async def _serve(
                     if worker is not None:
                         nursery.start_soon(worker.follow, stop)
                     nursery.start_soon(house.memory_trim.run)
-                    nursery.start_soon(
-                        partial(
-                            reload_tokens,
-                            http,
-                            house.replace_doorkeeper,
-                            handle_signals=handle_signals,
-                        )
-                    )
+                    nursery.start_soon(watch_tokens, house.token_file, house.read_tokens_again)
+                    if handle_signals:
+                        nursery.start_soon(reload.listen)
                     await house.connections.serve(listeners)
                     nursery.cancel_scope.cancel(reason="nothing is served any more")
 
@@ -162,116 +169,3 @@ def check_http(settings: HttpSettings) -> None:
     """
     Authenticator.from_settings(settings)
     tls_context(settings)
-
-
-class _HttpServer:
-    """The parts of one HTTP server, put together: gate, application, connections, figures."""
-
-    def __init__(
-        self,
-        server: MCPServer[Any],
-        settings: HttpSettings,
-        doorkeeper: Authenticator,
-        tls: ssl.SSLContext | None,
-        worker: Worker | None = None,
-    ) -> None:
-        siblings = None if worker is None else worker.siblings
-        self._server = server
-        self._tool_server = server if isinstance(server, ToolServer) else None
-        app = server.streamable_http_app(
-            streamable_http_path=settings.path,
-            max_request_body_size=settings.max_body_bytes,
-            max_sessions=settings.max_sessions,
-            session_idle_timeout=IDLE_SECONDS,
-            # The gate checks Host and Origin, for all paths alike.
-            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        )
-        self._calls = RunningCalls()
-        state = self._tool_server.state if self._tool_server else None
-        self._share = ClientShare(
-            control=self._tool_server.control_tools if self._tool_server else (),
-            max_calls=settings.max_calls_per_client,
-            calls_per_second=settings.calls_per_second_per_client,
-            seen=state.clients.seen if state else _nothing,
-        )
-        self._metrics = Metrics(
-            state,
-            connections=lambda: len(self.connections),
-            restarts=None if siblings is None else siblings.place.restarts,
-        )
-        self.memory_trim = MemoryTrim()
-        # What Starlette adds for one route is a twentieth of a call.
-        sessions: ASGIApp = Sessions(
-            server.session_manager.handle_request, max_sessions=settings.max_sessions
-        )
-        if siblings is not None:
-            sessions = siblings.named(sessions)
-        bare = settings.path.rstrip("/")
-        routes = dict.fromkeys((bare or "/", f"{bare}/"), sessions)
-        proxies = TrustedProxies(settings.trusted_proxies)
-        self._gate = AsgiGuard(
-            lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
-            doorkeeper,
-            max_body_bytes=settings.max_body_bytes,
-            overloaded=self._overloaded,
-            metrics=partial(metrics_of_all, self._metrics, siblings),
-            proxies=proxies,
-            done=self.memory_trim.add,
-            dashboard=Dashboard(state) if state and settings.dashboard else None,
-        )
-        self.connections = Connections(
-            self._gate,
-            max_connections=settings.max_connections,
-            max_connections_per_peer=settings.max_connections_per_peer,
-            max_header_bytes=settings.max_header_bytes,
-            tokens=bool(doorkeeper.digests),
-            shared_by_many=proxies.trusts,
-            tls=tls,
-            siblings=siblings,
-            tell_load=_nothing if worker is None else worker.loads.tell,
-        )
-
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """Keep the server's services open, and the SDK's sessions."""
-        return self._server.session_manager.run()
-
-    async def middleware(self) -> AbstractContextManager[None]:
-        """Watch every request of the server."""
-        self._metrics.tools = {tool.name for tool in await self._server.list_tools()}
-        return middleware(
-            self._server,
-            let_go_of_request,
-            watch_handshake,
-            self._metrics,
-            self._share,
-            self._calls,
-        )
-
-    def replace_doorkeeper(self, doorkeeper: Authenticator) -> None:
-        """Let others in from now on. Calls that run go on."""
-        self._gate.doorkeeper = doorkeeper
-
-    async def wind_down(self, grace_seconds: float) -> None:
-        """Take no more requests, let calls answer, close every connection."""
-        self._gate.closing = True
-        drain = self._tool_server.drain if self._tool_server else _nothing
-        await answer_running(
-            self._gate.answered, drain, self._calls.cancel, grace_seconds=grace_seconds
-        )
-        self.connections.close()
-
-    def _overloaded(self) -> bool:
-        """Whether a call of some tool would be refused now for lack of room.
-
-        Where clients have tokens, that of one which has no calls yet: what one client's calls take
-        is no reason to send the others elsewhere.
-        """
-        if self._tool_server is None:
-            return False
-        newcomer = object() if self._gate.doorkeeper.digests else ANONYMOUS
-        lines = self._tool_server.state.admissions().values()
-        return any(line.full_for(newcomer) for line in lines)
-
-
-def _nothing(*_: object) -> None:
-    """Stand in for the drain of a server that has no batch calls, and for who hears of loads."""

@@ -64,7 +64,7 @@ class Sessions:
     def __init__(self, app: ASGIApp, *, max_sessions: int) -> None:
         self._app = app
         self._max_sessions = max_sessions
-        # By name: as many as there are tokens, and the anonymous one.
+        # By name: those that have a session.
         self._clients: dict[str, _Client] = {}
         # Invariants: every session that the SDK keeps, and every one that is being opened, is in
         # `sessions` of one client, but for those that are being ended; `max_sessions` at most are.
@@ -86,7 +86,7 @@ class Sessions:
             return
         request = current_request()
         name = request.client_id if request else ANONYMOUS
-        client = self._clients.setdefault(name, _Client())
+        client = self._clients.get(name) or _Client(name)
         if session_id is None:
             if scope.get(BODY_BYTES, 0) > MAX_HANDSHAKE_BYTES:
                 reason = f"A request without a session is longer than {MAX_HANDSHAKE_BYTES} bytes."
@@ -101,6 +101,7 @@ class Sessions:
 
     async def _open(self, client: _Client, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = self._make_room(client)
+        client = self._clients.setdefault(client.name, client)
         session = _Session(client, scope.get("user"))
         client.sessions.add(session)
 
@@ -156,12 +157,15 @@ class Sessions:
     def _forget_ended(self) -> None:
         """Forget those that the SDK has ended by itself, which are left for longest."""
         latest = trio.current_time() - IDLE_SECONDS
-        for client in self._clients.values():
+        for client in list(self._clients.values()):
             while client.left and next(iter(client.left.values())) <= latest:
                 self._forget(next(iter(client.left)))
 
     def _forget(self, session: _Session) -> None:
         session.client.sessions.discard(session)
+        client = session.client
+        if not client.sessions and self._clients.get(client.name) is client:
+            del self._clients[client.name]
         session.client.left.pop(session, None)
         if session.id is not None:
             self._by_id.pop(session.id, None)
@@ -188,11 +192,13 @@ class _Client:
     """The sessions of one client.
 
     Attributes:
+        name: Who it is.
         sessions: All, those included that are being opened.
         left: Those that are not in use, by when they were left, in that order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.sessions: set[_Session] = set()
         self.left: OrderedDict[_Session, float] = OrderedDict()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from contextlib import suppress
 
@@ -30,6 +32,7 @@ class Worker:
         self.listeners = [SharedListener(number, self.loads) for number in place.listeners]
         link = socket.socket(fileno=place.link)
         link.set_inheritable(False)
+        self._parent = os.getppid()
         self._link = trio.SocketStream(trio.socket.from_stdlib_socket(link))
 
     def close(self) -> None:
@@ -37,6 +40,11 @@ class Worker:
         self.siblings.close()
         self.loads.close()
         self._link.socket.close()
+
+    def hand_on_hangup(self) -> None:
+        """Have the parent let all workers read their settings again, this one included."""
+        if os.getppid() == self._parent:  # else it is gone, and this process about to end
+            os.kill(self._parent, signal.SIGHUP)
 
     async def follow(self, stop: Stop) -> None:
         """Tell the parent that calls are taken, and ask for the stop when the parent is gone."""

@@ -8,6 +8,7 @@ read from either.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -18,6 +19,7 @@ from nursery_patterns import request_context
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
 from trio_tools.transports.memory_trim import MemoryTrim
+from trio_tools.transports.reload import Reload
 from trio_tools.transports.requests import RunningCalls, middleware
 from trio_tools.transports.sdk import serve_protocol
 from trio_tools.transports.shutdown import (
@@ -35,6 +37,7 @@ async def serve_stdio(
     *,
     server: MCPServer[Any] | None = None,
     handle_signals: bool = False,
+    read_settings: Callable[[], Settings] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve one client on standard input and output until it leaves or the server is stopped.
@@ -56,6 +59,8 @@ async def serve_stdio(
             `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
             when something does not stop in time. For the owner of the process only.
+        read_settings: Returns the settings as they are now, for a reload on SIGHUP; called in a
+            thread. Only with `handle_signals`.
         task_status: Reports when input is being read.
 
     Raises:
@@ -67,6 +72,9 @@ async def serve_stdio(
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
     server = server or create_server(settings)
+    reload = None
+    if read_settings is not None and handle_signals and isinstance(server, ToolServer):
+        reload = Reload(read_settings, server.reload, owns_log=True)
     with (
         claim_stdio() as (wire_in, wire_out),
         # Not with aclose(), which in a cancelled scope would raise Cancelled in place of what the
@@ -80,6 +88,7 @@ async def serve_stdio(
             writing,
             grace_seconds=settings.shutdown_grace_seconds,
             handle_signals=handle_signals,
+            reload=reload,
             task_status=task_status,
         )
 
@@ -91,6 +100,7 @@ async def serve_streams(
     *,
     grace_seconds: float,
     handle_signals: bool = False,
+    reload: Reload | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve one client over any pair of byte streams, as `serve_stdio` does; they stay open.
@@ -101,6 +111,7 @@ async def serve_streams(
         writing: Where the answers go.
         grace_seconds: Time for running calls to answer at the stop, in seconds.
         handle_signals: As for `serve_stdio`.
+        reload: Listens for SIGHUP, in the main thread.
         task_status: Reports when input is being read.
 
     Raises:
@@ -127,6 +138,8 @@ async def serve_streams(
                 task_status.started()
                 async with trio.open_nursery() as meanwhile:
                     meanwhile.start_soon(memory_trim.run)
+                    if reload is not None:
+                        meanwhile.start_soon(reload.listen)
                     await serve_protocol(server, link.inlet, link.outlet)
                     meanwhile.cancel_scope.cancel(reason="nothing is served any more")
                 link.end_input()

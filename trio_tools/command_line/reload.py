@@ -1,0 +1,71 @@
+"""`trio-tools reload`: a server that runs reads its settings again, and says what it took.
+
+Over HTTP it is asked at `/reload`, with the token of a client, and answers; a process, also one on
+stdio, is sent SIGHUP, and its log tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Any
+
+import httpx
+
+from trio_tools.settings import Settings
+
+_SECONDS = 30.0
+
+
+async def reload(options: argparse.Namespace, _: Settings, __: list[str]) -> int:
+    """Ask a server to read its settings again.
+
+    Returns:
+        0, also where some settings need a restart; 1 if the server refuses or does not answer.
+    """
+    if options.pid is not None:
+        return _send_signal(options.pid)
+    headers: dict[str, str] = {}
+    if options.token_env:
+        headers["authorization"] = f"Bearer {os.environ.get(options.token_env, '')}"
+    url = f"{options.url.rstrip('/')}/reload"
+    try:
+        async with httpx.AsyncClient(headers=headers, timeout=_SECONDS) as client:
+            answer = await client.post(url)
+    except httpx.HTTPError as error:
+        return _failed(f"{options.url} does not answer: {error}")
+    if not answer.headers.get("content-type", "").startswith("application/json"):
+        return _failed(f"{options.url} refuses ({answer.status_code}): {answer.text.strip()[:500]}")
+    return _show(answer.json())
+
+
+def _show(told: dict[str, Any]) -> int:
+    if "problems" in told:
+        return _failed("the settings stay as they were", *told["problems"])
+    taken, needs_restart = told.get("taken", []), told.get("needs_restart", [])
+    if taken:
+        print(f"took: {', '.join(taken)}")  # noqa: T201
+    if needs_restart:
+        print(f"needs a restart: {', '.join(needs_restart)}")  # noqa: T201
+    if not taken and not needs_restart:
+        print("no setting has changed")  # noqa: T201
+    return 0
+
+
+def _send_signal(pid: int) -> int:
+    if pid <= 0 or not hasattr(signal, "SIGHUP"):
+        return _failed(f"{pid} is no process that can be asked: use --url")
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        return _failed(f"process {pid} cannot be asked: {error.strerror}")
+    print(f"asked process {pid} to read its settings again; its log tells what it took")  # noqa: T201
+    return 0
+
+
+def _failed(*lines: str) -> int:
+    for line in lines:
+        print(f"trio-tools: {line}", file=sys.stderr)  # noqa: T201
+    return 1

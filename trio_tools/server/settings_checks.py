@@ -1,0 +1,58 @@
+"""What is wrong with settings beside the values themselves, told from names alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS
+from trio_tools.operations.operation import Operation
+from trio_tools.settings import Settings, written_name
+from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.declaration import Tool
+
+
+def check_names_of_limits(
+    settings: Settings, operations: Iterable[Operation], own: Iterable[Tool]
+) -> None:
+    """Refuse a misspelt name, whose limit nobody would keep to.
+
+    Args:
+        settings: Whose limits.
+        operations: Those of the server.
+        own: Tools of the application.
+
+    Raises:
+        ValueError: No tool and no operation has a limit of that name.
+    """
+    known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
+    known |= {tool.name for tool in own if not tool.control}
+    known |= {operation.limit_name for operation in operations}
+    known |= {f"upstreams.{name}" for name in settings.upstreams}
+    for name in settings.limits:
+        if name not in known:
+            raise ValueError(
+                f"limits.{name}: no tool or operation has that limit; there are: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def unset_secrets(settings: Settings) -> list[str]:
+    """Return a line for each API whose secret is not in the environment."""
+    return [
+        f"{written_name(f'apis.{name}.auth_env')} names {api.auth_env}, which {trouble}"
+        for name, api in settings.apis.items()
+        if api.auth_env is not None and (trouble := _trouble_of_secret(api.auth_env))
+    ]
+
+
+def _trouble_of_secret(variable: str) -> str:
+    secret = os.environ.get(variable, "")
+    if not secret:
+        return "is not set in the environment: set it, or leave the setting out"
+    if len(secret) < LEAST_SECRET_CHARS:
+        return (
+            f"has fewer than {LEAST_SECRET_CHARS} characters, so it could not be told from other "
+            "text in a reply: use a longer secret"
+        )
+    return ""

@@ -1,0 +1,125 @@
+"""The section of OAuth: whose tokens are taken over HTTP, and what they allow."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+FAMILIES: Final = (
+    "web",
+    "apis",
+    "data",
+    "compute",
+    "inference",
+    "batch",
+    "operations",
+    "status",
+    "upstreams",
+    "application",
+    "admin",
+)
+"""Families of tools that may each ask for a scope of their own."""
+
+Family = Literal[
+    "web",
+    "apis",
+    "data",
+    "compute",
+    "inference",
+    "batch",
+    "operations",
+    "status",
+    "upstreams",
+    "application",
+    "admin",
+]
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _url(text: str) -> str:
+    """Refuse what is no https URL; on loopback http is one too, for tests."""
+    try:
+        parts = urlsplit(text)
+        name = parts.hostname
+    except ValueError:
+        name = parts = None
+    secure = parts is not None and (
+        parts.scheme == "https" or (parts.scheme == "http" and name in _LOOPBACK)
+    )
+    if not (parts and secure and name) or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(
+            "it must be a URL such as https://login.example, with https (or http on loopback), and "
+            "without credentials, query or fragment"
+        )
+    return text
+
+
+def _scope(text: str) -> str:
+    if not _SCOPE.fullmatch(text):
+        raise ValueError("a scope is printable ASCII without blanks, quotes and backslashes")
+    return text
+
+
+Scope = Annotated[str, AfterValidator(_scope)]
+Url = Annotated[str, AfterValidator(_url)]
+
+
+class OAuthSettings(BaseModel):
+    """Access tokens (JWT) of an authorization server, taken beside the tokens of `http`."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    issuer: Url | None = Field(
+        default=None,
+        description="Authorization server whose access tokens are taken, as its `iss` says; null "
+        "for none.",
+    )
+    audience: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What `aud` of a token has to name: the public URL of this server's MCP path.",
+    )
+    jwks_url: Url | None = Field(
+        default=None,
+        description="Where the issuer's keys are; by default as its metadata says.",
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(), description="Scopes that every token needs, whatever it is used for."
+    )
+    tool_scopes: dict[Family, Scope] = Field(
+        default_factory=dict[Family, Scope],
+        description="Scope that a family of tools needs; one that is not named needs none, but "
+        f"for admin, which is closed then. Families: {', '.join(FAMILIES)}.",
+    )
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        min_length=1,
+        description="Signatures that are accepted.",
+    )
+
+    @model_validator(mode="after")
+    def _belongs_to_an_issuer(self) -> Self:
+        fields = type(self).model_fields.items()
+        given = [
+            n for n, f in fields if getattr(self, n) != f.get_default(call_default_factory=True)
+        ]
+        if self.issuer is None and given:
+            name = given[0]
+            raise ValueError(f"{name} is set without issuer: set http.oauth.issuer too")
+        if self.issuer is not None and self.audience is None:
+            raise ValueError(
+                "issuer is set without audience: set http.oauth.audience to the URL that clients "
+                "use, such as https://mcp.example/mcp"
+            )
+        return self

@@ -1,0 +1,219 @@
+"""The parts of one HTTP server, put together."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+from trio_tools.server import ToolServer
+from trio_tools.settings import HttpSettings, Settings
+from trio_tools.settings.changes import Changes, changes_between, settings_taken
+from trio_tools.transports.http.asgi_guard import AsgiGuard
+from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator
+from trio_tools.transports.http.connections import Connections
+from trio_tools.transports.http.dashboard import Dashboard
+from trio_tools.transports.http.forwarded import TrustedProxies
+from trio_tools.transports.http.metrics import Metrics, metrics_of_all
+from trio_tools.transports.http.oauth.scope_stage import bind_scopes
+from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
+from trio_tools.transports.http.tls import tls_context
+from trio_tools.transports.http.worker import Worker
+from trio_tools.transports.memory_trim import MemoryTrim
+from trio_tools.transports.reload import Reload
+from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
+from trio_tools.transports.sdk import let_go_of_request
+from trio_tools.transports.shutdown import answer_running
+
+if TYPE_CHECKING:  # it imports a library for signatures, which few servers need
+    from trio_tools.transports.http.oauth.resource_server import ResourceServer
+
+_log = logging.getLogger("trio_tools")
+
+
+class HttpServer:
+    """The parts of one HTTP server, put together: gate, application, connections, figures.
+
+    Args:
+        server: What is served.
+        settings: What the operator decided.
+        doorkeeper: Who may talk to it.
+        tls: For HTTPS.
+        worker: What it has of its parent, if it is one of several processes.
+    """
+
+    def __init__(
+        self,
+        server: MCPServer[Any],
+        settings: Settings,
+        doorkeeper: Authenticator,
+        tls: ssl.SSLContext | None,
+        worker: Worker | None = None,
+    ) -> None:
+        siblings = None if worker is None else worker.siblings
+        self._worker = worker
+        self._server = server
+        self._settings = settings
+        http = settings.http
+        self._tool_server = server if isinstance(server, ToolServer) else None
+        app = server.streamable_http_app(
+            streamable_http_path=http.path,
+            max_request_body_size=http.max_body_bytes,
+            max_sessions=http.max_sessions,
+            session_idle_timeout=IDLE_SECONDS,
+            # The gate checks Host and Origin, for all paths alike.
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+        self._calls = RunningCalls()
+        state = self._tool_server.state if self._tool_server else None
+        self._share = ClientShare(
+            control=self._tool_server.control_tools if self._tool_server else (),
+            max_calls=http.max_calls_per_client,
+            calls_per_second=http.calls_per_second_per_client,
+            seen=state.clients.seen if state else _nothing,
+        )
+        self._metrics = Metrics(
+            state,
+            connections=lambda: len(self.connections),
+            restarts=None if siblings is None else siblings.place.restarts,
+        )
+        self.memory_trim = MemoryTrim()
+        # What Starlette adds for one route is a twentieth of a call.
+        sessions = Sessions(server.session_manager.handle_request, max_sessions=http.max_sessions)
+        bare = http.path.rstrip("/")
+        routes = dict.fromkeys((bare or "/", f"{bare}/"), sessions)
+        proxies = TrustedProxies(http.trusted_proxies)
+        self._gate = AsgiGuard(
+            lambda scope, receive, send: routes.get(scope["path"], app)(scope, receive, send),
+            doorkeeper,
+            max_body_bytes=http.max_body_bytes,
+            overloaded=self._overloaded,
+            metrics=partial(metrics_of_all, self._metrics, siblings),
+            proxies=proxies,
+            done=self.memory_trim.add,
+            dashboard=Dashboard(state) if state and http.dashboard else None,
+        )
+        self._oauth = _resource_server(settings)
+        if self._oauth is not None:
+            self._gate.tokens = self._oauth.tokens
+            if state is not None:
+                self._gate.missing_scope = partial(self._oauth.missing_scope, state)
+        self.connections = Connections(
+            self._gate,
+            max_connections=http.max_connections,
+            max_connections_per_peer=http.max_connections_per_peer,
+            max_header_bytes=http.max_header_bytes,
+            tokens=doorkeeper.asks_for_tokens,
+            shared_by_many=proxies.trusts,
+            tls=tls,
+            siblings=siblings,
+            tell_load=_nothing if worker is None else worker.loads.tell,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Keep the server's services open, the SDK's sessions, and the issuer's keys."""
+        async with (
+            self._server.session_manager.run(),
+            self._oauth.running() if self._oauth else nullcontext(),
+        ):
+            yield
+
+    async def middleware(self) -> AbstractContextManager[None]:
+        """Watch every request of the server."""
+        self._metrics.tools = {tool.name for tool in await self._server.list_tools()}
+        return middleware(
+            self._server,
+            let_go_of_request,
+            watch_handshake,
+            self._metrics,
+            self._share,
+            *((bind_scopes,) if self._oauth else ()),
+            self._calls,
+        )
+
+    @property
+    def http(self) -> HttpSettings:
+        """The settings that hold now."""
+        return self._settings.http
+
+    def token_file(self) -> Path | None:
+        """Return where the tokens are."""
+        return self.http.token_file
+
+    def read_tokens_again(self) -> None:
+        """Let in who has a token of the file as it is now. Calls that run go on.
+
+        Raises:
+            ValueError, OSError: As `Authenticator.from_settings`; nothing has changed.
+        """
+        self._gate.doorkeeper = rules = Authenticator.from_settings(self.http)
+        _log.info("read the tokens again: %d clients", len(rules.digests))
+
+    def take(self, settings: Settings) -> Changes:
+        """Take what can be taken of other settings. Calls that run go on.
+
+        Raises:
+            ValueError, OSError: They are wrong; nothing has changed.
+        """
+        changes = changes_between(self._settings, settings)
+        taken = settings_taken(self._settings, settings)
+        http = taken.http
+        doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
+        if self._tool_server is not None:
+            self._tool_server.reload(taken)
+        self._settings = taken
+        self._gate.doorkeeper = doorkeeper
+        self.connections.tls = tls
+        self._share.retune(
+            max_calls=http.max_calls_per_client, calls_per_second=http.calls_per_second_per_client
+        )
+        return changes
+
+    def answer_reloads(self, reload: Reload) -> None:
+        """Let operators ask for a reload at `/reload`, of all workers."""
+        self._gate.reload = reload
+        if self._worker is not None:
+            self._gate.hand_on_reload = self._worker.hand_on_hangup
+
+    async def wind_down(self, grace_seconds: float) -> None:
+        """Take no more requests, let calls answer, close every connection."""
+        self._gate.closing = True
+        drain = self._tool_server.drain if self._tool_server else _nothing
+        await answer_running(
+            self._gate.answered, drain, self._calls.cancel, grace_seconds=grace_seconds
+        )
+        self.connections.close()
+
+    def _overloaded(self) -> bool:
+        """Whether a call of some tool would be refused now for lack of room.
+
+        Where clients have tokens, that of one which has no calls yet: what one client's calls take
+        is no reason to send the others elsewhere.
+        """
+        if self._tool_server is None:
+            return False
+        newcomer = object() if self._gate.doorkeeper.asks_for_tokens else ANONYMOUS
+        lines = self._tool_server.state.admissions().values()
+        return any(line.full_for(newcomer) for line in lines)
+
+
+def _resource_server(settings: Settings) -> ResourceServer | None:
+    if settings.http.oauth.issuer is None:
+        return None
+    from trio_tools.transports.http.oauth.resource_server import (  # noqa: PLC0415 - see above
+        ResourceServer,
+    )
+
+    return ResourceServer(settings)
+
+
+def _nothing(*_: object) -> None:
+    """Stand in for the drain of a server that has no batch calls, and for who hears of loads."""
