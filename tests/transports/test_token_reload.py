@@ -5,7 +5,7 @@ import logging
 import trio
 
 from tests.transports.requests import Reader, connect, exchange, get, http_server, modern_call
-from trio_tools.transports.http import token_reload as token_reload_module
+from trio_tools.transports.http.operators import token_reload as token_reload_module
 
 OLD, NEW = "o" * 32, "n" * 32
 

@@ -1,7 +1,7 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
 authentication   which address, which Host, which Origin, which token
-token_reload     the file of tokens, read again when it changes
+operators        what operators ask for while it runs
 oauth            access tokens of an authorization server
 browsers         what a page of another origin may do and read
 forwarded        the client behind a trusted proxy
@@ -14,7 +14,6 @@ workers          the parent, which owns them
 connections      accepted up to a bound, fairly, closable at once
 sessions         of the older era: each client has its share
 dashboard        the page at /, and what it reads
-reload_door      POST /reload
 asgi_guard       what a request must show before the SDK sees it
 metrics          what /metrics says
 house            the parts of one server, put together

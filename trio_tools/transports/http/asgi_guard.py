@@ -30,7 +30,7 @@ from trio_tools.transports.http.browsers import is_preflight, preflight_fields, 
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
-from trio_tools.transports.http.reload_door import RELOAD_PATH, answer_reload
+from trio_tools.transports.http.operators.reload_door import RELOAD_PATH, answer_reload
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.json_weight import TOO_MANY, weigh
 from trio_tools.transports.reload import Reload

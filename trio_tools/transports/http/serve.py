@@ -16,9 +16,9 @@ from trio_tools.settings import HttpSettings, Settings
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.house import HttpServer
 from trio_tools.transports.http.listeners import Address, Listener, address_of, listen
+from trio_tools.transports.http.operators.token_reload import watch_tokens
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.http.tls import tls_context
-from trio_tools.transports.http.token_reload import watch_tokens
 from trio_tools.transports.http.worker import Worker
 from trio_tools.transports.reload import Reload
 from trio_tools.transports.sdk import quiet_ends_of_sessions
