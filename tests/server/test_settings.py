@@ -387,7 +387,7 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
         (
             {"fetch": {"allow_networks": ["intranet"]}},
             "fetch.allow_networks.0",
-            "it is no network: write one like 10.0.0.0/8, or an address",
+            "it is not a network: write one like 10.0.0.0/8, or an address",
         ),
         *(
             ({"databases": {"a": {"url": url}}}, "databases.a.url", "it must begin with sqlite:///")
@@ -411,12 +411,12 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
                 "datasets": {"customers": {"database": "shap", "table": "t", "key": "id"}},
             },
             "datasets",
-            "datasets.customers.database is 'shap', which is none of the databases (shop): name",
+            "datasets.customers.database is 'shap', which is not one of the databases (shop): name",
         ),
         (
             {"datasets": {"customers": {"database": "shop", "table": "t", "key": "id"}}},
             "datasets",
-            "datasets.customers.database is 'shop', which is none of the databases (there are no",
+            "datasets.customers.database is 'shop', which is not one of the databases (there are",
         ),
         *(
             ({"apis": {"a": {"base_url": url}}}, "apis.a.base_url", "it must be an absolute URL")

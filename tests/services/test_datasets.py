@@ -226,7 +226,7 @@ async def test_a_packed_file_that_is_cut_short_ends_in_an_error(tmp_path, cut):
     whole = gzip.compress(b"n\n" + b"".join(b"%d\n" % (n * n) for n in range(200_000)))
     (tmp_path / "d.csv.gz").write_bytes(whole[: int(len(whole) * cut)])
     items, _ = await read_all(Dataset(FileRoots([tmp_path]), "d.csv.gz"), 50_000)
-    assert "cut short or damaged" in items[-1].error
+    assert "truncated or damaged" in items[-1].error
     assert [item.error for item in items[:-1] if item.error] == []
 
 

@@ -207,7 +207,7 @@ def test_a_file_that_another_process_writes_is_locked(file):
 def test_a_folder_has_to_be_under_a_root(lake):
     databases = {"lake": {"url": f"duckdb:///{lake}"}}
     Settings(databases=databases, file_roots=(lake.parent,))
-    with pytest.raises(ValueError, match="under none of the file_roots"):
+    with pytest.raises(ValueError, match="not under the file_roots"):
         Settings(databases=databases)
     with pytest.raises(ValueError, match="duckdb:///"):
         Settings(databases={"lake": {"url": "duckdb:///"}})

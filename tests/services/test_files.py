@@ -277,7 +277,7 @@ async def test_a_name_that_is_no_text_is_a_bad_item_and_holds_up_no_other(roots,
         (tmp_path / os.fsdecode(name)).touch()
     a, b, c = await read_all(Dataset(roots, "."), 2)
     assert [a.value, c.value] == [str(tmp_path.resolve() / name) for name in "ac"]
-    assert (b.value, b.error) == (None, "the file name b'b\\xff' is no text in UTF-8")
+    assert (b.value, b.error) == (None, "the file name b'b\\xff' is not UTF-8")
 
 
 async def test_an_empty_dataset_has_no_items(roots, tmp_path):

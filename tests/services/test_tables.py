@@ -65,7 +65,7 @@ async def test_each_row_comes_once_in_the_order_of_the_key(keyed, kind, values, 
 @pytest.mark.parametrize(
     ("kind", "values", "why"),
     [
-        ("INTEGER", [None, None, 1, 2, 3, 4], "None is no value to go on from"),
+        ("INTEGER", [None, None, 1, 2, 3, 4], "None is not a position to continue from"),
         ("INTEGER", [None, 1, 2, 3, 4, 5], "rows that have no value in it (NULL)"),
         ("INTEGER", [1, 2, 2, 3, 4, 5], "several rows have the value 2"),
         ("TEXT COLLATE NOCASE", ["a", "b", "B", "c"], "several rows have the value '"),
@@ -112,7 +112,7 @@ POSTGRES = {
     "doubles": ("int", ["1", "1", "2"], "several rows have the value 1"),
     "bytes": ("bytea", ["'a'", "'b'", "'c'"], "finds no row again"),
     "few digits": ("float4", ["0.1", "0.2", "0.3"], "finds no row again"),
-    "objects": ("jsonb", ["'{\"a\": 1}'", "'{\"a\": 2}'", "'{\"a\": 3}'"], "to go on from"),
+    "objects": ("jsonb", ["'{\"a\": 1}'", "'{\"a\": 2}'", "'{\"a\": 3}'"], "to continue from"),
 }
 
 

@@ -121,12 +121,12 @@ WRONG = {
         ("validation", "INVALID_ARGUMENT"),
         ["x is no argument", "which takes none"],
     ),
-    "items that are half of a character": (
+    "items that are a lone surrogate": (
         ("batch_process", {"operation": "hash", "items": [{"text": "\ud800"}]}),
         ("validation", "NOT_TEXT"),
-        ["items", "half of a character", "nothing was run"],
+        ["items", "a lone surrogate", "nothing was run"],
     ),
-    "SQL that is half of a character": (
+    "SQL that is a lone surrogate": (
         sql("SELECT '\ud800'"),
         ("validation", "INVALID_ARGUMENT"),
         ["sql"],

@@ -203,7 +203,7 @@ async def test_half_of_a_character_is_the_failure_of_its_record_alone(tmp_path, 
     assert [(error["item"], error["error_code"]) for error in chunk["errors"]] == [
         ("line 2", "INVALID_ITEM")
     ]
-    assert "half of a character" in chunk["errors"][0]["reason"]
+    assert "a lone surrogate" in chunk["errors"][0]["reason"]
 
 
 async def test_no_records_are_counted_as_some_would_be(tmp_path):

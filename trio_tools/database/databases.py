@@ -86,7 +86,7 @@ class Databases:
             max_bytes: The most bytes to return, counted as JSON.
             timeout_seconds: For all of it, waiting for a free place included.
             position: Rows to skip: 0, or `next_position` of the page before. The database makes
-                the skipped rows again, so deep pages are better asked for with WHERE.
+                the skipped rows again, so use WHERE for deep pages.
 
         Raises:
             NotFound: No database has that name; the message lists them.

@@ -169,7 +169,7 @@ GROUP BY table_schema, table_name ORDER BY 1"""
     async def _load(self, limiter: trio.CapacityLimiter) -> None:
         """Import the driver before the first query.
 
-        That takes 100 ms, and a cancel leaves it to itself: it is no work of whoever asks first.
+        That takes 100 ms. Cancelling the caller does not stop loading; later queries need it.
         """
         if self._loaded:
             return
@@ -239,7 +239,7 @@ GROUP BY table_schema, table_name ORDER BY 1"""
             )
         except psycopg.Error as error:
             trio.from_thread.check_cancelled()
-            # The words of the driver name host, port and user, which are none of a caller's.
+            # The driver's message names host, port and user, which callers must not see.
             _log.warning("database %s cannot be reached: %s", self.config.name, _one_line(error))
             raise UpstreamFailed(
                 f"database {self.config.name!r} cannot be reached: the operator should look at "

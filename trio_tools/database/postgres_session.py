@@ -81,7 +81,7 @@ class RowTooLarge(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a statement gives: names and types of its columns, and rows as they are asked for."""
+    """The result of a statement: names and types of its columns, and rows on demand."""
 
     columns: tuple[str, ...]
     types: tuple[int, ...]
@@ -92,7 +92,7 @@ class Session:
     """One transaction on a connection, which must be idle.
 
     Args:
-        connection: Used by this thread alone, but for a cancel.
+        connection: Used by this thread only, except for a cancel.
         schema: Set as the search path, if given.
     """
 
@@ -348,5 +348,7 @@ def _parameters(values: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
                 texts.append(value.encode())
                 types.append(0)
             case _:
-                raise TypeError(f"a {type(value).__name__} is no text, number, true, false or null")
+                raise TypeError(
+                    f"a {type(value).__name__} is not a text, number, true, false or null"
+                )
     return texts, types

@@ -36,7 +36,7 @@ class _LossyError(ValueError):
 
 
 def converter_of(oid: int) -> Converter:
-    """Return what makes a JSON value of the text of a type that is no array."""
+    """Return the function from text to a JSON value, for a type that is not an array."""
     return _CONVERTERS.get(oid, str)
 
 
@@ -84,7 +84,7 @@ def _json(text: str) -> Any:
     """Return the value, or the text where a parser would lose digits, keys or itself."""
     try:
         value = json.loads(text, parse_float=_decimal, object_pairs_hook=_object)
-        if "\\u" in text:  # an escape can stand for half of a character, which is no text
+        if "\\u" in text:  # an escape can be a lone surrogate, which is not text
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return text

@@ -98,7 +98,7 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """The first word: SELECT, WITH, EXPLAIN and so on. Empty if there is none."""
+        """The first word: SELECT, WITH, EXPLAIN and so on. Empty for an empty statement."""
         return self.words[0] if self.words else ""
 
     @property

@@ -48,7 +48,7 @@ class Table:
     async def read_chunk(self, after: Key | None, size: int) -> TableChunk:
         """Return up to `size` rows from behind the one with the key `after`; None to begin.
 
-        Over all chunks each row comes once, as long as nobody changes the table meanwhile.
+        Over all chunks each row comes once, if the table does not change meanwhile.
 
         Raises:
             InvalidArgument: There is no such column, or its values do not tell where the next
@@ -81,13 +81,15 @@ class Table:
     async def _check_border(self, last: Any) -> None:
         key = _quoted(self.key)
         if not isinstance(last, Key):
-            raise self._unusable(f"{brief_repr(last)} is no value to go on from")
+            raise self._unusable(f"{brief_repr(last)} is not a position to continue from")
         try:
             found = await self._query(
                 f"{key} IS NULL", f"WHERE {key} = :last OR {key} IS NULL", {"last": last}, 2
             )
         except InvalidArgument as failure:  # the database cannot read its own value in our words
-            raise self._unusable(f"{brief_repr(last)} is no value to go on from") from failure
+            raise self._unusable(
+                f"{brief_repr(last)} is not a position to continue from"
+            ) from failure
         if any(is_null for (is_null,) in found.rows):
             raise self._unusable("there are rows that have no value in it (NULL)")
         if found.row_count > 1:

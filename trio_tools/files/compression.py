@@ -77,9 +77,9 @@ class Compressed:
     ratio: float | None
     """Compressed bytes per original byte, so smaller is better. None where there were none."""
     content_base64: str | None
-    """The result, if it was asked for and kept within the bound."""
+    """The result, if it was requested and kept within the bound."""
     content_left_out: bool
-    """True if it was asked for and would not keep within the bound."""
+    """True if it was requested and does not keep within the bound."""
 
 
 def compress_text(

@@ -1,9 +1,9 @@
 """Records of a CSV file, as pandas takes them, and one bad record for each that is bad.
 
 Python's `csv` cuts records. What is around it deals with files that are not as they should be: a
-byte that is none of the encoding, a field without an end or a record that is too large is one bad
+byte that is not in the encoding, a field without an end or a record that is too large is one bad
 record, and reading goes on with the true next one. Otherwise the rest of a quoted field would be
-read as records, and whoever writes a field could make some.
+read as records, and the author of a field could forge some.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SNIFFED_LINES = 50
 _LEAST_BLOCK = 16_384
 _BYTES_PER_RECORD = 64
 _SAID = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE | re.DOTALL)
-# Half of a character, which no text in a file decodes to: so it is a record of its own, unless the
+# A lone surrogate, which no text in a file decodes to: so it is a record of its own, unless the
 # quotes before it are open.
 _SENTINEL = "\ud800"
 
@@ -202,7 +202,7 @@ class _Records(Iterator[DatasetItem]):
         return self._done - before > 1 or len(self._lines[before]) > MAX_RECORD_BYTES // 4
 
     def _more(self) -> bool:
-        """Read on behind what is left of the lines. False if it is too much, or there is none."""
+        """Append the next lines. False if that exceeds the bound, or at the end."""
         rest = self._lines[self._done :]
         if sum(map(len, rest)) > MAX_RECORD_BYTES or self._source.at_end():
             return False

@@ -50,7 +50,7 @@ class DatasetKind(StrEnum):
     """How a dataset is cut into items."""
 
     JSON_LINES = "json_lines"
-    """One JSON value per line; blank lines are none."""
+    """One JSON value per line; blank lines are skipped."""
     JSON = "json"
     """The elements of one array, or values that follow one another."""
     CSV = "csv"
@@ -94,7 +94,7 @@ class Dataset:
         roots: What may be read.
         path: As for `FileRoots.resolve`. With `*`, `?` or `[` in its last part: all files of that
             folder whose names match, in order of name.
-        kind: None to tell it by the suffix, or by its being a folder.
+        kind: None to detect it by the suffix, or because it is a folder.
         encoding: Of text; a mark at the beginning of a file counts more. None to find it: UTF-8,
             unless the beginning is none and reads as text in another one.
         delimiter: Of CSV. None to find it: what a line `sep=` says, or else what cuts the first
@@ -188,7 +188,7 @@ class Dataset:
         return Chunk(tuple(items), following)
 
     def _is_folder(self, path: str) -> bool:
-        """Whether a link leads to a folder inside the roots: those are left out, as sub-folders."""
+        """Whether a link leads to a folder inside the roots, which is skipped."""
         try:
             return self.roots.is_folder(path)
         except (Forbidden, InvalidArgument):
@@ -199,7 +199,7 @@ class Dataset:
         try:
             raw.decode()
         except UnicodeDecodeError:
-            return DatasetItem(number, error=f"the file name {raw!r} is no text in UTF-8")
+            return DatasetItem(number, error=f"the file name {raw!r} is not UTF-8")
         if is_link:
             try:
                 self.roots.open_binary(path).close()

@@ -68,7 +68,7 @@ def line_as_json(line: str) -> Any:
     """Return the JSON value of a line.
 
     Raises:
-        ValueError: It is none, or has half of a character.
+        ValueError: It is not JSON, or has a lone surrogate.
     """
     try:
         value = json.loads(line.rstrip())
@@ -78,11 +78,11 @@ def line_as_json(line: str) -> Any:
 
 
 def _checked(text: str, value: Any) -> Any:
-    if "\\u" in text:  # an escape can stand for half of a character, which is no text
+    if "\\u" in text:  # an escape can be a lone surrogate, which is not text
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError("it contains half of a character (a lone surrogate)") from error
+            raise ValueError("it contains a lone surrogate") from error
     return value
 
 
@@ -110,7 +110,7 @@ def read_values(source: TextSource, position: str | None, size: int) -> Part:
 
     Raises:
         DamagedFileError: The file cannot be unpacked any further.
-        InvalidArgument: The position is none.
+        InvalidArgument: It is not a position.
     """
     values = _Values(source)
     if position is not None:
@@ -208,7 +208,7 @@ class _Values:
         )
 
     def _bad(self, first: int, error: Exception) -> DatasetItem:
-        """Pass over a value that is none, to what comes behind its brackets and quotes."""
+        """Skip a broken value, to the end of its brackets and quotes."""
         brackets = _Brackets(in_array=bool(self._inside))
         self._at = first
         while (end := brackets.find_end(self._text, self._at)) is None:

@@ -39,7 +39,7 @@ class OutputFolder:
         folder: An existing folder; None if nothing may be written.
 
     Raises:
-        ValueError: It is no folder, or the system cannot open files beneath a folder without
+        ValueError: It is not a folder, or the system cannot open files beneath a folder without
             following links.
     """
 
@@ -53,7 +53,7 @@ class OutputFolder:
 
         Raises:
             Forbidden: Nothing may be written, or the name leads out of the folder.
-            InvalidArgument: Its suffix is none of `FORMATS`, or its folder is not there.
+            InvalidArgument: Its suffix is not in `FORMATS`, or its folder does not exist.
         """
         if not self.is_open:
             raise Forbidden(

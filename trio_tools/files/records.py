@@ -12,7 +12,7 @@ MAX_CHUNK_BYTES = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class DatasetItem:
-    """One item, or the reason why there is none where one should be."""
+    """One item, or the reason why it could not be read."""
 
     number: int
     """The line on which it ends, from 1; in a folder its place in the chunk, from 1; in a table
@@ -46,9 +46,9 @@ class Part(NamedTuple):
 
 
 def bad_position(position: str) -> InvalidArgument:
-    """Return the error for a position that is none of this dataset."""
+    """Return the error for a position that is not in this dataset."""
     return InvalidArgument(
-        f"the place to go on from ({position!r}) is none of this dataset, or the file has changed "
+        f"the place to go on from ({position!r}) is not in this dataset, or the file has changed "
         "since: leave it out to start from the beginning",
         error_code="BAD_POSITION",
     )

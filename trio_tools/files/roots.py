@@ -161,7 +161,7 @@ class FileRoots:
     def list_folder(self, path: str, *, after: str = "", count: int) -> list[FolderEntry]:
         """Return up to `count` regular files and links of a folder, in order of name.
 
-        Sub-folders are left out. A link may lead anywhere. Memory is bounded by `count`, however
+        Sub-folders are skipped. A link may lead anywhere. Memory is bounded by `count`, however
         many files there are; each call reads the whole folder.
 
         Args:
@@ -271,7 +271,7 @@ class _Folders:
 
     def __init__(self, root: Path) -> None:
         self._open = ExitStack()
-        self._stack: list[int | None] = []  # None for a folder that is none, or cannot be entered
+        self._stack: list[int | None] = []  # None for what is not a folder, or cannot be entered
         self.exists = True
         self.start_at(root)
 
@@ -300,7 +300,7 @@ class _Folders:
         self._stack.pop()
 
     def read_link(self, part: str) -> str | None:
-        """Return where a link leads; None for what is none."""
+        """Return the target of a link; None for what is not a link."""
         folder = self._stack[-1]
         if folder is None:
             return None
@@ -323,7 +323,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _lexically(root: Path, done: list[str], todo: list[str]) -> _Place | None:
-    """Return the place below what is no folder: the open will say so."""
+    """Return the place below something that is not a folder: opening it fails with words."""
     for part in reversed(todo):
         if part != "..":
             done.append(part)

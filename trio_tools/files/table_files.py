@@ -52,7 +52,7 @@ def read_table_file(
     and the rows before the group: going on reads one group again at most.
 
     Raises:
-        ToolFailure: As `Dataset.read_chunk`; `BAD_FILE` for a file that is none of its kind.
+        ToolFailure: As `Dataset.read_chunk`; `BAD_FILE` for a file that is not of its kind.
     """
     group, row, before = _parse(position)
     with roots.open_binary(path) as file:

@@ -189,7 +189,7 @@ class TextSource:
         return block.endswith(self._end) or self.at_end()
 
     def decode(self, block: bytes) -> str:
-        """Return the text of a block. Bytes that are none of the encoding become `ODD`."""
+        """Return the text of a block. Bytes that are not in the encoding become `ODD`."""
         return block.decode(self.codec, ODD_BYTES)
 
     def length(self, text: str) -> int:
@@ -214,7 +214,7 @@ class TextSource:
             return self._stream.read(size)
         except _DAMAGED as error:
             raise DamagedFileError(
-                f"the file is cut short or damaged and cannot be unpacked any further ({error})"
+                f"the file is truncated or damaged and cannot be unpacked further ({error})"
             ) from error
 
     def _pass_over(self, size: int) -> bytes:
@@ -365,7 +365,7 @@ def _unpacked(file: BinaryIO, packing: str) -> _Unpacked:
 
 
 class _Unpacked:
-    """What a packed file unpacks to, all of its members, never more at a time than asked for."""
+    """The unpacked content of a file with all of its members, read on demand."""
 
     def __init__(self, file: BinaryIO, make: Callable[[], Decoder]) -> None:
         self._file = file

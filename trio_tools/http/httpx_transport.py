@@ -165,7 +165,7 @@ class _PlainResponse(httpx.Response):
 
 
 class _ReplyStream(httpx.AsyncByteStream):
-    """The body of one reply, read as it is asked for.
+    """The body of one reply, read on demand.
 
     An iterator, not a generator: nothing of it is left to a garbage collector when the reader
     stops early.

@@ -45,7 +45,7 @@ _MAX_NAME_CHARS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One file of the folder: its signature, or why it is none."""
+    """One file of the folder: its signature, or why it is not a model."""
 
     name: str
     signature: Signature | None
@@ -119,7 +119,7 @@ class Models:
         return tuple(await run_in_tool_thread(self._names))
 
     async def catalogue(self) -> tuple[ModelInfo, ...]:
-        """Return all models of the folder in order of name; also the files that are none.
+        """Return all models of the folder in order of name; also the files that are not models.
 
         Raises:
             UpstreamFailed: The extra is not installed.

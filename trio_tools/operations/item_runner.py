@@ -226,7 +226,7 @@ def _size_of(items: Sequence[Any]) -> int:
         as_json = len(json_bytes(items, fallback=repr))
     except ValueError as error:
         raise InvalidArgument(
-            f"the items contain what is no text, such as half of a character ({error}): correct "
+            f"the items contain what is no text, such as a lone surrogate ({error}): correct "
             "that and call again; nothing was run",
             error_code="NOT_TEXT",
         ) from None

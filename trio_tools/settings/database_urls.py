@@ -66,8 +66,8 @@ class PostgresUrl(NamedTuple):
         """Take a URL apart.
 
         Raises:
-            ValueError: It is none, or has a parameter that neither PostgreSQL's library nor we
-                know. The message names it, and nothing else of the URL.
+            ValueError: It is not a database URL, or has a parameter that neither PostgreSQL's
+                library nor this server knows. The message names it, and nothing else of the URL.
         """
         parts = _POSTGRES_URL.fullmatch(url)
         if parts is None:

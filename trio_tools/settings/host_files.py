@@ -28,7 +28,7 @@ class HostFile(NamedTuple):
 
     Attributes:
         upstreams: Values for `Settings(upstreams=…)`, by name.
-        left_out: Why an entry is none of them, by name.
+        left_out: Why an entry is not an upstream, by name.
     """
 
     upstreams: dict[str, dict[str, Any]]
@@ -85,10 +85,10 @@ def _servers_in(tree: Any) -> dict[str, Any] | None:
 
 
 def _take(found: HostFile, name: str, entry: Any, workspace: Path) -> None:
-    """Add an entry to the upstreams, or the reason why it is none."""
+    """Add an entry to the upstreams, or the reason why it is not one."""
     own_name = re.sub(r"[^A-Za-z0-9_-]+", "_", name).lstrip("_-0123456789") or "upstream"
     if not isinstance(entry, dict):
-        found.left_out[own_name] = "it is no object"
+        found.left_out[own_name] = "it is not an object"
         return
     given = cast("dict[str, Any]", entry)
     if name in OWN_NAMES or _starts_us(given.get("command"), given.get("args")):

@@ -1,7 +1,7 @@
 """Logging for the command line: to stderr, one line a record, with the request in each of them.
 
 A server formats its records where they arise and leaves writing to a thread: a host that does not
-read standard error fills its pipe, and whoever writes to it then waits for ever.
+read standard error fills its pipe, and a writer to it then waits for ever.
 
 Embedding applications configure their own logging; `nursery_patterns.RequestLogFilter` adds the
 request id, client id and elapsed seconds to whatever handler they attach it to.
@@ -74,7 +74,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes records in a thread, and drops those for which there is no room in its queue.
+    """Writes records in a thread, and drops them while its queue is full.
 
     How many were dropped is told in a line of its own as soon as something can be written again.
 
@@ -92,7 +92,7 @@ class BackgroundHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the line of a record, or drop it. Never waits for whoever reads the log."""
+        """Queue the line of a record, or drop it. Never waits for the reader of the log."""
         try:
             self._lines.put_nowait(f"{self.format(record)}\n")
         except queue.Full:
@@ -137,7 +137,7 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
 
 
 def configure_server_logging(log_format: Literal["text", "json"], level: str) -> None:
-    """Do so in a thread, and drop what nobody reads, instead of waiting for it."""
+    """Write in a thread, and drop records instead of waiting for a reader."""
     _configure(BackgroundHandler(_writer(sys.stderr)), log_format, level)
 
 
@@ -179,9 +179,9 @@ def _writer(stream: TextIO | None) -> Callable[[str], None]:
         while rest:
             try:
                 rest = rest[os.write(fd, rest) :]
-            except BlockingIOError:  # whoever shares it made it so
+            except BlockingIOError:  # another process that shares it set it
                 select.select([], [fd], [])
-            except OSError:  # nobody will ever read it
+            except OSError:  # its reader has gone
                 return
 
     return write

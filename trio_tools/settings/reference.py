@@ -107,7 +107,7 @@ class SettingRow:
         type: In words.
         bounds: What a value must keep to, in words; empty if its type says it all.
         default: As JSON; None if it has to be given.
-        example: A value, as JSON has it; None if there is none to show.
+        example: A value, as JSON has it; None without an example.
         description: What it means.
         secret: Whether its value is shown nowhere.
     """

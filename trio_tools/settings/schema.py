@@ -61,7 +61,7 @@ def _network(text: str) -> str:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError("it is no network: write one like 10.0.0.0/8, or an address") from None
+        raise ValueError("it is not a network: write one like 10.0.0.0/8, or an address") from None
     try:
         ip_network(text)
     except ValueError:
@@ -84,7 +84,7 @@ def _names_a_host(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, or half of an IPv6 address
+    except ValueError:  # a bad port, or a part of an IPv6 address
         return False
 
 

@@ -88,7 +88,7 @@ class ToolLimits(Section):
     )
 
     def under(self, chosen: dict[str, Any]) -> ToolLimits:
-        """Return these limits, but for what was chosen; the rest follows that."""
+        """Return these limits with the chosen values; dependent defaults follow them."""
         values = self.model_dump() | chosen
         for name, cap in _CAP_OF.items():
             value = values[name]
@@ -124,7 +124,7 @@ _CAP_OF = {
 def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
     """Return the limits of a tool: what was given, and for the rest what is built in.
 
-    A default that nobody gave follows a cap that was lowered.
+    A default that was not set follows a lowered cap.
 
     Raises:
         ValueError: A default was given that is above its cap.
@@ -146,7 +146,7 @@ def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
     return ToolLimits.model_construct(_fields_set=set(chosen), **values)
 
 
-# What begins like a setting and is none: it names the file of settings.
+# Begins like a setting, but names the file of settings.
 _OTHER_VARIABLES = frozenset({"trio_tools_config"})
 _SERVICE_VARIABLE = re.compile(
     r"(\w+_)?(service_host|service_port_\w+|port_\d+_(tcp|udp|sctp)(_(proto|port|addr))?)"
@@ -207,7 +207,7 @@ class _Environment(EnvSettingsSource):
 
 
 def _is_of_kubernetes(name: str, value: str) -> bool:
-    """Whether it is a variable by which Kubernetes tells of a service called trio-tools."""
+    """Whether Kubernetes sets this variable for a service called trio-tools."""
     if name == "port" or name.endswith("_port"):
         return "://" in value or name.endswith("service_port")
     return _SERVICE_VARIABLE.fullmatch(name) is not None
@@ -341,7 +341,7 @@ class Settings(BaseSettings):
                 continue
             if not any(folder.is_relative_to(root) for root in roots):
                 raise ValueError(
-                    f"databases.{name}.url names a folder that is under none of the file_roots: "
+                    f"databases.{name}.url names a folder that is not under the file_roots: "
                     "add it to them, or move it below one"
                 )
         return databases
@@ -355,7 +355,7 @@ class Settings(BaseSettings):
         for name, dataset in datasets.items():
             if known is not None and dataset.database not in {None, *known}:
                 raise ValueError(
-                    f"datasets.{name}.database is {dataset.database!r}, which is none of the "
+                    f"datasets.{name}.database is {dataset.database!r}, which is not one of the "
                     f"databases ({', '.join(known) or 'there are none'}): name one, or add "
                     f"databases.{dataset.database}.url"
                 )

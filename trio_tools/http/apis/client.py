@@ -1,4 +1,4 @@
-"""`ApiClient`: calls to one configured API, at its pace, with a secret that nobody sees.
+"""`ApiClient`: calls to one configured API, at its pace, with a secret that stays here.
 
 The operator names the API, its base URL and the environment variable that holds its secret; a
 caller gives a method, a path and a query. The path cannot lead out of the allowed prefixes, the
@@ -72,7 +72,7 @@ class ApiClient(PooledClient):
         share: Makes concurrent look-ups of the API's name one; by default each task makes its own.
 
     Raises:
-        InvalidRequest: The base URL is none.
+        InvalidRequest: The base URL is not a URL.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ApiClient(PooledClient):
             share=share,
         )
         self._bucket = TokenBucket(config.rate_per_second, config.burst)
-        # Whoever is first in it waits until a token is due, and takes a place and the token then.
+        # The first in it waits until a token of the bucket is due, then takes both tokens.
         self._line = trio.StrictFIFOLock()
         # Calls that have begun and not ended; once retired, the last one closes the connections.
         self._calls = 0
@@ -308,7 +308,7 @@ def _query_text(query: Mapping[str, str | Sequence[str]]) -> str:
         return urlencode(query, doseq=True)
     except UnicodeEncodeError as exc:
         raise InvalidRequest(
-            "The query cannot be sent: it contains half of a character.",
+            "The query cannot be sent: it contains a lone surrogate.",
             code=Code.INVALID_REQUEST,
             remediation="Give text that can be written as UTF-8.",
         ) from exc

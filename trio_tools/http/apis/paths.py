@@ -41,7 +41,7 @@ def check_path(path: str, prefixes: Sequence[str], *, api: str) -> str:
     try:
         return quote(path, safe=_KEEP)
     except UnicodeEncodeError as exc:
-        raise _refused(api, "it contains half of a character", prefixes) from exc
+        raise _refused(api, "it contains a lone surrogate", prefixes) from exc
 
 
 def _check_form(form: str, prefixes: Sequence[str], api: str) -> None:

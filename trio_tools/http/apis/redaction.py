@@ -126,7 +126,7 @@ def _decoded(value: str) -> Iterator[str]:
 
 
 def _misread(word: str) -> Iterator[str]:
-    """Give what becomes of a word that is not ASCII where its charset is mistaken."""
+    """Return how a non-ASCII word reads when it is decoded with the wrong charset."""
     if not word.isascii():
         yield word.encode("latin-1", "replace").decode("utf-8", "replace")
         yield word.encode("utf-8", "replace").decode("latin-1")

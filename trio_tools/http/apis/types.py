@@ -15,7 +15,7 @@ class ApiConfig:
     Attributes:
         name: By which it is called.
         base_url: What every path is put behind. Its host is trusted wherever it is.
-        auth_env: Environment variable with the secret; None if there is none.
+        auth_env: Environment variable with the secret; None without one.
         auth_header: Request header that the secret goes into.
         auth_prefix: Stands before the secret there, such as "Bearer ".
         rate_per_second: Calls per second over time.

@@ -2,7 +2,7 @@
 
 Rules that concern pages and hosts belong here: redirects, charsets, Markdown, throttling.
 
-    types           what a fetch may do, is asked for, and returns            no I/O
+    types           the bounds, the request and the result of a fetch         no I/O
     headers         the header fields of a request and of a result            no I/O
     redirects       where a reply leads to, and the cookies on the way        no I/O
     robots          what a site's robots.txt allows

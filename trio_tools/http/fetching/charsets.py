@@ -28,7 +28,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Where the standard's name is none of Python's, or Python's codec of that name knows less.
+# Labels that Python does not know, or whose codec in Python knows fewer characters.
 _CODECS = {
     "gbk": "gb18030",
     "big5": "big5hkscs",

@@ -1,7 +1,7 @@
 """A body's bytes as what they mean: text, JSON, or the main text of a page as Markdown.
 
 Decoding and parsing are single steps of C code and happen where they are called: a few milliseconds
-for a megabyte of text, some fifty for one of JSON, of which whoever asks should thus ask for less.
+for a megabyte of text, some fifty for one of JSON, so callers should request less of it.
 What takes longer, or as long as a hostile body wants, runs in a worker process, which a cancel
 kills: finding the main text of a page, reading a PDF, detecting a charset.
 """
@@ -88,7 +88,7 @@ class Decoded(NamedTuple):
 
 
 def media_type(value: bytes) -> MediaType:
-    """Take a Content-Type apart; what is beyond 200 bytes is no part of an honest one."""
+    """Take a Content-Type apart; bytes beyond 200 are ignored."""
     return _media_type(value[:200])
 
 
@@ -119,7 +119,7 @@ def is_pdf(body: bytes, media: MediaType) -> bool:
 
 
 def is_binary(body: bytes, media: MediaType) -> bool:
-    """Whether a body without a telling type is no text: there are control bytes in it."""
+    """Whether a body of an unclear type is binary: there are control bytes in it."""
     if not media.is_unsaid or media.charset is not None:
         return False
     start = body[:_SNIFFED_BYTES]
@@ -137,7 +137,7 @@ def decode_text(body: bytes, media: MediaType, *, final: bool) -> Decoded | None
     Args:
         body: All of it, or its beginning.
         media: What the header says.
-        final: Whether `body` is all; a character cut in two at the end is left out otherwise.
+        final: Whether `body` is all; otherwise an incomplete character at its end is dropped.
     """
     charset = declared_charset(body, media.charset, markup=media.is_markup)
     if charset is None:
@@ -182,7 +182,7 @@ def parse_json(body: bytes) -> Any:
     try:
         text = body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
         value = _STRICT_JSON.decode(text)
-        if "\\u" in text:  # an escape can stand for half of a character, which is no text
+        if "\\u" in text:  # an escape can be a lone surrogate, which is not text
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as exc:
         raise _invalid_json("it is nested too deeply") from exc

@@ -61,7 +61,7 @@ class Extracted(NamedTuple):
 def extract_markdown(
     markup: str, url: str, *, is_xml: bool = False, with_links: bool = False
 ) -> Extracted:
-    """Return a page as Markdown: its main text, or all of it if it is no article.
+    """Return a page as Markdown: its main text, or the whole page if it is not an article.
 
     Args:
         markup: HTML or XML.

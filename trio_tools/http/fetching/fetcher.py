@@ -221,7 +221,7 @@ class Fetcher(PooledClient):
         raise _out_of_time(target.url)
 
     async def _ask_for_robots(self, target: Target) -> RobotsReply:
-        """Return the robots.txt of an origin, asked for like any page."""
+        """Return the robots.txt of an origin, fetched like any page."""
         request = FetchRequest(target.url, max_bytes=min(MAX_ROBOTS_BYTES, self._most_bytes))
         lines = self._headers.lines({})
         try:

@@ -109,7 +109,7 @@ def header_lines(headers: Mapping[str, str]) -> bytes:
 
 
 def wrong_argument(name: str, value: object, allowed: str) -> InvalidRequest:
-    """Return the error for an argument that is none of the `allowed` ones."""
+    """Return the error for an argument that is not one of `allowed`."""
     return InvalidRequest(
         f"{name} must be {allowed}, got {value!r}.",
         code=Code.INVALID_REQUEST,

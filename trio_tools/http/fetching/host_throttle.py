@@ -6,7 +6,7 @@ makes the host cool down, for as long as its Retry-After says within the configu
 request waits for its host here, without a connection, first come, first served; and for the end of
 a pause also without the slot of its batch, so that other hosts are asked meanwhile. A pause
 holds for the client whose request was refused, and keeps no other client from the host. A host
-that answers well keeps no state once nobody uses it.
+that answers normally keeps no state once it is not in use.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HostState:
         waiting: Requests that wait for it.
         cooling_seconds: Seconds until it is asked again for the client of the current request; 0
             if it is not cooling down.
-        clients: Who asked for it since it came into use, the first `MAX_CLIENTS` of them.
+        clients: Clients that requested it since it came into use, the first `MAX_CLIENTS` of them.
     """
 
     limit: int

@@ -1,6 +1,6 @@
 """Texts that were longer than wanted, kept for a while so that they can be read on.
 
-A page is downloaded and extracted once; what was asked for of its text is given, and the rest waits
+A page is downloaded and extracted once; the requested part of its text is given, and the rest waits
 here, bounded in characters and in time.
 """
 
@@ -18,7 +18,7 @@ _MAX_CHARS = 8_000_000
 
 
 class KeptPages:
-    """Pages with all of their text, by what was asked for; the least recently used go first."""
+    """Pages with all of their text, by their request; the least recently used are dropped first."""
 
     def __init__(self) -> None:
         # chars == the length of all texts in here <= _MAX_CHARS

@@ -1,4 +1,4 @@
-"""What a reply comes to as a page: its text, JSON, Markdown, or why there is none."""
+"""What a page shows of a reply: its text, JSON or Markdown, or the reason why not."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _gunzipped(answer: Answer, most: int) -> Answer:
 
 
 def _not_text(fields: Fields, media: MediaType) -> str:
-    """Say what a body is that is no text."""
+    """Describe a body that is not text."""
     length = fields.get(b"content-length", b"").decode("latin-1")
     size = f"{length} bytes" if length.isdigit() else "of unknown length"
     return f"Not text: {media.name or 'bytes without a type'}, {size}."

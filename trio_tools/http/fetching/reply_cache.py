@@ -142,7 +142,7 @@ _RENEWED = frozenset({b"cache-control", b"expires", b"date", b"age", b"etag", b"
 
 
 def _until(fields: Fields) -> float:
-    """Return the seconds from Date to Expires; 0 for what is no date, such as "0"."""
+    """Return the seconds from Date to Expires; 0 if Expires is not a date, such as "0"."""
     try:
         ends = email.utils.parsedate_to_datetime(fields[b"expires"].decode("latin-1"))
         begins = email.utils.parsedate_to_datetime(fields[b"date"].decode("latin-1"))

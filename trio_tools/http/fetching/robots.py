@@ -1,4 +1,4 @@
-"""What a site's robots.txt allows, by RFC 9309: asked for once per origin, and kept for an hour."""
+"""What a site's robots.txt allows, by RFC 9309: requested once per origin and kept for an hour."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class _Site(NamedTuple):
 
     Attributes:
         until: When they are too old.
-        rules: What protego made of `text`; None if there are none.
+        rules: The rules that protego parsed from `text`; None without rules.
         text: The robots.txt.
-        why_none: Why nothing may be asked for; empty if `rules` tell.
+        why_none: Why no request is allowed; empty if `rules` decide.
     """
 
     until: float
@@ -59,7 +59,7 @@ class _Site(NamedTuple):
 
 
 class Robots:
-    """The rules of the sites that were asked for.
+    """The rules of the requested sites.
 
     Args:
         ask: Gets the URL of a robots.txt and returns what came of it.

@@ -36,7 +36,7 @@ class FetchConfig:
         max_cooldown_seconds: Longest pause that a Retry-After can impose.
         user_agent: Sent with every request.
         allow_headers: Request headers (lower case) that a caller may set.
-        reply_headers: Reply headers (lower case) that a page shows unless asked for others.
+        reply_headers: Reply headers (lower case) that a page shows unless others are requested.
         proxy: URL of a proxy for every request, or "environment" for what HTTPS_PROXY, HTTP_PROXY,
             ALL_PROXY and NO_PROXY say; None for none.
         proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
@@ -149,7 +149,7 @@ class FetchedPage(NamedTuple):
     """What came of one URL. Any status is a page: 404 is an answer, not a failure.
 
     Attributes:
-        url: As asked for.
+        url: As requested.
         final_url: After redirects.
         status: Status code.
         headers: The chosen reply headers, names in lower case, repeated ones joined by ", ".
@@ -163,16 +163,16 @@ class FetchedPage(NamedTuple):
         json: For "json".
         charset_declared: Whether the server or the page names `charset`; otherwise it is UTF-8, or
             was detected. None where nothing was decoded.
-        text_chars: Characters of all of the text, where only a part was asked for.
+        text_chars: Characters of all of the text, where only a part was requested.
         next_offset: Where the text goes on, None if `text` has its end.
         title: As the page declares it; for "markdown" and PDF.
         canonical_url: As the page declares it; for "markdown".
         language: As the page declares it; for "markdown".
         pages: Pages of a PDF.
-        note: Why there is no text, in words.
+        note: The reason why there is no text.
         warnings: What is to be known about the text.
         from_cache: Whether it was not fetched now.
-        links: Where the page links to, absolute and each once, if that was asked for.
+        links: Where the page links to, absolute and each once, if that was requested.
     """
 
     url: str

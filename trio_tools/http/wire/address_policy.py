@@ -60,7 +60,7 @@ class Guard:
     """What may be connected to. Every question is answered from these fields alone.
 
     Attributes:
-        schemes: Schemes that may be asked for.
+        schemes: Allowed schemes.
         ports: Ports that may be connected to; None allows any.
         allow_private: Allow every address, also loopback, private and link-local ones.
         allow_hosts: Host names (lower case) and literal addresses that are trusted whatever they

@@ -38,7 +38,7 @@ class Wire(Protocol):
         ...
 
     def close(self) -> None:
-        """Close at once, waking whoever waits on it."""
+        """Close at once and wake the task that waits on it."""
         ...
 
 
@@ -223,7 +223,7 @@ class Connection:
         self.parser.feed(data)
 
     def is_stale(self) -> bool:
-        """Whether the peer has ended it, or sent bytes that nobody asked for. Never waits."""
+        """Whether the peer has ended it, or sent unrequested bytes. Never waits."""
         if self._wire.holds_bytes():
             return True
         try:
@@ -235,7 +235,7 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close at once. Whoever waits for it gets `CONNECTION_LOST`. Closing twice is fine."""
+        """Close at once. A task that waits on it gets `CONNECTION_LOST`. Closing twice is fine."""
         self._wire.close()
 
     def _lost(self, exc: Exception, phase: Phase) -> FetchError:

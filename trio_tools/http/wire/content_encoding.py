@@ -4,7 +4,7 @@ This is the only place where they are undone: what leaves the engine is plain. E
 for at most as many bytes as there is room for, and keeps what is left of its input: a bomb costs no
 more memory than the cap, whatever it would have expanded to.
 
-Servers label bodies wrongly. A name that is no coding is taken as none, and a body that is not in
+Servers label bodies wrongly. An unknown coding is ignored, and a body that is not in
 the coding it claims is shown as it is if it reads as text.
 """
 
@@ -259,7 +259,7 @@ def accepted_encodings() -> str:
 def content_encodings(value: bytes) -> list[str]:
     """Return what a Content-Encoding declares, in the order in which it was applied.
 
-    A name that is no registered coding ("none", "utf-8", "aws-chunked") is taken as none.
+    A name that is not a registered coding ("none", "utf-8", "aws-chunked") is ignored.
     """
     if not value:
         return []

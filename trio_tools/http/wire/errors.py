@@ -101,7 +101,7 @@ class InvalidRequest(FetchError):  # noqa: N818 - said as it is
 
 
 class HostCoolingDown(FetchError):  # noqa: N818 - said as it is
-    """The host asked for a pause longer than the time left; `data["retry_after_seconds"]`."""
+    """The host requires a pause longer than the time left; `data["retry_after_seconds"]`."""
 
     error_type = ErrorType.RATE_LIMITED
 

@@ -82,7 +82,7 @@ def _framing(lengths: list[bytes], codings: list[bytes]) -> tuple[list[bytes], t
         raise BrokenHead("its Content-Length fields differ")
     for number in numbers:
         if not number.isdigit() or len(number) > _MAX_LENGTH_DIGITS:
-            raise BrokenHead("its Content-Length is no number of bytes")
+            raise BrokenHead("its Content-Length is not a number of bytes")
     members = [
         member.partition(b";")[0].strip().lower().decode("latin-1")
         for value in codings

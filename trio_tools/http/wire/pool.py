@@ -87,7 +87,7 @@ class Pool:
     def checkout_idle(self, origin: Origin) -> Connection | None:
         """Return an idle connection to `origin` if nothing has to be waited for, else None."""
         site = self._sites.get(origin)
-        # A slot is free only if nobody waits for it, so taking one overtakes nobody.
+        # A slot is free only if no task waits for it, so taking one overtakes no task.
         if site is None or not (site.idle and site.slots.value and self._slots.value):
             return None
         site.users += 1
@@ -109,7 +109,7 @@ class Pool:
         connect_timeout: float | None = None,
         fresh: bool = False,
     ) -> Connection:
-        """Return a connection to `origin` that nobody else has. May return without a checkpoint.
+        """Return a connection to `origin` for the caller alone. May return without a checkpoint.
 
         Args:
             origin: Where to.
@@ -141,7 +141,7 @@ class Pool:
                 self._leave(site)
 
     def checkin(self, connection: Connection, *, reusable: bool) -> None:
-        """Take a connection back and give its slots to whoever waits.
+        """Take a connection back and give its slots to waiting tasks.
 
         Args:
             connection: From `checkout`.
@@ -160,7 +160,7 @@ class Pool:
         self._leave(site)
 
     def close(self) -> None:
-        """Close every connection, also those in use: whoever waits on one, or for one, fails."""
+        """Close every connection, also those in use. Tasks that hold or await one get an error."""
         self._closed = True
         while self._idle:
             self._drop_oldest()

@@ -87,7 +87,7 @@ def parse_proxy(url: str) -> Proxy:
     """Return the proxy that a URL such as http://user:password@proxy.example:3128 names.
 
     Raises:
-        ValueError: It is none; the message does not show it, as it may hold a password.
+        ValueError: It is not a proxy URL. The message does not show it, as it may hold a password.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")

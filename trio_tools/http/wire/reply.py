@@ -49,7 +49,7 @@ async def read_body(
         length += len(piece)
         full = full or length > max_bytes
     if decoder is not None and not full:
-        pieces += decoder.finish()  # where the connection ends the body, only this tells of a cut
+        pieces += decoder.finish()  # if the connection ends the body, only this detects a cut
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return body[:max_bytes], full or len(body) > max_bytes
 

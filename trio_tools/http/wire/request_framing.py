@@ -3,7 +3,7 @@
 The fields decide where the body ends, so the body must be what they say: a byte too many would be
 read as the next request on the connection, and one too few leaves the peer waiting. What is refused
 is what h11, under stock httpx, refuses; a Content-Length beside `Transfer-Encoding: chunked`, which
-h11 sends, is left out (RFC 9112, 6.2).
+h11 sends, is omitted (RFC 9112, 6.2).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _length(lengths: list[bytes], codings: list[bytes]) -> int | None:
         raise _refused("its Content-Length headers contradict each other")
     for number in numbers:
         if not number.isdigit() or len(number) > _MAX_LENGTH_DIGITS:
-            raise _refused(f"its Content-Length is {number!r}, which is no number of bytes")
+            raise _refused(f"its Content-Length is {number!r}, which is not a number of bytes")
     if not codings:
         return int(numbers.pop())
     if [coding.lower() for coding in codings] != [b"chunked"]:

@@ -1,8 +1,8 @@
 """Replies from bytes, without I/O: httptools reads the syntax, the table below knows the protocol.
 
-A reply goes through the states of `State`; what may happen next is a row of `_NEXT`, and nothing
-else in this module decides about it. An event that has no entry is a violation by the peer and
-ends in `FetchError`. The counters beside the parser bound what a peer can make us hold.
+A reply goes through the states of `State`. `_NEXT` has every transition but one: `_recover` ends a
+reply whose surplus cannot be parsed. An event without an entry is a violation by the peer and
+raises `FetchError`. The counters bound what a peer can make us hold.
 
 A head that httptools refuses is written anew by `head_repair`, if what is wrong with it decides
 nothing, and then parsed by the same rules. Such a connection is not used again.
@@ -34,7 +34,7 @@ class State(IntEnum):
     DONE = 4
     """The reply is complete and nothing follows it."""
     SURPLUS = 5
-    """The reply is complete and bytes that nobody asked for follow it."""
+    """The reply is complete and unrequested bytes follow it."""
 
 
 class Event(IntEnum):
@@ -83,7 +83,7 @@ _TE_LENGTH = len(b"transfer-encoding")
 
 
 class Reply:
-    """What has come of one reply. Filled by the parser, emptied of its body by its reader.
+    """What was received of one reply. The parser fills it; the reader takes its body.
 
     Attributes:
         status: Status code; 0 until the header fields are complete.
@@ -127,8 +127,8 @@ class Reply:
 class ReplyParser:
     """Parses the replies of one connection, one after the other.
 
-    Call `expect` before each request, then `feed` what was received, b"" for the end of the
-    connection, until `state` has got to where you need it.
+    Call `expect` before each request. Then `feed` the received bytes, b"" for the end of the
+    connection, until `state` is what you wait for.
 
     Args:
         max_head_bytes: Most bytes of status lines and header fields, interim replies included.
@@ -185,7 +185,7 @@ class ReplyParser:
         return self._keep_alive and self.state is _DONE and not self._repairs
 
     def feed(self, data: bytes) -> None:
-        """Take in what the connection gave, b"" for its end.
+        """Parse received bytes, b"" for the end of the connection.
 
         Raises:
             FetchError: `PROTOCOL_ERROR` or `TOO_LARGE`; the connection is of no further use.
@@ -203,7 +203,7 @@ class ReplyParser:
             else:
                 self._http.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
-            raise _violation("it switched to a protocol nobody asked for") from exc
+            raise _violation("it switched to another protocol without a request") from exc
         except httptools.HttpParserError as exc:
             self._recover(exc)
         if self.state >= _BODY:
@@ -230,7 +230,7 @@ class ReplyParser:
 
         Raises:
             FetchError: A head cannot be repaired.
-            httptools.HttpParserError: It is none of HTTP/1.1 all the same.
+            httptools.HttpParserError: The repaired head is not HTTP/1.1 either.
         """
         raw = b"".join(self._raw)
         self._raw[:] = [raw]
@@ -286,7 +286,7 @@ class ReplyParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, of the head or of a trailer."""
-        if self.state is _HEAD:  # otherwise a trailer, which nobody here has a use for
+        if self.state is _HEAD:  # otherwise a trailer, which is ignored
             if len(name) == _TE_LENGTH and value != b"chunked" and not self._repairs:
                 self._check_codings(name, value)
             self._reply.headers.append((name, value.rstrip(b" \t")))

@@ -27,7 +27,7 @@ _USUAL_URL = re.compile(
 )
 _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1?[1-9]?[0-9]|10[0-9])(?:\.(?!\Z)|\Z)){4}\Z")
 _BRACKETED = re.compile(r"\s*<([^<>]*)>\s*\Z")
-# A scheme that is none: a host with a port, or with dots.
+# Not a scheme but a host with a port, or with dots.
 _HOST_FIRST = re.compile(
     r"(?:[^/?#:@]*\.[^/?#:@]*|localhost|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?(?:[/?#]|\Z)"
 )
@@ -49,7 +49,7 @@ class Target(NamedTuple):
     """One resource at an origin."""
 
     url: str
-    """The URL without its fragment, as it is asked for."""
+    """The URL without its fragment, as it is requested."""
     origin: Origin
     host_header: bytes
     path: bytes
@@ -69,7 +69,7 @@ def parse_url(text: str, *, base: str | None = None) -> Target:
         base: The absolute URL that `text` was found at, such as that of a redirect.
 
     Raises:
-        InvalidRequest: It is not a URL that can be asked for; the message says why.
+        InvalidRequest: It is not a URL that can be requested; the message says why.
     """
     usual = _USUAL_URL.match(text)
     if usual is not None and len(text) <= MAX_URL_LENGTH:
@@ -101,7 +101,7 @@ def _parse(text: str, base: str | None) -> Target:
     try:
         url = ada.URL(text, base=base) if base else ada.URL(text)
     except UnicodeEncodeError as exc:
-        raise _invalid("(not text)", "it contains half of a character") from exc
+        raise _invalid("(not text)", "it contains a lone surrogate") from exc
     except ValueError as exc:
         raise _invalid(text, _fault_of(text)) from exc
     scheme = url.protocol[:-1]
@@ -144,7 +144,7 @@ def _fault_of(text: str) -> str:
         return f"it has no scheme; did you mean {_shown(f'{scheme}://{text}')}"
     if "://" not in text:
         return "it has no scheme and host; write it like https://host/path"
-    return "its host or its port is none that a browser would take"
+    return "a browser would not take its host or its port"
 
 
 def _target(scheme: str, host: str, port: int, path: str) -> Target:

@@ -181,7 +181,7 @@ def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refu
 def _unreadable(line: bytes, reason: str) -> Refusal:
     """Refuse a line, and find whose request it is if a parser that takes more can tell.
 
-    Python's own takes half of a character and NaN, and any number if it need not count it; the
+    Python's own takes a lone surrogate and NaN, and any number if it need not count it; the
     caller waits for an answer all the same.
     """
     fields: Any = None
