@@ -45,6 +45,15 @@ def test_an_operation_is_listed_shown_resumed_exported_and_deleted(trio_tools):
     assert "no operation 'op' is stored" in said.err
 
 
+def test_a_resumed_operation_tells_by_its_status_that_some_items_failed(trio_tools):
+    words = ["call", "batch_process", "--operation", "hash", "--operation-id", "op"]
+    items = '[{"text": "a"}, {"path": "nothing/here"}]'
+    trio_tools(*words, "--items", items, "--background")
+    status, said = trio_tools("operations", "resume", "op", "--json")
+    counts = json.loads(said.out)["data"]["counts"]
+    assert (counts["succeeded"], counts["failed"], status) == (1, 1, 3)
+
+
 def test_a_state_that_cannot_be_used_is_told_and_left_as_it_is(trio_tools, state_file):
     state_file.parent.mkdir()
     state_file.write_bytes(b"no database" * 1_000)

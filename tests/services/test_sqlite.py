@@ -358,6 +358,16 @@ async def test_the_outline_of_a_database_tells_tables_columns_and_keys(tmp_path)
     connection.close()
     async with Databases([DatabaseConfig("d", f"sqlite:///{tmp_path}/a.db")]) as databases:
         item, names, shop = await databases.outline("d")
+        bounds = {"max_rows": 2, "max_bytes": 10_000, "timeout_seconds": 30}
+        first = await databases.catalogue("d", **bounds)
+        second = await databases.catalogue("d", **bounds, position=first.next_position)
+    assert first.columns == ("table", "columns", "comment")
+    assert (*first.rows, *second.rows) == (
+        ("item", "shop INTEGER REFERENCES shop.id", None),
+        ("names", "name TEXT", "view"),
+        ("shop", "id INTEGER PRIMARY KEY, name TEXT NOT NULL", None),
+    )
+    assert (first.truncated, second.truncated, second.next_position) == (True, False, None)
     assert item["columns"] == [{"name": "shop", "type": "INTEGER", "references": "shop.id"}]
     assert (names["table"], names["kind"]) == ("names", "view")
     assert shop["columns"] == [

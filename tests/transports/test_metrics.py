@@ -1,8 +1,12 @@
+import logging
+import threading
+
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.kit import nap_many, server_of
 from tests.support.upstreams import server_over, small
+from trio_tools.settings.logs import BackgroundHandler
 from trio_tools.transports.http.metrics import Metrics
 
 
@@ -51,6 +55,20 @@ async def test_the_tasks_of_the_run_are_told(autojump_clock):
         assert samples(metrics, "trio_tasks") == {(): before + 7}
         nursery.cancel_scope.cancel()
     assert samples(metrics, "trio_tasks") == {(): before}
+
+
+async def test_log_records_that_nobody_read_are_counted(monkeypatch):
+    read = threading.Event()
+    handler = BackgroundHandler(lambda _: read.wait(30) and None, capacity=2)
+    handler.setFormatter(logging.Formatter())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    metrics = metrics_of(server_of())
+    for number in range(10):
+        handler.emit(logging.makeLogRecord({"msg": f"record {number}"}))
+    (dropped,) = samples(metrics, "trio_tools_dropped_log_records_total").values()
+    assert dropped in {7, 8}  # two wait, and one may be in the hands of the thread
+    read.set()
+    handler.close()
 
 
 async def test_each_upstream_is_told():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from pydantic import BaseModel
 
-from trio_tools.command_line.operations import resume, stop_on_interrupt
+from trio_tools.command_line.operations import resume, status_of_items, stop_on_interrupt
 from trio_tools.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,18 +122,9 @@ async def call(options: argparse.Namespace, settings: Settings, rest: list[str])
         else:
             text = getattr(result.content[0], "text", "") if result.content else ""
             show_answer(Console(), text, result.structured_content)
-        status = 1 if result.is_error else _status_of_items(result.structured_content or {})
+        status = 1 if result.is_error else status_of_items(result.structured_content or {})
         nursery.cancel_scope.cancel(reason="the call is answered")
     return status
-
-
-def _status_of_items(envelope: dict[str, Any]) -> int:
-    data = cast("dict[str, Any]", envelope.get("data") or {})
-    counts = cast("dict[str, int]", data.get("counts") or {})
-    failed = counts.get("failed", 0) + counts.get("timed_out", 0)
-    if not failed:
-        return 0
-    return PARTLY_FAILED if counts.get("succeeded") else 1
 
 
 async def _help_on(tool: str, server: ToolServer) -> int:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from trio_tools.operations.durable_store import DurableStore
     from trio_tools.operations.store import StoredOperation
     from trio_tools.server import ToolServer
+
+
+PARTLY_FAILED: Final = 3
+"""Exit status of a call of which some items succeeded and others did not."""
 
 
 async def operations(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
@@ -47,7 +51,17 @@ async def resume(operation_id: str, settings: Settings, *, as_json: bool) -> int
     else:
         text = getattr(result.content[0], "text", "") if result.content else ""
         show_answer(Console(), text, result.structured_content)
-    return 1 if result.is_error else 0
+    return 1 if result.is_error else status_of_items(result.structured_content or {})
+
+
+def status_of_items(envelope: dict[str, Any]) -> int:
+    """Return the exit status of a call that has answered: 0, 1 if all items failed, 3 if some."""
+    data = cast("dict[str, Any]", envelope.get("data") or {})
+    counts = cast("dict[str, int]", data.get("counts") or {})
+    failed = counts.get("failed", 0) + counts.get("timed_out", 0)
+    if not failed:
+        return 0
+    return PARTLY_FAILED if counts.get("succeeded") else 1
 
 
 async def _list(options: argparse.Namespace, settings: Settings) -> int:

@@ -14,7 +14,7 @@ from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
 from trio_tools.database.duckdb import DuckDatabase
 from trio_tools.database.postgres import PostgresDatabase
-from trio_tools.database.results import Query
+from trio_tools.database.results import Query, QueryResult, QueryTiming, shown_size
 from trio_tools.database.sqlite import SqliteDatabase
 from trio_tools.database.statement import Statement, too_slow
 from trio_tools.settings.threads import run_in_tool_thread
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_tools.database.engine import SqlDatabase
-    from trio_tools.database.results import DatabaseConfig, QueryResult
+    from trio_tools.database.results import DatabaseConfig
 
 DEFAULT_CONCURRENCY = 5
 _CLOSE_SECONDS = 2.0
 # To read a longer statement takes milliseconds and more, which the event loop does not have.
 _SHORT_SQL_CHARACTERS = 2_000
+
+
+_USUAL_SCHEMA = "main"  # of SQLite and DuckDB, where nobody writes it
 
 
 class Databases:
@@ -135,13 +138,39 @@ class Databases:
             return await database.outline(self.limiter)
         raise too_slow(timeout_seconds)
 
-    def catalogue_sql(self, name: str) -> str:
-        """Return the statement that lists the tables and views of a database with their columns.
+    async def catalogue(
+        self,
+        name: str,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        timeout_seconds: float,
+        position: int = 0,
+    ) -> QueryResult:
+        """Return what `outline` does as rows, a page at a time: table, columns, comment.
 
         Raises:
-            NotFound: No database has that name; the message lists them.
+            NotFound, TimedOut, UpstreamFailed: As `query`.
         """
-        return self._find(name).catalogue_sql
+        called_at = time.monotonic()
+        tables = await self.outline(name, timeout_seconds=timeout_seconds)
+        taken: list[tuple[Any, ...]] = []
+        used = 0
+        for table in tables[position : position + max_rows]:
+            row = _catalogue_row(table, max_bytes // 2)
+            used += shown_size(row)
+            if taken and used > max_bytes * 3 // 4:
+                break
+            taken.append(row)
+        end = position + len(taken)
+        more = end < len(tables)
+        return QueryResult(
+            columns=("table", "columns", "comment"),
+            rows=tuple(taken),
+            truncated=more,
+            next_position=end if more else None,
+            timing=QueryTiming(0.0, time.monotonic() - called_at, 0.0),
+        )
 
     async def _parse(self, sql: str, parameters: Mapping[str, Any]) -> Statement:
         if len(sql) <= _SHORT_SQL_CHARACTERS:
@@ -188,3 +217,25 @@ def _make(config: DatabaseConfig) -> SqlDatabase:
     raise ValueError(
         f"database {config.name!r}: the URL must begin with sqlite:///, duckdb:/// or postgresql://"
     )
+
+
+def _catalogue_row(table: dict[str, Any], most_chars: int) -> tuple[Any, ...]:
+    schema = table.get("schema", _USUAL_SCHEMA)
+    name = table["table"] if schema == _USUAL_SCHEMA else f"{schema}.{table['table']}"
+    columns = ", ".join(map(_column_text, table["columns"]))
+    if len(columns) > most_chars:
+        columns = f"{columns[:most_chars]}…"
+    comment = table.get("comment")
+    kind = table.get("kind", "table")
+    told = [word for word in ("" if kind == "table" else kind, comment) if word]
+    return name, columns, ": ".join(told) or None
+
+
+def _column_text(column: dict[str, Any]) -> str:
+    """Return a column much as it stands in CREATE TABLE."""
+    words = [f"{column['name']} {column['type'] or ''}".rstrip()]
+    words += ["PRIMARY KEY"] * bool(column.get("key"))
+    words += ["NOT NULL"] * bool(column.get("required") and not column.get("key"))
+    words += [f"REFERENCES {column['references']}"] if column.get("references") else []
+    words += [f"({column['comment']})"] if column.get("comment") else []
+    return " ".join(words)

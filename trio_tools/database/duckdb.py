@@ -26,11 +26,6 @@ class DuckDatabase(WorkerDatabase):
     # DuckDB may take half a gigabyte; the rest is for the interpreter, threads and the rows.
     memory_bytes = 2**30
 
-    catalogue_sql = """\
-SELECT table_name AS "table",
-  string_agg(column_name || ' ' || data_type, ', ' ORDER BY column_index) AS columns
-FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY table_name"""
-
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(config)
         _, _, path = config.url.partition(":///")

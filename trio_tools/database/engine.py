@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from nursery_patterns import WorkerCrashed, run_in_process
 from trio_tools.answers.errors import UpstreamFailed
@@ -38,9 +38,6 @@ class SqlDatabase(ABC):
     """
 
     grace_seconds = 0.0
-
-    catalogue_sql: ClassVar[str]
-    """Lists the tables and views with their columns, a row each."""
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config

@@ -96,13 +96,6 @@ class PostgresDatabase(SqlDatabase):
         ToolFailure: With the first query, if the extra `postgres` is not installed.
     """
 
-    catalogue_sql = """\
-SELECT table_schema || '.' || table_name AS "table",
-       string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position) AS columns
-FROM information_schema.columns
-WHERE table_schema NOT IN ('pg_catalog', 'information_schema')
-GROUP BY table_schema, table_name ORDER BY 1"""
-
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(config)
         try:

@@ -21,12 +21,6 @@ class SqliteDatabase(WorkerDatabase):
         ValueError: The URL names no file.
     """
 
-    catalogue_sql = """\
-SELECT m.name AS "table", group_concat(rtrim(c.name || ' ' || c.type), ', ') AS columns
-FROM sqlite_master AS m, pragma_table_info(m.name) AS c
-WHERE m.type IN ('table', 'view') AND substr(m.name, 1, 7) <> 'sqlite_'
-GROUP BY m.name ORDER BY m.name"""
-
     def __init__(self, config: DatabaseConfig) -> None:
         super().__init__(config)
         _, _, path = config.url.partition(":///")

@@ -81,6 +81,9 @@ class BackgroundHandler(logging.Handler):
     Args:
         write: Writes a text. It may wait for ever; the end of the process waits `FLUSH_SECONDS`.
         capacity: Records that may wait.
+
+    Attributes:
+        dropped_in_all: Records that were dropped since the start.
     """
 
     def __init__(self, write: Callable[[str], None], *, capacity: int = QUEUED_RECORDS) -> None:
@@ -88,6 +91,7 @@ class BackgroundHandler(logging.Handler):
         self._write = write
         self._lines: queue.Queue[str | None] = queue.Queue(capacity)
         self._dropped = 0
+        self.dropped_in_all = 0
         self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
         self._thread.start()
 
@@ -97,6 +101,7 @@ class BackgroundHandler(logging.Handler):
             self._lines.put_nowait(f"{self.format(record)}\n")
         except queue.Full:
             self._dropped += 1
+            self.dropped_in_all += 1
         except Exception:  # noqa: BLE001 - what logging asks of every handler
             self.handleError(record)
 
@@ -126,6 +131,12 @@ class BackgroundHandler(logging.Handler):
                     }
                 )
                 self._write(f"{self.format(record)}\n")
+
+
+def dropped_records() -> int:
+    """Return how many records were dropped since the start, because nobody read the log."""
+    handlers = logging.getLogger().handlers
+    return sum(each.dropped_in_all for each in handlers if isinstance(each, BackgroundHandler))
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:

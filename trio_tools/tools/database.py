@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from mcp.types import ToolAnnotations
 from pydantic import Field
@@ -17,6 +17,13 @@ from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import TimeoutSeconds, Tool
 from trio_tools.tools.naming import database_names, has_databases
+
+
+class _Bounds(TypedDict):
+    max_rows: int
+    max_bytes: int
+    timeout_seconds: float
+    position: int
 
 
 async def query_database(
@@ -46,21 +53,21 @@ async def query_database(
     """
     database = database or _the_only_one(call.state.services.databases.names)
     parameters = parameters or {}
-    if sql is None:
-        sql, parameters = call.state.services.databases.catalogue_sql(database), {}
     asked = partial(_fingerprint, database, sql, parameters)  # only of what is worth it
     position = _position(call, cursor, asked)
+    databases = call.state.services.databases
+    bounds = _Bounds(
+        max_rows=max_rows,
+        max_bytes=call.state.settings.max_output_chars,
+        timeout_seconds=call.limits.seconds_for(timeout_seconds),
+        position=position,
+    )
     with call.time_limit(timeout_seconds):
         async with call.slot():
-            result = await call.state.services.databases.query(
-                database,
-                sql,
-                parameters,
-                max_rows=max_rows,
-                max_bytes=call.state.settings.max_output_chars,
-                timeout_seconds=call.limits.seconds_for(timeout_seconds),
-                position=position,
-            )
+            if sql is None:
+                result = await databases.catalogue(database, **bounds)
+            else:
+                result = await databases.query(database, sql, parameters, **bounds)
     pagination = None
     warnings = list(result.warnings)
     if result.next_position is not None:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from trio_tools.live.state import ServerState
+from trio_tools.settings.logs import dropped_records
 from trio_tools.transports.http.siblings import Siblings
 
 OWN: Final = b"own"
@@ -153,6 +154,11 @@ class _Live(Collector):
         """Yield what is so now."""
         yield GaugeMetricFamily(
             "trio_tools_connections", "Connections open.", value=self._connections()
+        )
+        yield CounterMetricFamily(
+            "trio_tools_dropped_log_records",
+            "Log records that were dropped because standard error was not read in time.",
+            value=dropped_records(),
         )
         yield GaugeMetricFamily(
             "trio_tasks",
