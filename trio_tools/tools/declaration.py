@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -27,6 +27,9 @@ from trio_tools.live.state import ServerState
 from trio_tools.settings.computing import EXECUTIONS
 from trio_tools.tools.call import Answer
 from trio_tools.tools.schemas import add_to_description, lean_schema, short_number, with_names
+
+MAX_DESCRIPTION_CHARS: Final = 1_024
+"""Most characters of a description: OpenAI's API refuses a request with a longer one."""
 
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
@@ -165,17 +168,22 @@ class Tool:
 
     def description(self, limits: LiveLimits | None, state: ServerState | None = None) -> str:
         """Return the docstring, and the lines that the declaration and the live limits give."""
-        text = inspect.getdoc(self.fn) or ""
+        text, lines = inspect.getdoc(self.fn) or "", self._lines(limits, state)
         if state is not None and self.more is not None and (more := self.more(state)):
-            text = f"{text}\n\n{more}"
+            room = MAX_DESCRIPTION_CHARS - len(text) - len(lines) - len("\n\n\n\n")
+            text = f"{text}\n\n{_first_lines(more, room)}"
+        return f"{text}\n\n{lines}"
+
+    def _lines(self, limits: LiveLimits | None, state: ServerState | None) -> str:
+        """Return the lines about execution, concurrency and time."""
         if limits is None:
-            return f"{text}\n\nExecution: {self.execution}\nConcurrency: never waits\nTimeout: none"
+            return f"Execution: {self.execution}\nConcurrency: never waits\nTimeout: none"
         declared = limits.declared
         parallel, on_request = self._parallel(limits)
         # Without an argument for it, nobody can ask for more time.
         longest = declared.max_timeout_seconds if self.timed else declared.timeout_seconds
         return (
-            f"{text}\n\nExecution: {self._execution_in(state)}\n"
+            f"Execution: {self._execution_in(state)}\n"
             f"Concurrency: {parallel}, {declared.max_waiting} waiting{on_request}\n"
             f"Timeout: {declared.timeout_seconds:g} s by default, "
             f"{longest:g} s at most"
@@ -274,6 +282,17 @@ class Tool:
         known = ", ".join(self._fields) or "none"
         what = "is no argument" if count == 1 else "are no arguments"
         return [f"{', '.join(names)} {what} of {self.name}, which takes {known}"]
+
+
+def _first_lines(text: str, room: int) -> str:
+    """Return the lines that there is room for, and the number of the others."""
+    if len(text) <= room:
+        return text
+    lines, taken = text.splitlines(), list[str]()
+    room -= len("and 1000 more")
+    while (room := room - len(lines[len(taken)]) - 1) >= 0:
+        taken.append(lines[len(taken)])
+    return "\n".join([*taken, f"and {len(lines) - len(taken)} more"])
 
 
 def _problem(error: Any) -> str:
