@@ -69,6 +69,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "tools": ["fetch_urls", "batch_process"],
     "fetch.allow_hosts": ["intranet.example"],
     "fetch.allow_networks": ["10.0.0.0/8"],
+    "fetch.hedge_after_seconds": 2.0,
     "fetch.proxy": "http://proxy.example:3128",
     "apis.github.base_url": "https://api.github.com",
     "apis.github.auth_env": "GITHUB_TOKEN",
