@@ -335,3 +335,36 @@ async def test_a_workbook_that_expands_to_gigabytes_is_refused(tmp_path, monkeyp
     with pytest.raises(InvalidArgument) as caught:
         await read_all(Dataset(FileRoots([tmp_path]), "bomb.xlsx"))
     assert caught.value.error_code in {"TOO_LARGE", "BAD_FILE"}
+
+
+def lying(parquet, lie):
+    """Return a Parquet file whose footer does not tell the truth."""
+    footer = len(parquet) - 8
+    match lie:
+        case "longer than the file":
+            return parquet[:footer] + b"\xf0\xff\xff\x7f" + parquet[-4:]
+        case "negative length":
+            return parquet[:footer] + b"\xff\xff\xff\xff" + parquet[-4:]
+        case "a billion rows":  # as Thrift has integers: twice the number, seven bits a byte
+            start = footer - int.from_bytes(parquet[footer : footer + 4], "little")
+            many = b"\x80\xa8\xd6\xb9\x07"
+            told = parquet[start:footer].replace(bytes([0x16, 16 * len(ROWS)]), b"\x16" + many)
+            return parquet[:start] + told + len(told).to_bytes(4, "little") + parquet[-4:]
+        case _:
+            return parquet[:8] + b"\xff" * (footer - 400) + parquet[footer - 392 :]
+
+
+async def test_a_parquet_file_that_lies_costs_no_more_than_what_it_has(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_pylist(ROWS * 8)
+    parquet.write_table(table, tmp_path / "good.parquet")
+    good = (tmp_path / "good.parquet").read_bytes()
+    roots = FileRoots([tmp_path])
+    for lie in ("longer than the file", "negative length", "broken pages"):
+        (tmp_path / "bad.parquet").write_bytes(lying(good, lie))
+        with trio.fail_after(300), pytest.raises(InvalidArgument) as caught:
+            await read_all(Dataset(roots, "bad.parquet"))
+        assert caught.value.error_code in {"BAD_FILE", "TOO_LARGE"}, lie
+    (tmp_path / "bad.parquet").write_bytes(lying(good, "a billion rows"))
+    items, _ = await read_all(Dataset(roots, "bad.parquet"))
+    assert [item.value for item in items] == ROWS * 8  # the rows that there are
