@@ -6,6 +6,7 @@ import sys
 BENCHMARKS = {
     "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
     "http": "the HTTP engine beside its peers: CPU per request",
+    "end_to_end": "1,000 URLs through stdio beside the asyncio form of the guideline",
     "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",
     "cluster": "a call on a cluster beside a loop over Ray, and a cancel of what computes",
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
     if name not in BENCHMARKS:
         print("usage: python -m tests.benchmarks [NAME [OPTIONS]], with one of the names")
         for known, what in BENCHMARKS.items():
-            print(f"  {known:8} {what}")
+            print(f"  {known:10} {what}")
         return 0 if name in {"-h", "--help"} else 2
     return _run(name, options)
 

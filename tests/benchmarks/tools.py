@@ -18,7 +18,10 @@ from mcp.client import Client
 from nursery_patterns import StepMonitor, run_batch
 from tests.http.servers import OK, Server, answering, next_request, serving
 from trio_tools.server import create_server
+from trio_tools.server.results import succeeded
 from trio_tools.settings import FetchSettings, Settings
+from trio_tools.tools.batches.pagination import Pages
+from trio_tools.tools.call import Answer
 
 _ITEMS = 1_000
 _ROUNDS = 9
@@ -55,6 +58,26 @@ async def measure_overhead() -> None:
     print(f"the engine alone             {alone * 1e3:8.2f} ms")
     print(f"added per item               {(whole - one - alone) / _ITEMS * 1e6:8.2f} us (30)")
     print(f"the same, call included      {(whole - alone) / _ITEMS * 1e6:8.2f} us")
+
+
+async def measure_rendering() -> None:
+    """Make both forms of an answer with 1,000 outcomes, by themselves."""
+    server = create_server(Settings(max_output_chars=1_000_000), operations=[noop])
+    async with Client(server) as client:
+        call = {"operation": "noop", "items": list(range(_ITEMS)), "operation_id": "one"}
+        await client.call_tool("batch_process", call)
+        kept = server.state.store.find("one", "anonymous")
+        report = kept.batch.report()
+        pages = Pages(kept, server.state.cursors, 1_000_000)
+
+        async def render() -> None:
+            digest = pages.digest(report)
+            data = {"results": digest.results, "errors": digest.errors}
+            assert len(digest.results) == _ITEMS
+            succeeded(Answer(summary="", data=data, told=digest.told))
+
+        took = await _cpu(render)
+    print(f"rendering, per item          {took / _ITEMS * 1e6:8.2f} us (15)")
 
 
 def _reply(kind: str, body: bytes) -> bytes:
@@ -143,7 +166,7 @@ def run(options: list[str]) -> int:
     del options
     gc.collect()
     gc.freeze()  # what the imports made would be walked again by each full collection
-    for measure in (measure_overhead, measure_steps, measure_deadline):
+    for measure in (measure_overhead, measure_rendering, measure_steps, measure_deadline):
         trio.run(measure)
     return 0
 
