@@ -58,6 +58,8 @@ class ServerState:
         ended_items: How many items of batch calls ended, each counted once, by tool and how.
         monitor: Who blocked the event loop.
         jobs: What goes on without a call that waits for it.
+        when_begun: What to call with an operation when its call begins to work on it, by owner and
+            id.
         first_jobs: Those that start when the first connection is served.
         revive: Makes an operation of what was stored of it.
         largest_whole_result: Returns how many bytes of JSON are shown whole in so many characters.
@@ -90,6 +92,7 @@ class ServerState:
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.ended_items: Counter[tuple[str, Status]] = Counter()
+        self.when_begun: dict[tuple[str, str], Callable[[StoredOperation], None]] = {}
         self.first_jobs: list[Job] = []
         # Set when the server begins to stop: a batch call that gets its turn then is not begun.
         self.drained = False

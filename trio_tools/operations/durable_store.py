@@ -132,13 +132,18 @@ class DurableStore(MemoryStore):
             await self._take_in(*found)
 
     async def _take_in(self, record: Record, blobs: Sequence[bytes]) -> StoredOperation | None:
-        """Put an operation that was read into memory, unless a call has begun it meanwhile."""
+        """Put an operation that was read into memory, unless it is there as it was read.
+
+        Another task may have read it too, and be about to work on it: there must not be two.
+        """
         operation = await self._revive(self.writer, record, decode(blobs))
         key = (operation.owner, operation.operation_id)
         kept = self._kept.get(key)
         if kept is not None:
-            if kept.running_here:
+            if kept.running_here or kept.journal is None:
                 return None
+            if kept.journal.record.revision >= record.revision:
+                return kept
             self._drop(key)
         self._keep(operation)
         return operation

@@ -26,7 +26,7 @@ from trio_tools.settings import ToolLimits
 from trio_tools.settings.computing import EXECUTIONS, run_at
 from trio_tools.tools.batches.progress import paced_progress
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.declaration import TaskUse, TimeoutSeconds, Tool
 
 Runs = Literal["async", "thread", "process", "cluster"]
 
@@ -87,6 +87,7 @@ def tool(
     max_timeout_seconds: float | None = None,
     read_only: bool = False,
     annotations: ToolAnnotations | None = None,
+    task: TaskUse = "never",
 ) -> ApplicationTool:
     """Make a tool of a function, for `create_server(tools=[...])`.
 
@@ -113,6 +114,8 @@ def tool(
         max_timeout_seconds: If given, callers have an argument `timeout_seconds` up to that.
         read_only: Whether it changes nothing; clients run such tools in parallel.
         annotations: Hints for clients, instead of `read_only`.
+        task: For clients that declare the Tasks extension: `"optional"` makes a task of a call
+            that takes longer than 1.5 s, `"required"` of every call, and refuses other clients.
 
     Raises:
         TypeError: The function is of another kind than `runs` says, or a parameter is not
@@ -146,8 +149,15 @@ def tool(
         title=title or name.replace("_", " ").capitalize(),
         execution=EXECUTIONS[runs],
         annotations=annotations or ToolAnnotations(read_only_hint=read_only),
+        task=_checked_task(name, task),
         usual_limits=_limits(name, limit, max_waiting, timeout_seconds, max_timeout_seconds),
     )
+
+
+def _checked_task(name: str, task: TaskUse) -> TaskUse:
+    if task not in get_args(TaskUse):
+        raise ValueError(f"tool {name!r} task={task!r}: say 'never', 'optional' or 'required'")
+    return task
 
 
 def _check_kind(name: str, fn: Any, runs: str) -> None:

@@ -1,16 +1,19 @@
-"""The Tasks extension: a batch call that takes longer than a moment is a task to who declares it.
+"""The Tasks extension: a call that takes long is a task, for clients that declare it.
 
-A task is one run of an operation, not a second thing beside it: its id is the operation's and the
-number of the run, and its figures are those of the batch. Cancelling it stops the operation, which
-then ends with what it has. Clients that do not declare the extension see no change.
+A task of a batch-like tool is one run of an operation, not a second thing beside it: its id is the
+operation's and the number of the run, and its figures are those of the batch. Cancelling it stops
+the operation, which then ends with what it has. It survives a restart as the operation does. For
+clients that do not declare the extension nothing changes.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
@@ -18,7 +21,14 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import require_client_extension
 from mcp.shared.exceptions import MCPError
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams, RequestParams
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
+from mcp.types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    RequestParams,
+)
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
@@ -26,7 +36,12 @@ from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation, new_operation_id
+from trio_tools.server.results import succeeded
+from trio_tools.tools.batches.background import stop_for_good
+from trio_tools.tools.batches.calls import stored_answer
 from trio_tools.tools.batches.progress import known_total
+from trio_tools.tools.call import Call, no_progress
+from trio_tools.tools.declaration import Tool
 
 TASKS = "io.modelcontextprotocol/tasks"
 BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_large_dataset"})
@@ -34,7 +49,7 @@ BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_l
 # How long a call may take before it becomes a task.
 _MOMENT_SECONDS = 1.5
 _POLL_MS = 1_000
-_MOST_TASKS = 1_000
+_MOST_TASKS = 250  # each with its answer
 
 
 class TaskParams(RequestParams):
@@ -51,12 +66,23 @@ class TaskUpdateParams(TaskParams):
 
 @dataclass(eq=False)
 class Task:
-    """One run of an operation, as its client sees it."""
+    """A call that became a task in this process, as its client sees it.
+
+    Attributes:
+        task_id: Names it.
+        owner: The client that may see it.
+        operation_id: Of the operation that it is a run of; empty for a tool without one.
+        run: The number of that run.
+        done: Set when it has ended.
+        answer: What its call answered, if it has ended with that.
+        error: The error of the protocol that it has ended with, as JSON values.
+    """
 
     task_id: str
     owner: str
-    operation_id: str
-    created: dt.datetime
+    operation_id: str = ""
+    run: int = 1
+    created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     updated: dt.datetime | None = None
@@ -73,26 +99,37 @@ class Task:
             return "failed"
         return "cancelled" if self.answer is None else "completed"
 
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The answer of the call as JSON values, if it has ended with one."""
-        if isinstance(self.answer, BaseModel):
-            return self.answer.model_dump(by_alias=True, mode="json", exclude_none=True)
-        return self.answer
+    async def result(self) -> dict[str, Any] | None:
+        """Return the answer of the call as JSON values."""
+        await trio.lowlevel.checkpoint()
+        return _plain(self.answer)
+
+    async def changed(self) -> None:
+        """Return when it has ended, or some time later: it may have come on."""
+        with trio.move_on_after(_POLL_MS / 1000):
+            await self.done.wait()
+
+    def end(self) -> None:
+        """Note that the call has ended."""
+        self.updated = dt.datetime.now(dt.UTC)
+        self.ended_at = trio.current_time()
+        self.done.set()
 
 
 class TasksExtension(Extension):
-    """Makes tasks of batch calls, for clients that declare the extension.
+    """Makes tasks of calls that take long, for clients that declare the extension.
 
     Args:
         state: The live server.
+        tools: Its tools, by name; `Tool.task` says which calls may be tasks.
     """
 
     identifier = TASKS
 
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, tools: Mapping[str, Tool]) -> None:
         self._state = state
-        self._tasks: dict[str, Task] = {}
+        self._tools = tools
+        self._tasks: dict[tuple[str, str], Task] = {}
         self._runs: dict[tuple[str, str], int] = {}
 
     def methods(self) -> Sequence[MethodBinding]:
@@ -110,53 +147,76 @@ class TasksExtension(Extension):
         ctx: ServerRequestContext[Any, Any],
         call_next: CallNext,
     ) -> HandlerResult:
-        """Run a batch call as a job of the server, and make a task of it if it takes long."""
-        if params.name not in BATCH_TOOLS or not _declared(ctx):
+        """Run a call as a job of the server, and make a task of it if it takes long."""
+        tool = self._tools.get(params.name)
+        if tool is None or tool.task == "never":
             return await call_next(ctx)
-        arguments = params.arguments = dict(params.arguments or {})
-        operation_id = arguments.setdefault("operation_id", new_operation_id())
-        if not isinstance(operation_id, str):
-            return await call_next(ctx)  # which says what is wrong with it
-        task = self._new_task(operation_id)
-
-        async def job() -> None:
-            await _work(task, ctx, call_next)
-
-        if not self._state.jobs.start(job):
+        if not declares_tasks(ctx):
+            if tool.task == "required":
+                require_client_extension(ctx, TASKS)
+            return await call_next(ctx)
+        task = await self._new_task(params)
+        if task is None or not self._start(task, ctx, call_next):
             return await call_next(ctx)
         handed_over = False
         try:
-            with trio.move_on_after(_MOMENT_SECONDS):
-                await task.done.wait()
-            handed_over = True
+            if tool.task == "optional":
+                with trio.move_on_after(_MOMENT_SECONDS):
+                    await task.done.wait()
+            if not task.done.is_set():
+                await self._keep(task)
+                handed_over = True
+                return {"resultType": "task", **self._told(task)}
         finally:
             if not handed_over:  # its caller left before it was told of a task
                 task.scope.cancel(reason="the caller left")
-        if task.answer is not None:
-            return task.answer
         if task.error is not None:
             raise MCPError(task.error["code"], task.error["message"], task.error.get("data"))
-        self._keep(task)
-        return {"resultType": "task", **self._told(task)}
+        return task.answer
 
-    async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
-        task = self._find(ctx, params)
-        await trio.lowlevel.checkpoint()
-        told = {"resultType": "complete", **self._told(task)}
-        if task.answer is not None:
-            told["result"] = task.result
-        if task.error is not None:
+    def _start(self, task: Task, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> bool:
+        """Start the call of a task as a job of the server. False if nothing is served."""
+
+        async def job() -> None:
+            await self._work(task, ctx, call_next)
+
+        return self._state.jobs.start(job)
+
+    async def find(self, task_id: str) -> Task | StoredTask | None:
+        """Return a task of the caller, also one that an earlier process or another one made."""
+        owner = _client()
+        task = self._tasks.get((owner, task_id))
+        if task is not None:
+            await trio.lowlevel.checkpoint()
+            return task
+        operation_id, _, run = task_id.rpartition(".")
+        kept = await self._recalled(owner, operation_id)
+        if kept is None or run != str(_latest_run(kept)):
+            return None
+        return StoredTask(self._state, kept, task_id)
+
+    async def detailed(self, task: Task | StoredTask) -> dict[str, Any]:
+        """Return a task as `tasks/get` and its notifications have it."""
+        told = self._told(task)
+        if told["status"] == "completed":
+            told["result"] = await task.result()
+        if told["status"] == "failed":
             told["error"] = task.error
         return told
+
+    async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
+        task = await self._find(ctx, params)
+        return {"resultType": "complete", **await self.detailed(task)}
 
     async def _cancel(
         self, ctx: ServerRequestContext[Any, Any], params: TaskParams
     ) -> HandlerResult:
-        task = self._find(ctx, params)
-        await trio.lowlevel.checkpoint()
-        if not task.done.is_set():
+        task = await self._find(ctx, params)
+        if isinstance(task, StoredTask):
+            await task.stop()
+        elif not task.done.is_set():
             operation = self._operation(task)
-            # One that waits in line has nothing to end with.
+            # One that waits in a queue has nothing to end with.
             if operation is None or not operation.stop(for_good=True):
                 task.scope.cancel(reason="the task was cancelled")
         return {"resultType": "complete"}
@@ -164,29 +224,67 @@ class TasksExtension(Extension):
     async def _update(
         self, ctx: ServerRequestContext[Any, Any], params: TaskUpdateParams
     ) -> HandlerResult:
-        self._find(ctx, params)
-        await trio.lowlevel.checkpoint()
+        await self._find(ctx, params)
         return {"resultType": "complete"}
 
-    def _new_task(self, operation_id: str) -> Task:
-        owner = _client()
-        run = self._runs[owner, operation_id] = self._runs.get((owner, operation_id), 0) + 1
-        created = dt.datetime.now(dt.UTC)
-        return Task(f"{operation_id}.{run}", owner, operation_id, created)
+    async def _work(
+        self, task: Task, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> None:
+        """Run the call. Cut by the end of the server, the task goes on with the next start."""
+        try:
+            with task.scope:
+                task.answer = await call_next(ctx)
+        except MCPError as error:
+            task.error = error.error.model_dump(by_alias=True, exclude_none=True)
+        except Exception:
+            task.error = {"code": INTERNAL_ERROR, "message": "Something broke inside this server."}
+            task.end()
+            raise
+        finally:
+            self._state.when_begun.pop((task.owner, task.operation_id), None)
+        operation = self._operation(task)
+        if not (self._state.drained and operation is not None and operation.background):
+            task.end()
 
-    def _keep(self, task: Task) -> None:
-        """Keep a task for its time; the oldest that have ended make room."""
+    async def _new_task(self, params: CallToolRequestParams) -> Task | None:
+        """Make a task for a call; None if its arguments are wrong, which the call will tell."""
+        owner = _client()
+        if params.name not in BATCH_TOOLS:
+            return Task(new_operation_id().replace("op_", "task_", 1), owner)
+        arguments = params.arguments = dict(params.arguments or {})
+        operation_id = arguments.setdefault("operation_id", new_operation_id())
+        if not isinstance(operation_id, str):
+            return None
+        kept = await self._recalled(owner, operation_id)
+        earlier = self._runs.get((owner, operation_id), 0)
+        run = max(earlier, 0 if kept is None else _latest_run(kept)) + 1
+        self._runs[owner, operation_id] = run
+        return Task(f"{operation_id}.{run}", owner, operation_id, run)
+
+    async def _keep(self, task: Task) -> None:
+        """Keep a task for its time, beyond the process too; the oldest that ended make room."""
         oldest = trio.current_time() - self._state.settings.operation_ttl_seconds
-        for task_id, kept in list(self._tasks.items()):
+        for key, kept in list(self._tasks.items()):
             full = len(self._tasks) >= _MOST_TASKS and kept.done.is_set()
             if kept.ended_at < oldest or full:
-                del self._tasks[task_id]
+                del self._tasks[key]
                 self._runs.pop((kept.owner, kept.operation_id), None)
-        self._tasks[f"{task.owner}\0{task.task_id}"] = task
+        self._tasks[task.owner, task.task_id] = task
+        if task.operation_id:
+            go_on = partial(_let_the_next_start_go_on, task)
+            operation = self._operation(task)
+            if operation is None or not operation.running_here:  # it waits for its turn
+                self._state.when_begun[task.owner, task.operation_id] = go_on
+                return
+            go_on(operation)
+            await self._state.store.settled(operation)
 
-    def _find(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> Task:
+    async def _find(
+        self, ctx: ServerRequestContext[Any, Any], params: TaskParams
+    ) -> Task | StoredTask:
         require_client_extension(ctx, TASKS)
-        task = self._tasks.get(f"{_client()}\0{params.task_id}")
+        _check_name(ctx, params.task_id)
+        task = await self.find(params.task_id)
         if task is None:
             raise MCPError(
                 INVALID_PARAMS,
@@ -195,21 +293,30 @@ class TasksExtension(Extension):
             )
         return task
 
-    def _operation(self, task: Task) -> StoredOperation | None:
+    async def _recalled(self, owner: str, operation_id: str) -> StoredOperation | None:
+        await trio.lowlevel.checkpoint()
+        await self._state.store.recall(operation_id, owner)
+        try:
+            return self._state.store.find(operation_id, owner)
+        except NotFound:
+            return None
+
+    def _operation(self, task: Task | StoredTask) -> StoredOperation | None:
         try:
             return self._state.store.find(task.operation_id, task.owner)
         except NotFound:
             return None
 
-    def _told(self, task: Task) -> dict[str, Any]:
+    def _told(self, task: Task | StoredTask) -> dict[str, Any]:
         operation = self._operation(task)
         ttl = self._state.settings.operation_ttl_seconds
+        status = task.status
         told: dict[str, Any] = {
             "taskId": task.task_id,
-            "status": task.status,
+            "status": status,
             "createdAt": _iso(task.created),
             "lastUpdatedAt": _iso(task.updated or task.created),
-            "ttlMs": None if not task.done.is_set() else round(ttl * 1000),
+            "ttlMs": None if status == "working" else round(ttl * 1000),
             "pollIntervalMs": _POLL_MS,
         }
         if operation is not None:
@@ -218,25 +325,104 @@ class TasksExtension(Extension):
         return told
 
 
-async def _work(task: Task, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> None:
-    try:
-        with task.scope:
-            task.answer = await call_next(ctx)
-    except MCPError as error:
-        task.error = error.error.model_dump(by_alias=True, exclude_none=True)
-    except Exception:
-        task.error = {"code": INTERNAL_ERROR, "message": "Something broke inside this server."}
-        raise
-    finally:
-        task.updated = dt.datetime.now(dt.UTC)
-        task.ended_at = trio.current_time()
-        task.done.set()
+class StoredTask:
+    """A task that an earlier process made, or another one on the same state.
+
+    Args:
+        state: The live server.
+        kept: The operation that it is a run of.
+        task_id: As its client knows it.
+    """
+
+    error: None = None
+
+    def __init__(self, state: ServerState, kept: StoredOperation, task_id: str) -> None:
+        self._call = Call(state, kept.tool, kept.owner, no_progress)
+        self._kept = kept
+        self.task_id = task_id
+        self.owner, self.operation_id = kept.owner, kept.operation_id
+        self.created = dt.datetime.fromtimestamp(_options_of(kept)["task_created"], dt.UTC)
+
+    @property
+    def status(self) -> str:
+        """As the extension names it: parked, it works again with the next start."""
+        return "working" if self._kept.running or self._kept.background else "completed"
+
+    @property
+    def updated(self) -> dt.datetime:
+        """When it was stored last."""
+        assert self._kept.journal is not None
+        return dt.datetime.fromtimestamp(self._kept.journal.record.last_used, dt.UTC)
+
+    async def result(self) -> dict[str, Any] | None:
+        """Return what its call would have answered."""
+        answer = await stored_answer(self._call, self._kept, _options_of(self._kept))
+        return _plain(succeeded(answer, self._call.state.settings.answers))
+
+    async def stop(self) -> None:
+        """Stop it; what it did is kept."""
+        await stop_for_good(self._call, self._kept)
+
+    async def changed(self) -> None:
+        """Return some time later: another process may be at work on it."""
+        await trio.sleep(_POLL_MS / 1000)
 
 
-def _declared(ctx: ServerRequestContext[Any, Any]) -> bool:
+def _let_the_next_start_go_on(task: Task, kept: StoredOperation) -> None:
+    """Have an operation that runs as a task stored as one that the next start takes up."""
+    if kept.journal is None:
+        return
+    now = trio.current_time()
+    assert kept.deadline is not None  # it runs
+    options = {
+        "concurrency": kept.batch.limit,
+        "item_seconds": kept.batch.item_timeout,
+        "seconds": kept.deadline - now,
+        "task": task.run,
+        "task_created": task.created.timestamp(),
+    }
+    kept.background = True
+    kept.journal.record.background = True
+    kept.journal.record.options = json.dumps(options).encode()
+    kept.journal.ask()
+
+
+def _options_of(kept: StoredOperation) -> dict[str, Any]:
+    return {} if kept.journal is None else json.loads(kept.journal.record.options)
+
+
+def _latest_run(kept: StoredOperation) -> int:
+    """Return the number of the run that was a task last; 0 if none was."""
+    return _options_of(kept).get("task", 0)
+
+
+def _check_name(ctx: ServerRequestContext[Any, Any], task_id: str) -> None:
+    """Check that the header that proxies route by names the task, where a request has headers.
+
+    Raises:
+        MCPError: It does not. The SDK checks it for its own methods alone.
+    """
+    headers: Any = getattr(ctx.request, "headers", None)
+    if headers is None or decode_header_value(headers.get(MCP_NAME_HEADER)) == task_id:
+        return
+    raise MCPError(
+        HEADER_MISMATCH,
+        f"{MCP_NAME_HEADER} does not match the request body's 'taskId': send the task id in both",
+    )
+
+
+def declares_tasks(ctx: ServerRequestContext[Any, Any]) -> bool:
+    """Whether the client of a request declares the extension."""
     capabilities = ctx.session.client_capabilities
     extensions = capabilities.extensions if capabilities else None
     return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in (extensions or {})
+
+
+def _plain(answer: HandlerResult) -> dict[str, Any] | None:
+    """Return a result as JSON values."""
+    if isinstance(answer, BaseModel):
+        return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return answer
 
 
 def _client() -> str:

@@ -45,6 +45,7 @@ from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.scopes import check_scopes
 from trio_tools.server.settings_checks import check_names_of_limits, unset_secrets
+from trio_tools.server.task_notifications import TaskNotifications
 from trio_tools.server.tasks import TasksExtension
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
@@ -103,10 +104,11 @@ class ToolServer(MCPServer[ServerState]):
                 instructions=_INSTRUCTIONS,
                 version=__version__,
                 lifespan=_lifespan,
-                extensions=[TasksExtension(state), *extensions],
+                extensions=[tasks := TasksExtension(state, self._tools_by_name), *extensions],
                 subscriptions=self._changes.bus,
             )
-        self.middleware.extend((AccessLog(self._tools_by_name), self._changes))
+        stages = (AccessLog(self._tools_by_name), self._changes, TaskNotifications(tasks))
+        self.middleware.extend(stages)
         add_operation_resources(self, state)
 
     def reload(self, settings: Settings) -> Changes:

@@ -167,6 +167,7 @@ BATCH_PROCESS = Tool(
     fn=batch_process,
     title="Process a batch",
     execution="as the operation declares",
+    task="optional",
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),

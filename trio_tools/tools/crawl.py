@@ -131,6 +131,7 @@ CRAWL_SITE = Tool(
     title="Crawl a site",
     execution="async (I/O-bound)",
     operation="crawl",
+    task="optional",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     listed=_is_on,
     needs="fetch.crawl",

@@ -191,6 +191,7 @@ PROCESS_LARGE_DATASET = Tool(
     fn=process_large_dataset,
     title="Process a dataset",
     execution="as the operation declares",
+    task="optional",
     annotations=ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
     ),

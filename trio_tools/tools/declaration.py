@@ -79,6 +79,9 @@ def _always(_: ServerState) -> bool:
     return True
 
 
+TaskUse = Literal["never", "optional", "required"]
+
+
 @dataclass(frozen=True)
 class Tool:
     """One tool.
@@ -95,6 +98,9 @@ class Tool:
             bounded.
         names: What may be given for an argument, as things are now.
         more: What else the description tells, as things are now.
+        task: Whether its calls may be tasks, to clients that declare the Tasks extension:
+            `"optional"` ones that take longer than a moment, `"required"` all of them, and clients
+            that do not declare it are refused.
         time_argument: The argument by which callers say how long it may take, if there is one.
         listed: Whether the tool is of use, as things are now: what is not configured is not listed,
             and a call of it is refused.
@@ -117,6 +123,7 @@ class Tool:
     listed: Callable[[ServerState], bool] = _always
     needs: str = ""
     refusal: Callable[..., ToolFailure] = NotFound
+    task: TaskUse = "never"
     time_argument: str = "timeout_seconds"
 
     @property

@@ -99,5 +99,6 @@ FETCH_URLS = Tool(
     title="Fetch URLs",
     execution="async (I/O-bound)",
     operation="fetch",
+    task="optional",
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
 )

@@ -167,6 +167,8 @@ async def take_up(state: ServerState) -> None:
                 continue
             assert kept.journal is not None
             options: dict[str, Any] = json.loads(kept.journal.record.options)
+            if "task" in options:  # it has its time anew
+                options["until"] = time.time() + options["seconds"]
             if "until" in options:
                 _log.info("going on with %s in the background", kept.operation_id)
                 start_in_background(state, kept, options)

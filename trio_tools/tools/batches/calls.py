@@ -7,6 +7,7 @@ the same `operation_id` does only what is missing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -153,6 +154,19 @@ async def resume_call(call: Call, kept: StoredOperation) -> Answer:
     return await _run(call, kept, concurrency, seconds, operation.item_timeout_seconds)
 
 
+async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any]) -> Answer:
+    """Return what the call of an operation would answer that was worked on elsewhere.
+
+    Args:
+        call: Who asks.
+        kept: The operation.
+        how: As stored with it: `seconds` and `concurrency`.
+    """
+    await call.state.store.settled(kept)  # nothing is told before it is safe
+    timing = Timing(0.0, how["seconds"], expired=False)
+    return _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
+
+
 async def _run(
     call: Call,
     kept: StoredOperation,
@@ -163,10 +177,13 @@ async def _run(
     detail: str = "full",
 ) -> Answer:
     """Work on the operation within the budget, and answer."""
-    waited = call.waited
+    waited, was_background = call.waited, kept.background
     async with working(call.state, kept):
         with time_budget(max(0.0, seconds - waited)) as budget:
             kept.deadline = budget.scope.deadline
+            begun = call.state.when_begun.pop((kept.owner, kept.operation_id), None)
+            if begun is not None:
+                begun(kept)
             if call.state.drained:
                 kept.stop()
             # An earlier batch that goes on does so as it is asked to now.
@@ -174,6 +191,7 @@ async def _run(
             kept.batch.item_timeout = item_seconds
             with call.state.counting_items(call.tool, kept.batch):
                 await run_with_progress(call, kept)
+        kept.background = was_background  # a task that has ended is not taken up again
     await call.state.store.settled(kept)  # nothing is told before it is safe
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
