@@ -4,6 +4,7 @@ import json
 import sqlite3
 import stat
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio
 from tests.server.kit import call_as, envelope_of
 from tests.tools.kit import server_with, until
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.live.operations import make_operation, working
 from trio_tools.operations.operation import Operation
 from trio_tools.transports.memory import connect_in_process
 
@@ -234,8 +236,7 @@ async def test_background_work_is_parked_by_a_stop_and_taken_up_by_a_start(state
     items = [0.001] * 3 + [0.4] * 3
     async with connect_in_process(nap_server(effects, **state)) as client:
         answer = await batch(client, items, operation_id="op", background=True)
-        assert answer["data"]["running"]
-        assert not answer["data"]["complete"]
+        assert answer["data"]["operation_id"] == "op"
         await until(lambda: len(effects.done) == 6)
         await read(client, "op")
     effects.done.clear()
@@ -336,3 +337,27 @@ async def test_wait_seconds_and_background_seconds_have_caps(state):
         answer = await batch(client, [1], background=True, background_timeout_seconds=86_401)
         assert "86400" in answer["error"]
         assert json.dumps(answer)
+
+
+async def test_one_that_is_stopped_while_it_begins_is_cut_at_once(state):
+    """As when it is cancelled while a start takes it up, and its lease is being written."""
+    server = nap_server(Effects(), **state)
+    operation = server.state.operations["nap"]
+    kept = make_operation(
+        server.state, operation, [30.0], given=[30.0], operation_id="op", owner="a", tool="t"
+    )
+    ended = []
+
+    class Store:
+        async def begin(self, kept):
+            kept.stop()
+            await trio.lowlevel.checkpoint()
+
+        def end(self, kept):
+            ended.append(kept)
+
+    with trio.fail_after(20):
+        async with working(SimpleNamespace(store=Store()), kept):
+            await trio.sleep_forever()
+    assert ended == [kept]
+    assert not kept.running_here

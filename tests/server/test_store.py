@@ -136,7 +136,7 @@ async def test_stop_ends_the_work_at_once_and_keeps_what_is_done(autojump_clock)
             assert kept.stop() is True
 
         nursery.start_soon(stop_later)
-        with kept.at_work():
+        with kept.at_work() as scope, scope:
             await kept.batch.run()
     assert kept.stop() is False
     assert trio.current_time() == kept.created + 3

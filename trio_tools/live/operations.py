@@ -172,10 +172,11 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
     Raises:
         InvalidArgument: Another call is at work on it, or another server.
     """
-    with kept.at_work():
+    with kept.at_work() as scope:
         await state.store.begin(kept)
         try:
-            yield
+            with scope:
+                yield
         finally:
             state.store.end(kept)
 

@@ -77,17 +77,20 @@ class StoredOperation:
         return self._scope is not None
 
     @contextmanager
-    def at_work(self) -> Generator[None]:
-        """Mark the block as the call that works on it; `stop` cuts the block short.
+    def at_work(self) -> Generator[trio.CancelScope]:
+        """Mark the block as the call that works on it.
+
+        Yields:
+            The scope to work in, which `stop` cancels; it may have done so before it is entered.
 
         Raises:
             InvalidArgument: Another call is at work on it.
         """
         if self.running_here:
             self.refuse_second_call()
+        self._scope = trio.CancelScope()
         try:
-            with trio.CancelScope() as self._scope:
-                yield
+            yield self._scope
         finally:
             self._scope = None
             self.last_used = trio.current_time()
