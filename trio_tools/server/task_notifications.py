@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
 import trio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -17,21 +17,21 @@ from mcp.server.session import ServerSession
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
-from pydantic import BaseModel, ConfigDict
 
 from trio_tools.server.tasks import TASKS, TasksExtension
 
 _MOST_IDS = 100
 
 
-class _TaskNotification(BaseModel):
-    method: Literal["notifications/tasks"] = "notifications/tasks"
+class _Notification(NamedTuple):
+    """A notification that the SDK has no type for."""
+
+    method: str
     params: dict[str, Any]
 
-
-class _Acknowledgement(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    method: str
+    def model_dump(self, **_: object) -> dict[str, Any]:
+        """Return it as JSON values, as the SDK asks its own notifications for them."""
+        return self._asdict()
 
 
 class TaskNotifications:
@@ -73,7 +73,7 @@ class TaskNotifications:
             if detailed != told:
                 told = detailed
                 params = {**told, "_meta": {SUBSCRIPTION_ID_META_KEY: ctx.request_id}}
-                notification: Any = _TaskNotification(params=params)
+                notification: Any = _Notification("notifications/tasks", params)
                 await ctx.session.send_notification(notification, related_request_id=ctx.request_id)
             if detailed["status"] != "working":
                 return
@@ -121,6 +121,6 @@ class _Session:
         if not self.acknowledged.is_set():
             told = notification.model_dump(by_alias=True, mode="json", exclude_none=True)
             told["params"]["notifications"]["taskIds"] = list(self._task_ids)
-            notification = _Acknowledgement(**told)
+            notification = _Notification(told["method"], told["params"])
         await self._session.send_notification(notification, related_request_id)
         self.acknowledged.set()
