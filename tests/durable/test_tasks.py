@@ -176,7 +176,7 @@ class Told(ClientExtension):
 
     def __init__(self):
         self.told = []
-        self.ended = trio.Event()
+        self.begun, self.ended = trio.Event(), trio.Event()
 
     def claims(self):
         return [ResultClaim(result_type="task", model=TaskHandle, resolve=no_resolve)]
@@ -191,6 +191,7 @@ class Told(ClientExtension):
     async def hear(self, params):
         await trio.lowlevel.checkpoint()
         self.told.append(params.model_dump())
+        self.begun.set()
         if self.told[-1]["status"] != "working":
             self.ended.set()
 
@@ -198,19 +199,21 @@ class Told(ClientExtension):
 async def test_a_listener_is_told_how_a_task_goes_and_ends(state, at_once):
     told = Told()
     async with Client(server_with(nap, **state), extensions=[told]) as client:
-        await start(client, [0.001, 1.5])
+        await start(client, [0.001, 30.0])
         async with trio.open_nursery() as nursery:
             filters = {"taskIds": ["op.1", "unknown.1"]}
             request = Listen(params=ListenParams(notifications=filters))
             nursery.start_soon(client.session.send_request, request, Anything)
             with trio.fail_after(20):
+                await told.begun.wait()
+                await ask(client, "tasks/cancel", "op.1")
                 await told.ended.wait()
             nursery.cancel_scope.cancel()
     assert {each["taskId"] for each in told.told} == {"op.1"}
     assert told.told[0]["status"] == "working"
     last = told.told[-1]
     assert last["status"] == "completed"
-    assert last["result"]["structuredContent"]["data"]["complete"]
+    assert last["result"]["structuredContent"]["data"]["counts"]["cancelled"] == 1
 
 
 @pytest.mark.parametrize("ids", ["op.1", [1], ["x"] * 101])
