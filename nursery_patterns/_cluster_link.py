@@ -252,6 +252,7 @@ class Connection:
         self._tell(self._set_connected, None)
         while (order := self._orders.get()) is not None:
             order(engine)
+            del order  # it holds the function and its arguments
         try:
             engine.close()
         except Exception as error:  # noqa: BLE001 - the run is over and nobody can act on it

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -27,6 +30,9 @@ _PATIENCE = 10 * 365 * 24 * 3600
 
 # Seconds in which the host of an address has to accept a connection.
 _CONNECT_SECONDS = 5.0
+
+# Room for a `struct sigaction`, which has 152 bytes or fewer.
+_ACTION_BYTES = 512
 
 # A function of more bytes goes through the object store, once, and not with each of its calls.
 _LARGE_FUNCTION = 100_000
@@ -53,13 +59,14 @@ def connect(address: str) -> RayEngine:
         return RayEngine(api, owned=False)
     _check_reachable(address)
     try:
-        # In a thread that is not the main one, where Ray leaves the handler of SIGTERM alone.
-        api.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        # In a thread that is not the main one, where Ray sets no handler of signals in Python.
+        with _keeping_termination_handler():
+            api.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     except ImportError as error:
         raise ClusterNotInstalled(
             f"the address {address!r} needs Ray's client, which is not installed ({error}): "
@@ -79,6 +86,22 @@ def connect(address: str) -> RayEngine:
             ) from error
         raise _unreachable(address, error) from error
     return RayEngine(api, owned=True)
+
+
+@contextmanager
+def _keeping_termination_handler() -> Generator[None]:
+    """Put the action of SIGTERM back after the block.
+
+    Ray's core sets one of its own in C, which Python does not see, and which writes a trace of the
+    stack. Python could put back its own only in the main thread; C can in any.
+    """
+    action = ctypes.create_string_buffer(_ACTION_BYTES)
+    sigaction = ctypes.CDLL(None).sigaction
+    sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        sigaction(signal.SIGTERM, action, None)
 
 
 def _check_reachable(address: str) -> None:
