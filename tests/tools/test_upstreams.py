@@ -180,7 +180,9 @@ async def test_an_upstream_that_says_too_much_is_listened_to_no_longer_than_it_d
 async def test_an_input_that_is_asked_for_is_a_named_failure():
     async with server_over(small=small()) as run:
         done = await run("small.want", {"text": "x"})
-        assert done["data"]["errors"][0]["error_code"] in {"INPUT_REQUIRED", "BAD_ANSWER"}
+        (failed,) = done["data"]["errors"]
+        assert failed["error_code"] == "INPUT_REQUIRED"
+        assert "asks for input before it goes on (Which account?)" in failed["reason"]
 
 
 async def test_a_request_of_an_upstream_is_refused_with_words(tmp_path):

@@ -33,7 +33,14 @@ from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, make_catalog
 from trio_tools.upstream.http import over_http
 from trio_tools.upstream.launch import Launch, Program
-from trio_tools.upstream.messages import TOO_LARGE, UNREACHABLE, Link, Sending, sending
+from trio_tools.upstream.messages import (
+    INPUT_REQUIRED,
+    TOO_LARGE,
+    UNREACHABLE,
+    Link,
+    Sending,
+    sending,
+)
 from trio_tools.upstream.stdio import over_stdio
 from trio_tools.version import __version__
 
@@ -47,6 +54,7 @@ _MAX_PAGES: Final = 50
 _CANCEL_SECONDS: Final = 1.0
 _RELIST_SECONDS: Final = 1.0
 _SESSION_ENDED: Final = "Session terminated"
+_OUR_ERRORS: Final = {TOO_LARGE: "REPLY_TOO_LARGE", INPUT_REQUIRED: "INPUT_REQUIRED"}
 
 
 class _Raw(RootModel[dict[str, Any]]):
@@ -273,7 +281,7 @@ class Connection:
             return ConnectionLost(sent=False)
         if error.code == CONNECTION_CLOSED and (self._over_stdio or self.link.lost.is_set()):
             return ConnectionLost(sent=this.sent)
-        code = "REPLY_TOO_LARGE" if error.code == TOO_LARGE else "UPSTREAM_ERROR"
+        code = _OUR_ERRORS.get(error.code, "UPSTREAM_ERROR")
         if code == "UPSTREAM_ERROR":
             self.answered += 1
         return UpstreamFailed(self._launch.redacted(error.message), error_code=code)

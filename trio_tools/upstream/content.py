@@ -16,14 +16,8 @@ def value_of(raw: dict[str, Any]) -> Any:
     an object with that as `value` and the blocks as `content`.
 
     Raises:
-        UpstreamFailed: The tool says that it failed, or asks for something first.
+        UpstreamFailed: The tool says that it failed.
     """
-    if raw.get("resultType") == "input_required" or "inputRequests" in raw:
-        raise UpstreamFailed(
-            f"it asks for input before it goes on ({_asked_for(raw)}), which a batch cannot give: "
-            "call it with all it needs, or by another client",
-            error_code="INPUT_REQUIRED",
-        )
     blocks = cast("list[dict[str, Any]]", raw.get("content") or [])
     text = "\n".join(str(block.get("text", "")) for block in blocks if block.get("type") == "text")
     if raw.get("isError"):
@@ -34,21 +28,6 @@ def value_of(raw: dict[str, Any]) -> Any:
     value = text if structured is None else structured
     others = [block for block in blocks if block.get("type") != "text"]
     return {"value": value, "content": others} if others else value
-
-
-def _asked_for(raw: dict[str, Any]) -> str:
-    asked = raw.get("inputRequests")
-    if not isinstance(asked, dict) or not asked:
-        return "it does not say which"
-    told: list[str] = []
-    for request in list(cast("dict[str, Any]", asked).values())[:3]:
-        fields = cast("dict[str, Any]", request) if isinstance(request, dict) else {}
-        params = fields.get("params")
-        message = (
-            cast("dict[str, Any]", params).get("message") if isinstance(params, dict) else None
-        )
-        told.append(str(message or fields.get("method") or "something")[:200])
-    return "; ".join(told)
 
 
 def _cut(text: str) -> str:

@@ -25,6 +25,7 @@ from trio_tools.upstream.messages import (
     Link,
     mark_sent,
     without_bad_tools,
+    without_question,
 )
 
 _CONNECT_SECONDS: Final = 10.0
@@ -94,7 +95,7 @@ class _Reader(Closable):
         if isinstance(item, Exception):
             self._link.trouble(f"a message could not be read: {item}")
             return item
-        return without_bad_tools(item, self._link.left_out)
+        return without_question(without_bad_tools(item, self._link.left_out))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

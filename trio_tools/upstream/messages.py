@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 TOO_LARGE: Final = -32090
 """Code of the error that stands for an answer which was too large to be read."""
+INPUT_REQUIRED: Final = -32092
+"""Code of the error that stands for a result which asks for input instead of answering."""
 UNREACHABLE: Final = -32091
 """Code of the error for a request that no server took: it was not sent."""
 BROKEN_OFF: Final = -32092
@@ -65,6 +67,40 @@ def too_large(request_id: int, most: int) -> SessionMessage:
     told = f"its answer is larger than max_reply_bytes ({most:,}): ask for less"
     error = ErrorData(code=TOO_LARGE, message=told)
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
+
+
+def without_question(item: SessionMessage) -> SessionMessage:
+    """Return the error that stands for a result which asks for input, or the message as it is.
+
+    Only the newer era has such results. In the older one the SDK would call it no result at all.
+    """
+    message = item.message
+    if not isinstance(message, JSONRPCResponse):
+        return item
+    raw = message.result
+    if raw.get("resultType") != "input_required" and "inputRequests" not in raw:
+        return item
+    told = (
+        f"it asks for input before it goes on ({_asked_for(raw)}), which a batch cannot give: "
+        "call it with all it needs, or by another client"
+    )
+    error = ErrorData(code=INPUT_REQUIRED, message=told)
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=message.id, error=error))
+
+
+def _asked_for(raw: dict[str, Any]) -> str:
+    asked = raw.get("inputRequests")
+    if not isinstance(asked, dict) or not asked:
+        return "it does not say which"
+    told: list[str] = []
+    for request in list(cast("dict[str, Any]", asked).values())[:3]:
+        fields = cast("dict[str, Any]", request) if isinstance(request, dict) else {}
+        params = fields.get("params")
+        message = (
+            cast("dict[str, Any]", params).get("message") if isinstance(params, dict) else None
+        )
+        told.append(str(message or fields.get("method") or "something")[:200])
+    return "; ".join(told)
 
 
 def without_bad_tools(item: SessionMessage, left_out: dict[str, str]) -> SessionMessage:

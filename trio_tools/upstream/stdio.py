@@ -25,6 +25,7 @@ from trio_tools.upstream.messages import (
     mark_sent,
     too_large,
     without_bad_tools,
+    without_question,
 )
 
 _CHUNK: Final = 65_536
@@ -144,7 +145,7 @@ class LineReader(Closable):
             shown = line[:_SHOWN_CHARS].decode(errors="replace").strip()
             self._link.trouble(f"it printed to stdout what is no message: {shown!r}")
             return None
-        return without_bad_tools(SessionMessage(message), self._link.left_out)
+        return without_question(without_bad_tools(SessionMessage(message), self._link.left_out))
 
 
 def too_large_line(request_id: int, most: int) -> bytes:
