@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
 import trio
@@ -157,6 +156,9 @@ class _Run(Generic[ItemT, ValueT]):
         self._states = engine.states
         self._source = engine.states.source
         self._queue = queue
+        self._keys = engine.keys
+        self._is_paced = engine.bucket is not None or engine.keys is not None
+        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
         self._limiters = SlotLimiters(
             engine.batch_limiter,
             engine.shared_limiter,
@@ -187,7 +189,7 @@ class _Run(Generic[ItemT, ValueT]):
 
     async def _work(self, slot: Slot) -> None:
         """Run items in a slot, and give back all that they hold."""
-        keys = self._engine.keys
+        keys = self._keys
         with slot:
             try:
                 await self._run_items(slot)
@@ -197,10 +199,9 @@ class _Run(Generic[ItemT, ValueT]):
         if self._source.exhausted:
             self._until_exhausted.cancel(reason="no items are left to start")
 
-    async def _run_items(self, slot: Slot) -> None:  # noqa: C901, PLR0912, PLR0915
+    async def _run_items(self, slot: Slot) -> None:
         """Run items one after the other, while there are items and the slot may be kept."""
-        engine, queue, keys = self._engine, self._queue, self._engine.keys
-        now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+        keys, queue, now = self._keys, self._queue, self._now
         turns = 0
         ended = now()
         while True:
@@ -213,62 +214,71 @@ class _Run(Generic[ItemT, ValueT]):
             if entry is None:
                 entry = await self._next(slot)
                 if entry is None:
-                    break
+                    return
                 ended = now()
-            index, item = entry
-            started = ended
-            outcome: Outcome[ItemT, ValueT]
-            try:
-                try:
-                    if engine.retry is None:
-                        value = await engine.call(item)
-                    else:
-                        value = await self._call_with_retries(slot, index, item)
-                except Exception as exc:  # noqa: BLE001 - the one place where a failure ends
-                    ended = now()
-                    release_frames(exc)
-                    outcome = _failure(index, item, exc, ended - started, self._attempts_of(index))
-                else:
-                    ended = now()
-                    outcome = make_outcome(index, item, _SUCCEEDED, value, None, ended - started)
-                    if engine.retry is not None:
-                        outcome = replace(outcome, attempts=self._attempts_of(index))
-            except* Exception as failures:
-                # A nursery of the item's own failed while it was cut: the failure is the
-                # item's, and the cancel that came with it goes on from here.
-                outcome = _failure(index, item, failures, now() - started, self._attempts_of(index))
-                self._conclude(outcome)
-                engine.raised.append(failures)
-                if engine.fail_fast:
-                    raise
-            else:
-                self._conclude(outcome)  # no checkpoint since the function returned
-                if engine.fail_fast and outcome.status is _FAILED:
-                    engine.raise_error_of(outcome)
+            ended = await self._run_item(slot, *entry, ended)
+            turns += 1
             if keys is not None:
                 keys.leave(slot)
             if queue is not None:
                 slot.release_shared_token()  # for others, while the consumer is busy
                 await queue.wait_until_taken()
                 ended = now()
-            turns += 1
             if turns % _ITEMS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
                 ended = now()
             slot.fresh = False
 
+    async def _run_item(self, slot: Slot, index: int, item: ItemT, started: float) -> float:
+        """Run an item that has started, record its outcome, and return when it ended.
+
+        Between the return of its function and the record there is no checkpoint.
+        """
+        engine, now = self._engine, self._now
+        try:
+            try:
+                if engine.retry is None:
+                    value = await engine.call(item)
+                else:
+                    value = await self._call_with_retries(slot, index, item)
+            except Exception as error:  # noqa: BLE001 - the one place where a failure ends
+                ended = now()
+                release_frames(error)
+                outcome = _failure(index, item, error, ended - started, self._attempts_of(index))
+            else:
+                ended = now()
+                attempts = 1 if engine.retry is None else self._attempts_of(index)
+                outcome = make_outcome(
+                    index, item, _SUCCEEDED, value, None, ended - started, attempts
+                )
+        except* Exception as failures:
+            # A nursery of the item's own failed while it was cut: the failure is the item's, and
+            # the cancel that came with it goes on from here.
+            ended = now()
+            self._conclude(
+                _failure(index, item, failures, ended - started, self._attempts_of(index))
+            )
+            engine.raised.append(failures)
+            if engine.fail_fast:
+                raise
+        else:
+            self._conclude(outcome)
+            if engine.fail_fast and outcome.status is _FAILED:
+                engine.raise_error_of(outcome)
+        return ended
+
     def _next_nowait(self, slot: Slot) -> tuple[int, ItemT] | None:
         """Start the next item, unless anything has to be waited for."""
         if not self._immediate or self._turn.taken:
             return None
-        if self._engine.shared_limiter is not None and self._source.exhausted:
-            return None  # without a token taken in vain
-        if not slot.try_keep():
-            return None
+        if self._limiters.shared is None:
+            if not slot.may_keep():
+                return None
+        elif self._source.exhausted or not slot.try_keep():
+            return None  # without a token of others taken in vain
         entry = self._source.pull_nowait()
         if entry is not None:
-            bucket = self._engine.bucket
-            if bucket is not None and not _has_taken(bucket):
+            if self._is_paced and not self._may_start(slot, entry):
                 self._source.put_back(entry)
                 return None
             if self._queue is not None:
@@ -277,6 +287,17 @@ class _Run(Generic[ItemT, ValueT]):
                 self._tell_started(entry)
             self._states.started(*entry)
         return entry
+
+    def _may_start(self, slot: Slot, entry: tuple[int, ItemT]) -> bool:
+        """Take what paces the batch, or the key of the item, if that is there."""
+        if self._engine.bucket is not None:
+            return _has_taken(self._engine.bucket)
+        if self._keys is not None:
+            self._states.pulled(*entry)  # where it stays if its key is wrong
+            if not self._keys.enter_nowait(slot, entry[1]):
+                del self._states.waiting[entry[0]]
+                return False
+        return True
 
     async def _next(self, slot: Slot) -> tuple[int, ItemT] | None:
         """Wait for the next item and for all that it needs, in turn, and start it; None at the end.
@@ -332,34 +353,50 @@ class _Run(Generic[ItemT, ValueT]):
         return entry
 
     async def _call_with_retries(self, slot: Slot, index: int, item: ItemT) -> ValueT:
+        """Call the function until it succeeds, the policy gives up, or its time is up."""
+        if self._states.attempts:
+            self._states.attempts.pop(index, None)  # those of an earlier run, which was cut
+        seconds = self._engine.total_timeout
+        if seconds is None:
+            return await self._attempt(slot, index, item)
+        with trio.move_on_after(seconds):
+            return await self._attempt(slot, index, item)
+        attempts = self._states.attempts.get(index) or self._first_attempt(index)
+        raise _OutOfTimeError(attempts.too_slow(seconds))
+
+    async def _attempt(self, slot: Slot, index: int, item: ItemT) -> ValueT:
         """Call the function until it succeeds or the policy gives up; back off without the slot."""
+        engine = self._engine
+        attempts: Attempts | None = None  # made for the few that fail
+        while True:
+            try:
+                value = await engine.call(item)
+            except Exception as exc:
+                error = exc.error if isinstance(exc, _OutOfTimeError) else exc
+                attempts = attempts or self._first_attempt(index)
+                delay = attempts.delay_after(error)
+                if delay is None:
+                    raise
+                if engine.on_retried is not None:
+                    engine.on_retried(index, item, attempt=attempts.count, error=error, delay=delay)
+            else:
+                engine.budget.succeeded()
+                return value
+            async with released(slot):
+                await trio.sleep(delay)
+            attempts.count += 1
+
+    def _first_attempt(self, index: int) -> Attempts:
         engine = self._engine
         assert engine.retry is not None
         attempts = self._states.attempts[index] = Attempts(engine.retry, engine.budget)
-        seconds = engine.total_timeout
-        with trio.move_on_after(math.inf if seconds is None else seconds):
-            while True:
-                attempts.count += 1
-                try:
-                    value = await engine.call(item)
-                except Exception as exc:
-                    error = exc.error if isinstance(exc, _OutOfTimeError) else exc
-                    delay = attempts.delay_after(error)
-                    if delay is None:
-                        raise
-                    if engine.on_retried is not None:
-                        engine.on_retried(
-                            index, item, attempt=attempts.count, error=error, delay=delay
-                        )
-                else:
-                    engine.budget.succeeded()
-                    return value
-                async with released(slot):
-                    await trio.sleep(delay)
-        raise _OutOfTimeError(attempts.too_slow(seconds))
+        attempts.count = 1
+        return attempts
 
     def _attempts_of(self, index: int) -> int:
         """Return how often the function was called for an item that has ended."""
+        if not self._states.attempts:
+            return 1
         attempts = self._states.attempts.pop(index, None)
         return 1 if attempts is None else attempts.count
 
@@ -403,8 +440,10 @@ class _Run(Generic[ItemT, ValueT]):
             self._engine.on_started(*entry)
 
     def _is_immediate(self) -> bool:
-        if self._states.restored or self._engine.ready is not None or self._engine.keys is not None:
+        if self._states.restored or self._engine.ready is not None:
             return False
+        if self._keys is not None and self._engine.bucket is not None:
+            return False  # a token of one is not taken before the other can be had
         return self._source.immediate
 
     def _conclude(self, outcome: Outcome[ItemT, ValueT]) -> None:

@@ -32,6 +32,8 @@ RATIOS = (
     ("run_batch", "bare trio worker loop, no outcomes", 3.0),
     ("stream_batch", "aiometer.amap on trio", 1 / 3),
     ("run_batch over a frontier", "run_batch", 1.6),
+    ("run_batch with retry", "run_batch", 1.4),
+    ("run_batch with limits per key", "run_batch", 2.2),
     ("run_batch over an async generator", "worker loop over an async generator", 1.5),
     ("run_batch over a channel", "worker loop over a channel", 1.5),
     ("run_batch with a bucket", "worker loop with a bucket", 1.5),
