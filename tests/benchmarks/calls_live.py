@@ -115,7 +115,7 @@ def at_rest(server):
         for talk in server.talks:
             talk.close()
         time.sleep(0.2)
-        seen.append((server.connect().metric("trio_tasks"), server.descriptors()))
+        seen.append((server.connect().metric("trio_tools_tasks"), server.descriptors()))
     # The least: a connection that comes or goes has a task more for a moment.
     tasks, fds = map(min, zip(*seen, strict=True))
     return fds, tasks

@@ -48,13 +48,13 @@ async def test_what_a_cancelled_call_had_finished_is_counted(autojump_clock):
 
 async def test_the_tasks_of_the_run_are_told(autojump_clock):
     metrics = metrics_of(server_of())
-    (before,) = samples(metrics, "trio_tasks").values()
+    (before,) = samples(metrics, "trio_tools_tasks").values()
     async with trio.open_nursery() as nursery:
         for _ in range(7):
             nursery.start_soon(trio.sleep_forever)
-        assert samples(metrics, "trio_tasks") == {(): before + 7}
+        assert samples(metrics, "trio_tools_tasks") == {(): before + 7}
         nursery.cancel_scope.cancel()
-    assert samples(metrics, "trio_tasks") == {(): before}
+    assert samples(metrics, "trio_tools_tasks") == {(): before}
 
 
 async def test_log_records_that_nobody_read_are_counted(monkeypatch):

@@ -5,6 +5,7 @@ here knows MCP.
 
     calls        a call from its arrival to its answer, and how long calls took
     clients      who shares the server, and what one client may hold
+    usage        what each client used today
     jobs         work that goes on while the server serves
     limits       what is declared for a tool, under the capacity it has now
     state        `ServerState`: everything that lives as long as one server

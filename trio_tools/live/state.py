@@ -12,13 +12,22 @@ from typing import Any
 
 import trio
 
-from nursery_patterns import Admission, Batch, Limits, Status, StepMonitor, use_cluster
+from nursery_patterns import (
+    Admission,
+    Batch,
+    Limits,
+    Status,
+    StepMonitor,
+    current_request,
+    use_cluster,
+)
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.error_mapping import cluster_failure
 from trio_tools.live.calls import Durations, Pace, RunningCall
 from trio_tools.live.clients import Clients
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
+from trio_tools.live.usage import Usage
 from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record, Stored
 from trio_tools.operations.durable.writer import Writer
@@ -47,6 +56,7 @@ class ServerState:
         settings: What the operator decided.
         limits: Capacity for items in flight, by tool or operation; resizable while in use.
         clients: Who shares the server, and how much of a limit one client may hold.
+        usage: What each client used today.
         services: The doors to the outside.
         operations: What `batch_process` can run.
         store: Operations that outlive their calls.
@@ -70,6 +80,7 @@ class ServerState:
         self.settings = settings
         self.limits = Limits()
         self.clients = Clients()
+        self.usage = Usage()
         self._tool_limits: dict[str, ToolLimits] = {}
         # Of the application's tools: what holds where the settings say nothing else.
         self._usual_limits: dict[str, ToolLimits] = {}
@@ -209,8 +220,11 @@ class ServerState:
             yield
         finally:
             after = batch.progress.value
-            for end in _ENDS:
-                self.ended_items[tool, end] += getattr(after, end) - getattr(before, end)
+            ended = {end: getattr(after, end) - getattr(before, end) for end in _ENDS}
+            for end, count in ended.items():
+                self.ended_items[tool, end] += count
+            request = current_request()
+            self.usage.add_items(request.client_id if request else "anonymous", sum(ended.values()))
 
     def admissions(self) -> Mapping[str, Admission]:
         """Return the lines there are so far, by tool."""

@@ -18,6 +18,7 @@ from trio_tools.answers.errors import ServerOverloaded
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.state import ServerState
 from trio_tools.server.access_log import record_wait
+from trio_tools.settings.clients import ClientSettings
 
 _log = logging.getLogger("trio_tools")
 
@@ -55,6 +56,7 @@ async def turn(
     seconds: float,
     *,
     timed: bool,
+    client: ClientSettings,
 ) -> AsyncGenerator[None]:
     """Hold a slot of the line, which has to be had within the time of the call.
 
@@ -64,6 +66,7 @@ async def turn(
         client_id: Whose turn it is.
         seconds: How long to wait.
         timed: Whether the caller can allow more time.
+        client: Its weight and its priority.
 
     Raises:
         Overloaded: The line is full.
@@ -81,7 +84,10 @@ async def turn(
         )
     asked = trio.current_time()
     with trio.move_on_after(seconds) as patience:
-        async with share, line.slot(key=client_id):
+        async with (
+            share,
+            line.slot(key=client_id, weight=client.weight, priority=client.priority),
+        ):
             patience.deadline = math.inf  # it is there
             record_wait(trio.current_time() - asked)
             yield

@@ -242,7 +242,9 @@ class ToolServer(MCPServer[ServerState]):
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         line = self.state.admission_of(tool.name)
         share = self.state.clients.share_of(f"calls of {tool.name}", line.limiter)
-        its_turn = turn(line, share, request.client_id, seconds, timed=tool.timed)
+        client = settings.client(request.client_id)
+        self.state.usage.take_call(request.client_id, client)
+        its_turn = turn(line, share, request.client_id, seconds, timed=tool.timed, client=client)
         async with tracked(self.state, running):
             try:
                 async with its_turn:

@@ -5,6 +5,7 @@ Nothing here opens a file, a socket or a database that a setting names.
 
     database_urls  URLs of databases: what is ours, and what goes to the driver
     machine     what of the machine this process may use
+    clients     the group of one client
     oauth       the group of an authorization server
     schema      the groups of settings: fetch, apis, databases, datasets, state, cluster, http
     upstreams   the group of one upstream

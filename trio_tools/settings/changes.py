@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from trio_tools.settings.settings import Settings
 
-LIVE: Final = frozenset({"log_level", "limits", "apis", "upstreams"})
+LIVE: Final = frozenset({"log_level", "limits", "clients", "apis", "upstreams"})
 """Settings at the top level, and tables, that a running server takes."""
 
 LIVE_HTTP: Final = frozenset(

@@ -95,6 +95,8 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "upstreams.files.rate_per_second": 10.0,
     "operations.hash.runs": "cluster",
     "limits.fetch_urls.item_timeout_seconds": 10.0,
+    "clients.alice.calls_per_day": 1_000,
+    "clients.alice.items_per_day": 100_000,
 }
 
 

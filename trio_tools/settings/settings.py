@@ -31,6 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from trio_tools.settings.clients import ClientSettings
 from trio_tools.settings.machine import usable_cpus
 from trio_tools.settings.schema import (
     ApiSettings,
@@ -322,6 +323,10 @@ class Settings(BaseSettings):
     limits: dict[str, ToolLimits] = Field(
         default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
     )
+    clients: dict[str, ClientSettings] = Field(
+        default_factory=dict[str, ClientSettings],
+        description="Clients that differ from the others, by name.",
+    )
 
     @field_validator("limits")
     @classmethod
@@ -378,6 +383,10 @@ class Settings(BaseSettings):
                 f"{str(folder)!r} is not a folder: create it, or name the one that {holds}"
             )
         return folder
+
+    def client(self, client_id: str) -> ClientSettings:
+        """Return what the operator decided about a client."""
+        return self.clients.get(client_id) or ClientSettings.model_validate({})
 
     def limits_of(self, tool: str) -> ToolLimits:
         """Return the limits of a tool or operation: the operator's, over the built-in ones."""

@@ -67,6 +67,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "lines": lines,
             "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
             "operations": [_operation(kept, now) for kept in own_operations],
+            "usage": _usage(state, call.client_id),
             "others": {
                 "calls": _by_tool(state.calls.values(), own_calls),
                 "operations": _by_tool(operations, own_operations),
@@ -102,6 +103,20 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
         "age_seconds": round(now - running.started, 3),
         "waits_for": waits_for,
         "departed": running.departed,
+    }
+
+
+def _usage(state: ServerState, client_id: str) -> dict[str, Any]:
+    """Tell what the caller has used today, and what it may."""
+    used, client = state.usage.of(client_id), state.settings.client(client_id)
+    return {
+        "calls_today": used.calls,
+        "items_today": used.items,
+        "calls_per_day": client.calls_per_day,
+        "items_per_day": client.items_per_day,
+        "seconds_left_today": state.usage.seconds_left(),
+        "weight": client.weight,
+        "priority": client.priority,
     }
 
 

@@ -6,12 +6,14 @@ from the server's own names, never from a request, so no client can grow the tex
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.metadata import version
 from typing import Any, Final, cast
 
 import trio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -20,11 +22,18 @@ from starlette.types import Scope
 from trio_tools.live.state import ServerState
 from trio_tools.settings.logs import dropped_records
 from trio_tools.transports.http.siblings import Siblings
+from trio_tools.version import __version__
 
 OWN: Final = b"own"
 """The query of `/metrics` that asks for the figures of one worker alone."""
 
 _PASSED_ON: Final = frozenset({b"host", b"authorization"})
+_BUILD: Final = {
+    "version": __version__,
+    "python": platform.python_version(),
+    "trio": trio.__version__,
+    "mcp": version("mcp"),
+}
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -63,6 +72,8 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Live(state, connections))
+        # Under the names that dashboards for any process know.
+        ProcessCollector(registry=self._registry)
         if restarts is not None:
             Counter(
                 "trio_tools_worker_restarts",
@@ -152,6 +163,7 @@ class _Live(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield what is so now."""
+        yield _build()
         yield GaugeMetricFamily(
             "trio_tools_connections", "Connections open.", value=self._connections()
         )
@@ -161,7 +173,7 @@ class _Live(Collector):
             value=dropped_records(),
         )
         yield GaugeMetricFamily(
-            "trio_tasks",
+            "trio_tools_tasks",
             "Tasks that live in this trio run, the host's own included.",
             value=trio.lowlevel.current_statistics().tasks_living,
         )
@@ -182,12 +194,36 @@ class _Live(Collector):
         yield _gauge("waiting", "Items that wait for a slot.", "limit", limits, "waiting")
         yield _gauge("calls_running", "Calls at work.", "tool", lines, "holding")
         yield _gauge("calls_waiting", "Calls that wait for their turn.", "tool", lines, "waiting")
+        yield from _of_clients(self._state)
         yield from _of_upstreams(self._state)
         yield CounterMetricFamily(
             "trio_tools_blocked_steps",
             "Task steps that held the event loop too long.",
             value=self._state.monitor.count,
         )
+
+
+def _build() -> GaugeMetricFamily:
+    build = GaugeMetricFamily(
+        "trio_tools_build_info", "Always 1; the labels tell what runs.", labels=list(_BUILD)
+    )
+    build.add_metric(list(_BUILD.values()), 1)
+    return build
+
+
+def _of_clients(state: ServerState) -> Iterable[Metric]:
+    """Yield what was used today; clients that the settings do not name are one, `other`."""
+    known = {*state.settings.clients, *state.settings.http.tokens}
+    for field, text in (("calls", "Calls taken today (UTC)."), ("items", "Items ended today.")):
+        used = dict.fromkeys((*known, "other"), 0)
+        for client_id in list(state.usage.all()):
+            used[client_id if client_id in known else "other"] += getattr(
+                state.usage.of(client_id), field
+            )
+        family = GaugeMetricFamily(f"trio_tools_client_{field}_today", text, labels=["client"])
+        for client_id, count in used.items():
+            family.add_metric([client_id], count)
+        yield family
 
 
 def _of_upstreams(state: ServerState) -> Iterable[Metric]:
