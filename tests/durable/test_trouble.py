@@ -8,6 +8,7 @@ import trio
 
 from tests.server.kit import envelope_of
 from tests.tools.kit import server_with
+from tests.transports.requests import exchange, get, http_server
 from trio_tools.operations.durable import writer
 from trio_tools.operations.durable.database import VERSION, StateDatabase
 from trio_tools.operations.durable.location import Location, StateTroubleError
@@ -117,3 +118,33 @@ async def test_a_wrong_password_is_not_shown(postgres_folder):
     assert done["data"]["counts"]["succeeded"] == 1
     assert "PostgreSQL" in done["meta"]["warnings"][0]
     assert "hunter2" not in str(done)
+
+
+async def test_status_readyz_and_log_tell_of_a_lost_state_and_of_its_return(
+    state, monkeypatch, caplog
+):
+    server = server_with(same, **state)
+
+    async def told(client, address):
+        status = await envelope_of(client, "get_concurrency_status", {})
+        return status["data"]["state"], (await exchange(address, get("/readyz"))).body
+
+    async with connect_in_process(server) as client, http_server(server) as address:
+        await batch(client, "before", [1])
+        assert await told(client, address) == (
+            {"in_memory_only": False, "trouble": None},
+            b"ready\n",
+        )
+        with monkeypatch.context() as broken:
+            broken.setattr(StateDatabase, "commit", full(StateDatabase))
+            await batch(client, "op", [1])
+            shown, ready = await told(client, address)
+            assert shown["in_memory_only"]
+            assert "the disk is full" in shown["trouble"]
+            assert ready == b"ready, but the state cannot be written: work is in memory only\n"
+            assert "the work goes on in memory" in caplog.text
+        with trio.fail_after(20):
+            while (await told(client, address))[0]["in_memory_only"]:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert (await told(client, address))[1] == b"ready\n"
+        assert "the state is written again" in caplog.text

@@ -79,6 +79,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             },
             "upstreams": _upstreams(state),
             "cluster": cluster_view(),
+            "state": _store(state),
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed + abandoned_threads(),
             "durations": _durations(state),
@@ -156,6 +157,12 @@ def _operation(kept: StoredOperation, now: float) -> dict[str, Any]:
         "in_flight": counts.in_flight,
         **counts_of(counts),
     }
+
+
+def _store(state: ServerState) -> dict[str, Any]:
+    """Tell whether what finishes is stored where it should be, and why not."""
+    trouble = state.store.trouble
+    return {"in_memory_only": bool(trouble), "trouble": trouble or None}
 
 
 def _blocked(state: ServerState) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class AsgiGuard:
         self.doorkeeper = doorkeeper
         self.reload: Reload | None = None
         self.hand_on_reload: Callable[[], None] = _nothing
+        # Whether what finishes is kept in memory only, though it should be on the disk.
+        self.in_memory_only: Callable[[], bool] = _never
         self.tokens: AccessTokens | None = None
         self.missing_scope: Callable[[Grant, bytes], str | None] | None = None
         self._max_body_bytes = max_body_bytes
@@ -277,6 +279,11 @@ class AsgiGuard:
             return HTTPStatus.SERVICE_UNAVAILABLE, b"stopping\n"
         if self._overloaded():
             return HTTPStatus.SERVICE_UNAVAILABLE, b"overloaded\n"
+        if self.in_memory_only():
+            return (
+                HTTPStatus.OK,
+                b"ready, but the state cannot be written: work is in memory only\n",
+            )
         return HTTPStatus.OK, b"ready\n"
 
     def _check_length(self, scope: Scope) -> None:
@@ -331,6 +338,11 @@ class AsgiGuard:
         raise Denied(
             HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
         )
+
+
+def _never() -> bool:
+    """Stand in for the state of a server that has none."""
+    return False
 
 
 def _nothing() -> None:

@@ -100,6 +100,7 @@ class HttpServer:
             done=self.memory_trim.add,
             dashboard=Dashboard(state) if state and http.dashboard else None,
         )
+        self._gate.in_memory_only = self._in_memory_only
         self._oauth = _resource_server(settings)
         if self._oauth is not None:
             self._gate.tokens = self._oauth.tokens
@@ -191,6 +192,10 @@ class HttpServer:
             self._gate.answered, drain, self._calls.cancel, grace_seconds=grace_seconds
         )
         self.connections.close()
+
+    def _in_memory_only(self) -> bool:
+        """Whether the state cannot be written now."""
+        return self._tool_server is not None and bool(self._tool_server.state.store.trouble)
 
     def _overloaded(self) -> bool:
         """Whether a call of some tool would be refused now for lack of room.
