@@ -7,6 +7,7 @@ BENCHMARKS = {
     "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
     "http": "the HTTP engine beside its peers: CPU per request",
     "end_to_end": "1,000 URLs through stdio beside the asyncio form of the guideline",
+    "lists": "characters of our list of tools beside those of other servers",
     "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",
     "cluster": "a call on a cluster beside a loop over Ray, and a cancel of what computes",
