@@ -55,7 +55,11 @@ OUTSIDERS = {
     "sqlalchemy": ("trio_tools.operations.durable.database",),
     "platformdirs": ("trio_tools.operations.durable.location",),
     "duckdb": ("trio_tools.database.duckdb_worker",),
-    "psycopg": ("trio_tools.database.postgres", "trio_tools.database.postgres_session"),
+    "psycopg": (
+        "trio_tools.database.postgres",
+        "trio_tools.database.postgres_session",
+        "trio_tools.operations.durable.notices",
+    ),
     "backports": ("trio_tools.files.compression", "trio_tools.files.text_source"),
     "charset_normalizer": ("trio_tools.files.text_source",),
     "mcp": (

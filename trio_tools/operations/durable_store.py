@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import trio
+
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable.notices import Notices, payload_of
 from trio_tools.operations.durable.records import (
     Record,
     Stored,
@@ -64,6 +67,7 @@ class DurableStore(MemoryStore):
             ttl=ttl,
             max_bytes=max_stored_bytes,
         )
+        self._notices = Notices(location, self.writer.look)
         self._revive = revive
         self._max_stored_bytes = max_stored_bytes
         self._key: bytes | None = None
@@ -108,8 +112,18 @@ class DurableStore(MemoryStore):
                 self.writer.note_trouble(error)
 
     async def write(self) -> None:
-        """Write what has to be written, until cancelled."""
-        await self.writer.run()
+        """Write what has to be written, and hear what other servers tell, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notices.listen)
+            await self.writer.run()
+
+    async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
+        """Wait until another server tells of a change, at most so long. See `OperationStore`."""
+        awaited: str = "parked"
+        if operation is not None and operation.journal is not None:
+            record = operation.journal.record
+            awaited = f"{payload_of('news', record.owner, record.operation_id)}"
+        await self._notices.wait(awaited, seconds)
 
     async def recall(self, operation_id: str, owner: str) -> None:
         """Bring an operation from the disk into memory, if it is there as nobody here knows it."""

@@ -198,6 +198,15 @@ class OperationStore(Protocol):
         """Wait until what ended so far is safe: it may be told then."""
         ...
 
+    async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
+        """Wait until another server tells of a change, at most so long.
+
+        Args:
+            operation: Whose change; None for one that is parked to be taken up.
+            seconds: Time after which the caller looks by itself.
+        """
+        ...
+
     def find(self, operation_id: str, owner: str) -> StoredOperation:
         """Return an operation of that owner, or raise `NotFound`."""
         ...
@@ -286,6 +295,11 @@ class MemoryStore:
 
     async def settled(self, operation: StoredOperation) -> None:
         """Do nothing: what ended is as safe as it gets."""
+
+    async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
+        """Wait: there is no other server to tell anything."""
+        del operation
+        await trio.sleep(seconds)
 
     @property
     def kept_bytes(self) -> int:

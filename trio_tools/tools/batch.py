@@ -149,7 +149,7 @@ async def cancel_operation(
 ) -> Answer:
     """Stop a running operation. Its call returns what it has."""
     kept = await find_operation(call, operation_id)
-    stopped = await stop_for_good(call, kept)
+    stopped, kept = await stop_for_good(call, kept)
     counts = kept.batch.progress.value
     await call.state.store.settled(kept)
     return Answer(

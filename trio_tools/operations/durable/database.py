@@ -25,6 +25,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import RowMapping
 
 from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable.notices import CHANNEL, Kind, payload_of
 from trio_tools.operations.durable.records import Change, Record, encode, has_died
 
 VERSION: Final = 1
@@ -224,6 +225,7 @@ class StateDatabase:
             connection.execute(
                 sa.update(_operations).where(_operations.c.key == row["key"]).values(**values)
             )
+            self._tell(connection, "stop", owner, operation_id)
             return held or bool(row["background"])
 
         return self._in_transaction(ask)
@@ -338,7 +340,15 @@ class StateDatabase:
             connection.execute(
                 sa.insert(_outcomes).values(key=key, revision=revision, data=encode(change))
             )
+        parked = record.background and record.holder is None
+        self._tell(connection, "parked" if parked else "news", record.owner, record.operation_id)
         return Saved(revision, stop=stop)
+
+    def _tell(self, connection: sa.Connection, kind: Kind, owner: str, operation_id: str) -> None:
+        """Tell other servers, when this is committed. Those of a file look by themselves."""
+        if self._location.path is None:
+            payload = payload_of(kind, owner, operation_id)
+            connection.execute(sa.select(sa.func.pg_notify(CHANNEL, payload)))
 
     def _is_idle(self, row: Any) -> bool:
         return not row.background and self._is_free(row.holder, row.lease_until)

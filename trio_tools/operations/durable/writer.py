@@ -22,6 +22,7 @@ from trio.lowlevel import ParkingLot
 
 from nursery_patterns import Batch, Journal, Outcome, Status, run_in_thread
 from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable.notices import payload_of
 from trio_tools.operations.durable.records import (
     Change,
     Record,
@@ -313,6 +314,14 @@ class Writer:
                 self._outcomes_ahead >= _ENOUGH_FOR_A_COMMIT
                 or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
             ):
+                self._wanted.set()
+
+    def look(self, payload: str) -> None:
+        """See at once whether the operation of a notice is to be stopped, if it is held here."""
+        for journal in self._held:
+            record = journal.record
+            if payload == payload_of("stop", record.owner, record.operation_id):
+                journal.ask()
                 self._wanted.set()
 
     async def settled(self, journal: OperationJournal) -> None:

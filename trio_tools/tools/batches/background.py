@@ -32,6 +32,7 @@ _log = logging.getLogger("trio_tools")
 # How often a server looks for operations that another one has left behind.
 _LOOK_SECONDS = 5.0
 _ELSEWHERE_SECONDS = 1.0
+_STOP_ELSEWHERE_SECONDS = 5.0
 _WAIT_SECONDS = 50
 # How much longer than for the first news a caller waits, of the time that it allows.
 _MORE_NEWS = 0.1
@@ -119,7 +120,9 @@ def start_in_background(
                 kept.request_id = request.request_id
                 await _work(state, kept, options)
         except ToolFailure as failure:
-            _log.warning("%s does not go on in the background: %s", kept.operation_id, failure)
+            # That another server was faster is no trouble.
+            level = logging.INFO if failure.error_code == "OPERATION_RUNNING" else logging.WARNING
+            _log.log(level, "%s does not go on in the background: %s", kept.operation_id, failure)
         finally:
             kept.begun.set()
 
@@ -173,7 +176,7 @@ async def take_up(state: ServerState) -> None:
                 _log.info("going on with %s in the background", kept.operation_id)
                 start_in_background(state, kept, options)
                 await kept.begun.wait()
-        await trio.sleep(_LOOK_SECONDS)
+        await state.store.changed(None, _LOOK_SECONDS)
 
 
 async def find_operation(call: Call, operation_id: str) -> StoredOperation:
@@ -198,7 +201,7 @@ async def wait_for_news(call: Call, kept: StoredOperation, seconds: float) -> St
     known = kept.batch.progress.value.done
     with trio.move_on_after(seconds):
         while kept.running and not kept.running_here:  # another server works on it
-            await trio.sleep(_ELSEWHERE_SECONDS)
+            await call.state.store.changed(kept, _ELSEWHERE_SECONDS)
             kept = await find_operation(call, kept.operation_id)
             if kept.batch.progress.value.done > known:
                 return kept
@@ -210,17 +213,24 @@ async def wait_for_news(call: Call, kept: StoredOperation, seconds: float) -> St
     return kept
 
 
-async def stop_for_good(call: Call, kept: StoredOperation) -> bool:
-    """Stop an operation so that no start takes it up again, and wait until it has ended here.
+async def stop_for_good(call: Call, kept: StoredOperation) -> tuple[bool, StoredOperation]:
+    """Stop an operation so that no start takes it up again, and wait until it has ended.
+
+    Another server that works on it is given some seconds to end.
 
     Returns:
-        Whether anything worked on it.
+        Whether anything worked on it, and the operation as it is then.
     """
     if kept.stop(for_good=True):
         await kept.ended_or_more_than(math.inf)
-        return True
+        return True, kept
     kept.background = False
-    return await call.state.store.stop_elsewhere(kept)
+    stopped = await call.state.store.stop_elsewhere(kept)
+    with trio.move_on_after(_STOP_ELSEWHERE_SECONDS):
+        while stopped and kept.running:
+            await call.state.store.changed(kept, _ELSEWHERE_SECONDS)
+            kept = await find_operation(call, kept.operation_id)
+    return stopped, kept
 
 
 def link_to(call: Call, kept: StoredOperation) -> str:

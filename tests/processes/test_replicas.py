@@ -1,0 +1,116 @@
+"""Two servers that share a PostgreSQL database: either of them serves what the other one runs."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from tests.processes.running import ROOT, environment
+from tests.transports.requests import Reader, modern_call
+from trio_tools.transports.http import Address
+
+ITEMS = 2_000
+AT_ONCE = 10
+
+
+@contextmanager
+def replica(url, effects):
+    given = environment(http__port=0, state__url=url, max_items=ITEMS) | {"EFFECTS": str(effects)}
+    command = [sys.executable, "-m", "tests.support.replica"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=given, cwd=ROOT
+    )
+    with process:
+        try:
+            port = int(process.stdout.readline())
+            yield process, Address("127.0.0.1", port, f"http://127.0.0.1:{port}/mcp")
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def two_replicas(postgres_folder, tmp_path_factory):
+    url = f"postgresql://postgres@/postgres?host={postgres_folder}"
+    effects = tmp_path_factory.mktemp("replicas") / "effects"
+    with replica(url, effects) as one, replica(url, effects) as other:
+        yield one, other, effects
+
+
+async def ask(address, tool, **arguments):
+    async with await trio.open_tcp_stream(address.host, address.port) as stream:
+        await stream.send_all(modern_call(1, tool, **arguments))
+        answer = (await Reader(stream).read()).json()["result"]
+    assert not answer["isError"], answer
+    return answer["structuredContent"]["data"]
+
+
+async def start(address, numbers, name):
+    await ask(
+        address,
+        "batch_process",
+        operation="note",
+        items=list(numbers),
+        background=True,
+        max_concurrent=AT_ONCE,
+        operation_id=name,
+    )
+
+
+async def test_the_other_replica_reads_waits_for_and_stops_what_one_runs(two_replicas):
+    (_, one), (_, other), _ = two_replicas
+    with trio.fail_after(120):
+        await start(one, range(ITEMS), "stopped")
+        seen = await ask(other, "get_operation", operation_id="stopped", wait_seconds=50)
+        assert seen["running"]
+        assert seen["counts"]["succeeded"] > 0
+        stopped = await ask(other, "cancel_operation", operation_id="stopped")
+        assert stopped["stopped"]
+        read = [await ask(each, "get_operation", operation_id="stopped") for each in (one, other)]
+        assert not any(each["running"] for each in read)
+        done = {each["counts"]["succeeded"] for each in (*read, stopped)}
+        assert len(done) == 1  # all tell the same
+        assert done.pop() < ITEMS
+
+
+async def test_a_cursor_of_one_replica_is_read_at_the_other(two_replicas):
+    (_, one), (_, other), _ = two_replicas
+    with trio.fail_after(120):
+        items = list(range(10))
+        await ask(one, "batch_process", operation="note", items=items, operation_id="paged")
+        answer = await ask_whole(one, "get_operation", operation_id="paged", page_size=4)
+        cursor = answer["meta"]["pagination"]["cursor"]
+        rest = await ask(other, "get_operation", operation_id="paged", cursor=cursor)
+        assert [outcome["index"] for outcome in rest["outcomes"]] == [4, 5, 6, 7, 8, 9]
+
+
+async def ask_whole(address, tool, **arguments):
+    async with await trio.open_tcp_stream(address.host, address.port) as stream:
+        await stream.send_all(modern_call(1, tool, **arguments))
+        return (await Reader(stream).read()).json()["result"]["structuredContent"]
+
+
+async def test_a_replica_that_is_killed_has_its_work_finished_by_the_other(two_replicas):
+    (process, one), (_, other), effects = two_replicas
+    numbers = range(10_000, 10_000 + ITEMS)
+
+    def done():
+        lines = map(int, effects.read_text().split())
+        return Counter(number for number in lines if number in numbers)
+
+    with trio.fail_after(240):
+        await start(one, numbers, "taken over")
+        while len(done()) < ITEMS / 4:
+            seen = await ask(other, "get_operation", operation_id="taken over", wait_seconds=1)
+            assert not seen["complete"]
+        process.kill()
+        while not seen["complete"]:
+            seen = await ask(other, "get_operation", operation_id="taken over", wait_seconds=5)
+    assert seen["counts"]["succeeded"] == ITEMS
+    times = done()
+    assert len(times) == ITEMS
+    assert max(times.values()) <= 2
+    assert sum(count == 2 for count in times.values()) <= 60, json.dumps(times.most_common(60))

@@ -1,0 +1,132 @@
+"""What servers that share a PostgreSQL database tell each other: LISTEN and NOTIFY.
+
+A notice is a hint and nothing more. It may be lost while the connection is, so whoever waits for
+one also looks by itself from time to time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import trio
+
+from nursery_patterns import run_in_thread
+from trio_tools.operations.durable.location import Location
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHANNEL: Final = "trio_tools"
+
+Kind = Literal["news", "stop", "parked"]
+"""Something was written of an operation; its holder is asked to stop it; nobody works on it."""
+
+_CONNECT_SECONDS = 3
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
+
+_log = logging.getLogger("trio_tools")
+
+
+def payload_of(kind: Kind, owner: str, operation_id: str) -> str:
+    """Return a notice about an operation, which says nothing to who does not know its name."""
+    name = f"{owner}\0{operation_id}".encode()
+    return f"{kind} {hashlib.sha256(name).hexdigest()}"
+
+
+class Notices:
+    """Hears what other servers tell, and wakes who waits for it.
+
+    Args:
+        location: Of the database. A file has no notices: who waits then looks by itself.
+        heard: Called with each payload.
+    """
+
+    def __init__(self, location: Location, heard: Callable[[str], None]) -> None:
+        self._location = location
+        self._heard = heard
+        self._waiting: defaultdict[str, trio.lowlevel.ParkingLot] = defaultdict(
+            trio.lowlevel.ParkingLot
+        )
+
+    async def wait(self, awaited: str, seconds: float) -> None:
+        """Wait for a notice that is or begins with a text, `seconds` at most."""
+        with trio.move_on_after(seconds):
+            try:
+                await self._waiting[awaited].park()
+            finally:
+                if not self._waiting[awaited]:
+                    del self._waiting[awaited]
+
+    async def listen(self) -> None:
+        """Hear notices until cancelled; connect again when the database comes back."""
+        if self._location.path is not None:
+            await trio.sleep_forever()
+        pause = _FIRST_PAUSE_SECONDS
+        limiter = trio.CapacityLimiter(1)
+        while True:
+            connection = await run_in_thread(self._connect, limiter=limiter, abandon_on_cancel=True)
+            if connection is not None:
+                pause = _FIRST_PAUSE_SECONDS
+                with closing(connection):
+                    self._tell_all()  # of what came in between nothing is known
+                    await self._hear(connection)
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _connect(self) -> Any:
+        import psycopg  # noqa: PLC0415 - an extra
+
+        url = self._location.url
+        plain = "postgresql" + url[url.index("://") :]
+        try:
+            connection = psycopg.connect(
+                plain,
+                autocommit=True,
+                connect_timeout=_CONNECT_SECONDS,
+                application_name="trio-tools notices",
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=2,
+            )
+        except psycopg.Error as error:
+            _log.debug("no notices from other servers: %s", type(error).__name__)
+            return None
+        try:
+            connection.execute(f"LISTEN {CHANNEL}")
+        except psycopg.Error:  # behind a pooler that has no sessions, for example
+            connection.close()
+            return None
+        return connection
+
+    async def _hear(self, connection: Any) -> None:
+        """Pass on notices until the connection is lost."""
+        import psycopg  # noqa: PLC0415
+
+        while True:
+            await trio.lowlevel.wait_readable(connection.pgconn.socket)
+            try:
+                connection.pgconn.consume_input()
+            except psycopg.Error:
+                return
+            for payload in _payloads(connection.pgconn):
+                self._heard(payload)
+                self._wake(payload)
+
+    def _wake(self, payload: str) -> None:
+        for awaited in (payload, payload.partition(" ")[0]):
+            if awaited in self._waiting:
+                self._waiting[awaited].unpark_all()
+
+    def _tell_all(self) -> None:
+        for waiting in self._waiting.values():
+            waiting.unpark_all()
+
+
+def _payloads(pgconn: Any) -> Iterator[str]:
+    while (notice := pgconn.notifies()) is not None:
+        yield notice.extra.decode()
