@@ -58,6 +58,7 @@ OUTSIDERS = {
     "psycopg": (
         "trio_tools.database.postgres",
         "trio_tools.database.postgres_session",
+        "trio_tools.database.shared_store",
         "trio_tools.operations.durable.notices",
     ),
     "backports": ("trio_tools.files.compression", "trio_tools.files.text_source"),

@@ -8,6 +8,7 @@ name, run in a nursery of the services (`Services.share`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, wraps
@@ -24,11 +25,13 @@ from trio_tools.upstream.homes import Homes
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases
+    from trio_tools.database.shared_limits import SharedBucket, SharedLimits
     from trio_tools.http.apis.client import ApiClient
     from trio_tools.http.fetching.fetcher import Fetcher
     from trio_tools.http.fetching.host_throttle import HostState
     from trio_tools.http.wire.client import Share
     from trio_tools.inference.models import Models
+    from trio_tools.upstream.upstream import Upstream
     from trio_tools.upstream.upstreams import Upstreams
 
 _P = ParamSpec("_P")
@@ -51,6 +54,7 @@ class Services:
     Attributes:
         files: The folders that tools may read.
         output: The folder that tools may write into.
+        shared_limits: The limits that several servers keep to together; None if it is but one.
     """
 
     def __init__(self, settings: Settings, *, api_limiter: trio.CapacityLimiter) -> None:
@@ -58,6 +62,7 @@ class Services:
         self._api_limiter = api_limiter
         self.files = FileRoots(settings.file_roots, max_file_bytes=settings.max_file_bytes)
         self.output = OutputFolder(settings.output_root)
+        self.shared_limits = _shared_limits(settings)
         self._fetcher: Fetcher | None = None
         self._databases: Databases | None = None
         self._apis: dict[str, ApiClient] = {}
@@ -169,7 +174,10 @@ class Services:
         del fetch["crawl"], fetch["crawl_robots"]  # of the operation, not of the client
         fetch["proxy"] = _proxy_of(self._settings)
         config = FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls"))
-        return Fetcher(config, share=self.share)
+        places = self.shared_limits and self.shared_limits.places(
+            "hosts", config.max_connections_per_host
+        )
+        return Fetcher(config, share=self.share, places=places)
 
     @property
     def databases(self) -> Databases:
@@ -213,6 +221,13 @@ class Services:
 
         return Upstreams(self._settings.upstreams, own_name=self._settings.name, homes=self._homes)
 
+    def upstream_bucket(self, upstream: Upstream) -> SharedBucket | None:
+        """Return the bucket of an upstream that several servers share; None if it is not shared."""
+        rate = upstream.settings.rate_per_second
+        if self.shared_limits is None or rate is None:
+            return None
+        return self.shared_limits.bucket(f"upstreams.{upstream.name}", rate, math.ceil(rate))
+
     @property
     def apis(self) -> Mapping[str, ApiClient]:
         """The APIs that were called so far, by name."""
@@ -233,7 +248,9 @@ class Services:
                     data={"apis": list(self._settings.apis)},
                 )
             api = self._settings.apis[name]
-            client = _client(name, api, self._settings, self._api_limiter, self.share)
+            client = _client(
+                name, api, self._settings, self._api_limiter, self.share, self.shared_limits
+            )
             self._apis[name] = await client.__aenter__()  # closed by `retire`
         return self._apis[name]
 
@@ -244,6 +261,7 @@ def _client(
     settings: Settings,
     limiter: trio.CapacityLimiter,
     share: Share,
+    shared: SharedLimits | None,
 ) -> ApiClient:
     from trio_tools.http.apis.client import ApiClient  # noqa: PLC0415 - see above
     from trio_tools.http.apis.types import ApiConfig  # noqa: PLC0415
@@ -267,7 +285,17 @@ def _client(
         ),
         limiter=limiter,
         share=share,
+        pace=shared and shared.bucket(f"apis.{name}", api.rate_per_second, api.burst),
+        places=shared and shared.places(f"apis.{name}", api.max_concurrent),
     )
+
+
+def _shared_limits(settings: Settings) -> SharedLimits | None:
+    if not settings.limits.shared:
+        return None
+    from trio_tools.database.shared_limits import SharedLimits  # noqa: PLC0415 - see above
+
+    return SharedLimits(settings.state.url.get_secret_value(), replicas=settings.limits.replicas)
 
 
 def _proxy_of(settings: Settings) -> str | None:

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "startup": "the server's start beside the import of the SDK and trio",
     "upstream": "a call of an upstream's tool through us beside the official client's",
     "workers": "calls per second of two worker processes beside one",
+    "shared": "a rate that three replicas share through PostgreSQL (--url)",
     "calls": "a tool call beside a bare server's, and how fast a busy one answers",
 }
 

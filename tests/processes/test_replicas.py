@@ -63,8 +63,8 @@ async def start(address, numbers, name):
 async def test_the_other_replica_reads_waits_for_and_stops_what_one_runs(two_replicas):
     (_, one), (_, other), _ = two_replicas
     with trio.fail_after(120):
-        await start(one, range(ITEMS), "stopped")
-        seen = await ask(other, "get_operation", operation_id="stopped", wait_seconds=50)
+        await start(one, range(-ITEMS, 0), "stopped")
+        seen = await ask(other, "get_operation", operation_id="stopped", wait_seconds=5)
         assert seen["running"]
         assert seen["counts"]["succeeded"] > 0
         stopped = await ask(other, "cancel_operation", operation_id="stopped")

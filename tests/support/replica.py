@@ -14,9 +14,9 @@ EFFECTS = os.open(os.environ["EFFECTS"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
 
 async def note(number: int) -> int:
-    """Write down that an item starts, and rest a little."""
+    """Write down that an item starts, and rest a little, or longer below 0."""
     os.write(EFFECTS, b"%d\n" % number)
-    await trio.sleep(0.005)
+    await trio.sleep(0.2 if number < 0 else 0.005)
     return number
 
 

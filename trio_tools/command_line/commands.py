@@ -227,6 +227,8 @@ def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, 
             rows.append(
                 (f"{prefix}{name}", "(secret)" if value else "none", info.description or "")
             )
+    for key, inner in (section.model_extra or {}).items():  # which the operator named
+        rows += _setting_rows(inner, f"{prefix}{key}.")
     return rows
 
 

@@ -13,6 +13,8 @@ Each module imports only from those above it:
     postgres_session    one statement in a transaction that reads
     postgres            connections, cancels, errors
     databases           `Databases`: what `query_database` uses
+    shared_store        what replicas share of limits, in PostgreSQL
+    shared_limits       limits that several replicas keep to together
     tables              a table read a chunk at a time, by its key
 
 The public names load their modules when they are first used: a worker process that runs one SQLite

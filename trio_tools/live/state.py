@@ -119,9 +119,11 @@ class ServerState:
         if "cluster" in self.settings.model_fields_set:
             use_cluster(self.settings.cluster.address)
         await self.store.open_key()
+        shared = self.services.shared_limits
+        writing = [self.store.write, *([] if shared is None else [shared.run])]
         async with (
             self.services.opened(),
-            self._writing.opened(self.store.write),
+            self._writing.opened(*writing),
             self.jobs.opened(*self.first_jobs),
         ):
             with self.monitor.watching():

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from nursery_patterns import TokenBucket
+from nursery_patterns import TokenBucket, released_slot
 from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
 
 if TYPE_CHECKING:
+    from trio_tools.database.shared_limits import SharedBucket
     from trio_tools.upstream.catalog import UpstreamTool
     from trio_tools.upstream.upstream import Upstream
     from trio_tools.upstream.upstreams import Upstreams
@@ -22,7 +23,8 @@ class UpstreamOperations(Mapping[str, Operation]):
     """The tools that may be used, of the upstreams whose tools are known.
 
     Args:
-        services: Have the upstreams. They are not imported while the settings name none.
+        services: Have the upstreams, and the rates that servers share. Upstreams are not imported while
+            the settings name none.
     """
 
     def __init__(self, services: Services) -> None:
@@ -54,7 +56,9 @@ class UpstreamOperations(Mapping[str, Operation]):
 
     def _operations_of(self, upstream: Upstream) -> Iterator[Operation]:
         for tool in () if upstream.catalog is None else upstream.catalog.allowed.values():
-            yield _operation(upstream, tool, self._buckets[upstream])
+            shared = self._services.upstream_bucket(upstream)
+            bucket = None if shared is not None else self._buckets[upstream]
+            yield _operation(upstream, tool, bucket, shared)
 
     def __getitem__(self, name: str) -> Operation:
         return self._current()[name]
@@ -85,8 +89,16 @@ def _bucket(upstream: Upstream) -> TokenBucket | None:
     return None if rate is None else TokenBucket(rate, max(1, math.ceil(rate)))
 
 
-def _operation(upstream: Upstream, tool: UpstreamTool, bucket: TokenBucket | None) -> Operation:
+def _operation(
+    upstream: Upstream,
+    tool: UpstreamTool,
+    bucket: TokenBucket | None,
+    shared: SharedBucket | None,
+) -> Operation:
     async def call(arguments: dict[str, Any]) -> Any:
+        if shared is not None:
+            async with released_slot():  # nothing but a token is waited for
+                await shared.acquire()
         return await upstream.call(tool.name, arguments)
 
     def check(arguments: Any) -> Any:

@@ -29,7 +29,7 @@ def check_names_of_limits(
     known |= {tool.name for tool in own if not tool.control}
     known |= {operation.limit_name for operation in operations}
     known |= {f"upstreams.{name}" for name in settings.upstreams}
-    for name in settings.limits:
+    for name in settings.limits.by_tool:
         if name not in known:
             raise ValueError(
                 f"limits.{name}: no tool or operation has that limit; there are: "

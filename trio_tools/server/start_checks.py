@@ -48,11 +48,11 @@ def _shut_output(settings: Settings) -> list[str]:
 
 
 async def _useless_limits(server: ToolServer) -> AsyncGenerator[str]:
-    if not server.state.settings.limits:
+    if not server.state.settings.limits.by_tool:
         return
     offered = {tool.name for tool in await server.list_tools()}
     offered |= {operation.limit_name for operation in server.state.operations.values()}
-    for name in server.state.settings.limits:
+    for name in server.state.settings.limits.by_tool:
         if name not in offered and not name.startswith("upstreams."):
             yield (
                 f"{written_name(f'limits.{name}')} is for a tool that this server does not offer: "

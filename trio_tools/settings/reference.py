@@ -198,6 +198,11 @@ def _rows(model: type[BaseModel], groups: tuple[str, ...]) -> Iterator[SettingRo
         if inner is not None:
             given = (_GIVEN_NAMES.get(leaf, "name"),) if named else ()
             yield from _rows(inner, (*groups, leaf, *given))
+    extra = model.__annotations__.get("__pydantic_extra__")
+    if extra is not None:  # tables that the operator names, beside settings
+        inner, _ = _inner_model(typing.get_type_hints(model)["__pydantic_extra__"])
+        assert inner is not None
+        yield from _rows(inner, (*groups, _GIVEN_NAMES[groups[-1]]))
 
 
 def _row(name: str, group: str, info: FieldInfo) -> SettingRow:

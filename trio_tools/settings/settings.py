@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
+    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -53,6 +54,7 @@ __all__ = [
     "DatasetSettings",
     "FetchSettings",
     "HttpSettings",
+    "LimitsSettings",
     "OperationSettings",
     "Settings",
     "StateSettings",
@@ -98,6 +100,38 @@ class ToolLimits(Section):
             raised = name in chosen and cap not in chosen
             values |= {cap: value} if raised else {name: values[cap]}
         return ToolLimits.model_validate(values)
+
+
+class LimitsSettings(Section):
+    """Limits that differ from the built-in ones, by tool; and whether replicas share some.
+
+    Those of a tool are `limits["fetch_urls"]`, or `limits.by_tool` for all of them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ToolLimits] = Field(init=False)
+
+    shared: bool = Field(
+        default=False,
+        description="Whether all servers of one PostgreSQL state keep together to the limits of "
+        "what is outside: rates of APIs and upstreams, requests to one API or host at once.",
+    )
+    replicas: PositiveInt = Field(
+        default=1,
+        description="How many servers share limits, until they have been counted.",
+    )
+
+    @property
+    def by_tool(self) -> dict[str, ToolLimits]:
+        """The limits that were given, by tool or operation."""
+        return self.__pydantic_extra__
+
+    def get(self, tool: str) -> ToolLimits | None:
+        """Return the limits that were given for a tool, None if none were."""
+        return self.by_tool.get(tool)
+
+    def __getitem__(self, tool: str) -> ToolLimits:
+        return self.by_tool[tool]
 
 
 # What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
@@ -320,9 +354,7 @@ class Settings(BaseSettings):
         default_factory=dict[str, OperationSettings],
         description="Where operations run that compute, by their names.",
     )
-    limits: dict[str, ToolLimits] = Field(
-        default_factory=dict[str, ToolLimits], description="Limits that differ, by tool."
-    )
+    limits: LimitsSettings = Field(default_factory=lambda: LimitsSettings.model_validate({}))
     clients: dict[str, ClientSettings] = Field(
         default_factory=dict[str, ClientSettings],
         description="Clients that differ from the others, by name.",
@@ -330,8 +362,20 @@ class Settings(BaseSettings):
 
     @field_validator("limits")
     @classmethod
-    def _are_over_the_built_in_ones(cls, limits: dict[str, ToolLimits]) -> dict[str, ToolLimits]:
-        return {tool: _over_built_in(tool, given) for tool, given in limits.items()}
+    def _are_over_the_built_in_ones(
+        cls, limits: LimitsSettings, info: ValidationInfo
+    ) -> LimitsSettings:
+        state = info.data.get("state")
+        if limits.shared and isinstance(state, StateSettings):
+            url = state.url.get_secret_value()
+            if not url.startswith("postgres"):
+                raise ValueError(
+                    "limits.shared needs a database that all servers reach, and state.url names "
+                    "none: set state.url to postgresql://USER:PASSWORD@HOST/DATABASE, or leave out "
+                    "limits.shared"
+                )
+        over = {tool: _over_built_in(tool, given) for tool, given in limits.by_tool.items()}
+        return limits.model_copy(update=over)
 
     @field_validator("databases")
     @classmethod

@@ -16,6 +16,10 @@ def share_of(settings: Settings, processes: int) -> Settings:
         settings: Of all processes together.
         processes: How many there are, from 1.
     """
+    if settings.limits.shared:  # then the database counts them
+        replicas = settings.limits.replicas * processes
+        limits = settings.limits.model_copy(update={"replicas": replicas})
+        return settings.model_copy(update={"limits": limits})
     apis = {
         name: api.model_copy(
             update={

@@ -58,9 +58,14 @@ async def call_external_api(
         summary=f"{api} answered {reply.status} to {method} {path}, after {reply.elapsed:.3g} s.",
         data=data,
         told=[Told(line, body)],
-        warnings=_warnings(reply),
+        warnings=[*_of_shared_limits(call), *_warnings(reply)],
         rate_limit=_rate_limit(client.rate_limit(), reply),
     )
+
+
+def _of_shared_limits(call: Call) -> list[str]:
+    shared = call.state.services.shared_limits
+    return [shared.warning()] if shared is not None and shared.trouble else []
 
 
 def _tell_rate_limit(failure: ToolFailure, bucket: TokenBucketStatistics, waited: float) -> None:

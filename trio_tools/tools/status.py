@@ -57,7 +57,9 @@ async def get_concurrency_status(call: Call) -> Answer:
     lines = _lines(state)
     busy = sum(limit["in_use"] for limit in limits.values())
     waiting = sum(line["waiting"] for line in lines.values())
+    shared = state.services.shared_limits
     return Answer(
+        warnings=[shared.warning()] if shared is not None and shared.trouble else [],
         summary=(
             f"{len(state.calls)} calls under way ({waiting} waiting for their turn), {busy} items "
             f"in flight, {len(operations)} batch operations running."
@@ -77,6 +79,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "rate_limits": {
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
+            "shared_limits": None if shared is None else shared.status(),
             "upstreams": _upstreams(state),
             "cluster": cluster_view(),
             "state": _store(state),

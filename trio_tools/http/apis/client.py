@@ -21,11 +21,12 @@ import trio
 from nursery_patterns import Retry, TokenBucket, TokenBucketStatistics
 from trio_tools.http.apis.paths import check_path
 from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS, Secret
-from trio_tools.http.apis.types import ApiConfig, ApiReply, Waiting
+from trio_tools.http.apis.types import ApiConfig, ApiReply, OwnPace, Pace, Waiting
 from trio_tools.http.fetching.content import decode_any_text, media_type, parse_json
 from trio_tools.http.fetching.headers import header_lines
 from trio_tools.http.fetching.host_throttle import (
     HostLimits,
+    Places,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
@@ -70,6 +71,8 @@ class ApiClient(PooledClient):
         ssl_context: Gives the TLS settings, called once; by default strict ones.
         resolver: How names become addresses; by default the operating system's way.
         share: Makes concurrent look-ups of the API's name one; by default each task makes its own.
+        pace: When the next call may be sent; by default a bucket of this client alone.
+        places: Of the calls in flight, where several servers share them.
 
     Raises:
         InvalidRequest: The base URL is not a URL.
@@ -84,6 +87,8 @@ class ApiClient(PooledClient):
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
         share: Share = unshared,
+        pace: Pace | None = None,
+        places: Places | None = None,
     ) -> None:
         self._config = config
         self._environ = environ
@@ -100,7 +105,7 @@ class ApiClient(PooledClient):
             ),
             share=share,
         )
-        self._bucket = TokenBucket(config.rate_per_second, config.burst)
+        self._pace = pace or OwnPace(TokenBucket(config.rate_per_second, config.burst))
         # The first in it waits until a token of the bucket is due, then takes both tokens.
         self._line = trio.StrictFIFOLock()
         # Calls that have begun and not ended; once retired, the last one closes the connections.
@@ -108,7 +113,9 @@ class ApiClient(PooledClient):
         self._retired = False
         self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
         self._slots = HostLimits(
-            max_per_host=most, max_cooldown_seconds=config.max_cooldown_seconds
+            max_per_host=most,
+            max_cooldown_seconds=config.max_cooldown_seconds,
+            places=places,
         )
         retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
         self._ask_with_retries = retry(self._ask_in_turn)
@@ -124,7 +131,7 @@ class ApiClient(PooledClient):
         line = self._line.statistics()
         for_slots = sum(api.waiting for api in self._slots.snapshot().values())
         waiting = for_slots + line.locked + line.tasks_waiting
-        return replace(self._bucket.statistics(), waiting=waiting)
+        return replace(self._pace.statistics(), waiting=waiting)
 
     async def call(
         self,
@@ -281,12 +288,11 @@ class ApiClient(PooledClient):
             try:
                 async with AsyncExitStack() as held:
                     async with self._line:
-                        bucket = self._bucket.statistics()
-                        await trio.sleep((1 - min(bucket.tokens, 1)) / bucket.rate)
+                        await self._pace.ready(self._line.statistics().tasks_waiting)
                         await held.enter_async_context(self._limiter)
                         if slots.cooling_seconds(name):
                             continue  # a pause began while this one stood in line
-                        await self._bucket.acquire()  # not before, or it would count from then
+                        await self._pace.take()  # not before, or it would count from then
                     waiting.end()
                     sent = trio.current_time()
                     answer = await self._ask(request, lambda _reply, _fields: max_bytes)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import trio
+
+from nursery_patterns import TokenBucket, TokenBucketStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,47 @@ class ApiConfig:
     max_cooldown_seconds: float = 60.0
     proxy: str | None = field(default=None, repr=False)
     proxy_resolves: bool = False
+
+
+class Pace(Protocol):
+    """When the next call may be sent. For one task at a time."""
+
+    async def ready(self, waiting: int = 0) -> None:
+        """Wait until it may be, without taking anything; so many more want to call."""
+        ...
+
+    async def take(self) -> None:
+        """Take what one call takes; at once after `ready`."""
+        ...
+
+    def statistics(self) -> TokenBucketStatistics:
+        """The state of the rate limit."""
+        ...
+
+
+class OwnPace:
+    """The pace of a token bucket that no other server shares.
+
+    Args:
+        bucket: The bucket.
+    """
+
+    def __init__(self, bucket: TokenBucket) -> None:
+        self._bucket = bucket
+
+    async def ready(self, waiting: int = 0) -> None:
+        """Wait until a token is due. See `Pace`."""
+        del waiting
+        bucket = self._bucket.statistics()
+        await trio.sleep((1 - min(bucket.tokens, 1)) / bucket.rate)
+
+    async def take(self) -> None:
+        """Take a token. See `Pace`."""
+        await self._bucket.acquire()
+
+    def statistics(self) -> TokenBucketStatistics:
+        """The state of the bucket."""
+        return self._bucket.statistics()
 
 
 @dataclass(slots=True)

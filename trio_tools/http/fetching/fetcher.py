@@ -16,6 +16,7 @@ from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wron
 from trio_tools.http.fetching.host_throttle import (
     HostLimits,
     HostState,
+    Places,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
@@ -56,6 +57,7 @@ class Fetcher(PooledClient):
         share: Makes concurrent look-ups of the same name, and concurrent requests for the same
             robots.txt, one: `functools.partial(single_flight, nursery=nursery)`. By default each
             task makes its own.
+        places: Of the requests to each host, where several servers share them.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Fetcher(PooledClient):
         ssl_context: Callable[[], ssl.SSLContext] = create_ssl_context,
         resolver: Resolver | None = None,
         share: Share = unshared,
+        places: Places | None = None,
     ) -> None:
         self._config = config = config or FetchConfig()
         super().__init__(
@@ -84,6 +87,7 @@ class Fetcher(PooledClient):
         self._hosts = HostLimits(
             max_per_host=config.max_connections_per_host,
             max_cooldown_seconds=config.max_cooldown_seconds,
+            places=places,
         )
         # The pauses of the hosts bound the retries, and each retry waits for the end of its pause.
         retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import email.utils
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import trio
 
@@ -26,6 +27,8 @@ from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
 _FIRST_PAUSE_SECONDS = 1.0
+# How often more places are asked for where other servers hold them.
+_ASK_AGAIN_SECONDS = 0.25
 
 MAX_CLIENTS: Final = 50
 """How many clients of one host are remembered, for a status that shows each its own."""
@@ -161,15 +164,38 @@ def _client_id() -> str:
     return "" if request is None else request.client_id
 
 
+class Places(Protocol):
+    """Places of each host that several servers share, as far as this one holds them."""
+
+    def watch(self, usage: Callable[[], dict[str, tuple[int, int]]]) -> None:
+        """Let it know how many places of each host are wanted, and how many are in use."""
+        ...
+
+    def held(self, name: str) -> int:
+        """Return how many places of a host this server may use now."""
+        ...
+
+    async def ask(self, name: str) -> None:
+        """Ask for as many places of a host as are wanted, once."""
+        ...
+
+
 class HostLimits:
     """The hosts in use and those in trouble.
 
     Args:
         max_per_host: Most requests in flight to one host.
         max_cooldown_seconds: Longest pause a host can impose, whatever its Retry-After says.
+        places: Those of `max_per_host` that this server may use now, where several servers share
+            them; None if all are its own.
     """
 
-    def __init__(self, *, max_per_host: int, max_cooldown_seconds: float) -> None:
+    def __init__(
+        self, *, max_per_host: int, max_cooldown_seconds: float, places: Places | None = None
+    ) -> None:
+        self._places = places
+        if places is not None:
+            places.watch(self._usage)
         self._max_per_host = max_per_host
         self._max_cooldown_seconds = max_cooldown_seconds
         self._hosts: dict[str, _Host] = {}
@@ -182,7 +208,7 @@ class HostLimits:
         request = current_request()
         if request is not None and len(host.clients) < MAX_CLIENTS:
             host.clients.add(request.client_id)
-        if host.door is not None or host.cools() or not host.take_slot():
+        if host.door is not None or host.cools() or not self._take_slot(name, host):
             return False
         host.users += 1
         return True
@@ -273,11 +299,29 @@ class HostLimits:
                     await trio.sleep_until(host.end_of_pause())
             door = host.door = host.door or trio.StrictFIFOLock()
             async with door:
-                while not host.cools() and not (entered := host.take_slot()):
+                while not host.cools() and not (entered := self._take_slot(name, host)):
                     host.freed = trio.Event()
-                    await host.freed.wait()
+                    await self._wait_for_slot(name, host, host.freed)
             if not door.statistics().tasks_waiting and not door.locked():
                 host.door = host.freed = None
+
+    def _take_slot(self, name: str, host: _Host) -> bool:
+        if self._places is not None and host.in_flight >= self._places.held(name):
+            return False
+        return host.take_slot()
+
+    async def _wait_for_slot(self, name: str, host: _Host, freed: trio.Event) -> None:
+        """Wait until a slot may be free. Where servers share them, ask for more places first."""
+        if self._places is None or host.in_flight >= int(host.limiter.total_tokens):
+            await freed.wait()
+            return
+        await self._places.ask(name)
+        if host.in_flight >= self._places.held(name):
+            with trio.move_on_after(_ASK_AGAIN_SECONDS):
+                await freed.wait()
+
+    def _usage(self) -> dict[str, tuple[int, int]]:
+        return {name: (host.users, host.in_flight) for name, host in self._hosts.items()}
 
     def _refuse_vain_wait(self, name: str, host: _Host, now: float) -> None:
         if (until := host.end_of_pause()) >= trio.current_effective_deadline():

@@ -34,6 +34,7 @@ VERSION: Final = 1
 _T = TypeVar("_T")
 
 _BUSY_SECONDS = 2.0
+_TABLES_LOCK = 7_246_000  # any number that is always the same
 _CONNECT_SECONDS = 3
 
 _metadata = sa.MetaData()
@@ -448,6 +449,8 @@ class StateDatabase:
         Raises:
             StateTroubleError: A newer version made them; they are left as they are.
         """
+        if self._location.path is None:  # servers that start together make the tables once
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
         if not sa.inspect(connection).has_table(_meta.name):
             _metadata.create_all(connection)
             for name, value in (("version", b"%d" % VERSION), ("key", secrets.token_bytes(32))):

@@ -241,12 +241,14 @@ def link_to(call: Call, kept: StoredOperation) -> str:
 
 
 def trouble_of(call: Call) -> list[str]:
-    """Return the warning that what finished is not on the disk, if it is not."""
+    """Return warnings that what finished is not on the disk, and that limits are not shared."""
+    shared = call.state.services.shared_limits
+    told = [shared.warning()] if shared is not None and shared.trouble else []
     trouble = call.state.store.trouble
     if not trouble:
-        return []
+        return told
     lost = "What finished is kept in memory only, and is lost if this server ends"
-    return [f"{lost}: the state cannot be written ({trouble})."]
+    return [f"{lost}: the state cannot be written ({trouble}).", *told]
 
 
 def counts_of(counts: Counts) -> dict[str, Any]:
