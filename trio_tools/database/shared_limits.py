@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -28,7 +28,9 @@ BEAT_SECONDS: Final = 0.5
 """How often a replica says that it lives, and settles what it holds."""
 
 _TRIP_SECONDS = 1.0
-_BLOCK_SECONDS = 0.2  # of a rate are taken at a time
+# Each costs four trips to the database. Who waits for places asks for them by itself.
+_SETTLED_A_BEAT = 50
+_BLOCK_SECONDS = 0.5  # of a rate are taken at a time
 _MOST_TOKENS = 20
 # A token that nobody has used so long after it was due is gone.
 _KEEP_SECONDS = 1.0
@@ -44,7 +46,7 @@ class Store(Protocol):
         """Take tokens of a bucket."""
         ...
 
-    def beat(self, wanted: Mapping[str, Wanted]) -> Beat:
+    def beat(self, wanted: Mapping[str, Wanted], unused: Sequence[str] = ()) -> Beat:
         """Go on counting."""
         ...
 
@@ -118,12 +120,12 @@ class SharedLimits:
         """Have the heart beat until cancelled, and give everything back then."""
         try:
             while True:
-                wanted = {
-                    name: each
-                    for places in self._places.values()
-                    for name, each in places.wanted().items()
-                }
-                beat = await self.trip(partial(self._store.beat, wanted))
+                kinds = list(self._places.values())
+                unused = [name for places in kinds for name in places.unused()]
+                wanted: dict[str, Wanted] = {}
+                for places in kinds:
+                    wanted |= places.wanted(_SETTLED_A_BEAT // len(kinds))
+                beat = await self.trip(partial(self._store.beat, wanted, unused))
                 if beat is not None:
                     self.replicas = max(1, beat.replicas)
                     for places in self._places.values():
@@ -185,7 +187,7 @@ class SharedLimits:
         for bucket in self._buckets.values():
             bucket.drop()
         for places in self._places.values():
-            places.settled({})
+            places.drop()
 
 
 class SharedBucket:
@@ -264,7 +266,8 @@ class SharedBucket:
             await self._own_share().acquire()
 
     async def _take(self, tokens: int) -> bool:
-        most = min(_MOST_TOKENS, self.burst, max(1, math.ceil(self.rate * _BLOCK_SECONDS)))
+        # More than the burst, too: those above it are due in the future.
+        most = min(_MOST_TOKENS, max(1, math.ceil(self.rate * _BLOCK_SECONDS)))
         tokens = min(tokens, most)
         first = await self._limits.take(self, tokens)
         if first is None:
@@ -310,6 +313,8 @@ class SharedPlaces:
         self._capacity = capacity
         self._held: dict[str, int] = {}
         self._usage: Usage = dict
+        # Which of the limits in use is to be settled next.
+        self._next = 0
 
     def watch(self, usage: Usage) -> None:
         """Let it know, by name, how many places could be used, and how many are."""
@@ -328,19 +333,36 @@ class SharedPlaces:
         if held is not None:
             self._held[name] = held
 
-    def wanted(self) -> dict[str, Wanted]:
-        """Return what is wanted of every limit in use, and of those that are to be given back."""
-        usage = dict.fromkeys(self._held, (0, 0)) | self._usage()
-        return {self._full(name): self._wanted(name, *users) for name, users in usage.items()}
+    def unused(self) -> list[str]:
+        """Return the limits of which no place is used any more, by full name; use none of them."""
+        usage = self._usage()
+        unused = [name for name in self._held if not any(usage.get(name, ()))]
+        for name in unused:
+            del self._held[name]
+        return [self._full(name) for name in unused]
+
+    def wanted(self, most: int) -> dict[str, Wanted]:
+        """Return what is wanted of some limits in use, each time of the next ones."""
+        usage = list(self._usage().items())
+        start = self._next if self._next < len(usage) else 0
+        self._next = start + max(1, most)
+        return {
+            self._full(name): self._wanted(name, *users)
+            for name, users in usage[start : self._next]
+        }
 
     def settled(self, held: Any) -> None:
-        """Take note of what this replica holds, by full name; of the others nothing."""
+        """Take note of what this replica holds of limits that were settled, by full name."""
         prefix = self._full("")
-        self._held = {
+        self._held |= {
             name.removeprefix(prefix): places
             for name, places in held.items()
-            if name.startswith(prefix) and places
+            if name.startswith(prefix)
         }
+
+    def drop(self) -> None:
+        """Use none of the places that were given."""
+        self._held.clear()
 
     def _wanted(self, name: str, users: int, in_use: int) -> Wanted:
         """Return what is wanted, and use no more than now until that is settled."""

@@ -11,7 +11,7 @@ different things by them do not share limits, and do not harm each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -51,6 +51,9 @@ SELECT coalesce(sum(held), 0), count(*) FILTER (WHERE wanted > 0)
 FROM trio_tools_places_v1 JOIN trio_tools_replicas_v1 AS replicas USING (fence)
 WHERE name = %(name)s AND fence <> %(fence)s AND until > {_NOW}
 """  # noqa: S608
+_GIVE_BACK = (
+    "DELETE FROM trio_tools_places_v1 WHERE fence = %(fence)s AND name = ANY(%(unused)s::text[])"
+)
 _HOLD = f"""
 INSERT INTO trio_tools_places_v1 (name, fence, wanted, held)
 SELECT %(name)s, %(fence)s, %(wanted)s, %(held)s WHERE {_LIVES}
@@ -86,7 +89,7 @@ class Beat(NamedTuple):
 
     Attributes:
         replicas: How many live.
-        held: Places that this one holds from now on, by name.
+        held: Places that this one holds from now on, of the limits that were settled.
     """
 
     replicas: int
@@ -123,8 +126,12 @@ class SharedStore:
         row = self._run(lambda connection: self._one(connection, _TAKE, values))
         return float(row[0])
 
-    def beat(self, wanted: Mapping[str, Wanted]) -> Beat:
-        """Go on counting, and settle how many places of each limit this replica holds.
+    def beat(self, wanted: Mapping[str, Wanted], unused: Sequence[str] = ()) -> Beat:
+        """Go on counting, give back places, and settle how many of some limits are held.
+
+        Args:
+            wanted: Of the limits to settle. Of others what is held stays.
+            unused: Limits of which this replica uses no place.
 
         Raises:
             FencedError: This replica counts no more.
@@ -141,6 +148,7 @@ class SharedStore:
             connection.execute(old)
             count = f"SELECT count(*) FROM trio_tools_replicas_v1 WHERE until > {_NOW}"  # noqa: S608
             row = connection.execute(count).fetchone()
+            connection.execute(_GIVE_BACK, {"fence": self._fence, "unused": list(unused)})
             held = {name: self._settle(connection, name, each) for name, each in wanted.items()}
             return Beat(1 if row is None else row[0], held)
 
