@@ -23,7 +23,7 @@ class UpstreamOperations(Mapping[str, Operation]):
     """The tools that may be used, of the upstreams whose tools are known.
 
     Args:
-        services: Have the upstreams, and the rates that servers share. Upstreams are not imported while
+        services: Have the upstreams, and rates that servers share. None is imported while
             the settings name none.
     """
 
