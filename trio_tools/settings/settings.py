@@ -109,7 +109,7 @@ class LimitsSettings(Section):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, ToolLimits] = Field(init=False)
+    __pydantic_extra__: dict[str, ToolLimits] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride] - as pydantic documents it
 
     shared: bool = Field(
         default=False,
