@@ -75,6 +75,7 @@ OUTSIDERS = {
     "referencing": ("trio_tools.upstream.catalog",),
     "h11": ("trio_tools.transports.http.http11",),
     "jwt": ("trio_tools.transports.http.oauth",),
+    "shtab": ("trio_tools.command_line.commands",),
     "starlette": ("trio_tools.transports",),
     "prometheus_client": ("trio_tools.transports",),
     "pytest": ("nursery_patterns.pytest_plugin",),

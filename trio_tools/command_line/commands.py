@@ -278,6 +278,15 @@ async def reload(options: argparse.Namespace, settings: Settings, rest: list[str
     return await reload(options, settings, rest)
 
 
+async def completion(options: argparse.Namespace, _: Settings, __: list[str]) -> int:
+    """Print the script with which a shell completes the commands and their options."""
+    import shtab  # noqa: PLC0415 - of this command alone
+
+    await trio.lowlevel.checkpoint()
+    print(shtab.complete(options.parser, shell=options.shell))  # noqa: T201
+    return 0
+
+
 async def top(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
     """Show what a server does now."""
     from trio_tools.command_line.top import top  # noqa: PLC0415

@@ -8,6 +8,7 @@ trio-tools settings         every setting, its value and its meaning; --example 
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
 trio-tools top              what a server does now, live
 trio-tools reload           let a server that runs read its settings again
+trio-tools completion SHELL what bash, zsh or fish complete commands with
 trio-tools doctor           check the settings and what they name; say what to do
 trio-tools upstreams        the MCP servers behind this one, and their tools
 trio-tools demo             bulk work that goes wrong in every way, and what comes of it
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, _Command] = {
     "doctor": commands.doctor,
     "top": commands.top,
     "reload": commands.reload,
+    "completion": commands.completion,
 }
 
 
@@ -217,6 +219,11 @@ def _parser() -> argparse.ArgumentParser:
         "upstreams", parents=[shared], help="start every upstream, and list its tools"
     )
     found.add_argument("--json", action="store_true", help="print what there is for machines")
+    completion = subparsers.add_parser(
+        "completion", parents=[shared], help="print what a shell completes commands with"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.set_defaults(parser=parser)
     subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
 
@@ -236,7 +243,7 @@ def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
         ("uninstall", "remove it from there"),
     ):
         command = subparsers.add_parser(name, parents=[shared], help=words, description=words)
-        command.add_argument("host", choices=HOSTS, metavar="HOST", help=", ".join(HOSTS))
+        command.add_argument("host", choices=tuple(HOSTS), metavar="HOST", help=", ".join(HOSTS))
         command.add_argument("--project", action="store_true", help="the file of this folder")
         command.add_argument("--file", metavar="FILE", help="another file than the host's own")
         command.add_argument("--name", default=ENTRY_NAME, help="name of the entry")
