@@ -190,7 +190,7 @@ async def test_an_explicit_null_is_as_good_as_leaving_out(era):
 async def test_the_tables_of_a_database_are_listed_without_sql(shop, era):
     async with calling(server_with(**shop), era) as call:
         answer = await call("query_database")
-    assert answer["data"]["rows"] == [["items", "id INTEGER, name TEXT"]]
+    assert answer["data"]["rows"] == [["items", "id INTEGER, name TEXT", None]]
 
 
 async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(era, shop):
