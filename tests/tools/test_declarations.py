@@ -190,7 +190,10 @@ async def test_an_explicit_null_is_as_good_as_leaving_out(era):
 async def test_the_tables_of_a_database_are_listed_without_sql(shop, era):
     async with calling(server_with(**shop), era) as call:
         answer = await call("query_database")
-    assert answer["data"]["rows"] == [["items", "id INTEGER, name TEXT", None]]
+    ((table, columns, *_),) = answer["data"]["rows"]
+    assert table == "items"
+    assert columns.startswith("id INTEGER")
+    assert "name TEXT" in columns
 
 
 async def test_the_lines_of_a_description_begin_with_what_a_client_may_look_for(era, shop):
