@@ -6,8 +6,9 @@ import re
 import pytest
 import trio
 
-from tests.server.kit import connected
+from tests.server.kit import connected, status_of
 from tests.tools.kit import nap_server, server_with
+from trio_tools.operations.operation import Operation
 from trio_tools.tools.call import Call
 
 
@@ -66,6 +67,61 @@ async def test_a_message_shows_the_latest_outcomes_and_large_results_by_their_be
     assert [json.loads(line) for line in first] == [{"index": 0, "item": 0, "value": value}]
     assert max(len(text) for text in told) < 6_000
     assert len(last) == 20
+
+
+async def test_items_in_flight_count_for_what_they_tell_of_themselves(autojump_clock, era):
+    async def climb(steps: int, *, report_progress) -> str:
+        for step in range(1, steps + 1):
+            await trio.sleep(1)
+            report_progress(step, steps if steps < 9 else None, f"step {step}")
+            report_progress(step - 0.5, steps, "less than before")
+        return "up"
+
+    told = []
+
+    async def tell(progress, total, message):
+        told.append((trio.current_time(), progress, message.splitlines()[1:]))
+
+    async with connected(server_with(climb), era) as client:
+        start = trio.current_time()
+        arguments = {"operation": "climb", "items": [4, 9]}
+        answer = await client.call_tool("batch_process", arguments, progress_callback=tell)
+    assert answer.structured_content["data"]["complete"]
+    assert [round(at - start, 3) for at, *_ in told] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    done = [progress for _, progress, _ in told]
+    assert done == sorted(set(done))
+    assert done[1] == 0.25 + 0.01 / 2
+    assert done[4] == 1 + 0.01 * 4 / 5
+    assert done[-1] == 2
+    assert [json.loads(line) for line in sorted(told[1][2])] == [
+        {"index": 0, "item": 4, "progress": 1, "total": 4, "message": "step 1"},
+        {"index": 1, "item": 9, "progress": 1, "total": None, "message": "step 1"},
+    ]
+    assert json.loads(told[4][2][0]) == {"index": 0, "item": 4, "value": "up"}
+
+
+async def test_the_status_tells_how_far_items_in_flight_are(autojump_clock):
+    async def climb(name: str, *, report_progress) -> None:
+        report_progress(float("nan"), 1, "no number")
+        report_progress(1, float("inf"), name)
+        await trio.sleep(10)
+
+    async with connected(server_with(climb)) as client, trio.open_nursery() as nursery:
+        arguments = {"operation": "climb", "items": [str(n) for n in range(30)]}
+        nursery.start_soon(client.call_tool, "batch_process", arguments)
+        await trio.sleep(5)
+        (running,) = (await status_of(client))["operations"]
+    assert len(running["in_progress"]) == running["in_flight"] == 10
+    found = {"index": 0, "item": "0", "progress": 1, "total": None, "message": "0"}
+    assert found in running["in_progress"]
+
+
+def test_only_an_async_function_can_tell_its_progress():
+    def climb(steps: int, *, report_progress) -> None:
+        report_progress(1, steps, "up")
+
+    with pytest.raises(TypeError, match="only an async function"):
+        Operation(name="climb", fn=climb, runs="thread")
 
 
 async def test_at_most_twenty_messages_fall_into_any_second(autojump_clock, era):

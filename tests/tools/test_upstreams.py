@@ -1,11 +1,13 @@
 """Any tool of any MCP server, in bulk: what callers of our server see of upstreams."""
 
+import json
 import os
 import signal
 
 import pytest
 import trio
 
+from tests.server.kit import status_of
 from tests.support.upstreams import gone, server_over, small, traced, until
 
 
@@ -39,6 +41,26 @@ async def test_all_bad_items_are_named_and_never_sent(tmp_path):
         assert {each["error_code"] for each in wrong} == {"INVALID_ITEM"}
         assert "'a' is a required property" in wrong[1]["reason"]
         assert len(traced(trace, "call")) == 1
+
+
+async def test_the_progress_of_a_tool_is_shown_within_ours():
+    async with server_over(small=small()) as run:
+        told = []
+
+        async def tell(progress, total, message):
+            told.append((progress, message))
+            running = (await status_of(run.client))["operations"]
+            shown.extend(each["in_progress"] for each in running)
+
+        shown = []
+        asked = {"operation": "small.steps", "items": [{"count": 3}]}
+        await run.client.call_tool("batch_process", asked, progress_callback=tell)
+        assert [progress for progress, _ in told][-1] == 1
+        lines = [json.loads(line) for _, text in told for line in text.splitlines()[1:]]
+        step = {"index": 0, "item": {"count": 3}, "progress": 1, "total": 3, "message": "step 1"}
+        assert step in lines
+        assert 1 / 3 in [progress for progress, _ in told]
+        assert [each["message"] for (each,) in filter(None, shown)][0] == "step 1"
 
 
 async def test_a_tool_that_fails_is_a_failed_item_with_its_text():

@@ -190,12 +190,14 @@ def _over(
     names: tuple[str, str, str, Any],
 ) -> StoredOperation:
     operation_id, owner, tool, request = names
+    timeline = Timeline()
     work = ItemRunner(
         operation,
         items.items if isinstance(items, DatasetItems) else given,
         page_bytes=state.page_bytes,
         reserve=partial(state.store.reserve, owner),
         journal=journal,
+        timeline=timeline,
     )
     if isinstance(items, DatasetItems):
         items.count = work.add_items
@@ -209,7 +211,7 @@ def _over(
         bucket=operation.bucket,
         name=operation.name,
         journal=journal,
-        observer=(timeline := Timeline()),
+        observer=timeline,
     )
     return StoredOperation(
         operation_id=operation_id,

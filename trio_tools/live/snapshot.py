@@ -10,6 +10,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_OPERATIONS: Final = 50
 MAX_FAILED: Final = 20
+MAX_IN_PROGRESS: Final = 20
 MAX_HOSTS: Final = 30
 _MAX_LABEL_CHARS = 200
 _RATE_SECONDS = 10.0
@@ -96,6 +98,7 @@ def operation_view(kept: StoredOperation, now: float) -> dict[str, Any]:
             "not_started": counts.not_started,
             "in_flight": counts.in_flight,
         },
+        "in_progress": in_progress(kept),
         "rate_per_second": round(rate, 2),
         "seconds_left": round(left / rate, 1) if rate and left is not None else None,
         "timeline": [
@@ -104,6 +107,20 @@ def operation_view(kept: StoredOperation, now: float) -> dict[str, Any]:
         ],
         "failed": failed_items(kept) if counts.failed + counts.timed_out else [],
     }
+
+
+def in_progress(kept: StoredOperation) -> list[dict[str, Any]]:
+    """Return how far items in flight are, of those that tell it the latest `MAX_IN_PROGRESS`."""
+    return [
+        {
+            "index": told.index,
+            "item": str(kept.work.label_of(told.item))[:_MAX_LABEL_CHARS],
+            "progress": told.done,
+            "total": told.total,
+            "message": told.message,
+        }
+        for told in islice(kept.timeline.reports(), MAX_IN_PROGRESS)
+    ]
 
 
 def failed_items(kept: StoredOperation, most: int = MAX_FAILED) -> list[dict[str, Any]]:

@@ -4,10 +4,10 @@ What can be done with an item belongs here, and how its outcomes outlive the cal
 knows MCP. Each module imports only those above it.
 
 memory_estimate  how much memory values hold
+timeline         when the items of an operation started and ended, and how far they are
 operation        `Operation` and what it declares
 durable          what is stored beyond the process, and when it is safe
 item_runner      an operation over the items of one batch
-timeline         when the items of an operation started and ended
 store            operations that outlive their calls
 durable_store    operations that outlive the process
 web              fetch, call_api

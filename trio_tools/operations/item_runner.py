@@ -25,6 +25,7 @@ from trio_tools.answers.texts import json_line
 from trio_tools.operations.durable.writer import ItemJournal
 from trio_tools.operations.memory_estimate import held_bytes
 from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.timeline import Timeline
 
 _log = logging.getLogger("trio_tools")
 
@@ -92,6 +93,7 @@ class ItemRunner:
         page_bytes: A result of more bytes is read in parts.
         reserve: Called with the bytes of each result or failure; raises if there is no room.
         journal: Hears from the batch, and knows which item the current task works on.
+        timeline: Observes the batch, and is told how far its items are.
 
     Attributes:
         operation: What is done to each item.
@@ -107,9 +109,11 @@ class ItemRunner:
         page_bytes: int,
         reserve: Callable[[int], None],
         journal: ItemJournal | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self.operation = operation
         self._journal = journal
+        self._timeline = timeline
         self.last: Any = None
         self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
         self._page_bytes = page_bytes
@@ -142,12 +146,15 @@ class ItemRunner:
 
     async def _call(self, item: Any) -> Any:
         """Call the operation, with what it asks for beside the item."""
-        operation, journal = self.operation, self._journal
-        if not (operation.takes_key or operation.at_most_once) or journal is None:
-            return await operation.run(item)
-        if operation.at_most_once:
-            await journal.note_start()
-        return await operation.run(item, idempotency_key=journal.item_key)
+        operation, journal, timeline = self.operation, self._journal, self._timeline
+        options: dict[str, Any] = {}
+        if operation.takes_progress and timeline is not None:
+            options["report_progress"] = timeline.reporter(item)
+        if (operation.takes_key or operation.at_most_once) and journal is not None:
+            if operation.at_most_once:
+                await journal.note_start()
+            options["idempotency_key"] = journal.item_key
+        return await operation.run(item, **options)
 
     def add_items(self, count: int, size: int) -> None:
         """Make room for further items.

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 from nursery_patterns import TokenBucket, check_in_cluster
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.texts import json_line
+from trio_tools.operations.timeline import ReportProgress
 from trio_tools.settings.computing import Place, computing_on_cluster, run_at
 
 Execution = Literal["async", "thread", "process", "cluster"]
@@ -31,6 +32,7 @@ Execution = Literal["async", "thread", "process", "cluster"]
 # An identifier, or the name of an upstream and that of its tool.
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
 _KEY = "idempotency_key"
+_PROGRESS = "report_progress"
 _WHERE = {"thread": "in a thread", "process": "in a process", "cluster": "on a cluster"}
 _MAX_REASON_CHARS = 300
 _MORE_FIELDS = 10
@@ -166,6 +168,7 @@ class Operation:
     computes_in: Literal["process", "cluster"] | None = None
     _items: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
     _takes_key: bool = field(init=False, repr=False, compare=False)
+    _takes_progress: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -176,7 +179,8 @@ class Operation:
         _check_function(self.name, self.fn, self.runs)
         put = functools.partial(object.__setattr__, self)
         put("description", self.description or _first_line(_unwrapped(self.fn)) or self.name)
-        put("_takes_key", _takes_key(self.fn))
+        put("_takes_key", _takes(self.fn, _KEY))
+        put("_takes_progress", _takes(self.fn, _PROGRESS))
         put("limit_name", self.limit_name or self.name)
         put(
             "_items",
@@ -256,7 +260,22 @@ class Operation:
         """
         return self._takes_key
 
-    async def run(self, item: Any, *, idempotency_key: str | None = None) -> Any:
+    @property
+    def takes_progress(self) -> bool:
+        """Whether `fn` has a parameter `report_progress`.
+
+        It is given a function `report_progress(done, total, message)` that tells how far the item
+        is, `total` and `message` or None. It waits for nothing, and may be called at any pace.
+        """
+        return self._takes_progress
+
+    async def run(
+        self,
+        item: Any,
+        *,
+        idempotency_key: str | None = None,
+        report_progress: ReportProgress | None = None,
+    ) -> Any:
         """Run the operation on one checked item, where it declares to run.
 
         A cancel ends an async function at its next checkpoint and kills a worker process. A thread
@@ -266,6 +285,8 @@ class Operation:
         fn: Any = self.fn
         if self._takes_key and idempotency_key is not None:
             fn = functools.partial(fn, idempotency_key=idempotency_key)
+        if self._takes_progress:
+            fn = functools.partial(fn, report_progress=report_progress or _tell_nobody)
         if self.runs != "async":
             return await run_at(self.runs, fn, item)
         if self.computes_in != "cluster":
@@ -305,6 +326,10 @@ class Operation:
         await check_in_cluster(self.fn if self.runs == "cluster" else len)
 
 
+def _tell_nobody(done: float, total: float | None = None, message: str | None = None) -> None:
+    """Stand in for the way to a caller where an operation is run without a batch."""
+
+
 def _label_of_bad(item: Any) -> str:
     return item[:_MAX_LABEL_CHARS] if isinstance(item, str) else brief_repr(item)
 
@@ -335,14 +360,19 @@ def _check_function(operation: str, fn: Any, runs: str) -> None:
             f"operation {operation!r} runs {_WHERE[runs]} but its fn is an async function: leave "
             "out runs, or declare it with `def`"
         )
+    if runs != "async" and _takes(fn, _PROGRESS):
+        raise TypeError(
+            f"operation {operation!r} runs {_WHERE[runs]} but its fn takes report_progress, which "
+            "only an async function can call: leave out the parameter"
+        )
     with suppress(ValueError):  # some functions in C do not tell what they take
         _check_takes_one(operation, inspect.signature(fn))
 
 
 def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
-    key = {_KEY: ""} if _KEY in signature.parameters else {}
+    given = {name: None for name in (_KEY, _PROGRESS) if name in signature.parameters}
     try:
-        signature.bind(None, **key)
+        signature.bind(None, **given)
     except TypeError as error:
         raise TypeError(
             f"operation {operation!r} has to take one item and nothing else, but its fn takes "
@@ -350,9 +380,9 @@ def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
         ) from None
 
 
-def _takes_key(fn: Any) -> bool:
+def _takes(fn: Any, name: str) -> bool:
     try:
-        return _KEY in inspect.signature(fn).parameters
+        return name in inspect.signature(fn).parameters
     except ValueError:  # some functions in C do not tell what they take
         return False
 

@@ -1,4 +1,4 @@
-"""When the items of an operation started and ended, for a picture of the run.
+"""When the items of an operation started and ended, and how far those in flight are.
 
 An observer of the batch. It keeps the latest items alone, so what it holds and what a reader is
 sent do not grow with the number of items.
@@ -6,7 +6,12 @@ sent do not grow with the number of items.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -17,6 +22,49 @@ MAX_SPANS: Final = 400
 """How many ended items are kept."""
 MAX_LATEST: Final = 20
 """How many outcomes are kept."""
+
+MAX_MESSAGE_CHARS: Final = 200
+"""How much is kept of what an item says of its progress."""
+
+ReportProgress = Callable[[float, float | None, str | None], None]
+"""Tells how far an item is: done, total or None, and a few words or None. It waits for nothing."""
+
+# What an item counts that tells no total: that it goes on, and not how far it is.
+_WITHOUT_TOTAL: Final = 0.01
+_MOST_OF_AN_ITEM: Final = 0.99
+
+# The index of the item that the current task works on.
+_index: ContextVar[int] = ContextVar("_index")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemProgress:
+    """How far an item in flight is.
+
+    Attributes:
+        number: Grows with each report of the operation.
+        index: Of the item.
+        item: As the operation takes it.
+        done: As the item's operation counts: 0 or more.
+        total: What `done` grows to; None if that is not known.
+        message: A few words, or None.
+        share: What of the item is done: 0 or more, less than 1, and never less than before.
+    """
+
+    number: int
+    index: int
+    item: Any
+    done: float
+    total: float | None
+    message: str | None
+    share: float
+
+
+def _share(done: float, total: float | None) -> float:
+    if total is None or total <= 0:
+        return _WITHOUT_TOTAL * done / (done + 1)
+    return min(done / total, _MOST_OF_AN_ITEM)
+
 
 Span = tuple[int, float, float | None, str]
 """Index, start and end in seconds of trio's clock, and status; no end while it is in flight."""
@@ -30,7 +78,8 @@ class Timeline(Observer[Any, Any]):
         timeline = Timeline()
         batch = Batch(fn, items, observer=timeline)
 
-    Memory: `MAX_SPANS` ended items, `MAX_LATEST` outcomes, and the items in flight.
+    Memory: `MAX_SPANS` ended items, `MAX_LATEST` outcomes, and the items in flight with one report
+    of progress each.
 
     Attributes:
         latest: The outcomes that ended last, in the order of their ends.
@@ -40,10 +89,15 @@ class Timeline(Observer[Any, Any]):
         self._in_flight: dict[int, float] = {}
         self._ended: deque[Span] = deque(maxlen=MAX_SPANS)
         self.latest: deque[Outcome[Any, Any]] = deque(maxlen=MAX_LATEST)
+        # Of items in flight only; the latest report is the last one.
+        self._reports: dict[int, ItemProgress] = {}
+        self._number = 0
+        self._reported = trio.Event()
 
     def started(self, index: int, item: Any) -> None:
         """Note the start of an item."""
         del item
+        _index.set(index)
         self._in_flight[index] = trio.current_time()
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
@@ -56,7 +110,50 @@ class Timeline(Observer[Any, Any]):
         del item
         self._end(index, "cancelled")
 
+    def reporter(self, item: Any) -> ReportProgress:
+        """Return what tells the progress of the item that the current task works on.
+
+        What is told of an item that is not in flight, and what is not more than was told before,
+        is passed over: progress only grows.
+        """
+        return partial(self._report, _index.get(), item)
+
+    def _report(
+        self, index: int, item: Any, done: float, total: float | None, message: str | None
+    ) -> None:
+        before = self._reports.get(index)
+        least = (0.0, 0.0) if before is None else (before.done, before.share)
+        if index not in self._in_flight or not math.isfinite(done) or done < least[0]:
+            return
+        if before is not None and done == least[0]:
+            return
+        if total is not None and not math.isfinite(total):
+            total = None
+        self._number += 1
+        self._reports.pop(index, None)
+        words = None if message is None else message[:MAX_MESSAGE_CHARS]
+        share = max(least[1], _share(done, total))
+        self._reports[index] = ItemProgress(self._number, index, item, done, total, words, share)
+        reported, self._reported = self._reported, trio.Event()
+        reported.set()
+
+    def reports(self) -> list[ItemProgress]:
+        """Return how far the items in flight are that told it, the latest report first."""
+        return [*reversed(self._reports.values())]
+
+    def share(self) -> float:
+        """Return how many items those in flight are worth, by what they told: less than they are.
+
+        With the number of items that ended it never falls while a batch runs.
+        """
+        return sum(report.share for report in self._reports.values())
+
+    async def report(self) -> None:
+        """Wait for the next report."""
+        await self._reported.wait()
+
     def _end(self, index: int, status: str) -> None:
+        self._reports.pop(index, None)
         started = self._in_flight.pop(index, None)
         if started is not None:
             self._ended.append((index, started, trio.current_time(), status))

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from nursery_patterns import TokenBucket, released_slot
 from trio_tools.operations.operation import Operation
+from trio_tools.operations.timeline import ReportProgress
 from trio_tools.services import Services
 
 if TYPE_CHECKING:
@@ -95,11 +96,13 @@ def _operation(
     bucket: TokenBucket | None,
     shared: SharedBucket | None,
 ) -> Operation:
-    async def call(arguments: dict[str, Any]) -> Any:
+    async def call(
+        arguments: dict[str, Any], *, report_progress: ReportProgress | None = None
+    ) -> Any:
         if shared is not None:
             async with released_slot():  # nothing but a token is waited for
                 await shared.acquire()
-        return await upstream.call(tool.name, arguments)
+        return await upstream.call(tool.name, arguments, report_progress)
 
     def check(arguments: Any) -> Any:
         if not isinstance(arguments, dict):

@@ -18,7 +18,7 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
 from trio_tools.live.calls import Durations, RunningCall
-from trio_tools.live.snapshot import cluster_view, host_view
+from trio_tools.live.snapshot import cluster_view, host_view, in_progress
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batches.calls import counts_of
@@ -159,6 +159,7 @@ def _operation(kept: StoredOperation, now: float) -> dict[str, Any]:
         "deadline_left_seconds": None if left is None else round(left, 3),
         "in_flight": counts.in_flight,
         **counts_of(counts),
+        "in_progress": in_progress(kept),
     }
 
 

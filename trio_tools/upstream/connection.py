@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 import trio
 from mcp.client import Client, ClientSession, IncomingMessage
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
-from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
@@ -38,6 +37,7 @@ from trio_tools.upstream.messages import (
     TOO_LARGE,
     UNREACHABLE,
     Link,
+    ProgressCallback,
     Sending,
     sending,
 )
@@ -45,7 +45,6 @@ from trio_tools.upstream.stdio import over_stdio
 from trio_tools.version import __version__
 
 Mode = Literal["auto", "legacy"]
-ProgressCallback = ProgressFnT
 
 LISTED_AT_MOST: Final = 1_000
 """Tools that are looked at of one upstream."""
@@ -115,6 +114,7 @@ class Connection:
         self.let_go = 0
         self.modern = False
         self._session: ClientSession | None = None
+        self._calls = 0
         self._closing = self._idle = False
         self._used = -math.inf
         self._stale = trio.Event()
@@ -231,12 +231,18 @@ class Connection:
         session, this = self._session, Sending()
         if session is None or not self.usable:
             raise ConnectionLost(sent=False)
-        request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=arguments))
+        self._calls += 1
+        number = self._calls
+        params = CallToolRequestParams(name=tool, arguments=arguments)
+        if on_progress is not None:
+            params.meta = {"progress_token": number}
+            self.link.progress[number] = on_progress
+        request = CallToolRequest(params=params)
         token = sending.set(this)
         self.in_flight += 1
         answered = False
         try:
-            raw = await session.send_request(request, _Raw, progress_callback=on_progress)
+            raw = await session.send_request(request, _Raw)
             answered = True
         except MCPError as error:
             answered = True
@@ -248,6 +254,7 @@ class Connection:
             ) from None
         finally:
             sending.reset(token)
+            self.link.progress.pop(number, None)
             self.in_flight -= 1
             self._used = trio.current_time()
             if not answered and this.sent:

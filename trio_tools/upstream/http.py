@@ -25,6 +25,7 @@ from trio_tools.upstream.messages import (
     Link,
     mark_sent,
     without_bad_tools,
+    without_progress,
     without_question,
 )
 
@@ -87,15 +88,18 @@ class _Reader(Closable):
         return await anext(self)
 
     async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            item = await self._inner.__anext__()
-        except StopAsyncIteration:
-            self._link.lost.set()
-            raise
-        if isinstance(item, Exception):
-            self._link.trouble(f"a message could not be read: {item}")
-            return item
-        return without_question(without_bad_tools(item, self._link.left_out))
+        while True:
+            try:
+                item = await self._inner.__anext__()
+            except StopAsyncIteration:
+                self._link.lost.set()
+                raise
+            if isinstance(item, Exception):
+                self._link.trouble(f"a message could not be read: {item}")
+                return item
+            message = without_progress(item, self._link)
+            if message is not None:
+                return without_question(without_bad_tools(message, self._link.left_out))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -11,11 +11,17 @@ import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeGuard, cast
 
 import trio
 from mcp.shared.message import SessionMessage
-from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types import (
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
@@ -26,8 +32,11 @@ INPUT_REQUIRED: Final = -32092
 """Code of the error that stands for a result which asks for input instead of answering."""
 UNREACHABLE: Final = -32091
 """Code of the error for a request that no server took: it was not sent."""
-BROKEN_OFF: Final = -32092
+BROKEN_OFF: Final = -32093
 """Code of the error for a request whose answer broke off: it was sent."""
+
+ProgressCallback = Callable[[float, float | None, str | None], None]
+"""Is told done, total and words of a call in flight. It must not wait."""
 
 _ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
 
@@ -103,6 +112,26 @@ def _asked_for(raw: dict[str, Any]) -> str:
     return "; ".join(told)
 
 
+def without_progress(item: SessionMessage, link: Link) -> SessionMessage | None:
+    """Hand progress to the call that it is of, in the order in which it came; None if it was that.
+
+    The SDK would start a task for each, and they would run in any order.
+    """
+    message = item.message
+    if not isinstance(message, JSONRPCNotification) or message.method != "notifications/progress":
+        return item
+    params = message.params or {}
+    tell = link.progress.get(params.get("progressToken"))
+    done, total, words = (params.get(name) for name in ("progress", "total", "message"))
+    if tell is not None and _is_number(done):
+        tell(done, total if _is_number(total) else None, words if isinstance(words, str) else None)
+    return None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def without_bad_tools(item: SessionMessage, left_out: dict[str, str]) -> SessionMessage:
     """Take from a list of tools those that would make the SDK refuse the whole list."""
     message = item.message
@@ -134,6 +163,7 @@ class Link:
     Attributes:
         lost: Set when no message comes or goes any more.
         left_out: Why a listed tool is none, by name.
+        progress: Who is told the progress of a call in flight, by its token.
         pid: Of the program, if there is one.
         exit_status: Of the program, once it has ended.
         last_words: Returns its last lines on stderr.
@@ -144,6 +174,7 @@ class Link:
     def __init__(self) -> None:
         self.lost = trio.Event()
         self.left_out: dict[str, str] = {}
+        self.progress: dict[object, ProgressCallback] = {}
         self.pid: int | None = None
         self.exit_status: int | None = None
         self.last_words: Callable[[], str] = str

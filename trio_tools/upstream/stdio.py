@@ -25,6 +25,7 @@ from trio_tools.upstream.messages import (
     mark_sent,
     too_large,
     without_bad_tools,
+    without_progress,
     without_question,
 )
 
@@ -145,7 +146,10 @@ class LineReader(Closable):
             shown = line[:_SHOWN_CHARS].decode(errors="replace").strip()
             self._link.trouble(f"it printed to stdout what is no message: {shown!r}")
             return None
-        return without_question(without_bad_tools(SessionMessage(message), self._link.left_out))
+        item = without_progress(SessionMessage(message), self._link)
+        if item is None:
+            return None
+        return without_question(without_bad_tools(item, self._link.left_out))
 
 
 def too_large_line(request_id: int, most: int) -> bytes:

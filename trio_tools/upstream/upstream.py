@@ -28,9 +28,10 @@ from nursery_patterns import Retry
 from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, UpstreamTool
-from trio_tools.upstream.connection import Connection, ConnectionLost, Mode, ProgressCallback
+from trio_tools.upstream.connection import Connection, ConnectionLost, Mode
 from trio_tools.upstream.content import value_of
 from trio_tools.upstream.launch import Launch, Program, launch_of
+from trio_tools.upstream.messages import ProgressCallback
 
 State = Literal["not_started", "starting", "connected", "restarting", "failed"]
 
@@ -129,6 +130,12 @@ class Upstream:
         It is started if need be. A call that had not been sent when the upstream was lost waits
         for the next connection. One that had been sent is made again, once, if the tool is
         read-only or idempotent. How long all that may take is up to the caller's deadline.
+
+        Args:
+            tool: As the upstream calls it.
+            arguments: As the tool's schema says.
+            on_progress: Is told what the tool tells of its progress: done, total or None, and
+                words or None. It must not wait.
 
         Raises:
             UpstreamFailed: It cannot be started, was lost, or the tool failed.

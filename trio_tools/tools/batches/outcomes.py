@@ -16,6 +16,7 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, label_text, one_line
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.timeline import ItemProgress
 
 AnyOutcome = Outcome[Any, Result]
 
@@ -67,6 +68,13 @@ def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
         start = result.part(0, _BRIEF_CHARS)
         value = {"truncated": True, "json_chars": result.total_chars(), "json_start": start}
     return {"index": outcome.index, "item": label, "value": value}
+
+
+def progress_data(kept: StoredOperation, told: ItemProgress) -> dict[str, Any]:
+    """Return how far an item in flight is, in a few hundred characters."""
+    label = short_label(kept.work.label_of(told.item))
+    how_far = {"progress": told.done, "total": told.total, "message": told.message}
+    return {"index": told.index, "item": label, **how_far}
 
 
 def lines_of(shown: Iterable[Shown]) -> list[Told]:

@@ -17,7 +17,7 @@ import trio
 from nursery_patterns import Counts
 from trio_tools.answers.texts import json_line
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batches.outcomes import brief_data, short_text
+from trio_tools.tools.batches.outcomes import brief_data, progress_data, short_text
 from trio_tools.tools.call import Call
 
 _log = logging.getLogger("trio_tools")
@@ -28,10 +28,18 @@ _INTERVAL_SECONDS = 0.055
 _LAST_SECONDS = 0.05
 
 
+# Items in flight that a message shows how far they are.
+_MAX_IN_FLIGHT = 10
+
+
 class _Message(NamedTuple):
+    """One message, and what it has told of: how many items that ended, how many reports."""
+
     done: float
     total: float | None
     text: str
+    ended: int = 0
+    reports: int = 0
 
 
 _NOTHING = _Message(-1, None, "")
@@ -40,8 +48,10 @@ _NOTHING = _Message(-1, None, "")
 async def run_with_progress(call: Call, kept: StoredOperation) -> None:
     """Run the batch and tell the caller how it goes.
 
-    The first line of a message has the operation id and the counts. Each further line is an item
-    that ended since the message before, as JSON in the shape of an answer; of many, the latest.
+    The first line of a message has the operation id and the counts. Each further line is JSON: an
+    item that ended since the message before, in the shape of an answer, or one in flight that told
+    since then how far it is; of many, the latest. What is in flight counts for the part of it that
+    is done.
     """
     progress = kept.batch.progress
 
@@ -49,12 +59,27 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> None:
         def is_news(counts: Counts) -> bool:
             return counts.done > told
 
-        await progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
+        async def ended() -> None:
+            await progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
+
+        if not kept.work.operation.takes_progress:
+            await ended()
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def reported() -> None:
+                while _done(kept) <= told:
+                    await kept.timeline.report()
+                nursery.cancel_scope.cancel(reason="an item told how far it is")
+
+            nursery.start_soon(reported)
+            await ended()
+            nursery.cancel_scope.cancel(reason="an item has ended")
 
     async def settled() -> None:
         await call.state.store.settled(kept)
 
-    def latest(told: float) -> _Message:
+    def latest(told: _Message) -> _Message:
         return _message_of(kept, told)
 
     async with _telling(call, latest, more_than, settled):
@@ -80,7 +105,7 @@ class _Latest:
         self._message = _NOTHING
         self._changed = trio.Event()
 
-    def get(self, told: float) -> _Message:
+    def get(self, told: _Message) -> _Message:
         del told
         return self._message
 
@@ -101,7 +126,7 @@ async def _nothing_to_wait_for() -> None:
 @asynccontextmanager
 async def _telling(
     call: Call,
-    latest: Callable[[float], _Message],
+    latest: Callable[[_Message], _Message],
     more_than: Callable[[float], Awaitable[None]],
     settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
 ) -> AsyncGenerator[None]:
@@ -119,7 +144,7 @@ class _Teller:
 
     Args:
         call: Whose caller is told.
-        latest: Returns the message as of now, given how much was done in the one before.
+        latest: Returns the message as of now, given the one before.
         more_than: Waits until more is done than that.
         settled: Waits until what is done is safe, so that it may be told.
     """
@@ -127,7 +152,7 @@ class _Teller:
     def __init__(
         self,
         call: Call,
-        latest: Callable[[float], _Message],
+        latest: Callable[[_Message], _Message],
         more_than: Callable[[float], Awaitable[None]],
         settled: Callable[[], Awaitable[None]],
     ) -> None:
@@ -135,11 +160,11 @@ class _Teller:
         self._call = call
         self._latest = latest
         self._more_than = more_than
-        self._told: float = _NOTHING.done  # by the last message: each next one says more
+        self._told = _NOTHING  # the last message: each next one says more
 
     async def tell_changes(self) -> None:
         while True:
-            await self._more_than(self._told)
+            await self._more_than(self._told.done)
             message = self._latest(self._told)
             await self._settled()
             await self._tell(message)
@@ -147,19 +172,19 @@ class _Teller:
 
     async def tell_last(self) -> None:
         message = self._latest(self._told)
-        if message.done > self._told:
+        if message.done > self._told.done:
             with trio.move_on_after(_LAST_SECONDS):
                 await self._settled()
                 await self._tell(message)
 
     async def _tell(self, message: _Message) -> None:
         try:
-            await self._call.report_progress(*message)
+            await self._call.report_progress(message.done, message.total, message.text)
         except Exception as error:  # noqa: BLE001 - the way to the caller is no part of the work
             _log.debug("progress of %s cannot be told: %r", self._call.tool, error)
-            self._told = sys.maxsize
+            self._told = _Message(sys.maxsize, None, "")
         else:
-            self._told = message.done  # only now: cut before it left, it is still to be told
+            self._told = message  # only now: cut before it left, it is still to be told
 
 
 def known_total(counts: Counts) -> int:
@@ -169,7 +194,12 @@ def known_total(counts: Counts) -> int:
     return counts.done + counts.cancelled + counts.not_started
 
 
-def _message_of(kept: StoredOperation, told: float) -> _Message:
+def _done(kept: StoredOperation) -> float:
+    """Return how many items have ended, and of those in flight how much is done."""
+    return kept.batch.progress.value.done + kept.timeline.share()
+
+
+def _message_of(kept: StoredOperation, told: _Message) -> _Message:
     counts, work = kept.batch.progress.value, kept.work
     failed = counts.failed + counts.timed_out
     parts = [f"{kept.operation_id}: {counts.done} of {known_total(counts)} done"]
@@ -177,7 +207,10 @@ def _message_of(kept: StoredOperation, told: float) -> _Message:
         parts.append(f"{failed} failed")
     if counts.done and work.last is not None:
         parts.append(f"last: {short_text(work.label_of(work.last))}")
-    ended = [*reversed(kept.timeline.latest)][: int(counts.done - max(told, 0))]
+    ended = [*reversed(kept.timeline.latest)][: counts.done - told.ended]
     lines = [", ".join(parts)]
     lines += [json_line(brief_data(kept, outcome)) for outcome in reversed(ended)]
-    return _Message(counts.done, counts.total, "\n".join(lines))
+    reports = [each for each in kept.timeline.reports() if each.number > told.reports]
+    lines += [json_line(progress_data(kept, each)) for each in reports[:_MAX_IN_FLIGHT]]
+    number = reports[0].number if reports else told.reports
+    return _Message(_done(kept), counts.total, "\n".join(lines), counts.done, number)
