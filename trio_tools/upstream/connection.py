@@ -33,6 +33,7 @@ from trio_tools.upstream.catalog import Catalog, make_catalog
 from trio_tools.upstream.http import over_http
 from trio_tools.upstream.launch import Launch, Program
 from trio_tools.upstream.messages import (
+    BROKEN_OFF,
     INPUT_REQUIRED,
     TOO_LARGE,
     UNREACHABLE,
@@ -286,6 +287,8 @@ class Connection:
         if error.code == UNREACHABLE or error.message == _SESSION_ENDED:
             self.link.lost.set()
             return ConnectionLost(sent=False)
+        if error.code == BROKEN_OFF:
+            return ConnectionLost(sent=this.sent)
         if error.code == CONNECTION_CLOSED and (self._over_stdio or self.link.lost.is_set()):
             return ConnectionLost(sent=this.sent)
         code = _OUR_ERRORS.get(error.code, "UPSTREAM_ERROR")

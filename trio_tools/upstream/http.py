@@ -20,6 +20,7 @@ from nursery_patterns import run_in_thread
 from trio_tools.upstream.launch import Endpoint
 from trio_tools.upstream.messages import (
     BROKEN_OFF,
+    REFUSED,
     UNREACHABLE,
     Closable,
     Link,
@@ -142,7 +143,7 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
                 return response
             await response.aclose()
             told = f"it answered with HTTP status {response.status_code}"
-            return _failure(BROKEN_OFF, f"{told}: see url and headers of the upstream")
+            return _failure(REFUSED, f"{told}: see url and headers of the upstream")
         stream = cast("httpx2.AsyncByteStream", response.stream)
         response.stream = _Bounded(stream, self._most if is_json else None)
         return response

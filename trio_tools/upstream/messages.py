@@ -34,6 +34,8 @@ UNREACHABLE: Final = -32091
 """Code of the error for a request that no server took: it was not sent."""
 BROKEN_OFF: Final = -32093
 """Code of the error for a request whose answer broke off: it was sent."""
+REFUSED: Final = -32094
+"""Code of the error for a request that was answered by HTTP, and not by MCP."""
 
 ProgressCallback = Callable[[float, float | None, str | None], None]
 """Is told done, total and words of a call in flight. It must not wait."""
