@@ -86,8 +86,9 @@ def nap(request, arguments):
     return text("done")
 
 
-@tool(count=NUMBER)
+@tool(count=NUMBER, path=TEXT)
 def steps(request, arguments):
+    """Tell each step, and wait after the first one until the file of that path is there."""
     for number in range(1, int(arguments["count"]) + 1):
         if TOKENS.get(request) is not None:
             params = {
@@ -97,7 +98,8 @@ def steps(request, arguments):
                 "message": f"step {number}",
             }
             send({"method": "notifications/progress", "params": params})
-        time.sleep(0.1)
+        while not Path(arguments["path"]).exists():
+            time.sleep(0.002)
     return text("all steps")
 
 

@@ -43,24 +43,28 @@ async def test_all_bad_items_are_named_and_never_sent(tmp_path):
         assert len(traced(trace, "call")) == 1
 
 
-async def test_the_progress_of_a_tool_is_shown_within_ours():
+async def test_the_progress_of_a_tool_is_shown_within_ours(tmp_path):
     async with server_over(small=small()) as run:
         told = []
 
         async def tell(progress, total, message):
-            told.append((progress, message))
-            running = (await status_of(run.client))["operations"]
-            shown.extend(each["in_progress"] for each in running)
+            told.append(progress)
+            for line in message.splitlines()[1:]:
+                lines.append(json.loads(line))
+                if "progress" in lines[-1] and not go_on.exists():
+                    (running,) = (await status_of(run.client))["operations"]
+                    shown.extend(running["in_progress"])
+                    go_on.touch()
 
-        shown = []
-        asked = {"operation": "small.steps", "items": [{"count": 3}]}
+        told, lines, shown, go_on = [], [], [], tmp_path / "go on"
+        item = {"count": 3, "path": str(go_on)}
+        asked = {"operation": "small.steps", "items": [item]}
         await run.client.call_tool("batch_process", asked, progress_callback=tell)
-        assert [progress for progress, _ in told][-1] == 1
-        lines = [json.loads(line) for _, text in told for line in text.splitlines()[1:]]
-        step = {"index": 0, "item": {"count": 3}, "progress": 1, "total": 3, "message": "step 1"}
-        assert step in lines
-        assert 1 / 3 in [progress for progress, _ in told]
-        assert [each["message"] for (each,) in filter(None, shown)][0] == "step 1"
+        step = {"index": 0, "item": item, "progress": 1, "total": 3, "message": "step 1"}
+        assert lines[0] == step
+        assert told[:2] == [0, 1 / 3]
+        assert told[-1] == 1
+        assert [(each["index"], each["message"]) for each in shown] == [(0, "step 1")]
 
 
 async def test_a_tool_that_fails_is_a_failed_item_with_its_text():
