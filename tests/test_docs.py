@@ -28,6 +28,7 @@ DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 EXTRAS = {"aiohttp", "aiometer", "hypercorn", "numpy", "onnxruntime", "sqlalchemy", "stamina"}
 
 EXCERPT = re.compile(r"^```python (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r"^```text (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
 
@@ -69,6 +70,9 @@ def test_an_example_runs_to_its_end_without_a_warning(path, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout, "an example prints what happens"
+    for page in PAGES:
+        for example, output in OUTPUT.findall(page.read_text("utf-8")):
+            assert example != path.name or output == ended.stdout
 
 
 @each(EXAMPLES)

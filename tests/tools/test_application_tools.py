@@ -1,6 +1,7 @@
 """Tools of an application have what the built-in ones have."""
 
 import logging
+import re
 import threading
 from typing import Annotated
 
@@ -189,6 +190,51 @@ async def test_what_does_not_fit_or_is_no_json_is_told():
     assert none["data"]["error_code"] == "NOT_JSON"
 
 
+async def page(number: int) -> dict:
+    """Give a page."""
+    await trio.lowlevel.checkpoint()
+    return {"title": f"Page {number}", "text": "a line\nanother one" * number, "tags": ("a",)}
+
+
+def as_text(value):
+    assert value["tags"] == ["a"]
+    return f"{value['title']}\n{value['text']}"
+
+
+async def test_how_a_result_reads_is_up_to_its_function():
+    async with connected(server_of(tool(page, render=as_text))) as client:
+        answer = await client.call_tool("page", {"number": 1})
+    mark = re.search("<data-(.*?)>", answer.content[0].text)[1]
+    assert answer.content[0].text.splitlines()[2:] == [
+        "Page 1",
+        f"<data-{mark}>",
+        "a line",
+        "another one",
+        f"</data-{mark}>",
+    ]
+    assert answer.structured_content["data"]["title"] == "Page 1"
+
+
+async def test_a_single_line_stands_between_the_markers():
+    own = tool(page, render=lambda value: value["title"])
+    async with connected(server_of(own)) as client:
+        text = (await client.call_tool("page", {"number": 1})).content[0].text
+    assert re.search(r"<data-(\w+)>\nPage 1\n</data-\1>$", text)
+
+
+@pytest.mark.parametrize(
+    "render",
+    [lambda value: value["no such"], lambda value: 1, lambda value: f"a\n{'b' * 20_000}"],
+)
+async def test_a_result_that_cannot_be_rendered_is_shown_as_json(render, caplog):
+    own = tool(page, render=render)
+    async with connected(server_of(own, max_output_chars=20_000)) as client:
+        answer = await client.call_tool("page", {"number": 2})
+    assert '"title":"Page 2"' in answer.content[0].text
+    assert not answer.is_error
+    assert len(answer.content[0].text) <= 20_000
+
+
 async def test_the_settings_of_the_operator_come_first():
     limits = {"nap": {"max_concurrency": 1, "timeout_seconds": 9}}
     description = (await listed(server_of(tool(nap, limit=5), limits=limits)))["nap"].description
@@ -234,6 +280,7 @@ async def silent(a: int) -> None:
         (lambda: tool(any_number), TypeError, "cannot be given by name"),
         (lambda: tool(own_time), ValueError, "timeout_seconds is an argument of the server"),
         (lambda: tool(silent), ValueError, "has no description"),
+        (lambda: tool(nap, render="{title}"), TypeError, "render='{title}': give a function"),
         (lambda: server_of(tool(nap, name="fetch_urls")), ValueError, "built-in tool is named"),
         (lambda: server_of(tool(nap, name="parallel_fetch")), ValueError, "built-in tool is"),
         (lambda: server_of(nap, nap), ValueError, "two tools are named 'nap'"),

@@ -7,6 +7,7 @@ envelope and in both forms. Failures go through the one table, and the descripti
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import typing
 from collections.abc import Awaitable, Callable
@@ -20,8 +21,8 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import current_request
 from trio_tools.answers.errors import InvalidArgument, ToolFailure
-from trio_tools.answers.json_values import json_bytes
-from trio_tools.answers.texts import Told, json_line
+from trio_tools.answers.json_values import from_json, json_bytes
+from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, one_line
 from trio_tools.settings import ToolLimits
 from trio_tools.settings.computing import EXECUTIONS, run_at
 from trio_tools.tools.batches.progress import paced_progress
@@ -30,6 +31,9 @@ from trio_tools.tools.declaration import TaskUse, TimeoutSeconds, Tool
 
 Runs = Literal["async", "thread", "process", "cluster"]
 
+Render = Callable[[Any], str]
+
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _TIME = "timeout_seconds"
 
@@ -85,6 +89,7 @@ def tool(
     max_waiting: int = 1_000,
     timeout_seconds: float = 30.0,
     max_timeout_seconds: float | None = None,
+    render: Render | None = None,
     read_only: bool = False,
     annotations: ToolAnnotations | None = None,
     task: TaskUse = "never",
@@ -112,14 +117,18 @@ def tool(
         max_waiting: Most calls in line.
         timeout_seconds: Time of a call since it arrived.
         max_timeout_seconds: If given, callers have an argument `timeout_seconds` up to that.
+        render: How a result reads in the text for a model: called with its JSON value, returns one
+            line, or a line and below it foreign text, which then stands between markers. By
+            default the JSON on a line. A result whose rendering fails, or does not fit into an
+            answer, is shown as JSON.
         read_only: Whether it changes nothing; clients run such tools in parallel.
         annotations: Hints for clients, instead of `read_only`.
         task: For clients that declare the Tasks extension: `"optional"` makes a task of a call
             that takes longer than 1.5 s, `"required"` of every call, and refuses other clients.
 
     Raises:
-        TypeError: The function is of another kind than `runs` says, or a parameter is not
-            annotated or cannot be given by name.
+        TypeError: The function is of another kind than `runs` says, a parameter is not annotated
+            or cannot be given by name, or `render` cannot be called.
         ValueError: The name, the description or a bound is none that callers can use.
     """
     name = str(name or getattr(fn, "__name__", ""))
@@ -135,10 +144,16 @@ def tool(
             f"tool {name!r} has no description, by which models choose it: give the function a "
             "docstring, or say tool(fn, description='…')"
         )
+    if render is not None and not callable(render):  # pyright: ignore[reportUnnecessaryComparison]
+        raise TypeError(
+            f"tool {name!r} render={render!r}: give a function of the result that returns text, "
+            "as in tool(fn, render=lambda value: value['title'])"
+        )
     parameters, context = _parameters_of(name, fn, runs)
     if max_timeout_seconds is not None:
         parameters.append(_parameter(_TIME, TimeoutSeconds, None))
-    run = _runner(name, fn, runs, context, timed=max_timeout_seconds is not None)
+    answer = partial(_answer, name, render)
+    run = _runner(fn, runs, context, answer, timed=max_timeout_seconds is not None)
     run.__name__ = run.__qualname__ = name
     run.__doc__ = told
     run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -236,17 +251,22 @@ def _parameters_of(
 
 
 def _runner(
-    name: str, fn: Callable[..., Any], runs: Runs, context: str | None, *, timed: bool
+    fn: Callable[..., Any],
+    runs: Runs,
+    context: str | None,
+    answer: Callable[[Call, Any], Answer],
+    *,
+    timed: bool,
 ) -> Callable[..., Awaitable[Answer]]:
     async def run(call: Call, **arguments: Any) -> Answer:
         in_time = call.time_limit(arguments.pop(_TIME)) if timed else nullcontext()
         with in_time:
             async with call.slot():
                 if context is None:
-                    return _answer(name, call, await _value(fn, runs, arguments))
+                    return answer(call, await _value(fn, runs, arguments))
                 async with paced_progress(call) as tell:
                     arguments[context] = _context(call, tell, runs)
-                    return _answer(name, call, await _value(fn, runs, arguments))
+                    return answer(call, await _value(fn, runs, arguments))
 
     return run
 
@@ -265,12 +285,12 @@ async def _value(fn: Callable[..., Any], runs: Runs, arguments: dict[str, Any]) 
     return await run_at(runs, partial(fn, **arguments))
 
 
-def _answer(name: str, call: Call, value: Any) -> Answer:
+def _answer(name: str, render: Render | None, call: Call, value: Any) -> Answer:
     """Return what a function returned as an answer, which has to fit into one."""
     if isinstance(value, Answer):
         return value
     try:
-        size = len(json_bytes(value))
+        encoded = json_bytes(value)
     except ValueError as error:
         raise ToolFailure(
             f"Tool {name!r} returned what is no JSON value ({error}): its author must return "
@@ -278,17 +298,30 @@ def _answer(name: str, call: Call, value: Any) -> Answer:
             error_code="NOT_JSON",
         ) from None
     most = call.state.settings.max_output_chars
-    if size > most:
+    if len(encoded) > most:
         raise InvalidArgument(
-            f"the result of {name} has {size:,} characters, and an answer at most {most:,}: ask "
-            "for less",
+            f"the result of {name} has {len(encoded):,} characters, and an answer at most "
+            f"{most:,}: ask for less",
             error_code="RESULT_TOO_LARGE",
             data={"maximum": most},
         )
     is_object = isinstance(value, dict)
     data = cast("dict[str, Any]", value) if is_object else {"result": value}
-    told = Told("", value) if isinstance(value, str) and value else Told(json_line(value))
+    told = None if render is None else _rendered(name, render, from_json(encoded), most)
+    if told is None:
+        told = Told("", value) if isinstance(value, str) and value else Told(json_line(value))
     return Answer(summary=f"{name} was done in {call.waited:.3g} s.", data=data, told=[told])
+
+
+def _rendered(name: str, render: Render, value: Any, most_chars: int) -> Told | None:
+    """Return how a result reads by the function of its author; None if that cannot be shown."""
+    try:
+        line, _, body = render(value).partition("\n")
+    except Exception as error:  # noqa: BLE001 - of the author of the tool
+        _log.warning("tool %r cannot render a result: %r", name, error)
+        return None
+    told = Told(one_line(line), body)
+    return told if len(told.line) + len(body) + MARKERS_CHARS <= most_chars else None
 
 
 def checked_tools(tools: Any, taken: frozenset[str]) -> tuple[ApplicationTool, ...]:
