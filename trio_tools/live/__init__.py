@@ -12,4 +12,5 @@ here knows MCP.
     datasets     the records of a dataset as items
     operations   operations made for a call, brought back, and worked on
     snapshot     what the dashboard shows
+    pages        the pages that show it
 """

@@ -7,6 +7,7 @@ What one tool does belongs to `tools`.
     access_log    a record for each call
     call_policy   the waiting queue and the departure of a call
     tasks         the Tasks extension
+    apps          the Apps extension: a page for hosts that show one
     task_notifications  clients are told how their tasks go
     resources     operations as resources
     tool_changes  clients are told when the list of tools changes

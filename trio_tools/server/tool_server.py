@@ -40,6 +40,7 @@ from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.store import StoredOperation
 from trio_tools.server.access_log import AccessLog
 from trio_tools.server.application_tools import ApplicationTool, checked_tools
+from trio_tools.server.apps import OperationPages, with_apps
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
@@ -104,10 +105,18 @@ class ToolServer(MCPServer[ServerState]):
                 instructions=_INSTRUCTIONS,
                 version=__version__,
                 lifespan=_lifespan,
-                extensions=[tasks := TasksExtension(state, self._tools_by_name), *extensions],
+                extensions=[
+                    tasks := TasksExtension(state, self._tools_by_name),
+                    *with_apps(extensions),
+                ],
                 subscriptions=self._changes.bus,
             )
-        stages = (AccessLog(self._tools_by_name), self._changes, TaskNotifications(tasks))
+        stages = (
+            AccessLog(self._tools_by_name),
+            self._changes,
+            TaskNotifications(tasks),
+            OperationPages(state),
+        )
         self.middleware.extend(stages)
         add_operation_resources(self, state)
 

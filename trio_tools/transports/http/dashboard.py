@@ -14,17 +14,13 @@ lets nothing run but the script of this page.
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from functools import cache
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -33,6 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import NotFound
+from trio_tools.live.pages import page
 from trio_tools.live.snapshot import snapshot
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
@@ -65,10 +62,11 @@ class Dashboard:
 
     async def page(self, send: Send, method: str) -> None:
         """Answer with the page."""
-        body, policy = _page()
+        html, policy = page("dashboard")
+        body = html.encode()
         headers = {
             "content-type": "text/html; charset=utf-8",
-            "content-security-policy": policy,
+            "content-security-policy": f"{policy}; frame-ancestors 'none'",
             "referrer-policy": "no-referrer",
             "x-content-type-options": "nosniff",
             "cache-control": "no-cache",
@@ -204,26 +202,6 @@ def _check_method(scope: Scope, method: str) -> None:
     if scope["method"] != method:
         reason = f"Use {method} for this path."
         raise Denied(HTTPStatus.METHOD_NOT_ALLOWED, reason, {"allow": method})
-
-
-@cache
-def _page() -> tuple[bytes, str]:
-    """Return the page, and the policy that lets its own script and style alone be used."""
-    text = files("trio_tools.transports.http").joinpath("dashboard.html").read_text("utf-8")
-    hashes = {
-        tag: base64.b64encode(hashlib.sha256(_inside(text, tag).encode()).digest()).decode()
-        for tag in ("script", "style")
-    }
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; "
-        f"style-src 'sha256-{hashes['style']}'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return text.encode(), policy
-
-
-def _inside(text: str, tag: str) -> str:
-    return text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
 
 
 def _fields(content_type: str, length: int | None = None) -> dict[str, str]:
