@@ -24,7 +24,14 @@ from nursery_patterns._arguments import (
 from nursery_patterns._errors import WorkerCrashed
 from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._run_local import run_local
-from nursery_patterns._worker import is_spent, prepare, run_job, start_interpreters_safely
+from nursery_patterns._worker import (
+    is_spent,
+    main_module,
+    patch_multiprocessing,
+    prepare,
+    run_job,
+    starting_worker,
+)
 
 if TYPE_CHECKING:
     from multiprocessing import Process
@@ -72,8 +79,9 @@ async def run_in_process(
     Workers stay warm and are reused, last used first; a call finds its arguments, its value and
     the worker's module globals, and nothing else, in particular no context variables and thus no
     request context. The first call of a worker waits for an interpreter to start and to import
-    the main module and that of `fn`. Arguments and value are pickled in the event loop: send a
-    path instead of many megabytes. An exception in `fn` arrives as itself.
+    the module of `fn`. The main module is imported only if `fn` or an argument is defined in it;
+    its work then has to be under `if __name__ == "__main__":`. Arguments and value are pickled in
+    the event loop: send a path instead of many megabytes. An exception in `fn` arrives as itself.
 
     A worker imports from where its parent does. Code in the working directory is not run unless
     the program itself was started with that directory in `sys.path`.
@@ -103,7 +111,8 @@ async def run_in_process(
         OSError: No worker could be started, because descriptors, processes or memory are short.
             It fails this call alone; the next one tries again.
         WorkerCrashed: The process died during this call, or used more than `max_cpu_seconds`, or
-            `fn` raised `SystemExit` or `KeyboardInterrupt`.
+            `fn` raised `SystemExit` or `KeyboardInterrupt`, or the main module is needed and
+            cannot be imported.
     """
     check_plain_function(fn, "run_in_process")
     check_limiter(
@@ -119,7 +128,7 @@ async def run_in_process(
     workers = await _workers_of_this_run()
     return await workers.run(
         name_of(fn),
-        partial(run_job, job, max_cpu_seconds),
+        partial(run_job, job, name_of(fn), max_cpu_seconds),
         current_default_process_limiter() if limiter is None else as_limiter(limiter),
         max_memory_bytes,
     )
@@ -148,6 +157,7 @@ class _Workers:
 
         context = self._context_for(max_memory_bytes)
         self._running += 1
+        told = starting_worker.set(True)
         try:
             return await context.run_sync(  # pyright: ignore[reportUnknownMemberType]
                 job, kill_on_cancel=True, limiter=limiter
@@ -155,6 +165,7 @@ class _Workers:
         except trio_parallel.BrokenWorkerError as error:
             raise WorkerCrashed(_how_it_ended(error.args[-1], name)) from error
         finally:
+            starting_worker.reset(told)
             self._running -= 1
             if self._over is not None and not self._running:
                 self._over.set()
@@ -167,7 +178,7 @@ class _Workers:
             # limiter, of which calls that the program has abandoned may hold every token.
             self._contexts[max_memory_bytes] = WorkerContext._create(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
                 idle_timeout=_IDLE,
-                init=partial(prepare, max_memory_bytes),
+                init=partial(prepare, max_memory_bytes, main_module()),
                 retire=is_spent,
                 grace_period=_GRACE,
             )
@@ -211,7 +222,7 @@ async def _workers_of_this_run() -> _Workers:
     if "trio_parallel" not in sys.modules:
         loading = trio.CapacityLimiter(1)  # trio's own may be taken
         await trio.to_thread.run_sync(importlib.import_module, "trio_parallel", limiter=loading)
-    start_interpreters_safely()
+    patch_multiprocessing()
     return run_local(_workers, _Workers)
 
 
@@ -247,8 +258,6 @@ def _how_it_ended(process: Process, name: str) -> str:
         names = {number.value: number.name for number in signal.Signals}  # not every real-time one
         how = f"was killed by {names.get(-code, f'signal {-code}')}"
     return (
-        f"the worker process {how} while it ran {name}; other "
-        "calls go on. SIGKILL mostly means that memory ran out: lower the limit of "
-        "processes. Status 1 in every call mostly means that the main module does its work "
-        'on import: put it under if __name__ == "__main__":'
+        f"the worker process {how} while it ran {name}; other calls go on. SIGKILL mostly means "
+        "that memory ran out: lower the limit of processes"
     )
