@@ -427,14 +427,31 @@ if __name__ == "__main__":
     print("done", flush=True)
 """
 
+UNGUARDED = """
+import trio
+from nursery_patterns import WorkerCrashed, run_in_process
 
-def run_program(folder, main, **options):
-    program = folder / "program.py"
-    program.write_text(PROGRAM.format(main=textwrap.indent(main, "    ")))
+def double(x):
+    return 2 * x
+
+async def main():
+    print("main", await run_in_process(divmod, 7, 2), flush=True)
+    print(await run_in_process(eval, "'trio' in __import__('sys').modules"), flush=True)
+    try: await run_in_process(double, 3)
+    except WorkerCrashed as error: print(error, flush=True)
+    print(await run_in_process(divmod, 9, 2), flush=True)
+
+trio.run(main)
+"""
+
+
+def run_program(folder, main, *, program=PROGRAM, **options):
+    script = folder / "program.py"
+    script.write_text(program.replace("{main}", textwrap.indent(main, "    ")))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONSAFEPATH", None)
     return subprocess.run(
-        [sys.executable, program],
+        [sys.executable, script],
         check=False,
         capture_output=True,
         text=True,
@@ -462,6 +479,37 @@ def test_no_worker_runs_code_of_the_working_directory(tmp_path):
     ended = run_program(tmp_path, main, cwd=poisoned)
     assert (ended.stdout, ended.stderr) == ("done\n", "")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_worker_imports_the_main_module_only_for_what_is_defined_there(tmp_path):
+    # Without `if __name__ == "__main__":` it would run again in each worker.
+    ended = run_program(tmp_path, "", program=UNGUARDED)
+    first, trio_is_there, refused, last = ended.stdout.splitlines()
+    assert (first, trio_is_there, last) == ("main (3, 1)", "False", "(4, 1)")
+    assert refused.startswith(
+        f"double is defined in the main module, {tmp_path}/program.py, which could not be imported "
+        "in a worker process: RuntimeError: An attempt has been made to start a new process before"
+    )
+    assert refused.endswith(
+        "Move double into a module of its own, or put what the main module does under "
+        'if __name__ == "__main__":'
+    )
+    assert ended.stderr == ""
+
+
+def test_a_worker_runs_functions_and_arguments_of_the_main_module(tmp_path):
+    main = (
+        "assert await run_in_process(divmod, 7, 2) == (3, 1)\n"
+        "assert await run_in_process(area, Box(2, 3)) == Box(6, 1)\n"
+        "assert await run_in_process(str, Box(2, 3)) == 'Box(width=2, height=3)'\n"
+    )
+    classes = (
+        "from typing import NamedTuple\n"
+        "class Box(NamedTuple):\n    width: int\n    height: int\n"
+        "def area(box):\n    return Box(box.width * box.height, 1)\n"
+    )
+    ended = run_program(tmp_path, main, program=classes + PROGRAM)
+    assert (ended.stdout, ended.stderr) == ("done\n", "")
 
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["the first call of all", "a first worker"])
