@@ -27,6 +27,7 @@ from trio_tools.operations.durable.records import (
 )
 from trio_tools.operations.durable.writer import ItemJournal, OperationJournal, Writer
 from trio_tools.operations.item_runner import ItemRunner, Result
+from trio_tools.operations.memory_budget import MemoryAccount
 from trio_tools.operations.operation import BadItem, Operation
 from trio_tools.operations.store import StoredOperation
 from trio_tools.operations.timeline import Timeline
@@ -127,6 +128,8 @@ def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
     again = {Status.FAILED, Status.TIMED_OUT}
     if not any(outcome.status in again for outcome in outcomes):
         return
+    retried = _Retried(kept.journal, [o for o in outcomes if o.succeeded])
+    kept.memory = MemoryAccount(state.memory, kept.owner, operation.name, retried)
     kept.batch = Batch(
         kept.work.run,
         [outcome.item for outcome in outcomes],
@@ -135,7 +138,7 @@ def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
         else state.limits_of(operation.limit_name).limiter,
         bucket=operation.bucket,
         name=batch.name,
-        journal=_Retried(kept.journal, [o for o in outcomes if o.succeeded]),
+        journal=kept.memory,
         observer=kept.timeline,
     )
     if kept.journal is not None:
@@ -178,6 +181,8 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
             with scope:
                 yield
         finally:
+            if kept.memory is not None:
+                kept.memory.rest()
             state.store.end(kept)
 
 
@@ -199,6 +204,8 @@ def _over(
         journal=journal,
         timeline=timeline,
     )
+    if isinstance(journal, OperationJournal):
+        work.size += len(journal.record.request)
     if isinstance(items, DatasetItems):
         items.count = work.add_items
     # Only what was read whole tells how many items there are.
@@ -210,7 +217,7 @@ def _over(
         limiter=None if operation.takes_own_place else shared,
         bucket=operation.bucket,
         name=operation.name,
-        journal=journal,
+        journal=(memory := MemoryAccount(state.memory, owner, operation.name, journal)),
         observer=timeline,
     )
     return StoredOperation(
@@ -221,6 +228,7 @@ def _over(
         work=work,
         batch=batch,
         timeline=timeline,
+        memory=memory,
         journal=journal if isinstance(journal, OperationJournal) else None,
     )
 

@@ -32,6 +32,7 @@ from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record, Stored
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.durable_store import DurableStore, Revive
+from trio_tools.operations.memory_budget import MemoryBudget
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.registry import (
     AnyOperation,
@@ -60,6 +61,7 @@ class ServerState:
         services: The doors to the outside.
         operations: What `batch_process` can run.
         store: Operations that outlive their calls.
+        memory: What items in flight and kept results may take together.
         cursors: Makes and checks page marks of operations.
         query_cursors: The same of query results.
         dataset_cursors: The same of datasets.
@@ -92,7 +94,14 @@ class ServerState:
         )
         # How a stored operation comes to life again is up to the tools, which are above.
         self.revive: Revive = _cannot_revive
-        self.store: OperationStore = self._make_store()
+        store = self._make_store()
+        self.store: OperationStore = store
+        self.memory = MemoryBudget(
+            settings.max_memory_bytes,
+            kept=lambda: store.kept_bytes,
+            make_room=store.make_room,
+        )
+        store.when_dropped = self._dropped
         self.largest_whole_result: Callable[[int], int] = lambda max_chars: max_chars // 2
         self.jobs = Jobs()
         self._writing = Jobs()
@@ -129,20 +138,20 @@ class ServerState:
             with self.monitor.watching():
                 yield
 
-    def _make_store(self) -> OperationStore:
+    def _make_store(self) -> MemoryStore:
         settings = self.settings
         location = Location.of_url(settings.state.url.get_secret_value())
         if location is None:
             return MemoryStore(
                 ttl=settings.operation_ttl_seconds,
                 capacity=settings.max_operations,
-                max_bytes=settings.max_kept_bytes,
+                max_bytes=min(settings.max_kept_bytes, settings.max_memory_bytes),
             )
         return DurableStore(
             location,
             ttl=settings.operation_ttl_seconds,
             capacity=settings.max_operations,
-            max_bytes=settings.max_kept_bytes,
+            max_bytes=min(settings.max_kept_bytes, settings.max_memory_bytes),
             max_stored_bytes=settings.state.max_bytes,
             revive=self._revive,
         )
@@ -154,6 +163,11 @@ class ServerState:
         stored: Stored,
     ) -> StoredOperation:
         return await self.revive(writer, record, stored)
+
+    def _dropped(self, size: int) -> None:
+        """Let items start for which there is room now."""
+        self.memory.given_back(size)
+        self.memory.serve()
 
     @property
     def page_bytes(self) -> int:

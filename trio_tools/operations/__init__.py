@@ -8,6 +8,7 @@ timeline         when the items of an operation started and ended, and how far t
 operation        `Operation` and what it declares
 durable          what is stored beyond the process, and when it is safe
 item_runner      an operation over the items of one batch
+memory_budget    what items in flight and kept results may take together
 store            operations that outlive their calls
 durable_store    operations that outlive the process
 web              fetch, call_api

@@ -21,6 +21,7 @@ from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloade
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.writer import ItemJournal, OperationJournal
 from trio_tools.operations.item_runner import ItemRunner, Result, same_json
+from trio_tools.operations.memory_budget import MemoryAccount
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.timeline import Timeline
 
@@ -44,6 +45,7 @@ class StoredOperation:
         cannot_go_on: Why its missing items cannot be done any more; empty if they can.
         interrupted: Why its latest run in the background ended early; empty if it did not, or if
             time was up or somebody stopped it.
+        memory: What its items in flight have reserved.
         timeline: When its latest items started and ended.
     """
 
@@ -62,6 +64,7 @@ class StoredOperation:
     begun: trio.Event = field(default_factory=trio.Event)
     cannot_go_on: str = ""
     interrupted: str = ""
+    memory: MemoryAccount | None = None
     timeline: Timeline = field(default_factory=Timeline)
     _scope: trio.CancelScope | None = None
     _ended: trio.Event = field(default_factory=trio.Event)
@@ -215,6 +218,15 @@ class OperationStore(Protocol):
         """Keep a new operation, or return the one of that id if it is the same request."""
         ...
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all operations in memory take, about."""
+        ...
+
+    def make_room(self, owner: str, most: int) -> None:
+        """Drop what nobody works on until `most` bytes are kept, as far as `owner` may ask."""
+        ...
+
     def reserve(self, owner: str, size: int) -> None:
         """Count `size` bytes more for an operation of that owner, or raise `InvalidArgument`."""
         ...
@@ -239,6 +251,9 @@ class MemoryStore:
     `capacity`, or all together take more than `max_bytes`, the owner who holds most makes room: of
     its operations the one unused for longest goes first. Running ones never go, nor does anything
     of an owner who holds less than the one who needs room; so nobody can push out the others.
+
+    Attributes:
+        when_dropped: Called with the bytes of each operation that was dropped.
     """
 
     def __init__(self, *, ttl: float, capacity: int, max_bytes: int) -> None:
@@ -248,6 +263,7 @@ class MemoryStore:
         # Invariant: `_bytes` is the sum of `work.size` over all that is kept.
         self._kept: dict[tuple[str, str], StoredOperation] = {}
         self._bytes = 0
+        self.when_dropped: Callable[[int], None] = _nothing
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -369,6 +385,11 @@ class MemoryStore:
                 )
         self._bytes += size
 
+    def make_room(self, owner: str, most: int) -> None:
+        """Drop what nobody works on until `most` bytes are kept, as far as `owner` may ask."""
+        while self._bytes > most and self._drop_idle(owner, _size):
+            pass
+
     def running(self) -> list[StoredOperation]:
         """Return the operations at work, oldest first."""
         return [kept for kept in self._kept.values() if kept.running_here]
@@ -416,7 +437,9 @@ class MemoryStore:
         return bool(idle)
 
     def _drop(self, key: tuple[str, str]) -> None:
-        self._bytes -= self._kept.pop(key).work.size
+        size = self._kept.pop(key).work.size
+        self._bytes -= size
+        self.when_dropped(size)
 
 
 def _same_request(one: Any, other: Any) -> bool:
@@ -425,6 +448,10 @@ def _same_request(one: Any, other: Any) -> bool:
         return True
     plain = [same_json(json.loads(json_bytes(each, fallback=repr))) for each in (one, other)]
     return plain[0] == plain[1]
+
+
+def _nothing(_: int) -> None:
+    """Stand in for what hears of dropped operations."""
 
 
 def _one(_: StoredOperation) -> int:

@@ -318,6 +318,11 @@ class Settings(BaseSettings):
     max_kept_bytes: PositiveInt = Field(
         default=2**28, description="Bytes of items and results kept over all operations, about."
     )
+    max_memory_bytes: PositiveInt = Field(
+        default=2**30,
+        description="Bytes that items in flight and kept results may take together, about. An item "
+        "waits before it starts while they are used.",
+    )
     shutdown_grace_seconds: float = Field(
         default=1.0,
         ge=0,

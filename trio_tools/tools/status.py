@@ -82,6 +82,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "shared_limits": None if shared is None else shared.status(),
             "upstreams": _upstreams(state),
             "cluster": cluster_view(),
+            "memory": asdict(state.memory.statistics()),
             "state": _store(state),
             "blocked_loop": _blocked(state),
             "work_for_departed_callers": departed + abandoned_threads(),
@@ -97,7 +98,9 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
         waits_for = "its turn"
     elif kept is not None:
         in_flight = kept.batch.progress.value.in_flight
+        short = kept.memory is not None and kept.memory.waits
         waits_for = f"its {in_flight} items in flight" if in_flight else "a slot"
+        waits_for = "memory" if short and not in_flight else waits_for
     else:
         waits_for = running.waits_for
     return {

@@ -85,6 +85,8 @@ class HttpServer:
             restarts=None if siblings is None else siblings.place.restarts,
         )
         self.memory_trim = MemoryTrim()
+        if state is not None:
+            state.memory.given_back = self.memory_trim.add
         # What Starlette adds for one route is a twentieth of a call.
         sessions = Sessions(server.session_manager.handle_request, max_sessions=http.max_sessions)
         bare = http.path.rstrip("/")

@@ -129,6 +129,8 @@ async def serve_streams(
             else Stop()
         )
         memory_trim = MemoryTrim()
+        if isinstance(server, ToolServer):
+            server.state.memory.given_back = memory_trim.add
         link = StdioConnection(reading, writing, stop, memory_trim.add)
 
         async def engine() -> None:

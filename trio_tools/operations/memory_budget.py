@@ -1,0 +1,239 @@
+"""One budget of memory for all items in flight and all kept results of a server.
+
+An item waits before it starts while the budget is used. What it will take is not known before it
+ends, so it reserves what the latest items of its operation took, and gives that back when it ends:
+its result is counted by the store from then on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from nursery_patterns import Journal, Outcome
+from trio_tools.operations.durable.writer import ItemJournal
+
+COPIES: Final = 3
+"""How often a result is in memory while its item runs: as a body, as a text, as JSON."""
+
+UNKNOWN_BYTES: Final = 2**20
+"""What a result is taken for before any item of its operation has ended, in bytes."""
+
+_LEAST_BYTES = 4_096
+# From here on the C library may keep what is freed for itself.
+_LARGE_BYTES = 65_536
+# How fast an estimate falls when results get smaller. It rises at once.
+_FALL = 1 / 8
+
+
+@dataclass(frozen=True)
+class MemoryStatistics:
+    """How a budget is used.
+
+    Attributes:
+        max_bytes: All of it.
+        kept_bytes: What kept items, results and failures take.
+        reserved_bytes: What items in flight, and those that start next, have reserved.
+        reserved_items: How many these are.
+        waiting: Batches whose next item waits for memory.
+        waits: How often an item had to wait so far.
+    """
+
+    max_bytes: int
+    kept_bytes: int
+    reserved_bytes: int
+    reserved_items: int
+    waiting: int
+    waits: int
+
+
+class MemoryBudget:
+    """Bytes that items in flight and kept results take together.
+
+    One item may always run, so that work goes on when kept results take everything. The next to
+    start is the one that waits longest of the owner whose turn it is; the turn goes round.
+
+    Args:
+        max_bytes: All of the budget.
+        kept: Returns the bytes that kept results take.
+        make_room: Called with an owner and a number of bytes: drops what nobody works on until no
+            more than that is kept, as far as that owner may ask for it.
+
+    Attributes:
+        given_back: Called with the bytes of large values that were freed.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        kept: Callable[[], int],
+        make_room: Callable[[str, int], None],
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._kept = kept
+        self._make_room = make_room
+        self.given_back: Callable[[int], None] = _nothing
+        # Invariant: these are the sum, and the number, of what all accounts have reserved.
+        self._bytes = 0
+        self._items = 0
+        self._waits = 0
+        # Accounts that wait, by owner; the owner whose turn is next comes first, none is empty.
+        self._waiting: OrderedDict[str, OrderedDict[MemoryAccount, trio.Event]] = OrderedDict()
+        self._latest: dict[str, float] = {}  # bytes of the latest results, by operation
+
+    def statistics(self) -> MemoryStatistics:
+        """Return how the budget is used now."""
+        waiting = sum(map(len, self._waiting.values()))
+        return MemoryStatistics(
+            self._max_bytes, self._kept(), self._bytes, self._items, waiting, self._waits
+        )
+
+    def is_waiting(self, account: MemoryAccount) -> bool:
+        """Whether the next item of an account waits for memory."""
+        return account in self._waiting.get(account.owner, ())
+
+    def size_of_next(self, operation: str) -> int:
+        """Return the bytes that the next item of an operation reserves."""
+        return COPIES * max(_LEAST_BYTES, int(self._latest.get(operation, UNKNOWN_BYTES)))
+
+    def learn(self, operation: str, size: int) -> None:
+        """Take note of the size of a result of an operation."""
+        known = self._latest.get(operation, 0)
+        self._latest[operation] = size if size > known else known - (known - size) * _FALL
+        if size >= _LARGE_BYTES:
+            self.given_back(size * (COPIES - 1))
+
+    def take_nowait(self, account: MemoryAccount) -> bool:
+        """Reserve for the next item of an account if there is room and nobody waits for it."""
+        return not self._waiting and self._take(account)
+
+    async def take(self, account: MemoryAccount) -> None:
+        """Wait for room for the next item of an account, and reserve it.
+
+        A cancel ends the wait, reserves nothing and delays nobody.
+        """
+        if self.take_nowait(account):
+            await trio.lowlevel.checkpoint()
+            return
+        self._waits += 1
+        event = trio.Event()
+        self._waiting.setdefault(account.owner, OrderedDict())[account] = event
+        try:
+            await event.wait()
+        finally:
+            self._leave(account)
+            self.serve()
+
+    def release(self, size: int) -> None:
+        """Give back what an item had reserved."""
+        self._bytes -= size
+        self._items -= 1
+        self.serve()
+
+    def serve(self) -> None:
+        """Let those start that wait and have room now; called whenever less is held."""
+        while self._waiting:
+            owner, queue = next(iter(self._waiting.items()))
+            account, event = next(iter(queue.items()))
+            if not self._take(account):
+                return
+            self._leave(account)
+            if owner in self._waiting:
+                self._waiting.move_to_end(owner)
+            event.set()
+
+    def _take(self, account: MemoryAccount) -> bool:
+        size = self.size_of_next(account.operation)
+        room = self._max_bytes - size
+        if self._items and self._kept() + self._bytes > room:
+            if self._kept() > room:  # whoever ends now, it would not be enough
+                self._make_room(account.owner, max(0, room))
+            if self._kept() + self._bytes > room:
+                return False
+        self._bytes += size
+        self._items += 1
+        account.reserved_next = size
+        return True
+
+    def _leave(self, account: MemoryAccount) -> None:
+        queue = self._waiting.get(account.owner)
+        if queue is not None:
+            queue.pop(account, None)
+            if not queue:
+                del self._waiting[account.owner]
+
+
+class MemoryAccount(Journal[Any, Any]):
+    """What the items of one batch have reserved; the batch waits for it as for its journal.
+
+    Args:
+        budget: Of all batches.
+        owner: The client whose batch it is.
+        operation: Names the operation.
+        journal: Hears all that the batch tells, and has its outcomes; None for none.
+
+    Attributes:
+        reserved_next: Bytes for an item that has not started; 0 for none.
+    """
+
+    def __init__(
+        self, budget: MemoryBudget, owner: str, operation: str, journal: Journal[Any, Any] | None
+    ) -> None:
+        self._budget = budget
+        self._journal = journal or ItemJournal("")
+        self._reserved: dict[int, int] = {}  # by the index of the item
+        self.owner = owner
+        self.operation = operation
+        self.reserved_next = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next item waits for memory."""
+        return self._budget.is_waiting(self)
+
+    def outcomes(self) -> Iterable[Outcome[Any, Any]]:
+        """Return those of the journal."""
+        return self._journal.outcomes()
+
+    async def ready(self) -> None:
+        """Wait for the journal, and for memory for the next item."""
+        await self._journal.ready()
+        if not self.reserved_next:
+            await self._budget.take(self)
+
+    def started(self, index: int, item: Any) -> None:
+        """Note which item has what was reserved for the next one."""
+        self._journal.started(index, item)
+        self._reserved[index], self.reserved_next = self.reserved_next, 0
+
+    def ended(self, outcome: Outcome[Any, Any]) -> None:
+        """Give back what the item had reserved, and learn what items of its operation take."""
+        if outcome.value is not None:
+            self._budget.learn(self.operation, len(outcome.value.json))
+        self._release(outcome.index)
+        self._journal.ended(outcome)
+
+    def cut(self, index: int, item: Any) -> None:
+        """Give back what the item had reserved."""
+        self._release(index)
+        self._journal.cut(index, item)
+
+    def rest(self) -> None:
+        """Give back what was reserved for an item that did not start: the run has ended."""
+        if self.reserved_next:
+            size, self.reserved_next = self.reserved_next, 0
+            self._budget.release(size)
+
+    def _release(self, index: int) -> None:
+        size = self._reserved.pop(index, 0)
+        if size:  # none if an item started without, as of a batch with limits for each key
+            self._budget.release(size)
+
+
+def _nothing(_: int) -> None:
+    """Stand in for what hears of freed memory."""
