@@ -61,7 +61,8 @@ class Engine(Generic[ItemT, ValueT]):
 
     Attributes:
         states: The state of each item, which is what lasts.
-        ready: Awaited before each start, if there is a journal that wants it.
+        ready: Awaited before a start, if there is a journal that wants it.
+        behind: Whether `ready` is to be awaited now; None if it is before each start.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Engine(Generic[ItemT, ValueT]):
         bucket: TokenBucket | None,
         keys: KeyLimits[ItemT] | None,
         ready: Callable[[], Awaitable[None]] | None,
+        behind: Callable[[], bool] | None,
         fail_fast: bool,
         name: str,
     ) -> None:
@@ -91,6 +93,7 @@ class Engine(Generic[ItemT, ValueT]):
         self.bucket = bucket
         self.keys = keys
         self.ready = ready
+        self.behind = behind
         self.fail_fast = fail_fast
         self.name = name
         self.raised: list[Exception] = []  # errors of outcomes that left a worker too
@@ -165,6 +168,7 @@ class _Run(Generic[ItemT, ValueT]):
             keep_batch_token=queue is not None and queue.ordered,
         )
         self._turn = PullTurn()
+        self._awaits_journal = False  # whether the worker that has the turn awaits `ready`
         self._until_exhausted = trio.CancelScope()
         self._unchecked_until = -math.inf  # no worker looks at the deadline before
         # Whether a worker may take its next item itself: there is nothing to wait for but a slot.
@@ -201,7 +205,7 @@ class _Run(Generic[ItemT, ValueT]):
 
     async def _run_items(self, slot: Slot) -> None:
         """Run items one after the other, while there are items and the slot may be kept."""
-        keys, queue, now = self._keys, self._queue, self._now
+        keys, queue, now, behind = self._keys, self._queue, self._now, self._engine.behind
         turns = 0
         ended = now()
         while True:
@@ -210,7 +214,7 @@ class _Run(Generic[ItemT, ValueT]):
             await trio.lowlevel.checkpoint_if_cancelled()
             if ended > self._unchecked_until:
                 await self._checkpoint_if_expired(ended)
-            entry = self._next_nowait(slot)
+            entry = self._next_nowait(slot) if behind is None or not behind() else None
             if entry is None:
                 entry = await self._next(slot)
                 if entry is None:
@@ -307,6 +311,8 @@ class _Run(Generic[ItemT, ValueT]):
         engine, queue = self._engine, self._queue
         if not slot.may_keep():
             return None
+        if self._awaits_journal and engine.behind is not None:
+            return None  # or all would come to wait in turn, one item a turn, for ever after
         if self._turn.taken:
             slot.release()  # a worker that only waits for its turn holds nothing
         async with self._turn:
@@ -316,7 +322,7 @@ class _Run(Generic[ItemT, ValueT]):
             slot.lend()
             try:
                 if engine.ready is not None:
-                    await engine.ready()
+                    await self._wait_until_ready(engine.ready)
                 entry = await self._pull()
             finally:
                 slot.end_loan()
@@ -334,6 +340,16 @@ class _Run(Generic[ItemT, ValueT]):
                 return await self._start(slot, entry)
         await keys.enter(slot, entry[1])
         return await self._start(slot, entry)
+
+    async def _wait_until_ready(self, ready: Callable[[], Awaitable[None]]) -> None:
+        behind = self._engine.behind
+        if behind is not None and not behind():
+            return
+        self._awaits_journal = True
+        try:
+            await ready()
+        finally:
+            self._awaits_journal = False
 
     async def _start(self, slot: Slot, entry: tuple[int, ItemT]) -> tuple[int, ItemT]:
         """Wait for the token of the bucket and for the slot, and note that the item starts."""
@@ -440,7 +456,9 @@ class _Run(Generic[ItemT, ValueT]):
             self._engine.on_started(*entry)
 
     def _is_immediate(self) -> bool:
-        if self._states.restored or self._engine.ready is not None:
+        if self._states.restored:
+            return False
+        if self._engine.ready is not None and self._engine.behind is None:
             return False
         if self._keys is not None and self._engine.bucket is not None:
             return False  # a token of one is not taken before the other can be had

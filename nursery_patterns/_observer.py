@@ -91,13 +91,24 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
         return ()
 
     async def ready(self) -> None:
-        """Return when another item may start; awaited before each start.
+        """Return when another item may start.
 
         This is the back-pressure of the journal: it need not wait at all, and while it waits the
         items in flight go on and no further one is started. The batch holds no token of a shared
         limiter meanwhile. A cancel ends the wait; what it raises leaves as from the other methods.
+
+        It is awaited before each start; of a journal that has `behind` too, before each start for
+        which `behind` returned true.
         """
         return
+
+    def behind(self) -> bool:
+        """Return whether `ready` has to be awaited before the next item starts.
+
+        Called synchronously before each start, perhaps more than once. Write it where `ready`
+        seldom waits: to await costs several times what starting an item costs.
+        """
+        return False
 
 
 class BatchProgress(Protocol):
@@ -141,11 +152,7 @@ class BatchProgress(Protocol):
 
 def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
     """Return one function that calls the method `name` of each observer that has its own."""
-    calls = [
-        method
-        for observer in observers
-        if (method := getattr(observer, name, None)) is not None and not _is_inherited(method)
-    ]
+    calls = [method for each in observers if (method := _own(each, name)) is not None]
     if not calls:
         return None
     if len(calls) == 1:
@@ -158,10 +165,20 @@ def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
     return call_all
 
 
-def ready_of(journal: object) -> Callable[[], Awaitable[None]] | None:
-    """Return the `ready` of a journal, if it has one of its own."""
-    ready = getattr(journal, "ready", None)
-    return None if ready is None or _is_inherited(ready) else ready
+def ready_of(
+    journal: object,
+) -> tuple[Callable[[], Awaitable[None]] | None, Callable[[], bool] | None]:
+    """Return the `ready` and the `behind` of a journal, as far as it has its own.
+
+    A `behind` without a `ready` is not asked: there is nothing to wait for.
+    """
+    ready = _own(journal, "ready")
+    return ready, None if ready is None else _own(journal, "behind")
+
+
+def _own(observer: object, name: str) -> Callable[..., Any] | None:
+    method = getattr(observer, name, None)
+    return None if method is None or _is_inherited(method) else method
 
 
 # The methods of the two protocols. They do nothing, so they are never called.

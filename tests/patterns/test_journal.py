@@ -160,7 +160,100 @@ async def test_a_journal_makes_the_batch_wait_before_the_next_start(autojump_clo
     assert trio.current_time() == 12
 
 
-@pytest.mark.parametrize("method", ["started", "ended", "cut", "waiting", "ready"])
+class Pacing(Memory):
+    """A journal that is behind again after each outcome, for a second."""
+
+    def behind(self):
+        return len(self.kept) > self.waits
+
+    async def ready(self):
+        await super().ready()
+        await trio.sleep(1)
+
+
+class Queue(Memory):
+    """A journal that holds up starts while `room` outcomes or more are in its queue."""
+
+    def __init__(self, kept=None, room=3):
+        super().__init__(kept)
+        self.queue = []
+        self.room = room
+
+    def ended(self, outcome):
+        super().ended(outcome)
+        self.queue.append(outcome)
+
+    def behind(self):
+        return len(self.queue) >= self.room
+
+    async def ready(self):
+        await super().ready()
+        while self.behind():  # noqa: ASYNC110
+            await trio.sleep(1)
+
+
+@SOURCES
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_a_journal_that_tells_when_it_is_behind_is_awaited_only_then(
+    autojump_clock, source, limit
+):
+    journal, log, limiter = Queue(), Log(), trio.CapacityLimiter(5)
+    async with trio.open_nursery() as nursery:
+        batch = Batch(
+            double, source(8), limit=limit, limiter=limiter, journal=journal, observer=log
+        )
+        nursery.start_soon(batch.run)
+        await trio.sleep(20.5)
+        ended = len(journal.queue)
+        assert 3 <= ended < 3 + limit  # as many as were in flight may still come
+        assert journal.waits == 1
+        assert limiter.borrowed_tokens == 0
+        journal.queue.clear()
+        await trio.sleep(20)
+        assert journal.waits == 2
+        journal.room = 100
+    assert batch.counts == Counts(total=8, succeeded=7, failed=1)
+    assert journal.waits == 2
+    assert [event for event in log.events if event[0] == "started"] == [
+        ("started", i, i) for i in range(8)
+    ]
+
+
+async def test_after_a_journal_was_behind_workers_run_at_once_again(autojump_clock):
+    async def one_checkpoint(item):
+        await trio.lowlevel.checkpoint()
+        turns.append(trio.lowlevel.current_statistics().tasks_runnable)
+
+    turns = []
+    journal = Queue(room=50)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Batch(one_checkpoint, range(500), limit=10, journal=journal).run)
+        await trio.sleep(0.5)
+        journal.room = 10_000
+        turns.clear()
+    assert len(turns) > 400
+    # One item at a time would leave one task or two that can run.
+    assert sorted(turns)[len(turns) // 2] >= 5
+    assert journal.waits == 1
+
+
+def test_a_journal_that_is_never_behind_need_not_be_ready(autojump_clock):
+    class Behind(Journal):
+        def behind(self):
+            raise AssertionError
+
+    trio.run(lambda: run_batch(double, range(2), journal=Behind()), clock=autojump_clock)
+
+
+async def test_counts_are_those_of_the_report(autojump_clock):
+    batch = Batch(double, range(3), limit=2)
+    assert batch.counts == Counts(total=3, not_started=3)
+    with trio.move_on_after(1.5):
+        await batch.run()
+    assert batch.counts == batch.report().counts == Counts(total=3, succeeded=2, cancelled=1)
+
+
+@pytest.mark.parametrize("method", ["started", "ended", "cut", "waiting", "ready", "behind"])
 @SOURCES
 async def test_a_method_that_raises_ends_the_run_and_loses_nothing(autojump_clock, source, method):
     class Bad(Memory):
@@ -207,13 +300,14 @@ def test_a_journal_of_something_else_is_refused(outcome, message):
 
 @pytest.mark.parametrize("source", [SizedItems, AsyncItems])
 @pytest.mark.parametrize("stream", [False, True])
-def test_wherever_it_is_cut_what_was_told_is_what_there_is(source, stream):
+@pytest.mark.parametrize("kind", [Memory, Pacing])
+def test_wherever_it_is_cut_what_was_told_is_what_there_is(source, stream, kind):
     kept = {}
 
     async def scenario(probe):
         kept.clear()
         kept[1] = Outcome(1, None, Status.SUCCEEDED, 1)
-        probe.kept["journal"] = journal = Memory(kept)
+        probe.kept["journal"] = journal = kind(kept)
         batch = Batch(quick, source(4), limit=2, journal=journal)
         if not stream:
             probe.watch(batch)

@@ -34,7 +34,8 @@ from trio_tools.answers.errors import (
 _HEAD = struct.Struct("<IcdI")
 _STARTED = b"?"
 _GROWTH = b"i"
-_CODES = {Status.SUCCEEDED: b"+", Status.FAILED: b"-", Status.TIMED_OUT: b"t"}
+_SUCCEEDED = b"+"
+_CODES = {Status.SUCCEEDED: _SUCCEEDED, Status.FAILED: b"-", Status.TIMED_OUT: b"t"}
 _STATUSES = {code: status for status, code in _CODES.items()}
 
 _FAILURES: dict[str, type[ToolFailure]] = {
@@ -106,6 +107,7 @@ class Change:
     Attributes:
         record: How it stands. Its revision is the one that is stored so far, 0 for none.
         outcomes: What ended since the last commit.
+        size: Bytes of their results.
         started: Indexes of items that are about to start and must not be run twice.
         growth: Items that came to the operation, as JSON.
         replace: Whether the outcomes take the place of all that are stored.
@@ -115,6 +117,7 @@ class Change:
 
     record: Record
     outcomes: list[AnyOutcome] = field(default_factory=list[AnyOutcome])
+    size: int = 0
     started: list[int] = field(default_factory=list[int])
     growth: list[bytes] = field(default_factory=list[bytes])
     replace: bool = False
@@ -152,15 +155,14 @@ def encode(change: Change) -> bytes:
     for growth in change.growth:
         parts += (_HEAD.pack(0, _GROWTH, 0.0, len(growth)), growth)
     parts += [_HEAD.pack(index, _STARTED, 0.0, 0) for index in change.started]
+    pack = _HEAD.pack
     for outcome in change.outcomes:
-        body = _body(outcome)
-        code = _CODES[outcome.status]
-        parts += (_HEAD.pack(outcome.index, code, outcome.elapsed, len(body)), body)
+        if outcome.error is None:  # by far the most; to hash a status costs as much as the rest
+            code, body = _SUCCEEDED, outcome.value.json
+        else:
+            code, body = _CODES[outcome.status], _failure_json(outcome.error)
+        parts += (pack(outcome.index, code, outcome.elapsed, len(body)), body)
     return b"".join(parts)
-
-
-def _body(outcome: AnyOutcome) -> bytes:
-    return outcome.value.json if outcome.error is None else _failure_json(outcome.error)
 
 
 class Stored(NamedTuple):

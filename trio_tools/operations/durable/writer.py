@@ -46,7 +46,6 @@ _ABANDON_SECONDS = 0.2
 _PRUNE_SECONDS = 60.0
 # So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
 _MOST_A_COMMIT = 2_000
-_ENOUGH_FOR_A_COMMIT = 1_000
 _MOST_AHEAD = 10_000
 _MOST_BYTES_AHEAD = 64 * 2**20
 _ENOUGH_BYTES_FOR_A_COMMIT = 2**20
@@ -115,6 +114,7 @@ class OperationJournal(ItemJournal):
         # Invariant: whatever was asked to be written is written, or is in `_pending`, `_started` or
         # the record, or in a change that is being written; `asked - saved` counts the latter.
         self._pending: list[Outcome[Any, Any]] = []
+        self.bytes_ahead = 0  # of their results
         self._started: list[int] = []
         self._growth: list[bytes] = []
         self._all_growth = list(growth)
@@ -130,9 +130,11 @@ class OperationJournal(ItemJournal):
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
         """Take an outcome to be written. It waits for nothing."""
+        size = 0 if outcome.value is None else len(outcome.value.json)
         self._pending.append(outcome)
+        self.bytes_ahead += size
         self.asked += 1
-        self._writer.heard(self, outcome)
+        self._writer.heard_end(self, size)
 
     def grow(self, growth: bytes) -> None:
         """Take items that came to the operation to be written, before any of their outcomes."""
@@ -141,10 +143,13 @@ class OperationJournal(ItemJournal):
         if self.batch is not None:  # before, the operation may turn out to be there already
             self.ask()
 
+    def behind(self) -> bool:
+        """Whether so much is still to be written that no further item should start."""
+        return self._writer.behind
+
     async def ready(self) -> None:
         """Wait while too much is still to be written."""
-        if self._writer.behind:
-            await self._writer.room()
+        await self._writer.room()
 
     async def note_start(self) -> None:
         """Write down that the current item starts, and return when that is on the disk."""
@@ -179,14 +184,17 @@ class OperationJournal(ItemJournal):
             most = len(self._pending)
             self._growth = list(self._all_growth)
         if self.batch is not None:
-            counts = self.batch.progress.value
+            counts = self.batch.counts
             record.total = counts.total
             record.succeeded, record.failed = counts.succeeded, counts.failed
             record.timed_out = counts.timed_out
         taken, self._pending = self._pending[:most], self._pending[most:]
+        size = sum(len(o.value.json) for o in taken if o.value is not None)
+        self.bytes_ahead = self.bytes_ahead - size if self._pending else 0
         change = Change(
             copy.copy(record),
             taken,
+            size,
             self._started,
             self._growth,
             replace=self._replace,
@@ -220,7 +228,7 @@ class OperationJournal(ItemJournal):
         """Have all of the operation written anew: nobody can tell what is stored of it."""
         self._replace = True
         self._claims |= claim
-        self._pending = []
+        self._pending, self.bytes_ahead = [], 0
         self._writer.heard(self)
 
     @property
@@ -235,11 +243,6 @@ class OperationJournal(ItemJournal):
     def outcomes_ahead(self) -> int:
         """How many outcomes are still to be written."""
         return len(self._pending)
-
-    @property
-    def bytes_ahead(self) -> int:
-        """How many bytes of results are still to be written."""
-        return sum(len(o.value.json) for o in self._pending if o.value is not None)
 
     @property
     def has_news(self) -> bool:
@@ -303,18 +306,24 @@ class Writer:
         """Whether so much is to be written that no further item should start."""
         return self._outcomes_ahead >= _MOST_AHEAD or self._bytes_ahead >= _MOST_BYTES_AHEAD
 
-    def heard(self, journal: OperationJournal, outcome: Outcome[Any, Any] | None = None) -> None:
+    def heard(self, journal: OperationJournal) -> None:
         """Take note that a journal has something to be written."""
         self._dirty[journal] = None
-        if outcome is not None:
-            self._outcomes_ahead += 1
-            if outcome.value is not None:
-                self._bytes_ahead += len(outcome.value.json)
-            if (
-                self._outcomes_ahead >= _ENOUGH_FOR_A_COMMIT
-                or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
-            ):
-                self._wanted.set()
+
+    def heard_end(self, journal: OperationJournal, size: int) -> None:
+        """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
+        self._dirty[journal] = None
+        self._outcomes_ahead += 1
+        self._bytes_ahead += size
+        self._want_if_enough()
+
+    def _want_if_enough(self) -> None:
+        """Want a commit if there is enough for one. Those who wait for less want it themselves."""
+        if (
+            self._outcomes_ahead >= _MOST_A_COMMIT
+            or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
+        ):
+            self._wanted.set()
 
     def look(self, payload: str) -> None:
         """See at once whether the operation of a notice is to be stopped, if it is held here."""
@@ -327,15 +336,22 @@ class Writer:
     async def settled(self, journal: OperationJournal) -> None:
         """Wait until what the journal heard so far is written, or cannot be."""
         target = journal.asked
-        self._wanted.set()
         while journal.saved < target and self.running and not self.trouble:
+            self._wanted.set()
             await self._news.park()
 
     async def room(self) -> None:
-        """Wait while too much is to be written."""
-        self._wanted.set()
-        while self.behind and self.running and not self.trouble:
+        """Wait while more than half of what may be ahead is still to be written."""
+        while self.running and not self.trouble and self._is_ahead_by(0.5):
+            self._wanted.set()
             await self._news.park()
+
+    def _is_ahead_by(self, share: float) -> bool:
+        """Whether more than a share of what may be ahead is still to be written."""
+        return (
+            self._outcomes_ahead > share * _MOST_AHEAD
+            or self._bytes_ahead > share * _MOST_BYTES_AHEAD
+        )
 
     def hold(self, journal: OperationJournal) -> None:
         """Renew the lease of an operation until it is released."""
@@ -434,8 +450,7 @@ class Writer:
                 self._dirty.pop(journal, None)
         self._outcomes_ahead = sum(journal.outcomes_ahead for journal in self._dirty)
         self._bytes_ahead = sum(journal.bytes_ahead for journal in self._dirty)
-        if self._outcomes_ahead:
-            self._wanted.set()
+        self._want_if_enough()
         self._news.unpark_all()
 
     def _take(self) -> list[tuple[OperationJournal, Change, int]]:
@@ -468,9 +483,7 @@ class Writer:
         """Write a group, and now and then delete what is old. In the thread."""
         database = self._opened()
         saved = database.commit(changes)
-        self._unpruned_bytes += sum(
-            len(o.value.json) for c in changes for o in c.outcomes if o.value
-        )
+        self._unpruned_bytes += sum(change.size for change in changes)
         now = self.now()
         if now > self._pruned_at + _PRUNE_SECONDS or self._unpruned_bytes > self._max_bytes / 20:
             self._pruned_at, self._unpruned_bytes = now, 0
