@@ -1,6 +1,7 @@
 """A limiter that finds its capacity: against simulated servers on the virtual clock."""
 
 import math
+import xml.etree.ElementTree as ET
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from nursery_patterns import (
     run_batch,
     run_in_thread,
 )
+from tests.support import adaptive_plot
 from tests.support.simulated_server import SimulatedServer, load
 
 # Best of fixed limits from 5 to 100 against a knee of 20 (see the test below).
@@ -97,6 +99,19 @@ async def test_gradient2_swings_by_less_than_its_queue(autojump_clock):
     await load(server, limiter, seconds=10, trace=trace)
     limits = [limit for _, limit in trace]
     assert max(limits) - min(limits) <= 2 * Gradient2().queue_size
+
+
+def test_the_picture_is_what_the_simulation_does():
+    drawn = ET.parse(adaptive_plot.PICTURE).getroot()
+    for name, limits in adaptive_plot.records().items():
+        curve = drawn.find(f".//*[@id='{name}']").get("points").split()
+        token = adaptive_plot.HIGH / adaptive_plot.MOST
+        fresh = adaptive_plot.points(limits, adaptive_plot.TOPS[name])
+        for point, (x, y) in zip(curve, fresh, strict=True):
+            assert [float(each) for each in point.split(",")] == [
+                x,
+                pytest.approx(y, abs=3 * token),
+            ]
 
 
 # --- the formulas, step by step ---------------------------------------------------------------
