@@ -17,6 +17,7 @@ ItemT = TypeVar("ItemT")
 
 _MAX_ITEMS = 100_000
 _CALL = "Frontier([first], key=..., max_items=1000)"
+_RANKED = "write Frontier(items, priority=...) with a function such as lambda item: item.depth"
 
 
 @final
@@ -159,9 +160,11 @@ class GrowingQueue(Generic[ItemT]):
             return 0.0
         rank: Any = self._priority(item)
         if not isinstance(rank, int | float):
-            raise TypeError(f"priority must return a number, got {rank!r} for {item!r}")
+            raise TypeError(f"priority must return a number, got {rank!r} for {item!r}: {_RANKED}")
         if math.isnan(rank):
-            raise ValueError(f"priority must return a number to sort by, got NaN for {item!r}")
+            raise ValueError(
+                f"priority must return a number to sort by, got NaN for {item!r}: {_RANKED}"
+            )
         return rank
 
     def items(self) -> list[ItemT]:

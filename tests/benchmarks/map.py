@@ -34,6 +34,11 @@ RATIOS = (
     ("run_batch over a frontier", "run_batch", 1.6),
     ("run_batch with retry", "run_batch", 1.4),
     ("run_batch with limits per key", "run_batch", 2.2),
+    ("run_batch with an adaptive limiter", "run_batch with a shared limiter", 1.5),
+    ("run_batch of single_flight", "run_batch", 4.0),
+    ("run_batch of hedged", "run_batch", 12.0),
+    ("slots for 1,000 keys", "slots for 10 keys", 2.0),  # O(log keys)
+    ("slots for 10,000 keys", "slots for 10 keys", 3.0),
     ("run_batch over an async generator", "worker loop over an async generator", 1.5),
     ("run_batch over a channel", "worker loop over a channel", 1.5),
     ("run_batch with a bucket", "worker loop with a bucket", 1.5),

@@ -14,13 +14,17 @@ import aiometer
 import trio
 
 from nursery_patterns import (
+    AdaptiveLimiter,
+    Admission,
     Batch,
     Frontier,
     Observer,
     Outcome,
     Retry,
     TokenBucket,
+    hedged,
     run_batch,
+    single_flight,
     stream_batch,
 )
 from tests.benchmarks._runner import measure, print_cost
@@ -256,6 +260,68 @@ def ours_per_key(items: int, limit: int) -> None:
     trio.run(main)
 
 
+def ours_shared_limiter(
+    items: int, limit: int, make: Callable[[int], trio.CapacityLimiter] = trio.CapacityLimiter
+) -> None:
+    async def main() -> None:
+        report = await run_batch(item_on_trio, range(items), limit=2 * limit, limiter=make(limit))
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def adaptive(limit: int) -> trio.CapacityLimiter:
+    return AdaptiveLimiter(limit, 1, limit)
+
+
+ours_adaptive = functools.partial(ours_shared_limiter, make=adaptive)
+
+
+def ours_single_flight(items: int, limit: int) -> None:
+    """Calls of `limit` callers at a time, of which each two share one."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            shared = single_flight(item_on_trio, nursery)
+
+            async def call(i: int) -> int:
+                return await shared(i // 2)
+
+            report = await run_batch(call, range(items), limit=limit)
+        assert sum(report.values()) == 2 * sum(range(items // 2))
+
+    trio.run(main)
+
+
+def ours_hedged(items: int, limit: int) -> None:
+    async def main() -> None:
+        async def call(i: int) -> int:
+            return await hedged(item_on_trio, i, delay=60)
+
+        report = await run_batch(call, range(items), limit=limit)
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_priorities(items: int, limit: int, keys: int) -> None:
+    """Slots of an admission for so many keys, of which all but a few wait, at two priorities."""
+
+    async def main() -> None:
+        admission = Admission(trio.CapacityLimiter(max(1, limit // 2)), max_waiting=keys)
+
+        async def client(key: int) -> None:
+            for _ in range(items // keys):
+                async with admission.slot(key=key, weight=1 + key % 3, priority=key % 2):
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for key in range(keys):
+                nursery.start_soon(client, key)
+
+    trio.run(main)
+
+
 def ours_observed(items: int, limit: int) -> None:
     class Counter(Observer[int, int]):
         begun = done = 0
@@ -330,6 +396,13 @@ CONTENDERS: dict[str, Callable[[int, int], None]] = {
     "run_batch with retry": ours_retry,
     "run_batch with limits per key": ours_per_key,
     "run_batch with an observer": ours_observed,
+    "run_batch with a shared limiter": ours_shared_limiter,
+    "run_batch with an adaptive limiter": ours_adaptive,
+    "run_batch of single_flight": ours_single_flight,
+    "run_batch of hedged": ours_hedged,
+    "slots for 10 keys": functools.partial(ours_priorities, keys=10),
+    "slots for 1,000 keys": functools.partial(ours_priorities, keys=1_000),
+    "slots for 10,000 keys": functools.partial(ours_priorities, keys=10_000),
     "asyncio semaphore + gather": asyncio_semaphore_and_gather,
     "trio, a task per item and a limiter": task_per_item,
     "aiometer.run_all on trio": aiometer_run_all,

@@ -146,7 +146,11 @@ async def test_a_thread_adds_through_trio(autojump_clock):
     [
         ({"items": [[]]}, TypeError, r"the key \[\] of an item cannot be hashed: write Frontier"),
         ({"items": [1], "key": lambda i: {}}, TypeError, "the key {} of an item cannot be hashed"),
-        ({"items": [1], "priority": lambda i: math.nan}, ValueError, "got NaN for 1"),
+        (
+            {"items": [1], "priority": lambda i: math.nan},
+            ValueError,
+            "got NaN for 1: write Frontier",
+        ),
         ({"items": [1], "priority": str}, TypeError, "priority must return a number, got '1'"),
         ({"max_items": 0}, ValueError, "max_items must be at least 1"),
         ({"key": 5}, TypeError, "key must be a function"),
