@@ -2,6 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from trio_tools.http.fetching.types import FetchConfig
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.errors import Code, FetchRefused
 from trio_tools.http.wire.urls import Origin
@@ -70,6 +71,10 @@ def test_an_address_that_is_not_of_the_public_internet_is_refused(address, caplo
     assert caplog.messages == [f"refused e.org, which resolved to {address}"]
     assert "`allow_hosts`" in caught.value.remediation
     assert "`allow_networks`" in caught.value.remediation
+    with pytest.raises(FetchRefused, match="not of the public") as caught:
+        FetchConfig().guard().check_address("e.org", address)
+    assert "`fetch.allow_hosts`" in caught.value.remediation
+    assert "`fetch.allow_networks`" in caught.value.remediation
 
 
 @pytest.mark.parametrize("address", ALLOWED)

@@ -11,7 +11,8 @@ import trio
 from nursery_patterns import RequestLogFilter, current_request
 from tests.server.kit import connected, envelope_of, nap_many, server_of, work
 from trio_tools.answers.envelope import ENVELOPE_SCHEMA, error_response, success_response
-from trio_tools.answers.errors import Forbidden
+from trio_tools.answers.errors import Forbidden, InvalidArgument
+from trio_tools.server.results import failed
 from trio_tools.tools.call import Answer
 
 
@@ -178,6 +179,22 @@ def test_the_schema_refuses_an_answer_without_one_of_its_parts(missing):
     del envelope[missing]
     with pytest.raises(jsonschema.ValidationError, match=missing):
         jsonschema.validate(envelope, ENVELOPE_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("limit is at most 50, got 60: lower it", "lower it"),
+        ("'x' is gone: see its folder; call again", "call again"),
+        ("the time was up. Allow more", "Allow more"),
+        ("do that", "do that"),
+        ("no item fits {'a': 1}", "no item fits {'a': 1}"),
+    ],
+)
+def test_what_to_do_is_how_the_message_ends(message, advice):
+    envelope = failed(InvalidArgument(message)).structured_content
+    assert envelope["error"] == message
+    assert envelope["data"]["remediation"] == advice
 
 
 def test_a_failure_without_a_remediation_repeats_its_message_as_one():

@@ -45,6 +45,7 @@ async def test_each_line_is_an_item_once_and_bad_lines_are_named(tmp_path, size,
     errors = [error for chunk in chunks for error in chunk["errors"] or []]
     assert [error["item"] for error in errors] == ["line 3", "line 5"]
     assert {error["error_code"] for error in errors} == {"INVALID_ITEM"}
+    assert not any("line" in error["reason"] for error in errors)  # `item` says which
     assert sum(total(chunk["counts"]) for chunk in chunks) == 6
     assert all(chunk["complete"] for chunk in chunks)
 

@@ -6,6 +6,7 @@ into one of them. What it does not know is a defect: its text never reaches the 
 
 from __future__ import annotations
 
+import re
 import reprlib
 from enum import StrEnum
 from itertools import islice
@@ -15,6 +16,9 @@ MAX_MESSAGE_CHARS: Final = 2_000
 """Most characters of a failure's message, whatever it quotes."""
 
 _SHOWN_CHARS = 80
+
+# Between what is wrong and what to do about it.
+_SEPARATOR = re.compile(r"[.:;] ")
 
 
 class ErrorType(StrEnum):
@@ -70,6 +74,19 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         self.remediation = _bounded(remediation)
         self.data = data or {}
         self.rate_limit: dict[str, Any] | None = None
+
+    @property
+    def advice(self) -> str:
+        """What to do: the remediation, or else the end of the message, or else all of it.
+
+        Messages say what is wrong and then, behind a colon or in a sentence of its own, the fix.
+        """
+        if self.remediation:
+            return self.remediation
+        end = _SEPARATOR.split(self.message)[-1]
+        # Not an end that is cut out of a value, such as a JSON object.
+        is_text = end[:1].isalpha() and end.count("'") % 2 == 0 and not {"{", "}"} & set(end)
+        return end if is_text else self.message
 
     @property
     def user_message(self) -> str:

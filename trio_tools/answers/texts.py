@@ -80,6 +80,11 @@ def write_text(
     return "\n".join(parts)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, as in "1 item" and "2 items"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def one_line(text: str) -> str:
     """Return a text with its line breaks and control characters as blanks."""
     return " ".join(_BREAKS.sub(" ", text).split()) if _BREAKS.search(text) else text

@@ -7,6 +7,7 @@ open: a position says where the next one begins.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -23,6 +24,9 @@ from trio_tools.settings import DatasetSettings
 from trio_tools.settings.threads import run_in_tool_thread
 
 _TOOL = "process_large_dataset"
+
+# How the reason begins why a record cannot be read. The label of its item says it already.
+_PLACE = re.compile(r"^line \d+: ")
 # Making so many records into items is a step of a few milliseconds.
 _MOST_AT_ONCE = 500
 
@@ -64,7 +68,7 @@ class DatasetRequest:
     def item_of(self, operation: Operation, record: Record) -> Any:
         """Return the item that a record makes, or what stands for it and fails."""
         if record.error is not None:
-            return BadItem(record.label, record.error)
+            return BadItem(record.label, _PLACE.sub("", record.error))
         value = record.value
         try:
             if self.fields is not None:
@@ -72,12 +76,12 @@ class DatasetRequest:
             value = {**value, **self.options} if self.options else value
         except (KeyError, TypeError) as error:
             reason = f"the record has no fields, or lacks {error}: see its keys, and `fields`"
-            return BadItem(record.label, f"{record.label}: {reason}")
+            return BadItem(record.label, reason)
         try:
             return operation.check_item(value)
         except (TypeError, ValueError) as error:
             reason = str(error)
-        return BadItem(record.label, f"{record.label}: {reason}")
+        return BadItem(record.label, reason)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, from which it can be made again."""

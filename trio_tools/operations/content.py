@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
+from trio_tools.answers.texts import counted
 from trio_tools.files.hashing import hash_file, hash_text
 from trio_tools.files.roots import FileRoots
 from trio_tools.operations.operation import Item, Operation, wrong_shape
@@ -84,14 +85,17 @@ def content_operations(services: Services) -> list[Operation]:
 def hash_line(value: dict[str, Any]) -> str:
     """Return how a hash reads."""
     unfit = "" if value["secure"] else ", for checksums only"
-    return f"{value['algorithm']} {value['hexdigest']}, {value['size_bytes']} bytes{unfit}"
+    return (
+        f"{value['algorithm']} {value['hexdigest']}, {counted(value['size_bytes'], 'byte')}{unfit}"
+    )
 
 
 def compression_text(value: dict[str, Any]) -> str:
     """Return how a compression reads, with its content below if there is any."""
     ratio = "" if value["ratio"] is None else f" (ratio {value['ratio']})"
+    size = counted(value["original_bytes"], "byte")
     told = (
-        f"{value['algorithm']} level {value['level']}: {value['original_bytes']} bytes became "
+        f"{value['algorithm']} level {value['level']}: {size} became "
         f"{value['compressed_bytes']}{ratio}"
     )
     if value["content_left_out"]:

@@ -204,7 +204,8 @@ class Operation:
             found = error.errors(include_url=False, include_context=False)
         told = next(filter(_is_of_shape, found), found[0])
         place = ".".join(map(str, told["loc"]))
-        reason = f"{place} {told['msg'].removeprefix('Value error, ')}".strip()
+        message = told["msg"].removeprefix("Value error, ")
+        reason = f"{place}: {message}" if place else message
         raise (TypeError if _is_of_shape(told) else ValueError)(reason)
 
     def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:

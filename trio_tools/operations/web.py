@@ -196,13 +196,15 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
 
 def page_data(page: FetchedPage) -> dict[str, Any]:
     """Return a page as JSON values; what does not apply to it is left out."""
+    # Of a body that nobody asked for nothing is cut; its length is among the headers.
+    asked_for = not (page.text is None and page.json is None and page.note is None)
     result: dict[str, Any] = {
         "url": page.url,
         "status": page.status,
         "content_type": page.content_type,
         "headers": _other_headers(page),
         "length": page.length,
-        "truncated": page.truncated,
+        "truncated": page.truncated and asked_for,
         "elapsed_seconds": round(page.elapsed, 6),
     }
     if page.final_url != page.url:

@@ -50,7 +50,7 @@ def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
         failure.user_message,
         error_code=failure.error_code,
         error_type=failure.error_type,
-        remediation=failure.remediation,
+        remediation=failure.advice,
         data=data,
         rate_limit=failure.rate_limit,
     )

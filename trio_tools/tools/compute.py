@@ -10,7 +10,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.answers.texts import Told
+from trio_tools.answers.texts import Told, counted
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
 from trio_tools.operations.content import compression_text
 from trio_tools.settings.computing import run_at
@@ -36,8 +36,9 @@ async def compute_hash(
         digest = await _digest(call, _either("compute_hash", data, text), path, algorithm)
     what = "the text" if path is None else f"file {path!r}"
     found = asdict(digest) if path is None else {**asdict(digest), "path": path}
+    size = counted(digest.size_bytes, "byte")
     return Answer(
-        summary=f"{digest.algorithm} of {what} ({digest.size_bytes} bytes): {digest.hexdigest}",
+        summary=f"{digest.algorithm} of {what} ({size}): {digest.hexdigest}",
         data=found,
         told=(),
         warnings=[]

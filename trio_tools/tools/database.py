@@ -11,7 +11,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument, NotFound
-from trio_tools.answers.texts import Told
+from trio_tools.answers.texts import Told, counted
 from trio_tools.operations.data import query_data, rows_text
 from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.call import Answer, Call
@@ -78,7 +78,7 @@ async def query_database(
     data = query_data(result)
     line, _, table = rows_text(data).partition("\n")
     return Answer(
-        summary=f"{result.row_count} rows from {database!r}.",
+        summary=f"{counted(result.row_count, 'row')} from {database!r}.",
         data=data,
         told=[Told(line, table)],
         warnings=warnings,

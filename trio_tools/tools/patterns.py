@@ -33,7 +33,7 @@ from nursery_patterns import (
 )
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import InvalidArgument, TimedOut
-from trio_tools.answers.texts import Told, json_line
+from trio_tools.answers.texts import Told, counted, json_line
 from trio_tools.files.hashing import Digest, encode_text, hash_text
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.live.state import ServerState
@@ -232,7 +232,7 @@ async def query_with_timeout(
     line, _, table = rows_text(rows).partition("\n")
     tight = ["Query used >80% of timeout budget"] if elapsed > _TIGHT * seconds else []
     return Answer(
-        summary=f"{result.row_count} rows in {elapsed:.3g} of {seconds:g} s.",
+        summary=f"{counted(result.row_count, 'row')} in {elapsed:.3g} of {seconds:g} s.",
         data={"result": rows, "timing": timing},
         told=[Told(line, table)],
         text=f"timing {json_line(timing)}",

@@ -17,6 +17,7 @@ import trio
 from mcp.types import ToolAnnotations
 
 from nursery_patterns import abandoned_threads
+from trio_tools.answers.texts import counted
 from trio_tools.live.calls import Durations, RunningCall
 from trio_tools.live.snapshot import cluster_view, host_view, in_progress
 from trio_tools.live.state import ServerState
@@ -61,8 +62,9 @@ async def get_concurrency_status(call: Call) -> Answer:
     return Answer(
         warnings=[shared.warning()] if shared is not None and shared.trouble else [],
         summary=(
-            f"{len(state.calls)} calls under way ({waiting} waiting for their turn), {busy} items "
-            f"in flight, {len(operations)} batch operations running."
+            f"{counted(len(state.calls), 'call')} under way ({waiting} waiting for their turn), "
+            f"{counted(busy, 'item')} in flight, "
+            f"{counted(len(operations), 'batch operation')} running."
         ),
         data={
             "limits": limits,
@@ -99,7 +101,7 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
     elif kept is not None:
         in_flight = kept.batch.progress.value.in_flight
         short = kept.memory is not None and kept.memory.waits
-        waits_for = f"its {in_flight} items in flight" if in_flight else "a slot"
+        waits_for = f"its {counted(in_flight, 'item')} in flight" if in_flight else "a slot"
         waits_for = "memory" if short and not in_flight else waits_for
     else:
         waits_for = running.waits_for

@@ -102,6 +102,7 @@ class FetchConfig:
             allow_private=self.allow_private,
             allow_hosts=frozenset(host.lower() for host in self.allow_hosts),
             allow_networks=tuple(ip_network(text) for text in self.allow_networks),
+            section="fetch.",
         )
 
 

@@ -66,6 +66,7 @@ class Guard:
         allow_hosts: Host names (lower case) and literal addresses that are trusted whatever they
             resolve to. Meant for names that the operator controls.
         allow_networks: Networks allowed beside the globally routable addresses.
+        section: What stands before these names where an operator sets them, such as "fetch.".
     """
 
     schemes: frozenset[str] = frozenset({"http", "https"})
@@ -73,6 +74,7 @@ class Guard:
     allow_private: bool = False
     allow_hosts: frozenset[str] = frozenset()
     allow_networks: tuple[Network, ...] = field(default=())
+    section: str = ""
 
     def check_origin(self, origin: Origin) -> None:
         """Refuse a scheme or a port that is not allowed.
@@ -85,7 +87,8 @@ class Guard:
                 f"The scheme {origin.scheme!r} is not allowed; allowed are "
                 f"{', '.join(sorted(self.schemes))}.",
                 code=Code.BLOCKED_SCHEME,
-                remediation="Use an allowed scheme, or let the operator extend `schemes`.",
+                remediation="Use an allowed scheme, or let the operator extend "
+                f"`{self.section}schemes`.",
                 phase=Phase.CONNECT,
             )
         if self.ports is not None and origin.port not in self.ports:
@@ -93,7 +96,8 @@ class Guard:
                 f"Port {origin.port} of {origin.host} is not allowed; allowed are "
                 f"{', '.join(map(str, sorted(self.ports)))}.",
                 code=Code.BLOCKED_PORT,
-                remediation="Use an allowed port, or let the operator extend `ports`.",
+                remediation="Use an allowed port, or let the operator extend "
+                f"`{self.section}ports`.",
                 phase=Phase.CONNECT,
             )
 
@@ -117,7 +121,8 @@ class Guard:
                     f"{host} leads to an address that is not of the public internet.",
                     code=Code.BLOCKED_ADDRESS,
                     remediation="If this host is meant to be reached, let the operator add it to "
-                    "`allow_hosts` or its network to `allow_networks`.",
+                    f"`{self.section}allow_hosts` or its network to "
+                    f"`{self.section}allow_networks`.",
                     phase=Phase.CONNECT,
                 )
 

@@ -19,6 +19,7 @@ import trio
 from nursery_patterns import Counts, request_context
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import ServerOverloaded, ToolFailure
+from trio_tools.answers.texts import counted
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.store import StoredOperation
@@ -77,7 +78,9 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
     await call.state.store.settled(kept)
     counts = kept.batch.progress.value
     total = known_total(counts)
-    known = f"{total} items" if counts.total is not None else f"{total} items and more"
+    known = (
+        counted(total, "item") if counts.total is not None else f"{counted(total, 'item')} and more"
+    )
     summary = (
         f"{kept.batch.name}: {known} go on in the background as {kept.operation_id}."
         if not counts.complete

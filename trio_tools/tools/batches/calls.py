@@ -15,6 +15,7 @@ from trio import move_on_after
 
 from nursery_patterns import Counts, Frontier, Report, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.answers.texts import counted
 from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
@@ -318,7 +319,7 @@ def _warnings(
     bad = counts.failed + counts.timed_out
     if bad:
         warnings.append(
-            f"{bad} of {known_total(counts)} items failed or timed out: "
+            f"{bad} of {counted(known_total(counts), 'item')} failed or timed out: "
             "see `errors` for each and its reason."
         )
     if not report.complete:
@@ -330,7 +331,7 @@ def _warnings(
         )
     if digest.cursor:
         warnings.append(
-            f"{digest.left_out} outcomes did not fit into this answer and are kept: read them with "
+            f"{counted(digest.left_out, 'outcome')} did not fit into this answer: read on with "
             f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
         )
     return warnings
@@ -338,11 +339,12 @@ def _warnings(
 
 def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
     """Say how many items of an operation are not done, and how the caller gets them done."""
-    missing = counts.cancelled + counts.not_started
+    count = counts.cancelled + counts.not_started
+    missing, are = ("1", "item is") if count == 1 else (str(count), "items are")
     how = f'repeat the call with operation_id="{kept.operation_id}".'
     if counts.total is None:
-        return f"{missing} known items are not done, and more may follow. To go on with them, {how}"
-    return f"{missing} items are not done. To go on with just those, {how}"
+        return f"{missing} known {are} not done, and more may follow. To go on with them, {how}"
+    return f"{missing} {are} not done. To go on with just those, {how}"
 
 
 def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
