@@ -4,11 +4,14 @@ import json
 import sys
 
 import pytest
+import trio
 
 from tests.support.upstreams import small
 from trio_tools.__main__ import main
 from trio_tools.settings import Settings
 from trio_tools.settings.host_files import read_host_file
+from trio_tools.settings.upstreams import check_upstreams_are_others
+from trio_tools.transports.http import serve_http
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,32 @@ def test_an_upstream_that_cannot_be_is_refused_at_the_start(upstream, told):
         Settings(upstreams={"it": upstream})
     assert told in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "is_refused"),
+    [
+        ("http://127.0.0.1:8000/mcp", "127.0.0.1", True),
+        ("http://LOCALHOST:8000/mcp/", "127.0.0.1", True),
+        ("http://[::1]:8000/mcp", "0.0.0.0", True),
+        ("http://10.0.0.7:8000/mcp", "10.0.0.7", True),
+        ("https://tools.example/mcp", "127.0.0.1", True),
+        ("http://127.0.0.1:8001/mcp", "127.0.0.1", False),
+        ("http://127.0.0.1:8000/other", "127.0.0.1", False),
+        ("http://10.0.0.8:8000/mcp", "10.0.0.7", False),
+        ("http://127.0.0.1:${PORT}/mcp", "127.0.0.1", False),
+    ],
+)
+def test_an_upstream_at_our_own_address_is_refused_at_the_start(url, host, is_refused):
+    settings = Settings(
+        upstreams={"it": {"url": url}},
+        http={"host": host, "allowed_hosts": ("tools.example",), "insecure": True},
+    )
+    if not is_refused:
+        check_upstreams_are_others(settings.upstreams, settings.http)
+        return
+    with pytest.raises(ValueError, match=r"upstreams\.it\.url is where this server itself"):
+        trio.run(serve_http, settings)
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "1st", "two words", "x" * 65])

@@ -6,6 +6,7 @@ does goes to the file named by UPSTREAM_TRACE, a line each.
 
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ NUMBER = {"type": "number"}
 TEXT = {"type": "string"}
 CANCELLED = set()
 TOKENS = {}
+ANSWERS = {}
 TOOLS = {}
 
 
@@ -126,6 +128,32 @@ def ask(request, arguments):
     return text("asked")
 
 
+@tool(method=TEXT, params={"type": "object"})
+def consult(request, arguments):
+    """Ask the client, and return what it answers."""
+    return text(json.dumps(answer_to(request, 0, arguments["method"], arguments["params"])))
+
+
+@tool(times=NUMBER)
+def insist(request, arguments):
+    """Ask the client so many times, whatever it answers."""
+    for number in range(int(arguments["times"])):
+        answer_to(request, number, "roots/list", {})
+        if request in CANCELLED:
+            trace("insisted", number + 1)
+            break
+    return text("asked enough")
+
+
+def answer_to(request, number, method, params):
+    asked = f"ask-{request}-{number}"
+    ANSWERS[asked] = queue.Queue()
+    send({"id": asked, "method": method, "params": params})
+    answer = ANSWERS[asked].get()
+    del ANSWERS[asked]
+    return answer.get("result") or answer["error"]["message"]
+
+
 @tool(text=TEXT)
 def want(request, arguments):
     asked = {"method": "elicitation/create", "params": {"message": "Which account?"}}
@@ -215,6 +243,17 @@ def initialize(request):
     send({"id": request, "result": result})
 
 
+def discover(request):
+    result = {
+        "resultType": "complete",
+        "supportedVersions": ["2026-07-28"],
+        "capabilities": {"tools": {}},
+        "ttlMs": 0,
+        "cacheScope": "private",
+    }
+    send({"id": request, "result": result})
+
+
 def start_call(request, params):
     TOKENS[request] = (params.get("_meta") or {}).get("progressToken")
     if "inline" in WAYS:
@@ -230,7 +269,9 @@ def handle(message):
             pass
         case "initialize":
             initialize(request)
-        case "ping":
+        case "server/discover" if "modern" in WAYS:
+            discover(request)
+        case "ping" if "modern" not in WAYS:
             send({"id": request, "result": {}})
         case "tools/list":
             send({"id": request, "result": listing()})
@@ -257,7 +298,11 @@ def main():
         trace("child", os.getpid())
         time.sleep(600)
     for line in sys.stdin:
-        handle(json.loads(line))
+        message = json.loads(line)
+        if "method" not in message and message["id"] in ANSWERS:
+            ANSWERS[message["id"]].put(message)
+        else:
+            handle(message)
     if "stays" in WAYS:
         time.sleep(600)
     trace("end", os.getpid())

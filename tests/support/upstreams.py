@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
+from mcp.client import Client
 
 from tests.server.kit import envelope_of
 from trio_tools.server import create_server
@@ -21,10 +22,19 @@ def small(*ways, env=None, **settings):
 
 
 @asynccontextmanager
-async def server_over(operations=(), **upstreams):
-    """Serve over these upstreams; give a function that runs one of their tools over items."""
+async def server_over(operations=(), answers=None, **upstreams):
+    """Serve over these upstreams; give a function that runs one of their tools over items.
+
+    Args:
+        operations: Further ones of the server.
+        answers: Callbacks of a client that answers requests, which only the older protocol has.
+        upstreams: Their settings, by name.
+    """
     server = create_server(Settings(upstreams=upstreams), operations=operations)
-    async with connect_in_process(server) as client:
+    connection = (
+        connect_in_process(server) if answers is None else Client(server, mode="legacy", **answers)
+    )
+    async with connection as client:
 
         async def run(operation, *items, **arguments):
             asked = {"operation": operation, "items": list(items), **arguments}

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import trio
+from mcp.types import CreateMessageResult, ElicitResult, ListRootsResult
 
 from tests.server.kit import status_of
 from tests.support.upstreams import gone, server_over, small, traced, until
@@ -211,12 +212,111 @@ async def test_an_input_that_is_asked_for_is_a_named_failure():
         assert "asks for input before it goes on (Which account?)" in failed["reason"]
 
 
-async def test_a_request_of_an_upstream_is_refused_with_words(tmp_path):
+async def test_an_input_that_is_asked_for_in_the_new_era_is_the_same_failure():
+    async with server_over(small=small("modern")) as run:
+        assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
+        done = await run("small.want", {"text": "x"})
+        (failed,) = done["data"]["errors"]
+        assert failed["error_code"] == "INPUT_REQUIRED"
+        assert "asks for input before it goes on (Which account?)" in failed["reason"]
+
+
+ASK = {"messages": [], "maxTokens": 5}
+WHICH = {"message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}
+REQUESTS = [
+    {"method": "sampling/createMessage", "params": ASK},
+    {"method": "elicitation/create", "params": WHICH},
+    {"method": "roots/list", "params": {}},
+]
+
+
+async def sample(_, params):
+    return CreateMessageResult(
+        role="assistant", content={"type": "text", "text": f"{params.max_tokens} words"}, model="m"
+    )
+
+
+async def elicit(_, params):
+    return ElicitResult(action="accept", content={"told": params.message})
+
+
+async def list_roots(_):
+    return ListRootsResult(roots=[{"uri": "file:///here"}])
+
+
+ANSWERS = {
+    "sampling_callback": sample,
+    "elicitation_callback": elicit,
+    "list_roots_callback": list_roots,
+}
+
+
+def values_of(done):
+    return [result["value"] for result in done["data"]["results"]]
+
+
+async def test_requests_of_an_upstream_are_answered_by_the_client_of_the_call():
+    async with server_over(small=small(), answers=ANSWERS) as run:
+        sampled, elicited, roots = values_of(await run("small.consult", *REQUESTS))
+        assert "5 words" in sampled
+        assert "The server 'small' asks: Which?" in elicited
+        assert "file:///here" in roots
+
+
+async def test_requests_of_an_upstream_are_refused_with_words():
+    async with server_over(small=small(), answers={}) as run:
+        told = values_of(await run("small.consult", *REQUESTS))
+        assert [words.partition(":")[2][1:-1] for words in told] == [
+            f"the client of this call does not declare that it can: {what}"
+            for what in ("sampling", "elicitation", "roots")
+        ]
+    async with server_over(small=small()) as run:
+        (told,) = values_of(await run("small.consult", REQUESTS[0]))
+        assert "does not declare" in told
+
+
+async def test_a_request_is_refused_while_calls_of_several_clients_are_in_flight(tmp_path):
+    async with server_over(small=small(), answers=ANSWERS) as run, trio.open_nursery() as nursery:
+        nursery.start_soon(run, "small.nap", {"seconds": 60})
+        await until(lambda: run.status("small").in_flight)
+        (told,) = values_of(await run("small.consult", REQUESTS[0]))
+        assert "calls of several clients are in flight" in told
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_is_asked_no_longer_than_its_call_lasts():
+    asked, left = trio.Event(), trio.Event()
+
+    async def never(_, params):
+        asked.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    async with server_over(small=small(), answers={"elicitation_callback": never}) as run:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, "small.consult", REQUESTS[1])
+            with trio.fail_after(20):
+                await asked.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(20):
+            await left.wait()
+        await until(lambda: not run.status("small").in_flight)
+
+
+async def test_an_upstream_that_asks_without_end_is_stopped_and_named(tmp_path):
     trace = tmp_path / "trace"
-    async with server_over(small=small(env={"UPSTREAM_TRACE": str(trace)})) as run:
-        assert (await run("small.ask", {"text": "x"}))["data"]["complete"]
-        await until(lambda: traced(trace, "message"))
-        assert "error" in str(traced(trace, "message"))
+    upstream = small(env={"UPSTREAM_TRACE": str(trace)})
+    async with server_over(small=upstream, answers=ANSWERS) as run:
+        enough = await run("small.insist", {"times": 10})
+        assert enough["data"]["complete"]
+        done = await run("small.insist", {"times": 10_000})
+        (failed,) = done["data"]["errors"]
+        assert failed["error_code"] == "INPUT_REQUIRED"
+        assert "asked its client more than 10 times" in failed["reason"]
+        await until(lambda: traced(trace, "insisted"))
+        assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
 
 
 async def test_a_cut_item_sends_the_upstream_a_cancel(tmp_path):

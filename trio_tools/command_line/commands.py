@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from trio_tools.command_line.operations import resume, status_of_items, stop_on_interrupt
 from trio_tools.settings import Settings
+from trio_tools.settings.upstreams import check_upstreams_are_others
 
 if TYPE_CHECKING:
     from trio_tools.server import ToolServer
@@ -68,6 +69,7 @@ async def _serve_here(
     if options.check and options.transport == "http":
         from trio_tools.transports.http import check_http  # noqa: PLC0415 - heavy
 
+        check_upstreams_are_others(settings.upstreams, settings.http)
         check_http(settings.http)
     if problems := await start_problems(server):
         for problem in problems:

@@ -6,6 +6,7 @@ What one tool does belongs to `tools`.
     results       an answer or a failure as MCP has it
     access_log    a record for each call
     call_policy   the waiting queue and the departure of a call
+    callers_client  the client of a call, as upstreams may ask it
     tasks         the Tasks extension
     apps          the Apps extension: a page for hosts that show one
     task_notifications  clients are told how their tasks go

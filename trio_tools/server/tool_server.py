@@ -42,6 +42,7 @@ from trio_tools.server.access_log import AccessLog
 from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.apps import OperationPages, with_apps
 from trio_tools.server.call_policy import tracked, turn
+from trio_tools.server.callers_client import open_to_requests
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.scopes import check_scopes
@@ -190,7 +191,8 @@ class ToolServer(MCPServer[ServerState]):
         forms = _forms_for(self.state.settings.answers, context)
         with request_context(_new_request_id(), client_id=_client_id()) as request:
             try:
-                return await self._run(name, arguments, request, _progress_of(context), forms)
+                with open_to_requests(context):
+                    return await self._run(name, arguments, request, _progress_of(context), forms)
             except Exception as error:  # noqa: BLE001 - the boundary where failures become answers
                 return failed(to_failure(error), forms)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -15,11 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from trio_tools.settings.schema import Section
+from trio_tools.settings.schema import HttpSettings, Section
 
 OWN_NAMES: Final = frozenset({"trio-tools", "trio_tools"})
 """What this server is called as a program and as a module."""
 
+_THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104
 _URL: Final = re.compile(
     r"https?://[^\x00-\x20\x7f\\/?#@]+([/?][^\x00-\x20\x7f\\#]*)?", re.IGNORECASE
 )
@@ -127,6 +129,39 @@ class UpstreamSettings(Section):
     def calls_at_once(self) -> int:
         """Calls that it may have in flight."""
         return 1 if self.exclusive else self.max_concurrent
+
+
+def check_upstreams_are_others(upstreams: dict[str, UpstreamSettings], http: HttpSettings) -> None:
+    """Refuse an upstream whose URL is where this server is about to be served.
+
+    Other names of this machine, and a free port, are not known here: such an upstream is refused
+    when it is first used, by the name that it bears.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    for name, upstream in upstreams.items():
+        if upstream.url is not None and _is_own_url(upstream.url, http):
+            raise ValueError(
+                f"upstreams.{name}.url is where this server itself is served (UPSTREAM_LOOP), "
+                "which would call itself for ever: leave it out"
+            )
+
+
+def _is_own_url(url: str, http: HttpSettings) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    except ValueError:  # it has a reference for a port
+        return False
+    host = (parts.hostname or "").rstrip(".")
+    if parts.path.rstrip("/") != http.path.rstrip("/"):
+        return False
+    if {host, f"{host}:{port}"} & {each.lower() for each in http.allowed_hosts}:
+        return True
+    bound = http.host.strip("[]").lower()
+    here = _THIS_MACHINE if bound in _THIS_MACHINE else {bound}
+    return port == http.port and host in here
 
 
 def check_upstream_names(names: list[str]) -> None:

@@ -11,6 +11,7 @@ connection; callers come and go. Nothing here knows of operations or of our own 
     http        MCP messages over Streamable HTTP
     catalog     which tools there are, and which of them may be used
     content     what a tool's result is as a value
+    client_requests  what an upstream asks its client, handed on or refused
     connection  one connection, from its handshake to its end
     upstream    one upstream: started on first use, restarted, given back
     upstreams   all upstreams of one server

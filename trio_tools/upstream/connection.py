@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, Final, Literal
 
 import trio
@@ -30,6 +31,7 @@ from pydantic import RootModel, ValidationError
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, make_catalog
+from trio_tools.upstream.client_requests import ClientRequests
 from trio_tools.upstream.http import over_http
 from trio_tools.upstream.launch import Launch, Program
 from trio_tools.upstream.messages import (
@@ -83,6 +85,7 @@ class Connection:
         own_name: What this server calls itself; an upstream of that name is refused.
         catalog: Its tools as they were last known, if they were.
         on_catalog: Is told the tools, after the handshake and whenever they change.
+        requests: Answers what the upstream asks.
 
     Attributes:
         link: What its transport knows.
@@ -101,6 +104,7 @@ class Connection:
         own_name: str,
         catalog: Catalog | None,
         on_catalog: Callable[[Catalog], None],
+        requests: ClientRequests,
     ) -> None:
         self._settings = settings
         self._launch = launch
@@ -108,6 +112,7 @@ class Connection:
         self._own_name = own_name
         self._catalog = catalog
         self._on_catalog = on_catalog
+        self._requests = requests
         self._over_stdio = isinstance(launch.target, Program)
         self.link = Link()
         self.in_flight = 0
@@ -165,6 +170,9 @@ class Connection:
             mode=self._mode,
             cache=None,
             message_handler=self._hear,
+            sampling_callback=self._requests.sample,
+            elicitation_callback=self._requests.elicit,
+            list_roots_callback=self._requests.list_roots,
             client_info=Implementation(name=self._own_name, version=__version__),
         )
 
@@ -225,7 +233,8 @@ class Connection:
 
         Raises:
             ConnectionLost: The connection is over; `sent` says whether the call had been sent.
-            UpstreamFailed: It answered with an error, or with what is no result.
+            UpstreamFailed: It answered with an error, or with what is no result, or asked its
+                client too often.
         """
         if self._settings.exclusive:
             await self._settled.wait()
@@ -243,7 +252,7 @@ class Connection:
         self.in_flight += 1
         answered = False
         try:
-            raw = await session.send_request(request, _Raw)
+            raw = await self._requests.during(partial(session.send_request, request, _Raw))
             answered = True
         except MCPError as error:
             answered = True

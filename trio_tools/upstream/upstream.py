@@ -28,6 +28,7 @@ from nursery_patterns import Retry
 from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, UpstreamTool
+from trio_tools.upstream.client_requests import ClientRequests
 from trio_tools.upstream.connection import Connection, ConnectionLost, Mode
 from trio_tools.upstream.content import value_of
 from trio_tools.upstream.launch import Launch, Program, launch_of
@@ -304,6 +305,7 @@ class Upstream:
             own_name=self._own_name,
             catalog=self.catalog,
             on_catalog=self._take_catalog,
+            requests=ClientRequests(self.name),
         )
         try:
             await connection.run(self._ready)

@@ -13,6 +13,7 @@ from mcp.server.mcpserver import MCPServer
 
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
+from trio_tools.settings.upstreams import check_upstreams_are_others
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.house import HttpServer
 from trio_tools.transports.http.listeners import Address, Listener, address_of, listen
@@ -70,7 +71,8 @@ async def serve_http(
 
     Raises:
         ValueError: The settings would let other machines in without tokens, a token is weak or
-            missing, or the certificate, its key or the key's password is not right.
+            missing, or the certificate, its key or the key's password is not right. Or an upstream
+            is this server itself.
         OSError: The address cannot be bound, or a file of tokens or of the certificate cannot be
             read.
         RuntimeError: `server` is being served already, or signals are to be handled in another
@@ -116,6 +118,7 @@ async def _serve(
 ) -> None:
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
+    check_upstreams_are_others(settings.upstreams, settings.http)
     http, grace_seconds = settings.http, settings.shutdown_grace_seconds
     doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
     house = HttpServer(server or create_server(settings), settings, doorkeeper, tls, worker)
