@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_tools.command_line.host_answers import advice_for
 from trio_tools.command_line.host_files import (
     NotEditable,
     add_to_json,
@@ -20,6 +21,7 @@ from trio_tools.command_line.host_files import (
 )
 from trio_tools.command_line.hosts import HOSTS
 from trio_tools.command_line.main import main
+from trio_tools.settings import Settings
 
 ENTRY = {"command": "/opt/bin/trio-tools", "args": ["serve", "--file-root", "/srv/ü"]}
 
@@ -249,3 +251,53 @@ def test_doctor_of_a_sound_installation_ends_with_0(home, capsys):
     assert "ok   host zed" in shown
     assert "0 failed" in shown
     assert Path(home).exists()
+
+
+def findings_of(capsys, *words):
+    status = main(["doctor", "--json", *words])
+    return status, {each["subject"]: each for each in json.loads(capsys.readouterr().out)}
+
+
+def test_doctor_looks_at_the_state_and_at_upstreams(home, capsys):
+    state = home / "state" / "operations.db"
+    upstream = 'upstreams.gone={"command": "/gone/server"}'
+    status, found = findings_of(capsys, "--state", f"sqlite:///{state}", "--set", upstream)
+    assert status == 1
+    assert found["state"]["level"] == "ok"
+    assert "is made with the first operation" in found["state"]["message"]
+    assert found["upstreams.gone"]["level"] == "failure"
+    assert "upstreams.gone.command" in found["upstreams.gone"]["fix"]
+    assert not state.exists()
+    state.parent.mkdir()
+    state.write_bytes(b"no database" * 1_000)
+    status, found = findings_of(capsys, "--state", f"sqlite:///{state}")
+    assert status == 1
+    assert "is no SQLite database" in found["state"]["message"]
+    _, found = findings_of(capsys, "--state", "memory")
+    assert found["state"]["level"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "level", "message"),
+    [
+        ("claude-code", (), "ok", "the structured content alone"),
+        ("zed", ("--set", "answers=structured"), "warning", "a summary and no results"),
+        ("zed", ("--set", "answers=text"), "ok", "answers = text suits it"),
+        ("cursor", (), "ok", "the text of each answer is sent for nothing"),
+    ],
+)
+def test_doctor_says_what_a_host_does_with_answers(home, capsys, host, words, level, message):
+    _, found = findings_of(capsys, "--for", host, *words)
+    assert found[f"host {host}"]["fix"] == f"trio-tools install {host}"
+    assert found[f"answers in {host}"]["level"] == level
+    assert message in found[f"answers in {host}"]["message"]
+    assert list(home.iterdir()) == []
+
+
+def test_doctor_warns_of_a_call_that_outlasts_its_host():
+    settings = Settings(limits={"fetch_urls": {"timeout_seconds": 120, "max_timeout_seconds": 300}})
+    *_, last = advice_for("codex", settings)
+    assert last.level == "warning"
+    assert "limits.fetch_urls.timeout_seconds" in last.message
+    *_, last = advice_for("claude-code", Settings(max_output_chars=600_000))
+    assert "500,000 characters go to a file" in last.message

@@ -6,11 +6,13 @@
     demo         a run over a web site of its own on which things go wrong
     host_files   one entry in a host's file; every other byte stays      no I/O
     hosts        where each host keeps its servers
+    host_answers  what a host does with our answers
     top          top: a server in a terminal
+    dashboard    dashboard: the page of a stored state
     reload       reload
     install      install, uninstall
-    doctor       doctor
     upstreams    upstreams, and the hosts' files of servers
+    doctor       doctor
     operations   operations
     commands     what each command does
     main         arguments to settings, and settings to a command

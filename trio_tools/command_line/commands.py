@@ -294,3 +294,10 @@ async def top(options: argparse.Namespace, settings: Settings, rest: list[str]) 
     from trio_tools.command_line.top import top  # noqa: PLC0415
 
     return await top(options, settings, rest)
+
+
+async def dashboard(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
+    """Serve the page of a stored state."""
+    from trio_tools.command_line.dashboard import dashboard  # noqa: PLC0415
+
+    return await dashboard(options, settings, rest)

@@ -23,6 +23,7 @@ import trio
 from nursery_patterns import Outcome, run_batch
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import ToolFailure
+from trio_tools.command_line.host_answers import advice_for
 from trio_tools.command_line.hosts import HOSTS
 from trio_tools.command_line.install import installed_entries
 from trio_tools.settings import Settings
@@ -66,7 +67,7 @@ async def doctor(options: argparse.Namespace, settings: Settings, _: list[str]) 
     Returns:
         0 if nothing failed, else 1.
     """
-    findings = await examine(settings)
+    findings = await examine(settings, host=options.for_host)
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))  # noqa: T201
     else:
@@ -74,13 +75,19 @@ async def doctor(options: argparse.Namespace, settings: Settings, _: list[str]) 
     return 1 if any(finding.level == "failure" for finding in findings) else 0
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Return the findings of all checks, in the order of the checks."""
-    report = await run_batch(_run, list(checks(settings)), item_timeout=_CHECK_SECONDS)
+async def examine(settings: Settings, *, host: str | None = None) -> list[Finding]:
+    """Return the findings of all checks, in the order of the checks.
+
+    Args:
+        settings: What is checked.
+        host: Which host the server is for; by default those that have an entry for it.
+    """
+    todo = list(checks(settings, host=host))
+    report = await run_batch(_run, todo, item_timeout=_CHECK_SECONDS)
     return [finding for outcome in report.outcomes for finding in _findings_of(outcome)]
 
 
-def checks(settings: Settings) -> Iterable[Check]:
+def checks(settings: Settings, *, host: str | None = None) -> Iterable[Check]:
     """Yield what there is to check under these settings."""
     yield Check("versions", _versions)
     yield Check("server", lambda: _server(settings))
@@ -92,9 +99,12 @@ def checks(settings: Settings) -> Iterable[Check]:
         yield Check(f"databases.{name}", lambda name=name: _database(settings, name))
     for name, api in settings.apis.items():
         yield Check(f"apis.{name}", lambda name=name, env=api.auth_env: _api(name, env))
+    for name in settings.upstreams:
+        yield Check(f"upstreams.{name}", lambda name=name: _upstream(settings, name))
+    yield Check("state", lambda: _state(settings))
     yield Check("cluster", lambda: _cluster(settings))
     yield Check("http", lambda: _http(settings))
-    yield Check("hosts", _hosts)
+    yield Check("hosts", lambda: _hosts(settings, host))
 
 
 async def _run(check: Check) -> list[Finding]:
@@ -192,6 +202,64 @@ async def _api(name: str, auth_env: str | None) -> AsyncIterator[Finding]:
         yield Finding("ok", f"apis.{name}", f"its secret is in {auth_env}" if auth_env else "open")
 
 
+async def _upstream(settings: Settings, name: str) -> AsyncIterator[Finding]:
+    from trio_tools.command_line.upstreams import examine as start  # noqa: PLC0415 - heavy
+
+    subject, chosen = f"upstreams.{name}", {name: settings.upstreams[name]}
+    found = (await start(settings.model_copy(update={"upstreams": chosen})))[name]
+    allowed = sum(tool["allowed"] for tool in found["tools"])
+    if found["error"]:
+        fix = f"correct {subject}.command or .url, or remove it; trio-tools upstreams starts it"
+        yield Finding("failure", subject, found["error"], fix)
+    elif not allowed:
+        words = f"answers, and none of its {len(found['tools'])} tools may be called"
+        yield Finding("warning", subject, words, "see why with trio-tools upstreams")
+    else:
+        words = f"answers, {allowed} of {len(found['tools'])} tools may be called"
+        yield Finding("ok", subject, words)
+
+
+async def _state(settings: Settings) -> AsyncIterator[Finding]:
+    from trio_tools.operations.durable.location import Location  # noqa: PLC0415 - of this check
+
+    await trio.lowlevel.checkpoint()
+    location = Location.of_url(settings.state.url.get_secret_value())
+    if location is None:
+        fix = "nothing has to be done, or set state.url to sqlite"
+        words = "memory: finished work is lost with the process"
+        yield Finding("warning", "state", words, fix)
+        return
+    if location.path is not None and not location.path.exists():
+        yield _new_state(location.path)
+        return
+    from trio_tools.operations.durable.database import StateDatabase  # noqa: PLC0415 - heavy
+    from trio_tools.operations.durable.location import StateTroubleError  # noqa: PLC0415
+
+    database = StateDatabase(location, "doctor", read_only=True)
+    try:
+        records = await run_in_tool_thread(database.records)
+    except StateTroubleError as error:
+        fix = "correct state.url, or what it names; until then work is kept in memory only"
+        yield Finding("failure", "state", str(error), fix)
+        return
+    finally:
+        database.close()
+    if location.path is not None and not os.access(location.path, os.W_OK):
+        fix = f"let this user write {location.path}, or set state.url to another file"
+        yield Finding("failure", "state", f"{location.told} cannot be written", fix)
+        return
+    yield Finding("ok", "state", f"{location.told} can be read, {len(records)} operations")
+
+
+def _new_state(path: Path) -> Finding:
+    """Look whether the file of a state could be made."""
+    folder = next(parent for parent in path.parents if parent.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return Finding("ok", "state", f"{path} is made with the first operation")
+    fix = f"let this user write {folder}, or set state.url to another file"
+    return Finding("failure", "state", f"{path} cannot be made in {folder}", fix)
+
+
 async def _cluster(settings: Settings) -> AsyncIterator[Finding]:
     from trio_tools.server.start_checks import why_no_cluster  # noqa: PLC0415 - loads the SDK
 
@@ -229,20 +297,28 @@ async def _http(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("failure", "http", f"{http.host} needs tokens", fix)
 
 
-async def _hosts() -> AsyncIterator[Finding]:
+async def _hosts(settings: Settings, host: str | None) -> AsyncIterator[Finding]:
     entries = await run_in_tool_thread(installed_entries, Path.cwd())
     for name, file, entry in entries:
-        subject = f"host {name}"
+        if host not in {None, name}:
+            continue
         command = str(entry.get("command", ""))
         if Path(command).is_absolute() and not os.access(command, os.X_OK):
-            fix = f"trio-tools install {name}"
-            yield Finding("failure", subject, f"{file} names {command}, which is not there", fix)
+            words = f"{file} names {command}, which is not there"
+            yield Finding("failure", f"host {name}", words, f"trio-tools install {name}")
         else:
-            words = f"has the entry in {file}; its model is shown {HOSTS[name].forwards}"
-            yield Finding("ok", subject, words)
-    if not entries:
+            yield Finding("ok", f"host {name}", f"has the entry in {file}")
+    known = {name for name, _, _ in entries}
+    if host is not None and host not in known:
+        fix = f"trio-tools install {host}"
+        yield Finding("warning", f"host {host}", "has no entry for the server", fix)
+    elif not entries:
         fix = f"trio-tools install {'|'.join(HOSTS)}"
         yield Finding("warning", "hosts", "no host on this machine has an entry for it", fix)
+    for name in HOSTS:
+        if name == host or (host is None and name in known):
+            for advice in advice_for(name, settings):
+                yield Finding(advice.level, f"answers in {name}", advice.message, advice.fix)
 
 
 def _show(findings: list[Finding]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 ENTRY_NAME: Final = "trio-tools"
 
 Scope = Literal["user", "project"]
+Reads = Literal["text", "structured", "both"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Host:
         user_file: Where the file of this user is.
         project_file: The file below a project's folder; None if the host has none.
         extra: What an entry has beside `command` and `args`.
-        forwards: What of an answer reaches the model.
+        reads: Which form of an answer reaches the model.
+        forwards: The same in words.
         restart: What a person does so that the host reads the file again.
     """
 
@@ -36,6 +38,7 @@ class Host:
     user_file: Callable[[], Path]
     project_file: str | None
     extra: Mapping[str, Any]
+    reads: Reads
     forwards: str
     restart: str
 
@@ -90,6 +93,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         _claude_code,
         ".mcp.json",
         _STDIO,
+        "structured",
         "the structured content alone; more than about 50,000 characters go to a file, unless the "
         "tool declares its size, as these tools do",
         "start a new session, then /mcp",
@@ -100,6 +104,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         lambda: _configuration("Claude") / "claude_desktop_config.json",
         None,
         {},
+        "text",
         "the text",
         "quit it whole and start it again",
     ),
@@ -109,6 +114,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         lambda: Path.home() / ".cursor" / "mcp.json",
         ".cursor/mcp.json",
         {},
+        "structured",
         "the structured content, as text",
         "open its settings, Tools & MCP, and switch the server on",
     ),
@@ -118,6 +124,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         lambda: _configuration("Code") / "User" / "mcp.json",
         ".vscode/mcp.json",
         _STDIO,
+        "both",
         _BOTH,
         "run the command MCP: List Servers and start it",
     ),
@@ -127,6 +134,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         _codex,
         ".codex/config.toml",
         {},
+        "both",
         _BOTH,
         "start a new session",
     ),
@@ -136,6 +144,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         lambda: Path.home() / ".gemini" / "settings.json",
         ".gemini/settings.json",
         {},
+        "text",
         "the text",
         "start it again, then /mcp",
     ),
@@ -145,6 +154,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         lambda: Path.home() / ".codeium" / "windsurf" / "mcp_config.json",
         None,
         {},
+        "text",
         "the text",
         "press refresh in its list of MCP servers",
     ),
@@ -154,6 +164,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         _zed,
         ".zed/settings.json",
         {"source": "custom"},
+        "text",
         "the text",
         "nothing: it reads the file at once",
     ),

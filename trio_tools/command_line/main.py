@@ -7,6 +7,7 @@ trio-tools tools            what there is, with limits
 trio-tools settings         every setting, its value and its meaning; --example for a file of them
 trio-tools install HOST     add the server to Claude Code, Claude Desktop, Cursor, VS Code, …
 trio-tools top              what a server does now, live
+trio-tools dashboard        the page of what is stored, as of a server on stdio
 trio-tools reload           let a server that runs read its settings again
 trio-tools completion SHELL what bash, zsh or fish complete commands with
 trio-tools doctor           check the settings and what they name; say what to do
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, _Command] = {
     "uninstall": commands.uninstall,
     "doctor": commands.doctor,
     "top": commands.top,
+    "dashboard": commands.dashboard,
     "reload": commands.reload,
     "completion": commands.completion,
 }
@@ -212,9 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     top = subparsers.add_parser("top", parents=[shared], help="watch a server that runs")
     top.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
     top.add_argument("--token-env", metavar="NAME", help="variable that holds its token")
+    words = "serve the page of a stored state on this machine, as of a server on stdio"
+    page = subparsers.add_parser("dashboard", parents=[shared], help=words, description=words)
+    page.add_argument("--port", dest="page_port", type=int, default=0, help="0 takes a free one")
+    page.add_argument("--open", action="store_true", help="open it in a browser")
     _add_reload(subparsers, shared)
-    doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
-    doctor.add_argument("--json", action="store_true", help="print the findings for machines")
+    _add_doctor(subparsers, shared)
     found = subparsers.add_parser(
         "upstreams", parents=[shared], help="start every upstream, and list its tools"
     )
@@ -226,6 +231,18 @@ def _parser() -> argparse.ArgumentParser:
     completion.set_defaults(parser=parser)
     subparsers.add_parser("demo", parents=[shared], help="see it work")
     return parser
+
+
+def _add_doctor(subparsers: Any, shared: argparse.ArgumentParser) -> None:
+    doctor = subparsers.add_parser("doctor", parents=[shared], help="check this installation")
+    doctor.add_argument("--json", action="store_true", help="print the findings for machines")
+    doctor.add_argument(
+        "--for",
+        dest="for_host",
+        choices=tuple(HOSTS),
+        metavar="HOST",
+        help=f"the host it is for: {', '.join(HOSTS)}",
+    )
 
 
 def _add_reload(subparsers: Any, shared: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ Everything that accepts, frames, authenticates or ends a connection belongs here
     sdk           what is used of the SDK beyond its public names
     stdio         one client on standard input and output
     http          many clients over Streamable HTTP
+    local_page    the page of a stored state, for this machine alone
     memory        connect_in_process: a client without a connection
 """
 

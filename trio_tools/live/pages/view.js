@@ -97,7 +97,8 @@ function card(operation, actions) {
   for (const status of ["failed", "timed_out", "cancelled", "not_started"])
     if (counts[status]) told.push(`${whole(counts[status])} ${status.replace("_", " ")}`);
   if (running) {
-    told.push(`${whole(counts.in_flight)} in flight`, `${operation.rate_per_second} a second`);
+    if (counts.in_flight != null) told.push(`${whole(counts.in_flight)} in flight`);
+    told.push(`${operation.rate_per_second} a second`);
     if (operation.seconds_left != null) told.push(`${seconds(operation.seconds_left)} left`);
     if (operation.deadline_left_seconds != null)
       told.push(`deadline in ${seconds(operation.deadline_left_seconds)}`);

@@ -127,11 +127,18 @@ class StateDatabase:
         location: Where they are.
         holder: The name of this server.
         now: Returns the seconds since the epoch.
+        read_only: Refuse every change, and make no tables.
     """
 
     def __init__(
-        self, location: Location, holder: str, *, now: Callable[[], float] = time.time
+        self,
+        location: Location,
+        holder: str,
+        *,
+        now: Callable[[], float] = time.time,
+        read_only: bool = False,
     ) -> None:
+        self._read_only = read_only
         self._location = location
         self._holder = holder
         self._now = now
@@ -399,7 +406,8 @@ class StateDatabase:
 
     def _make_engine(self) -> sa.Engine:
         if self._location.path is not None:
-            self._location.make_file()
+            if not self._read_only:
+                self._location.make_file()
             engine = sa.create_engine(
                 "sqlite+pysqlite://",
                 creator=self._connect_to_file,
@@ -407,7 +415,7 @@ class StateDatabase:
                 pool_size=2,
                 max_overflow=-1,
             )
-            event.listen(engine, "begin", _begin_immediately)
+            event.listen(engine, "begin", _begin if self._read_only else _begin_immediately)
             return engine
         if find_spec("psycopg") is None:
             raise StateTroubleError(
@@ -422,6 +430,7 @@ class StateDatabase:
             connect_args={
                 "connect_timeout": _CONNECT_SECONDS,
                 "application_name": "trio-tools state",
+                **({"options": "-c default_transaction_read_only=on"} if self._read_only else {}),
                 # A peer that is gone without a word is noticed within seconds.
                 "tcp_user_timeout": 5_000,
             },
@@ -430,7 +439,7 @@ class StateDatabase:
     def _connect_to_file(self) -> sqlite3.Connection:
         assert self._location.path is not None
         connection = sqlite3.connect(
-            f"{self._location.path.as_uri()}?mode=rw",
+            f"{self._location.path.as_uri()}?mode={'ro' if self._read_only else 'rw'}",
             uri=True,
             timeout=_BUSY_SECONDS,
             isolation_level=None,
@@ -438,8 +447,9 @@ class StateDatabase:
         )
         with ExitStack() as failing:  # as with a locked file, or one that is no database
             failing.callback(connection.close)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
+            if not self._read_only:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
             failing.pop_all()
         return connection
 
@@ -452,6 +462,8 @@ class StateDatabase:
         if self._location.path is None:  # servers that start together make the tables once
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
         if not sa.inspect(connection).has_table(_meta.name):
+            if self._read_only:
+                raise StateTroubleError(f"{self._location.told} holds no operations of trio-tools")
             _metadata.create_all(connection)
             for name, value in (("version", b"%d" % VERSION), ("key", secrets.token_bytes(32))):
                 connection.execute(sa.insert(_meta).values(name=name, value=value))
@@ -462,6 +474,11 @@ class StateDatabase:
                 f"{self._location.told} was written by a newer trio-tools (version {found} of its "
                 f"tables, this one knows {VERSION}): upgrade trio-tools, or set state.url to "
                 "another place"
+            )
+        if found < VERSION and self._read_only:
+            raise StateTroubleError(
+                f"{self._location.told} was written by an older trio-tools: start a server of this "
+                "version with it first"
             )
         for version in range(found, VERSION):
             MIGRATIONS[version](connection)
@@ -541,6 +558,10 @@ def _record(row: RowMapping) -> Record:
     values["request"] = bytes(values.get("request", b""))
     values["options"] = bytes(values["options"])
     return Record(**values)
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def _begin_immediately(connection: sa.Connection) -> None:

@@ -21,7 +21,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import trio
@@ -49,8 +49,25 @@ _OPERATION = re.compile(r"operations/([^/]+?)(\.jsonl|\.csv|/cancel)")
 _COLUMNS = ("index", "item", "status", "value", "error_code", "reason")
 
 
-class Dashboard:
-    """The page and what it reads, of one server.
+class View(Protocol):
+    """What a dashboard shows."""
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether operations cannot be stopped here."""
+        ...
+
+    async def snapshot(self, client_id: str) -> dict[str, Any]:
+        """Return what goes on now, for one client, as JSON values."""
+        ...
+
+    async def find(self, key: str, client_id: str) -> StoredOperation:
+        """Return an operation by its key of a snapshot, or raise `NotFound`."""
+        ...
+
+
+class LiveView:
+    """Shows the server of this process.
 
     Args:
         state: The live server.
@@ -58,6 +75,32 @@ class Dashboard:
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
+
+    @property
+    def reads_only(self) -> bool:
+        """No: what runs here can be stopped here."""
+        return False
+
+    async def snapshot(self, client_id: str) -> dict[str, Any]:
+        """Return what goes on now, for one client."""
+        await trio.lowlevel.checkpoint()
+        return snapshot(self._state, client_id)
+
+    async def find(self, key: str, client_id: str) -> StoredOperation:
+        """Return an operation by its id, or raise `NotFound`."""
+        await trio.lowlevel.checkpoint()
+        return self._state.store.find(key, client_id)
+
+
+class Dashboard:
+    """The page and what it reads, of one server.
+
+    Args:
+        view: What it shows.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._streams = 0
 
     async def page(self, send: Send, method: str) -> None:
@@ -90,7 +133,10 @@ class Dashboard:
             raise Denied(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
         operation_id, what = unquote(found[1]), found[2]
         _check_method(scope, "POST" if what == "/cancel" else "GET")
-        kept = self._find(operation_id, client)
+        if what == "/cancel" and self._view.reads_only:
+            reason = "This page changes nothing. Use: trio-tools operations cancel ID"
+            raise Denied(HTTPStatus.METHOD_NOT_ALLOWED, reason, {"allow": ""})
+        kept = await self._find(operation_id, client)
         if what == "/cancel":
             stopped = json.dumps({"stopped": kept.stop()}).encode()
             await _start(send, HTTPStatus.OK, _fields("application/json", len(stopped)))
@@ -98,9 +144,9 @@ class Dashboard:
         else:
             await self._download(send, kept, what)
 
-    def _find(self, operation_id: str, client: str) -> StoredOperation:
+    async def _find(self, key: str, client: str) -> StoredOperation:
         try:
-            return self._state.store.find(operation_id, client)
+            return await self._view.find(key, client)
         except NotFound:
             raise Denied(HTTPStatus.NOT_FOUND, "There is no such operation.") from None
 
@@ -117,7 +163,8 @@ class Dashboard:
             await _start(send, HTTPStatus.OK, _fields("text/event-stream; charset=utf-8"))
             async with _until_departure(receive):
                 while True:
-                    text = json.dumps(snapshot(self._state, client), ensure_ascii=False)
+                    shown = await self._view.snapshot(client)
+                    text = json.dumps(shown, ensure_ascii=False)
                     with trio.fail_after(_SEND_SECONDS):
                         await _send_more(send, f"data: {text}\n\n".encode())
                     await trio.sleep(INTERVAL_SECONDS)

@@ -19,7 +19,7 @@ from trio_tools.settings.changes import Changes, changes_between, settings_taken
 from trio_tools.transports.http.asgi_guard import AsgiGuard
 from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator
 from trio_tools.transports.http.connections import Connections
-from trio_tools.transports.http.dashboard import Dashboard
+from trio_tools.transports.http.dashboard import Dashboard, LiveView
 from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.metrics import Metrics, metrics_of_all
 from trio_tools.transports.http.oauth.scope_stage import bind_scopes
@@ -100,7 +100,7 @@ class HttpServer:
             metrics=partial(metrics_of_all, self._metrics, siblings),
             proxies=proxies,
             done=self.memory_trim.add,
-            dashboard=Dashboard(state) if state and http.dashboard else None,
+            dashboard=Dashboard(LiveView(state)) if state and http.dashboard else None,
         )
         self._gate.in_memory_only = self._in_memory_only
         self._oauth = _resource_server(settings)
