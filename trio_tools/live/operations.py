@@ -163,6 +163,9 @@ class _Retried(Journal[Any, Result]):
         if self._journal is not None:
             self._journal.ended(outcome)
 
+    def behind(self) -> bool:
+        return self._journal is not None and self._journal.behind()
+
     async def ready(self) -> None:
         if self._journal is not None:
             await self._journal.ready()

@@ -200,9 +200,16 @@ class MemoryAccount(Journal[Any, Any]):
         """Return those of the journal."""
         return self._journal.outcomes()
 
+    def behind(self) -> bool:
+        """Whether the next item has to wait; if it has not, memory is reserved for it."""
+        if self._journal.behind():
+            return True
+        return not self.reserved_next and not self._budget.take_nowait(self)
+
     async def ready(self) -> None:
         """Wait for the journal, and for memory for the next item."""
-        await self._journal.ready()
+        if self._journal.behind():
+            await self._journal.ready()
         if not self.reserved_next:
             await self._budget.take(self)
 
