@@ -1,5 +1,8 @@
 """Items wait for memory before they start, in turn over the clients, and give it back."""
 
+import gc
+import weakref
+
 import pytest
 import trio
 
@@ -175,3 +178,24 @@ async def test_items_of_a_call_wait_and_none_fails_and_the_status_tells(autojump
     assert memory["max_bytes"] == 4 * FIRST
     assert memory["kept_bytes"] > 10 * UNKNOWN_BYTES
     assert memory["waits"]
+
+
+async def test_a_dropped_operation_is_freed_without_the_collector(tmp_path):
+    async def work(item: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return item
+
+    state = {"url": f"sqlite:///{tmp_path}/operations.db"}
+    server = server_with(work, max_operations=1, state=state)
+    gc.collect()
+    gc.disable()
+    try:
+        async with calling(server) as call:
+            await call("batch_process", operation="work", items=[1])
+            (kept,) = server.state.store.operations()
+            batch = weakref.ref(kept.batch)
+            del kept
+            await call("batch_process", operation="work", items=[2])
+            assert batch() is None
+    finally:
+        gc.enable()

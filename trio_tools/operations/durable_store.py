@@ -298,6 +298,9 @@ class DurableStore(MemoryStore):
         super()._drop(key)
         if kept.journal is not None:
             self.writer.forget(kept.journal)
+            if not kept.journal.has_news:
+                # The two refer to each other, and would stay until the next full collection.
+                kept.journal.batch = None
 
     def _stop(self, journal: OperationJournal, *, for_good: bool = False) -> None:
         for kept in self.running():

@@ -17,7 +17,7 @@ TRIM_BYTES: Final = 16 * 2**20
 TRIM_PAUSE_SECONDS: Final = 2.0
 """How long nothing large has to be freed before memory is given back, in seconds."""
 
-MOST_PAUSES: Final = 15
+MOST_PAUSES: Final = 3
 """After so many of these pauses memory is given back also while large values are freed."""
 
 
