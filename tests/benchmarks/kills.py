@@ -60,7 +60,7 @@ class Campaign:
         url: Of the state.
         marks: The file that names each item that was done, as often as it was.
         kills: How many there were.
-        again: How many items were done again, since they were in flight or not yet stored.
+        again: How many items were done again, since they were not stored yet.
     """
 
     way: str
@@ -190,7 +190,7 @@ def run(argv: Sequence[str] = ()) -> int:
                 trio.run(campaign.run, options.kills, moments)
                 print(
                     f"{way:5} {state:10} {campaign.kills} kills of {campaign.batches} batches: "
-                    f"nothing lost, {campaign.again} items in flight were done again",
+                    f"nothing lost, {campaign.again} items not stored yet were done again",
                     flush=True,
                 )
     return 0
