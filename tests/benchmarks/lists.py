@@ -1,7 +1,7 @@
 """What a list of tools costs each conversation, beside that of other servers from PyPI.
 
 Those that are installed are asked over stdio: `pip install mcp-server-fetch mcp-server-git
-mcp-server-time`. Characters are those of the tools as JSON without blanks.
+mcp-server-time mcp-server-sqlite`, in an environment of their own. Characters are those of the tools as JSON without blanks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.transports.lines import request
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 
-_PEERS = ("mcp-server-fetch", "mcp-server-git", "mcp-server-time")
+_PEERS = ("mcp-server-fetch", "mcp-server-git", "mcp-server-time", "mcp-server-sqlite")
 _MOST = 12_000
 
 
@@ -39,14 +39,19 @@ async def _ours() -> list[object]:
 
 
 def _theirs(program: str) -> list[object]:
-    process = subprocess.Popen(
-        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        return LineTalk(process).exchange(request(1, "tools/list"))["result"]["tools"]
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryDirectory() as folder:  # one of them makes a database where it is
+        process = subprocess.Popen(
+            [program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+        )
+        try:
+            return LineTalk(process).exchange(request(1, "tools/list"))["result"]["tools"]
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def run(options: list[str]) -> int:

@@ -2,17 +2,18 @@
 
 Rules that concern pages and hosts belong here: redirects, charsets, Markdown, throttling.
 
-    types           the bounds, the request and the result of a fetch         no I/O
-    headers         the header fields of a request and of a result            no I/O
-    redirects       where a reply leads to, and the cookies on the way        no I/O
-    robots          what a site's robots.txt allows
-    reply_cache     replies that are used again
-    kept_pages      texts longer than wanted, kept to be read on              no I/O
-    charsets        which charset a body is in, declared or detected          no I/O
-    extraction      a page as Markdown, in a worker process                   no I/O
-    pdf             the text of a PDF, in a worker process                    no I/O
-    content         bytes to text, JSON or Markdown
-    pages           what a reply comes to as a page
-    host_throttle   limits per host that adapt to 429, 503 and slowness
-    fetcher         `Fetcher`: what `fetch_urls` uses
+    types             the bounds, the request and the result of a fetch         no I/O
+    headers           the header fields of a request and of a result            no I/O
+    redirects         where a reply leads to, and the cookies on the way        no I/O
+    robots            what a site's robots.txt allows
+    reply_cache       replies that are used again
+    kept_pages        texts longer than wanted, kept to be read on              no I/O
+    charsets          which charset a body is in, declared or detected          no I/O
+    extraction        a page as Markdown, in a worker process                   no I/O
+    pdf               the text of a PDF, in a worker process                    no I/O
+    content           bytes to text, JSON or Markdown
+    pages             what a reply comes to as a page
+    host_throttle     limits per host that adapt to 429, 503 and slowness
+    throttled_client  one request to one host, in its turn
+    fetcher           `Fetcher`: what `fetch_urls` uses
 """

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import trio
 
-from nursery_patterns import HedgePolicy, Retry, hedged
 from trio_tools.http.fetching.content import media_of
 from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wrong_argument
-from trio_tools.http.fetching.host_throttle import (
-    HostLimits,
-    HostState,
-    Places,
-    ThrottledError,
-    parse_retry_after,
-    seconds_to_retry,
-)
+from trio_tools.http.fetching.host_throttle import Places
 from trio_tools.http.fetching.kept_pages import KeptPages
 from trio_tools.http.fetching.pages import filled
 from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
 from trio_tools.http.fetching.reply_cache import ReplyCache
 from trio_tools.http.fetching.robots import MAX_ROBOTS_BYTES, Robots, RobotsReply
+from trio_tools.http.fetching.throttled_client import ThrottledClient, out_of_time
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
-from trio_tools.http.wire.client import Answer, Fields, PooledClient, Share, unshared
+from trio_tools.http.wire.client import Answer, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
-from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
-from trio_tools.http.wire.exchange import Timeouts, WireRequest
-from trio_tools.http.wire.pool import PoolLimits
-from trio_tools.http.wire.response_parser import Reply
+from trio_tools.http.wire.errors import Code, FetchError
 from trio_tools.http.wire.urls import Target, parse_url
 
 _NOT_MODIFIED = 304
-_THROTTLED = frozenset({429, 503})
-_MARKDOWN_BYTES = 2_000_000
-_HEDGES_PER_REQUEST = 0.1
-
-Wanted = Callable[[Reply, Fields], int]
 
 
-class Fetcher(PooledClient):
+class Fetcher(ThrottledClient):
     """One HTTP client: `async with Fetcher(config) as fetcher: await fetcher.fetch(...)`.
 
     Any number of tasks may call `fetch` at the same time; see `FetchConfig` for the bounds. It has
@@ -69,31 +52,10 @@ class Fetcher(PooledClient):
         share: Share = unshared,
         places: Places | None = None,
     ) -> None:
-        self._config = config = config or FetchConfig()
+        config = config or FetchConfig()
         super().__init__(
-            config.guard(),
-            PoolLimits(
-                max_connections=config.max_connections,
-                max_per_origin=config.max_connections_per_host,
-                keepalive_seconds=config.keepalive_seconds,
-            ),
-            timeouts=Timeouts(connect=config.connect_timeout_seconds),
-            max_head_bytes=config.max_head_bytes,
-            ssl_context=ssl_context,
-            resolver=resolver,
-            proxies=config.proxies(),
-            share=share,
+            config, ssl_context=ssl_context, resolver=resolver, share=share, places=places
         )
-        self._hosts = HostLimits(
-            max_per_host=config.max_connections_per_host,
-            max_cooldown_seconds=config.max_cooldown_seconds,
-            places=places,
-        )
-        # The pauses of the hosts bound the retries, and each retry waits for the end of its pause.
-        retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
-        self._ask_with_retries = retry(self._ask_in_turn)
-        late = config.hedge_after_seconds
-        self._hedging = None if late is None else HedgePolicy(late, budget=_HEDGES_PER_REQUEST)
         self._kept = KeptPages()
         self._cache = ReplyCache(config.cache_seconds)
         self._robots = Robots(self._ask_for_robots, config.user_agent, share=share)
@@ -109,10 +71,6 @@ class Fetcher(PooledClient):
     @timeout_seconds.setter
     def timeout_seconds(self, seconds: float) -> None:
         self._config = replace(self._config, timeout_seconds=seconds)
-
-    def hosts(self) -> dict[str, HostState]:
-        """Return the hosts in use or in trouble, by name."""
-        return self._hosts.snapshot()
 
     async def fetch(self, request: FetchRequest) -> FetchedPage:
         """Fetch one URL, following redirects, each of them checked like the URL itself.
@@ -140,7 +98,7 @@ class Fetcher(PooledClient):
                 page = page._replace(from_cache=True)
             elapsed = trio.current_time() - started
             return self._kept.part(request, page._replace(elapsed=elapsed, redirects=redirects))
-        raise _out_of_time(target.url)
+        raise out_of_time(target.url)
 
     async def sitemaps(self, url: str) -> tuple[str, ...]:
         """Return the URLs of the sitemaps that the robots.txt of a URL's origin names.
@@ -222,7 +180,7 @@ class Fetcher(PooledClient):
         with trio.CancelScope(deadline=deadline):
             await self._robots.check(target)
             return
-        raise _out_of_time(target.url)
+        raise out_of_time(target.url)
 
     async def _ask_for_robots(self, target: Target) -> RobotsReply:
         """Return the robots.txt of an origin, fetched like any page."""
@@ -240,12 +198,6 @@ class Fetcher(PooledClient):
         except FetchError:
             pass  # the page itself tells what is wrong
         return RobotsReply(None)
-
-    async def _ask_once(self, request: FetchRequest, target: Target, lines: bytes) -> Answer:
-        try:
-            return await self._ask_in_turn(request, target, lines, math.inf)
-        except ThrottledError as throttled:
-            return throttled.answer
 
     def _check(self, request: FetchRequest) -> float:
         """Return the seconds that the request has, after a look at its arguments."""
@@ -270,92 +222,6 @@ class Fetcher(PooledClient):
                 "timeout_seconds", seconds, f"above 0 to {config.timeout_seconds:g} s"
             )
         return seconds
-
-    async def _ask_until_heard(
-        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> Answer:
-        """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it."""
-        with trio.CancelScope(deadline=deadline):
-            try:
-                return await self._ask_with_retries(request, target, lines, deadline)
-            except ThrottledError as throttled:
-                return throttled.answer
-        raise _out_of_time(target.url)
-
-    async def _ask_in_turn(
-        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> Answer:
-        """Ask when the host may be asked.
-
-        Raises:
-            ThrottledError: The host answered 429 or 503.
-        """
-        head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
-            request.method.encode("ascii"),
-            target.path,
-            target.host_header,
-            lines,
-        )
-        wire_request = WireRequest(target.origin, request.method, head)
-        wanted = partial(self._wanted_bytes, request)
-        hosts, host = self._hosts, target.origin.host
-        if not hosts.enter_at_once(host):
-            await hosts.enter(host)
-        try:
-            if self._hedging is None:
-                return await self._ask_host(wire_request, wanted, deadline)
-            return await hedged(
-                self._ask_host_hedged,
-                *(wire_request, wanted, deadline, iter((True,))),
-                delay=self._hedging,
-            )
-        finally:
-            hosts.leave(host)
-
-    async def _ask_host_hedged(
-        self, request: WireRequest, wanted: Wanted, deadline: float, is_first: Iterator[bool]
-    ) -> Answer:
-        """Ask as one of several tries, of which the first has a slot of the host already."""
-        if next(is_first, False):
-            return await self._ask_host(request, wanted, deadline)
-        hosts, host = self._hosts, request.origin.host
-        await hosts.enter(host)
-        try:
-            return await self._ask_host(request, wanted, deadline)
-        finally:
-            hosts.leave(host)
-
-    async def _ask_host(self, request: WireRequest, wanted: Wanted, deadline: float) -> Answer:
-        """Ask a host, entered, and record how it answers."""
-        hosts, host = self._hosts, request.origin.host
-        started = trio.current_time()
-        answer = None
-        try:
-            answer = await self._ask(request, wanted)
-            if answer.reply.status not in _THROTTLED:
-                hosts.answered_well(host)
-                return answer
-            seconds = parse_retry_after(answer.fields.get(b"retry-after", b""))
-            raise ThrottledError(answer, hosts.refused(host, started=started, retry_after=seconds))
-        except FetchTimedOut:
-            hosts.timed_out(host, started=started)
-            raise
-        finally:
-            if answer is None and trio.current_time() >= deadline:
-                hosts.timed_out(host, started=started)
-
-    def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
-        if request.body_as == "none" or location_of(reply) is not None:
-            return 0
-        most, media = self._config.max_body_bytes, media_of(fields)
-        if not (media.is_text or media.is_pdf or request.body_as == "json" or request.gunzip):
-            return 0
-        if request.max_bytes is not None:
-            return request.max_bytes
-        if media.is_pdf or (media.is_unsaid and ".pdf" in request.url.lower()):
-            return most  # half of one cannot be read
-        usual = _MARKDOWN_BYTES if request.body_as == "markdown" else request.usual_bytes
-        return most if usual is None else min(usual, most)
 
     async def _page(self, request: FetchRequest, target: Target, answer: Answer) -> FetchedPage:
         """Return what came of a URL; how long it took, and the redirects, are not in it yet."""
@@ -382,12 +248,3 @@ class Fetcher(PooledClient):
 
 def _encoded_names(names: Sequence[str]) -> list[tuple[str, bytes]]:
     return [(name.lower(), name.lower().encode("latin-1", "replace")) for name in names]
-
-
-def _out_of_time(url: str) -> FetchTimedOut:
-    return FetchTimedOut(
-        f"{url} was not fetched in the time it had.",
-        code=Code.TIMEOUT,
-        remediation="Try again later, allow more time, or fetch less of it with max_bytes.",
-        phase=Phase.TOTAL,
-    )
