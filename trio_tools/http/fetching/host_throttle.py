@@ -1,8 +1,8 @@
 """How many requests one host takes at a time, learnt from how it answers.
 
-Each host has an `AdaptiveLimiter` that starts at its maximum, the configured limit. A 429, a 503
-or a timeout halves the limit, and good answers raise it again by one at a time. A 429 or 503 also
-makes the host cool down, for as long as its Retry-After says within the configured bound. A
+An `AdaptiveLimiter` for each host holds its limit, which starts at its maximum, the configured one.
+A 429, a 503 or a timeout halves it, and good answers raise it again by one at a time. A 429 or 503
+also makes the host cool down, for as long as its Retry-After says within the configured bound. A
 request waits for its host here, without a connection, first come, first served; and for the end of
 a pause also without the slot of its batch, so that other hosts are asked meanwhile. A pause
 holds for the client whose request was refused, and keeps no other client from the host. A host
@@ -101,6 +101,7 @@ class _Host:
         "cools_until",
         "door",
         "freed",
+        "in_flight",
         "limiter",
         "strikes",
         "struck_at",
@@ -110,6 +111,8 @@ class _Host:
     def __init__(self, limit: int) -> None:
         self.limiter = AdaptiveLimiter(limit, 1, limit, algorithm=_HalveOrAddOne())
         self.clients: set[str] = set()
+        # All requests are alike, so slots are counted here: a third of what the limiter would take.
+        self.in_flight = 0
         self.users = 0  # in flight or waiting; the host is forgotten only at 0
         self.cools_until: dict[str, float] = {}  # by client: one's refusal is no pause of another's
         self.strikes = 0  # refusals since the last good answer
@@ -118,10 +121,6 @@ class _Host:
         # task wakes per free slot, and nobody overtakes. When a pause begins all leave the queue.
         self.door: trio.StrictFIFOLock | None = None
         self.freed: trio.Event | None = None
-
-    @property
-    def in_flight(self) -> int:
-        return self.limiter.borrowed_tokens
 
     def cools(self) -> bool:
         """Whether it cools down for the current client."""
@@ -146,15 +145,13 @@ class _Host:
 
     def take_slot(self) -> bool:
         """Take a slot if there is one."""
-        # All requests are alike, so they borrow in the names of 0, 1, 2, ...
-        try:
-            self.limiter.acquire_on_behalf_of_nowait(self.in_flight)
-        except trio.WouldBlock:
+        if self.in_flight >= self.limiter.total_tokens:
             return False
+        self.in_flight += 1
         return True
 
     def give_back(self) -> None:
-        self.limiter.release_on_behalf_of(self.in_flight - 1)
+        self.in_flight -= 1
         if self.freed is not None:
             self.freed.set()
 
