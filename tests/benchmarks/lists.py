@@ -1,7 +1,8 @@
 """What a list of tools costs each conversation, beside that of other servers from PyPI.
 
-Those that are installed are asked over stdio: `pip install mcp-server-fetch mcp-server-git
-mcp-server-time mcp-server-sqlite`, in an environment of their own. Characters are those of the tools as JSON without blanks.
+Those that are on the path are asked over stdio: `uv tool install mcp-server-fetch`, likewise
+mcp-server-git and mcp-server-time; mcp-server-sqlite starts only `--with 'mcp<2'`. Characters are
+those of the tools as JSON without blanks.
 """
 
 from __future__ import annotations
