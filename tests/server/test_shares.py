@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nursery_patterns import request_context
 from tests.server.kit import call_as, limits, server_of, work
+from trio_tools.live import clients as clients_module
 from trio_tools.live.clients import ACTIVE_SECONDS, Clients
 from trio_tools.settings.threads import LimiterOfEachClient, worker_limiter
 
@@ -68,6 +69,25 @@ async def test_shares_follow_who_is_there_and_the_size_of_the_limit(autojump_clo
         assert share.total_tokens == math.inf
     with request_context(client_id="bob"):
         assert clients.share_of("x", whole) is not share
+
+
+async def test_idle_shares_beyond_the_bound_are_forgotten_and_those_in_use_are_kept(monkeypatch):
+    monkeypatch.setattr(clients_module, "MAX_SHARES", 3)
+    clients, whole = Clients(), trio.CapacityLimiter(4)
+
+    def share_of(client_id):
+        with request_context(client_id=client_id):
+            return clients.share_of("x", whole)
+
+    held, idle = share_of("alice"), share_of("bob")
+    async with held:
+        for number in range(20):
+            clients.seen(f"client-{number}")
+            share_of(f"client-{number}")
+        assert share_of("alice") is held
+        assert share_of("bob") is not idle
+        assert len(clients._shares) == 3
+        assert len(clients._last_seen) == 2
 
 
 async def test_threads_that_one_client_left_behind_are_in_no_others_way():

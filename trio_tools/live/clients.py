@@ -13,6 +13,13 @@ from nursery_patterns import CombinedLimiter, current_request
 ACTIVE_SECONDS: Final = 600.0
 """A client counts as one that shares for this long after its last request, in seconds."""
 
+MAX_SHARES: Final = 10_000
+"""Shares that are remembered, one for each client and limit; the least recently used idle one is
+forgotten first."""
+
+# How many of the oldest shares are looked at for an idle one, so that no request takes long.
+_LOOKS: Final = 8
+
 
 class _Share(NamedTuple):
     """What one client may hold of one limit."""
@@ -20,6 +27,12 @@ class _Share(NamedTuple):
     own: trio.CapacityLimiter
     whole: trio.CapacityLimiter
     combined: trio.CapacityLimiter
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds a part of it or waits for one."""
+        used = self.own.statistics()
+        return not used.borrowed_tokens and not used.tasks_waiting
 
     def resize(self, *, several: bool) -> None:
         self.own.total_tokens = max(1, self.whole.total_tokens - 1) if several else math.inf
@@ -34,8 +47,10 @@ class Clients:
     """
 
     def __init__(self) -> None:
-        self._last_seen: OrderedDict[str, float] = OrderedDict()  # the latest one last
-        self._shares: dict[tuple[str, str], _Share] = {}
+        # The two clients that asked last, the latest one at the end: they tell whether several do.
+        self._last_seen: OrderedDict[str, float] = OrderedDict()
+        # The least recently used one first. At most MAX_SHARES, and those in use beyond that.
+        self._shares: OrderedDict[tuple[str, str], _Share] = OrderedDict()
         self._several = False
 
     def seen(self, client_id: str) -> None:
@@ -43,13 +58,16 @@ class Clients:
         now = trio.current_time()
         self._last_seen[client_id] = now
         self._last_seen.move_to_end(client_id)
-        latest = reversed(self._last_seen.values())
-        next(latest)
-        several = now - next(latest, -math.inf) < ACTIVE_SECONDS
+        if len(self._last_seen) > 2:  # noqa: PLR2004 - this one and the one before it
+            self._last_seen.popitem(last=False)
+        several = len(self._last_seen) > 1 and self._is_active(next(iter(self._last_seen)), now)
         if several != self._several:
             self._several = several
             for share in self._shares.values():
                 share.resize(several=several)
+
+    def _is_active(self, client_id: str, now: float) -> bool:
+        return now - self._last_seen[client_id] < ACTIVE_SECONDS
 
     def share_of(self, name: str, whole: trio.CapacityLimiter) -> trio.CapacityLimiter:
         """Return what the client of the current request may hold of the limit `name`.
@@ -70,5 +88,18 @@ class Clients:
             own = trio.CapacityLimiter(math.inf)
             combined = cast("trio.CapacityLimiter", CombinedLimiter(own, whole))
             share = self._shares[key] = _Share(own, whole, combined)
+            self._make_room()
+        self._shares.move_to_end(key)
         share.resize(several=self._several)  # the limit may have been resized
         return share
+
+    def _make_room(self) -> None:
+        """Forget the least recently used idle shares beyond the bound; those in use stay."""
+        for _ in range(_LOOKS):
+            if len(self._shares) <= MAX_SHARES:
+                return
+            oldest = next(iter(self._shares))
+            if self._shares[oldest].is_idle:
+                del self._shares[oldest]
+            else:
+                self._shares.move_to_end(oldest)
