@@ -19,6 +19,9 @@ import trustme
 from tests.processes.running import http_process
 from tests.support.maps import ROOT
 from trio_tools.command_line.main import main
+from trio_tools.server import create_server
+from trio_tools.settings import Settings, UpstreamSettings
+from trio_tools.transports.http.metrics import Metrics, merged
 from trio_tools.version import __version__
 
 FOLDER = ROOT / "docs" / "deploying"
@@ -88,6 +91,27 @@ def test_what_the_files_set_are_settings_that_there_are():
         assert (done.returncode == 0) == text, f"{name}: {done.stderr}"
 
 
+async def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are():
+    upstream = UpstreamSettings(command="true")
+    state = create_server(Settings(upstreams={"other": upstream})).state
+    text = Metrics(state, connections=lambda: 0, restarts=0).text()[0]
+    offered = set(re.findall(r"^# TYPE (\w+)", merged({0: text}).decode(), re.MULTILINE))
+    for name in ("grafana.json", "alerts.yaml"):
+        asked = set(re.findall(r"\b(?:trio_tools|process)_\w+", (FOLDER / name).read_text("utf-8")))
+        assert asked
+        assert {each.removesuffix("_bucket") for each in asked} <= offered
+    dashboard = json.loads((FOLDER / "grafana.json").read_text("utf-8"))
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+@pytest.mark.skipif(
+    not shutil.which("promtool"), reason="promtool is not installed (apt: prometheus)"
+)
+def test_prometheus_takes_the_alerts():
+    command = ["promtool", "check", "rules", str(FOLDER / "alerts.yaml")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed (PyPI)")
 def test_the_dockerfile_passes_its_linter():
     done = subprocess.run(
@@ -97,17 +121,18 @@ def test_the_dockerfile_passes_its_linter():
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_takes_the_unit(tmp_path):
+def test_systemd_takes_the_units(tmp_path):
     text = (FOLDER / "trio-tools.service").read_text("utf-8")
     unit = tmp_path / "trio-tools.service"
     unit.write_text(text.replace("/opt/trio-tools/bin/trio-tools", "/bin/true"))
+    shutil.copy(FOLDER / "trio-tools.socket", tmp_path)
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        ["systemd-analyze", "verify", "--man=no", str(unit), str(tmp_path / "trio-tools.socket")],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert [line for line in done.stderr.splitlines() if "trio-tools.service" in line] == []
+    assert [line for line in done.stderr.splitlines() if "trio-tools." in line] == []
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed (apt: nginx-light)")

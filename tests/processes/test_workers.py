@@ -132,7 +132,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(se
 async def test_sighup_and_sigterm_reach_every_worker_and_none_outlives_the_parent(server):
     await both_are_up(server)
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: server.log.read_text().count("read the tokens again") == 2)
+    wait_until(lambda: server.log.read_text().count("read the settings again") == 2)
     pids = server.pids().values()
     server.process.terminate()
     assert server.process.wait(PATIENCE) == 0

@@ -34,6 +34,8 @@ async def http_server(server=None, *, grace_seconds=1.0, **http):
 
 
 async def connect(address):
+    if address.port == 0:
+        return await trio.open_unix_socket(address.host)
     return await trio.open_tcp_stream(address.host, address.port)
 
 

@@ -53,6 +53,7 @@ async def two_workers(**http):
                         make_server(),
                         worker,
                         handle_signals=False,
+                        read_settings=None,
                         task_status=task_status,
                     )
 

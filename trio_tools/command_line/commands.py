@@ -42,6 +42,14 @@ async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -
         raise ValueError(
             "--workers is for HTTP, as stdio has one client: add --transport http, or leave it out"
         )
+    if options.socket is not None and options.transport == "stdio":
+        raise ValueError(
+            "--socket is for HTTP: add --transport http to listen on it, or leave it out"
+        )
+    if options.socket is not None and (options.port is not None or options.host is not None):
+        raise ValueError(
+            "--socket takes the place of --host and --port: leave either it or them out"
+        )
     place = None
     if options.transport == "http" and settings.http.workers > 1 and not options.check:
         if options.worker is None:

@@ -175,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     serve.add_argument("--host", help="address to bind (http)")
     serve.add_argument("--port", type=int, help="port to bind (http); 0 picks a free one")
+    serve.add_argument("--socket", metavar="PATH", help="unix socket in their place (http)")
     serve.add_argument(
         "--insecure", action="store_true", default=None, help="bind without tokens (http)"
     )
@@ -304,6 +305,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "log_format": options.log_format,
         "http.host": getattr(options, "host", None),
         "http.port": getattr(options, "port", None),
+        "http.socket": getattr(options, "socket", None),
         "http.insecure": getattr(options, "insecure", None),
         "http.workers": getattr(options, "workers", None),
     }

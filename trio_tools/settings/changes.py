@@ -14,6 +14,7 @@ LIVE: Final = frozenset({"log_level", "limits", "clients", "apis", "upstreams"})
 
 LIVE_HTTP: Final = frozenset(
     {"tokens", "token_file", "insecure", "allowed_hosts", "allowed_origins"}
+    | {"metrics_token", "metrics_token_file"}
     | {"max_calls_per_client", "calls_per_second_per_client"}
 )
 """Those of `http`."""

@@ -31,6 +31,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "log_format": "--log-format",
     "http.host": "--host",
     "http.port": "--port",
+    "http.socket": "--socket",
     "http.insecure": "--insecure",
     "http.workers": "--workers",
 }

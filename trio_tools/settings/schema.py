@@ -57,6 +57,12 @@ class Section(BaseModel):
     )
 
 
+def _file_mode(text: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError('it is not a file mode: write three octal digits, as in "660"')
+    return text
+
+
 def _network(text: str) -> str:
     try:
         network = ip_network(text, strict=False)
@@ -329,6 +335,32 @@ class HttpSettings(Section):
         default="127.0.0.1", description="Address to bind. Others than loopback need tokens."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    socket: Path | None = Field(
+        default=None,
+        description="Unix socket to listen on, in the place of host and port; one that no process "
+        "serves any more is replaced.",
+    )
+    socket_mode: Annotated[str, AfterValidator(_file_mode)] = Field(
+        default="600", description="Its permissions, as chmod takes them; by default its owner's."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port at which /metrics is served in the place of `port`; 0 picks a free one.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Address of metrics_port. Others than loopback need a token of the metrics.",
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        description="Bearer token that alone opens /metrics, and nothing else.",
+        repr=False,
+    )
+    metrics_token_file: Path | None = Field(
+        default=None, description="File that holds that token in its only line."
+    )
     workers: int = Field(
         default=1,
         ge=1,

@@ -6,6 +6,7 @@ oauth            access tokens of an authorization server
 browsers         what a page of another origin may do and read
 forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key
+listening        unix sockets, and sockets that a supervisor opened
 listeners        the address that is bound; how workers share it
 http11           one connection: h11 and an ASGI application
 siblings         what the workers of one address do for each other

@@ -30,8 +30,10 @@ from trio_tools.transports.http.browsers import is_preflight, preflight_fields, 
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.forwarded import TrustedProxies
+from trio_tools.transports.http.operators.metrics_door import METRICS_PATH, MetricsAccess
 from trio_tools.transports.http.operators.reload_door import RELOAD_PATH, answer_reload
 from trio_tools.transports.http.sessions import BODY_BYTES
+from trio_tools.transports.http.siblings import SIBLING
 from trio_tools.transports.json_weight import TOO_MANY, weigh
 from trio_tools.transports.reload import Reload
 
@@ -45,7 +47,7 @@ BODY_SECONDS: Final = 30.0
 MAX_BODIES_BYTES: Final = 128 * 2**20
 """What all requests under way may weigh, parsed, in bytes; further ones are refused."""
 
-OPERATOR_PATHS: Final = frozenset({"/metrics", RELOAD_PATH})
+OPERATOR_PATHS: Final = frozenset({METRICS_PATH, RELOAD_PATH})
 """What an access token opens only with the scope of the family admin."""
 
 NO_SUBJECTS: Final = frozenset({ANONYMOUS, "stdio"})
@@ -80,6 +82,7 @@ class AsgiGuard:
         doorkeeper: Who decides; may be replaced at any time.
         reload: Reads the settings again, if operators may ask for it here.
         hand_on_reload: Lets other processes of the same address do so too.
+        metrics_access: Who may read `/metrics`, where clients may not.
         tokens: Checks access tokens; None for none.
         missing_scope: Returns a scope that a body asks for and a grant does not have.
     """
@@ -99,6 +102,7 @@ class AsgiGuard:
         self._app = app
         self.doorkeeper = doorkeeper
         self.reload: Reload | None = None
+        self.metrics_access = MetricsAccess()
         self.hand_on_reload: Callable[[], None] = _nothing
         # Whether what finishes is kept in memory only, though it should be on the disk.
         self.in_memory_only: Callable[[], bool] = _never
@@ -127,6 +131,9 @@ class AsgiGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if scope["client"] == SIBLING:  # looked at before a proxy can tell another client
+            await self._tell_metrics(scope, send)
+            return
         scope = self._proxies.resolve(scope, headers)
         origin = headers.get(b"origin")
         if origin is not None and self.doorkeeper.allows_origin(origin):
@@ -156,6 +163,9 @@ class AsgiGuard:
             reason = "Send Content-Length or Transfer-Encoding, not both."
             raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
         if await self._answer_openly(path, scope, send):
+            return
+        if path == METRICS_PATH and self.metrics_access.opens_on_port_of_clients(scope):
+            await self._tell_metrics(scope, send)
             return
         caller = await self._admit(scope)
         if caller.client != ANONYMOUS:
@@ -215,9 +225,19 @@ class AsgiGuard:
             self.doorkeeper.check_operator(caller.client)
             await answer_reload(self.reload, self.hand_on_reload, scope["method"], send)
         else:
-            text, content_type = await self._metrics(scope)
-            await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+            await self._tell_metrics(scope, send)
         return True
+
+    async def _tell_metrics(self, scope: Scope, send: Send) -> None:
+        text, content_type = await self._metrics(scope)
+        await _respond(send, HTTPStatus.OK, text, {"content-type": content_type})
+
+    async def answer_monitor(self, scope: Scope) -> tuple[HTTPStatus, bytes, str]:
+        """Answer `/metrics`, `/healthz` or `/readyz` at the port of the metrics."""
+        if scope["path"] == METRICS_PATH:
+            return HTTPStatus.OK, *await self._metrics(scope)
+        await trio.lowlevel.checkpoint()
+        return *self._health(scope["path"]), "text/plain; charset=utf-8"
 
     async def _answer_openly(self, path: str, scope: Scope, send: Send) -> bool:
         """Answer what needs no token; return whether it was that."""

@@ -20,8 +20,8 @@ from trio_tools.settings import HttpSettings
 
 ANONYMOUS: Final = "anonymous"
 
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_MIN_TOKEN_CHARS: Final = 16
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+MIN_TOKEN_CHARS: Final = 16
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -84,7 +84,7 @@ class Authenticator:
                 "token: set http.tokens, http.token_file or http.oauth.issuer, or "
                 "http.insecure=true if everyone who reaches it may use every tool"
             )
-        own = {_bracketed(settings.host)} | (_LOOPBACK_NAMES if loopback else set[str]())
+        own = {_bracketed(settings.host)} | (LOOPBACK_NAMES if loopback else set[str]())
         return cls(
             hosts=frozenset(host.lower() for host in own.union(settings.allowed_hosts)),
             origins=frozenset(origin.lower() for origin in settings.allowed_origins),
@@ -157,7 +157,7 @@ class Authenticator:
 
     def _is_allowed(self, origin: str) -> bool:
         # A page served by this machine may call a server that only this machine can reach.
-        local = self.loopback and _host_of(origin) in _LOOPBACK_NAMES
+        local = self.loopback and _host_of(origin) in LOOPBACK_NAMES
         return local or origin in self.origins
 
     def _check_origin(self, origin: str, host: str) -> None:
@@ -207,10 +207,10 @@ def _tokens(settings: HttpSettings) -> dict[str, str]:
     if settings.token_file is not None:
         _read_tokens(settings.token_file, tokens)
     for name, token in tokens.items():
-        if len(token) < _MIN_TOKEN_CHARS:
+        if len(token) < MIN_TOKEN_CHARS:
             raise ValueError(
                 f"the token of client {name!r} has {len(token)} characters: use at least "
-                f"{_MIN_TOKEN_CHARS}, such as from `python -c 'import secrets; "
+                f"{MIN_TOKEN_CHARS}, such as from `python -c 'import secrets; "
                 "print(secrets.token_urlsafe())'`"
             )
     if len(set(tokens.values())) < len(tokens):
@@ -220,7 +220,7 @@ def _tokens(settings: HttpSettings) -> dict[str, str]:
 
 def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
     """Add the tokens of a file to those there are."""
-    _check_permissions(path)
+    check_permissions(path, "http.token_file")
     before = len(tokens)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()
@@ -243,14 +243,18 @@ def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
         )
 
 
-def _check_permissions(path: Path) -> None:
-    """Refuse a file that somebody else on this machine could read or change."""
+def check_permissions(path: Path, setting: str) -> None:
+    """Refuse a file that somebody else on this machine could read or change.
+
+    Raises:
+        ValueError: Somebody could; the message names the setting.
+    """
     mode = path.stat().st_mode
     # What is within a folder that others cannot enter, they cannot read.
     reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
     if mode & (stat.S_IWOTH | stat.S_IWGRP) or (mode & stat.S_IROTH and reachable):
         raise ValueError(
-            f"http.token_file {str(path)!r} can be read or changed by others: make it its owner's "
+            f"{setting} {str(path)!r} can be read or changed by others: make it its owner's "
             f"alone, as with chmod 600 {path}"
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp
 
 from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
@@ -23,6 +24,7 @@ from trio_tools.transports.http.dashboard import Dashboard, LiveView
 from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.metrics import Metrics, metrics_of_all
 from trio_tools.transports.http.oauth.scope_stage import bind_scopes
+from trio_tools.transports.http.operators.metrics_door import MetricsAccess, MetricsDoor
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
 from trio_tools.transports.http.worker import Worker
@@ -34,6 +36,9 @@ from trio_tools.transports.shutdown import answer_running
 
 if TYPE_CHECKING:  # it imports a library for signatures, which few servers need
     from trio_tools.transports.http.oauth.resource_server import ResourceServer
+
+_MONITORS = 16
+"""Connections to the port of the metrics at once."""
 
 _log = logging.getLogger("trio_tools")
 
@@ -88,7 +93,11 @@ class HttpServer:
         if state is not None:
             state.memory.given_back = self.memory_trim.add
         # What Starlette adds for one route is a twentieth of a call.
-        sessions = Sessions(server.session_manager.handle_request, max_sessions=http.max_sessions)
+        sessions: ASGIApp = Sessions(
+            server.session_manager.handle_request, max_sessions=http.max_sessions
+        )
+        if siblings is not None:
+            sessions = siblings.named(sessions)
         bare = http.path.rstrip("/")
         routes = dict.fromkeys((bare or "/", f"{bare}/"), sessions)
         proxies = TrustedProxies(http.trusted_proxies)
@@ -103,6 +112,16 @@ class HttpServer:
             dashboard=Dashboard(LiveView(state)) if state and http.dashboard else None,
         )
         self._gate.in_memory_only = self._in_memory_only
+        access = self._gate.metrics_access = MetricsAccess.from_settings(http)
+        self._metrics_door = MetricsDoor(http, access, self._gate.answer_monitor)
+        self.monitors = Connections(
+            self._metrics_door,
+            max_connections=_MONITORS,
+            max_connections_per_peer=_MONITORS,
+            max_header_bytes=http.max_header_bytes,
+            tokens=False,
+            tls=tls,
+        )
         self._oauth = _resource_server(settings)
         if self._oauth is not None:
             self._gate.tokens = self._oauth.tokens
@@ -151,13 +170,22 @@ class HttpServer:
         """Return where the tokens are."""
         return self.http.token_file
 
+    def metrics_token_file(self) -> Path | None:
+        """Return where the token of the metrics is."""
+        return self.http.metrics_token_file
+
+    def _take_access(self, access: MetricsAccess) -> None:
+        self._gate.metrics_access = self._metrics_door.access = access
+
     def read_tokens_again(self) -> None:
-        """Let in who has a token of the file as it is now. Calls that run go on.
+        """Go by the files of tokens as they are now. Calls that run go on.
 
         Raises:
             ValueError, OSError: As `Authenticator.from_settings`; nothing has changed.
         """
-        self._gate.doorkeeper = rules = Authenticator.from_settings(self.http)
+        rules = Authenticator.from_settings(self.http)
+        self._take_access(MetricsAccess.from_settings(self.http))
+        self._gate.doorkeeper = rules
         _log.info("read the tokens again: %d clients", len(rules.digests))
 
     def take(self, settings: Settings) -> Changes:
@@ -170,11 +198,13 @@ class HttpServer:
         taken = settings_taken(self._settings, settings)
         http = taken.http
         doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
+        access = MetricsAccess.from_settings(http)
         if self._tool_server is not None:
             self._tool_server.reload(taken)
         self._settings = taken
         self._gate.doorkeeper = doorkeeper
-        self.connections.tls = tls
+        self._take_access(access)
+        self.connections.tls = self.monitors.tls = tls
         self._share.retune(
             max_calls=http.max_calls_per_client, calls_per_second=http.calls_per_second_per_client
         )
@@ -194,6 +224,7 @@ class HttpServer:
             self._gate.answered, drain, self._calls.cancel, grace_seconds=grace_seconds
         )
         self.connections.close()
+        self.monitors.close()
 
     def _in_memory_only(self) -> bool:
         """Whether the state cannot be written now."""

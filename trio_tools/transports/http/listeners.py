@@ -1,17 +1,24 @@
-"""Where the server listens: bound before all else, so that a taken port costs nothing."""
+"""Where the server listens: a port, a unix socket, or sockets that a supervisor opened.
+
+It is bound before anything else is opened, so that a taken address costs nothing.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 import struct
 import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from typing import IO, Final, NamedTuple, Protocol
+from urllib.parse import quote
 
 import trio
 
 from trio_tools.settings import HttpSettings
+from trio_tools.transports.http.listening.unix_socket import bind_unix
 
 # How long a worker with more connections than another one waits for that one to accept.
 _YIELD_SECONDS: Final = 0.002
@@ -35,9 +42,10 @@ class Address(NamedTuple):
     """Where a server listens. Its text is its URL.
 
     Attributes:
-        host: The address that is bound.
-        port: The port that is bound, also when port 0 was asked for.
-        url: Where MCP is served.
+        host: The address that is bound; the path of a unix socket.
+        port: The port that is bound, also when port 0 was asked for; 0 for a unix socket.
+        url: Where MCP is served. For a unix socket `http+unix://`, its path with each slash as
+            `%2F`, and the path of MCP.
     """
 
     host: str
@@ -48,19 +56,59 @@ class Address(NamedTuple):
         return self.url
 
 
-async def listen(settings: HttpSettings) -> list[trio.SocketListener]:
-    """Bind the address of the settings.
+async def listen(
+    settings: HttpSettings, handed: Sequence[socket.socket], context: ExitStack
+) -> list[trio.SocketListener]:
+    """Listen for clients: on sockets that a supervisor opened, or else where the settings say.
+
+    Args:
+        settings: What the operator decided.
+        handed: Sockets that listen already; empty for none.
+        context: Closes what is opened here at its end, and removes a unix socket.
+
+    Raises:
+        OSError: The address cannot be bound; the message names it.
+    """
+    if handed:
+        return [listener_over(each) for each in handed]
+    if settings.socket is not None:
+        bound, remove = bind_unix(settings.socket, int(settings.socket_mode, 8))
+        context.callback(remove)
+        context.callback(bound.close)
+        return [listener_over(bound)]
+    return await listen_on_port(settings.port, settings.host, context)
+
+
+async def listen_for_metrics(
+    settings: HttpSettings, handed: Sequence[socket.socket], context: ExitStack
+) -> list[trio.SocketListener]:
+    """Listen for those who read `/metrics`, if that has a port of its own. See `listen`."""
+    if handed:
+        return [listener_over(each) for each in handed]
+    if settings.metrics_port is None:
+        return []
+    return await listen_on_port(settings.metrics_port, settings.metrics_host, context)
+
+
+async def listen_on_port(port: int, host: str, context: ExitStack) -> list[trio.SocketListener]:
+    """Listen on a port, until the context ends.
 
     Raises:
         OSError: It cannot be bound; the message names it.
     """
     try:
-        return await trio.open_tcp_listeners(settings.port, host=settings.host)
+        listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}",
-        ) from error
+        message = f"cannot listen on {host}, port {port}: {error.strerror}"
+        raise OSError(error.errno, message) from error
+    for listener in listeners:
+        context.callback(listener.socket.close)
+    return listeners
+
+
+def listener_over(listening: socket.socket) -> trio.SocketListener:
+    """Return a listener over a socket, which stays its owner's to close."""
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 
 class Loads:
@@ -80,7 +128,7 @@ class Loads:
     @staticmethod
     def make(count: int) -> IO[bytes]:
         """Return a file that is the memory for so many workers."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever asks for it closes it
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         file.truncate(count * _LOAD.size)
         return file
 
@@ -109,14 +157,15 @@ class SharedListener:
         loads: How many connections each worker has.
 
     Attributes:
-        socket: The listening socket.
+        listening: The listening socket.
+        socket: The same, as trio's.
     """
 
     def __init__(self, descriptor: int, loads: Loads) -> None:
-        self._listening = socket.socket(fileno=descriptor)
-        self._listening.set_inheritable(False)
-        self._listening.settimeout(0)
-        self.socket = trio.socket.from_stdlib_socket(self._listening)
+        self.listening = socket.socket(fileno=descriptor)
+        self.listening.set_inheritable(False)
+        self.listening.settimeout(0)
+        self.socket = trio.socket.from_stdlib_socket(self.listening)
         self._loads = loads
 
     async def accept(self) -> trio.SocketStream:
@@ -126,17 +175,26 @@ class SharedListener:
             OSError: The system has no room for it, or the socket is broken.
         """
         while True:
-            await trio.lowlevel.wait_readable(self._listening)
+            await trio.lowlevel.wait_readable(self.listening)
             if self._loads.is_ahead():
                 await trio.sleep(_YIELD_SECONDS)
             with suppress(BlockingIOError, ConnectionAbortedError):
-                accepted, _ = self._listening.accept()
+                accepted, _ = self.listening.accept()
                 return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 def address_of(listener: Listener, settings: HttpSettings) -> Address:
     """Return where a listener listens."""
-    host, port = listener.socket.getsockname()[:2]
+    name = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX:
+        path = os.fsdecode(name)
+        return Address(path, 0, f"http+unix://{quote(path, safe='')}{settings.path}")
+    host, port = name[:2]
     scheme = "http" if settings.tls_cert_file is None else "https"
     name = f"[{host}]" if ":" in host else host
     return Address(host, port, f"{scheme}://{name}:{port}{settings.path}")
+
+
+def metrics_url(listener: Listener, settings: HttpSettings) -> str:
+    """Return where the metrics are served by a listener of theirs."""
+    return address_of(listener, settings.model_copy(update={"path": "/metrics"})).url

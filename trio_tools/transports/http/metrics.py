@@ -27,7 +27,6 @@ from trio_tools.version import __version__
 OWN: Final = b"own"
 """The query of `/metrics` that asks for the figures of one worker alone."""
 
-_PASSED_ON: Final = frozenset({b"host", b"authorization"})
 _BUILD: Final = {
     "version": __version__,
     "python": platform.python_version(),
@@ -112,14 +111,13 @@ async def metrics_of_all(
     Args:
         own: The figures of this process.
         siblings: The other workers; None for none.
-        scope: The request, whose headers go along to them.
+        scope: The request.
     """
     await trio.lowlevel.checkpoint()
     text, content_type = own.text()
     if siblings is None or scope["query_string"] == OWN:
         return text, content_type
-    fields = b"".join(b"%s: %s\r\n" % field for field in scope["headers"] if field[0] in _PASSED_ON)
-    request = b"GET /metrics?%s HTTP/1.1\r\n%sconnection: close\r\n\r\n" % (OWN, fields)
+    request = b"GET /metrics?%s HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n" % OWN
     texts = {siblings.place.index: text, **await siblings.ask_others(request)}
     return merged(texts), content_type
 

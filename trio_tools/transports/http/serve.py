@@ -16,7 +16,17 @@ from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.upstreams import check_upstreams_are_others
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.house import HttpServer
-from trio_tools.transports.http.listeners import Address, Listener, address_of, listen
+from trio_tools.transports.http.listeners import (
+    Address,
+    Listener,
+    address_of,
+    listen,
+    listen_for_metrics,
+    metrics_url,
+)
+from trio_tools.transports.http.listening.handed import Handed
+from trio_tools.transports.http.operators.metrics_door import MetricsAccess
+from trio_tools.transports.http.operators.supervisor import Supervisor
 from trio_tools.transports.http.operators.token_reload import watch_tokens
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.http.tls import tls_context
@@ -63,7 +73,9 @@ async def serve_http(
         server: What to serve, and over nothing else meanwhile; by default
             `create_server(settings)`.
         handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
-            when something does not stop in time. For the owner of the process only.
+            when something does not stop in time. A supervisor that the environment names is told
+            how it goes, and sockets that it opened take the place of the address of the settings.
+            For the owner of the process only.
         read_settings: Returns the settings as they are now, for a reload; called in a thread. A
             reload is asked for by SIGHUP, if signals are handled, and by `POST /reload`. Without
             it, a reload reads the file of tokens again and nothing else.
@@ -118,22 +130,35 @@ async def _serve(
 ) -> None:
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
-    check_upstreams_are_others(settings.upstreams, settings.http)
-    http, grace_seconds = settings.http, settings.shutdown_grace_seconds
-    doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
-    house = HttpServer(server or create_server(settings), settings, doorkeeper, tls, worker)
-    # Without a way to read other settings, the same ones are taken again, with the tokens of now.
-    reload = Reload(read_settings or (lambda: settings), house.take, owns_log=handle_signals)
-    house.answer_reloads(reload)
+    read_settings = read_settings or partial(_same, settings)
+    is_process = handle_signals and worker is None  # else the supervisor is another one's
+    supervisor = Supervisor.of_environment() if is_process else Supervisor()
+    handed = Handed.of_environment() if is_process else worker.handed if worker else Handed()
     # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
     # place of what the lifespan raised at its end.
     with ExitStack() as context:
+        context.callback(handed.close)
+        settings = handed.applied(settings)
+        check_upstreams_are_others(settings.upstreams, settings.http)
+        http, grace_seconds = settings.http, settings.shutdown_grace_seconds
+        doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
+        house = HttpServer(server or create_server(settings), settings, doorkeeper, tls, worker)
+        reload = Reload(
+            lambda: handed.applied(read_settings()),
+            house.take,
+            owns_log=handle_signals,
+            around=supervisor.reloading,
+        )
+        house.answer_reloads(reload)
         # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
         listeners: Sequence[Listener]
-        listeners = await listen(http) if worker is None else worker.listeners
-        for listener in listeners:
-            context.callback(listener.socket.close)
-        if worker is not None:
+        if worker is None:
+            listeners = await listen(http, handed.clients, context)
+            monitors = await listen_for_metrics(http, handed.metrics, context)
+        else:
+            listeners, monitors = worker.listeners, worker.metrics_listeners
+            for listener in (*listeners, *monitors):
+                context.callback(listener.socket.close)
             context.callback(worker.close)
         stop = (
             context.enter_context(stop_on_signals(grace_seconds=grace_seconds))
@@ -148,20 +173,33 @@ async def _serve(
                 address = address_of(listeners[0], http)
                 level = logging.INFO if worker is None else logging.DEBUG  # the parent says it once
                 _log.log(level, "serving MCP at %s", address)
+                for monitor in monitors:
+                    _log.log(level, "serving metrics at %s", metrics_url(monitor, http))
+                supervisor.ready()
                 task_status.started(address)
                 async with trio.open_nursery() as nursery:
                     if worker is not None:
                         nursery.start_soon(worker.follow, stop)
+                    nursery.start_soon(supervisor.keep_alive)
                     nursery.start_soon(house.memory_trim.run)
-                    nursery.start_soon(watch_tokens, house.token_file, house.read_tokens_again)
+                    nursery.start_soon(house.monitors.serve, monitors)
+                    for file in (house.token_file, house.metrics_token_file):
+                        nursery.start_soon(watch_tokens, file, house.read_tokens_again)
                     if handle_signals:
                         nursery.start_soon(reload.listen)
                     await house.connections.serve(listeners)
                     nursery.cancel_scope.cancel(reason="nothing is served any more")
 
-        await run_until_stopped(
-            engine, stop, partial(house.wind_down, grace_seconds), grace_seconds=grace_seconds
-        )
+        async def wind_down() -> None:
+            supervisor.stopping()
+            await house.wind_down(grace_seconds)
+
+        await run_until_stopped(engine, stop, wind_down, grace_seconds=grace_seconds)
+
+
+def _same(settings: Settings) -> Settings:
+    """Stand in for a way to read other settings: the tokens are read again, and nothing else."""
+    return settings
 
 
 def check_http(settings: HttpSettings) -> None:
@@ -171,4 +209,5 @@ def check_http(settings: HttpSettings) -> None:
         ValueError, OSError: As `serve_http`.
     """
     Authenticator.from_settings(settings)
+    MetricsAccess.from_settings(settings)
     tls_context(settings)

@@ -27,6 +27,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _SESSION_ID: Final = b"mcp-session-id"
 _HAND_OVER_SECONDS: Final = 0.5
 _ASK_SECONDS: Final = 1.0
+
+SIBLING: Final = ("worker", 0)
+"""The client of a request that another worker sends. No connection from outside has it."""
+
 # Headers, and what may be read behind them. A socket pair of Linux takes 208 KiB in one piece.
 _MOST_BYTES: Final = 200_000
 _CHUNK_BYTES: Final = 2**16
@@ -50,6 +54,8 @@ class WorkerPlace:
         link: A stream to the parent: a byte tells that calls are taken; its end is the parent's.
         inbox: Where connections arrive that other workers hand over.
         outboxes: The inboxes of all workers, by index.
+        metrics_listeners: Listening sockets at which `/metrics` alone is served; empty for none.
+        handed: Whether a supervisor opened the listening sockets, and not the parent.
     """
 
     index: int
@@ -60,6 +66,8 @@ class WorkerPlace:
     link: int
     inbox: int
     outboxes: tuple[int, ...]
+    metrics_listeners: tuple[int, ...] = ()
+    handed: bool = False
 
     def as_json(self) -> str:
         """Return it as an argument of the command line."""
@@ -69,7 +77,9 @@ class WorkerPlace:
     def of_json(cls, text: str) -> WorkerPlace:
         """Return what `as_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        fields |= {name: tuple(fields[name]) for name in ("listeners", "outboxes")}
+        fields |= {
+            name: tuple(fields[name]) for name in ("listeners", "metrics_listeners", "outboxes")
+        }
         return cls(**fields)
 
 
@@ -197,7 +207,7 @@ class Siblings:
         ours, theirs = trio.socket.socketpair()
         async with trio.SocketStream(ours) as stream:
             with theirs:
-                taken = await self.hand_over(index, theirs.fileno(), ("worker", 0), request)
+                taken = await self.hand_over(index, theirs.fileno(), SIBLING, request)
             answer = bytearray()
             with suppress(trio.BrokenResourceError):
                 while taken and (data := await stream.receive_some(_CHUNK_BYTES)):

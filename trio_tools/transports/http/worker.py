@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import trio
 
-from trio_tools.transports.http.listeners import Loads, SharedListener
+from trio_tools.transports.http.listeners import Loads, SharedListener, listener_over
+from trio_tools.transports.http.listening.handed import Handed
 from trio_tools.transports.http.siblings import Siblings, WorkerPlace
 from trio_tools.transports.shutdown import Stop
 
@@ -24,19 +25,23 @@ class Worker:
         siblings: The other workers.
         loads: How many connections each worker has.
         listeners: The listening sockets, which all workers share.
+        metrics_listeners: Those at which `/metrics` alone is served.
+        handed: The same, if a supervisor opened them; they are closed as `listeners` are.
     """
 
     def __init__(self, place: WorkerPlace) -> None:
         self.siblings = Siblings(place)
         self.loads = Loads(place.loads, place.index, place.count)
         self.listeners = [SharedListener(number, self.loads) for number in place.listeners]
-        link = socket.socket(fileno=place.link)
-        link.set_inheritable(False)
+        metrics = [_socket(number) for number in place.metrics_listeners]
+        self.metrics_listeners = [listener_over(each) for each in metrics]
+        clients = [each.listening for each in self.listeners]
+        self.handed = Handed(clients, metrics) if place.handed else Handed()
         self._parent = os.getppid()
-        self._link = trio.SocketStream(trio.socket.from_stdlib_socket(link))
+        self._link = trio.SocketStream(trio.socket.from_stdlib_socket(_socket(place.link)))
 
     def close(self) -> None:
-        """Close what is of the parent, but for the listening sockets."""
+        """Close what is of the parent, except the listening sockets."""
         self.siblings.close()
         self.loads.close()
         self._link.socket.close()
@@ -52,3 +57,9 @@ class Worker:
             await self._link.send_all(b"+")
             await self._link.receive_some(1)  # nothing but the end ever comes
         stop("the parent process is gone")
+
+
+def _socket(descriptor: int) -> socket.socket:
+    found = socket.socket(fileno=descriptor)
+    found.set_inheritable(False)
+    return found

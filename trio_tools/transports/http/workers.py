@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from trio_tools.settings import Settings
-from trio_tools.transports.http.listeners import Loads, address_of, listen
+from trio_tools.transports.http.listeners import Loads, address_of, listen, listen_for_metrics
+from trio_tools.transports.http.listening.handed import Handed
+from trio_tools.transports.http.operators.supervisor import Supervisor
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.shutdown import Stop, run_until_stopped, stop_on_signals
 
@@ -64,12 +66,15 @@ async def serve_workers(settings: Settings, command: Sequence[str], *, count: in
     """
     _check(settings)
     grace = settings.shutdown_grace_seconds
+    supervisor, handed = Supervisor.of_environment(), Handed.of_environment()
     with ExitStack() as context:
-        listeners = await listen(settings.http)
-        for listener in listeners:
-            context.callback(listener.socket.close)
+        context.callback(handed.close)
+        settings = handed.applied(settings)
+        listeners = await listen(settings.http, handed.clients, context)
+        monitors = await listen_for_metrics(settings.http, handed.metrics, context)
         stop = context.enter_context(stop_on_signals(grace_seconds=grace + _WATCHDOG_SECONDS))
-        workers = _Workers(command, count, [each.socket.fileno() for each in listeners], stop)
+        sockets = Sockets(_numbers(listeners), _numbers(monitors), handed=bool(handed.clients))
+        workers = _Workers(command, count, sockets, stop, supervisor)
         context.callback(workers.close)
         url = address_of(listeners[0], settings.http).url
         return_code = 0
@@ -98,25 +103,44 @@ def _check(settings: Settings) -> None:
         )
 
 
+class Sockets(NamedTuple):
+    """Descriptors of what workers listen on. See `WorkerPlace`."""
+
+    clients: tuple[int, ...]
+    metrics: tuple[int, ...]
+    handed: bool
+
+
+def _numbers(listeners: Sequence[trio.SocketListener]) -> tuple[int, ...]:
+    return tuple(each.socket.fileno() for each in listeners)
+
+
 class _Workers:
     """The workers: one task for each, which starts its process again and again.
 
     Args:
         command: Starts one.
         count: How many.
-        listeners: Descriptors of the listening sockets.
+        sockets: What they listen on.
         stop: Asked for when they are to end.
+        supervisor: Is told how it goes.
 
     Attributes:
         first_status: The exit status of the first worker, if that could not start.
     """
 
     def __init__(
-        self, command: Sequence[str], count: int, listeners: Sequence[int], stop: Stop
+        self,
+        command: Sequence[str],
+        count: int,
+        sockets: Sockets,
+        stop: Stop,
+        supervisor: Supervisor,
     ) -> None:
         self._command = [sys.executable, *_isolation(), "-m", "trio_tools", *command]
         self._count = count
-        self._listeners = tuple(listeners)
+        self._sockets = sockets
+        self._supervisor = supervisor
         self._stop = stop
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
         self._inboxes = [inbox for inbox, _ in pairs]
@@ -146,13 +170,16 @@ class _Workers:
             for index in range(1, self._count):
                 nursery.start_soon(self._keep, index)
             _log.info("serving MCP at %s with %d workers", url, self._count)
+            self._supervisor.ready()
             async with trio.open_nursery() as listening:
+                listening.start_soon(self._supervisor.keep_alive)
                 listening.start_soon(self._hand_on_hangups)
                 await self._stop.wait()
                 listening.cancel_scope.cancel(reason="the server stops")
 
     async def wind_down(self, seconds: float) -> None:
         """Ask all workers to stop, and kill those that have not after so many seconds."""
+        self._supervisor.stopping()
         self._signal(signal.SIGTERM)
         with trio.move_on_after(seconds):
             while self._processes:
@@ -162,7 +189,8 @@ class _Workers:
     async def _hand_on_hangups(self) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as hangups:
             async for number in hangups:
-                self._signal(number)
+                with self._supervisor.reloading():  # until they are told: each logs what it took
+                    self._signal(number)
 
     def _signal(self, number: int) -> None:
         for process in self._processes.values():
@@ -223,7 +251,9 @@ class _Workers:
             index=index,
             count=self._count,
             restarts=restarts,
-            listeners=self._listeners,
+            listeners=self._sockets.clients,
+            metrics_listeners=self._sockets.metrics,
+            handed=self._sockets.handed,
             loads=self._loads.fileno(),
             link=link,
             inbox=self._inboxes[index].fileno(),
@@ -232,7 +262,10 @@ class _Workers:
         return await trio.lowlevel.open_process(
             [*self._command, "--worker", place.as_json()],
             stdin=subprocess.DEVNULL,
-            pass_fds=(*place.listeners, place.loads, link, place.inbox, *place.outboxes),
+            pass_fds=(
+                *(*place.listeners, *place.metrics_listeners, place.loads),
+                *(link, place.inbox, *place.outboxes),
+            ),
             # What a terminal sends goes to the parent alone, which asks each worker once.
             process_group=0,
         )
