@@ -54,9 +54,7 @@ async def serve_page(
         tokens=True,
     )
     with ExitStack() as context:
-        listeners = await listen(http)
-        for listener in listeners:
-            context.callback(listener.socket.close)
+        listeners = await listen(http, (), context)
         bound: int = listeners[0].socket.getsockname()[1]
         task_status.started(f"http://127.0.0.1:{bound}/#token={token}")
         await connections.serve(listeners)
