@@ -176,7 +176,7 @@ async def test_a_call_that_waits_in_vain_for_a_token_is_told_when_there_is_one(a
     async with calling(server) as call:
         asked = {"api": "slow", "path": "/", "timeout_seconds": 20}
         client = await server.state.services.api("slow")
-        await client._bucket.acquire()
+        await client._pace.take()
         answer = await call("call_external_api", **asked)
     assert answer["data"]["error_code"] == "TIMEOUT"
     assert answer["data"]["retry_after_seconds"] == 80.0

@@ -19,7 +19,7 @@ from trio_tools.files.roots import FileRoots
 FORMATS: Final = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV"}
 """What is written, by the suffix of the name."""
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _MODE = 0o600
 
 
