@@ -156,7 +156,7 @@ async def test_the_most_values_that_a_model_may_give(tmp_path):
     server = server_with(models_folder=tmp_path)
     item = {"model": "many", "inputs": {"n": [DEFAULT_MAX_VALUES]}}
     data = await check_steps(server, "run_inference", item, success=False)
-    assert "fit into an answer" in data["remediation"]
+    assert "send a smaller batch" in data["remediation"]
     asked = {"operation": "infer", "items": [item]}
     data = await check_steps(server, "batch_process", asked)
     assert values_of(data)[0]["json_chars"] > 20 * DEFAULT_MAX_VALUES

@@ -44,6 +44,8 @@ _RETRY_SECONDS = 2.0
 _LAST_COMMIT_SECONDS = 0.25
 _ABANDON_SECONDS = 0.2
 _PRUNE_SECONDS = 60.0
+# Outcomes that no task waits for are written at the latest after this time.
+_GATHER_SECONDS = 0.05
 # So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
 _MOST_A_COMMIT = 2_000
 _MOST_AHEAD = 10_000
@@ -298,7 +300,8 @@ class Writer:
         self._held: dict[OperationJournal, None] = {}
         self._outcomes_ahead = 0
         self._bytes_ahead = 0
-        self._wanted = trio.Event()
+        self._heard = trio.Event()  # there is something to write
+        self._wanted = trio.Event()  # and it is to be written now
         self._news = ParkingLot()
 
     @property
@@ -313,17 +316,24 @@ class Writer:
     def heard_end(self, journal: OperationJournal, size: int) -> None:
         """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
         self._dirty[journal] = None
+        if not self._outcomes_ahead:
+            self._heard.set()
         self._outcomes_ahead += 1
         self._bytes_ahead += size
         self._want_if_enough()
 
+    def _want(self) -> None:
+        """Have a commit begin now, or as soon as the one under way has ended."""
+        self._heard.set()
+        self._wanted.set()
+
     def _want_if_enough(self) -> None:
-        """Want a commit if there is enough for one. Those who wait for less want it themselves."""
+        """Want a commit if there is enough for one."""
         if (
             self._outcomes_ahead >= _MOST_A_COMMIT
             or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
         ):
-            self._wanted.set()
+            self._want()
 
     def look(self, payload: str) -> None:
         """See at once whether the operation of a notice is to be stopped, if it is held here."""
@@ -331,19 +341,19 @@ class Writer:
             record = journal.record
             if payload == payload_of("stop", record.owner, record.operation_id):
                 journal.ask()
-                self._wanted.set()
+                self._want()
 
     async def settled(self, journal: OperationJournal) -> None:
         """Wait until what the journal heard so far is written, or cannot be."""
         target = journal.asked
         while journal.saved < target and self.running and not self.trouble:
-            self._wanted.set()
+            self._want()
             await self._news.park()
 
     async def room(self) -> None:
         """Wait while more than half of what may be ahead is still to be written."""
         while self.running and not self.trouble and self._is_ahead_by(0.5):
-            self._wanted.set()
+            self._want()
             await self._news.park()
 
     def _is_ahead_by(self, share: float) -> bool:
@@ -414,11 +424,14 @@ class Writer:
             return
         patience = _RENEW_SECONDS if self._held else math.inf
         with trio.move_on_after(patience):
-            await self._wanted.wait()
-        if not self._wanted.is_set():
+            await self._heard.wait()
+        if self._heard.is_set():
+            with trio.move_on_after(_GATHER_SECONDS):
+                await self._wanted.wait()
+        else:
             for journal in self._held:
                 journal.ask()
-        self._wanted = trio.Event()
+        self._heard, self._wanted = trio.Event(), trio.Event()
 
     async def _commit(self) -> None:
         """Write one group, of as many outcomes as a commit may take."""
@@ -450,6 +463,8 @@ class Writer:
                 self._dirty.pop(journal, None)
         self._outcomes_ahead = sum(journal.outcomes_ahead for journal in self._dirty)
         self._bytes_ahead = sum(journal.bytes_ahead for journal in self._dirty)
+        if self._outcomes_ahead:  # what ended meanwhile
+            self._heard.set()
         self._want_if_enough()
         self._news.unpark_all()
 
@@ -476,7 +491,7 @@ class Writer:
         if words != self.trouble:
             _log.warning("the state cannot be written, the work goes on in memory: %s", words)
         self.trouble = words
-        self._wanted.set()  # so that it is tried again
+        self._want()  # so that it is tried again
         self._news.unpark_all()
 
     def _write(self, changes: Sequence[Change]) -> list[Saved]:
