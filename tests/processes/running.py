@@ -16,7 +16,7 @@ from trio_tools.transports.http import Address
 ROOT = Path(__file__).parents[2]
 GRACE_SECONDS = 1.0
 # The promise is the grace and one second. A machine that does other things too needs longer.
-MOST_SECONDS = GRACE_SECONDS + 10.0
+MOST_SECONDS = GRACE_SECONDS + 3.0
 
 
 class Server:

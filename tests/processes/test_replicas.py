@@ -113,6 +113,6 @@ async def test_a_replica_that_is_killed_has_its_work_finished_by_the_other(two_r
     times = done()
     assert len(times) == ITEMS
     assert max(times.values()) <= 2
-    # What was in flight, and what had ended and was not committed: some 50 ms and one commit.
+    # What was in flight, and what had ended and was not committed: some 20 ms and one commit.
     again = sum(count == 2 for count in times.values())
-    assert again <= ITEMS / 10, json.dumps(times.most_common(again))
+    assert again <= 60, json.dumps(times.most_common(again))

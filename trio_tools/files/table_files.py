@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -105,18 +106,18 @@ def _parse(position: str | None) -> tuple[int, int, int]:
     return group, row, before
 
 
-class _Reader:
+class _Reader(ABC):
     """The groups of one file."""
 
     groups: int
 
+    @abstractmethod
     def rows(self, group: int, row: int) -> Iterator[dict[str, Any]]:
         """Yield the rows of a group from `row` on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def count(self, group: int) -> int:
         """Return how many rows a group has."""
-        raise NotImplementedError
 
     def next_position(self, group: int, row: int, before: int) -> str | None:
         """Return where reading goes on; None if there is nothing."""

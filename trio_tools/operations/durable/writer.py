@@ -45,7 +45,7 @@ _LAST_COMMIT_SECONDS = 0.25
 _ABANDON_SECONDS = 0.2
 _PRUNE_SECONDS = 60.0
 # Outcomes that no task waits for are written at the latest after this time.
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.02
 # So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
 _MOST_A_COMMIT = 2_000
 _MOST_AHEAD = 10_000
