@@ -379,8 +379,15 @@ def test_an_interrupted_demonstration_ends_without_a_traceback(started):
 
 
 def test_the_demonstration_runs_to_its_end(started, tmp_path):
-    demo = started("-W", "error", "-m", "trio_tools", "demo", stderr=subprocess.PIPE, cwd=tmp_path)
+    state = tmp_path / "state"  # of the user: a second demonstration finds nothing of the first
+    demo = started(
+        *("-W", "error", "-m", "trio_tools", "demo"),
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "XDG_STATE_HOME": str(state), "TRIO_TOOLS_STATE__URL": "sqlite"},
+    )
     out, err = demo.communicate(timeout=60)
+    assert not state.exists()
     assert demo.returncode == 0, err
     assert "Traceback" not in out + err
     for words in (

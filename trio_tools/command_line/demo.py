@@ -51,6 +51,8 @@ async def run_demo(settings: Settings) -> None:
                 update={
                     "file_roots": (Path(folder),),
                     "fetch": settings.fetch.model_copy(update=door_opened),
+                    # Its operation ends with it, so that the next demonstration begins anew.
+                    "state": type(settings.state).model_validate({"url": "memory"}),
                 }
             )
         )
