@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.server.kit import connected
-from tests.tools.kit import calling, nap_server, server_with, until
+from tests.tools.kit import calling, nap_server, server_with
 from trio_tools.answers.errors import Forbidden
 from trio_tools.files import output_folder
 from trio_tools.files.output_folder import OutputFolder
@@ -211,8 +211,70 @@ async def test_work_in_the_background_writes_when_it_has_ended(root):
             output_file="all.jsonl",
         )
         assert answer["data"]["output_file"] == str(root / "all.jsonl")
-        await until((root / "all.jsonl").exists)
+        read = await call(
+            "get_operation", operation_id=answer["data"]["operation_id"], wait_seconds=20
+        )
     assert json.loads((root / "all.jsonl").read_text())["value"] == 0.01
+    assert read["data"]["output_file"] == str(root / "all.jsonl")
+    assert read["meta"]["warnings"] == []
+
+
+async def test_a_failure_to_write_in_the_background_is_told_by_each_tool_that_reads_it(
+    root, era, monkeypatch
+):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(output_folder.os, "fsync", full)
+    server, _ = nap_server(output_root=root)
+    asked = {"operation": "nap", "items": [0], "operation_id": "mine", "output_file": "all.jsonl"}
+    async with connected(server, era) as client:
+        await client.call_tool("batch_process", {**asked, "background": True})
+        read = await client.call_tool("get_operation", {"operation_id": "mine", "wait_seconds": 20})
+        status = await client.call_tool("get_concurrency_status", {})
+        monkeypatch.undo()
+        again = await client.call_tool("batch_process", {**asked, "background": True})
+        after = await client.call_tool("get_concurrency_status", {})
+    for answer in (read, status):
+        assert "No space left" in answer.content[0].text
+    assert read.structured_content["data"]["output_file"] is None
+    assert "output_file" in " ".join(read.structured_content["meta"]["warnings"])
+    [told] = status.structured_content["data"]["files_not_written"]
+    assert (told["operation_id"], told["output_file"]) == ("mine", str(root / "all.jsonl"))
+    assert "could not be written" in status.structured_content["meta"]["warnings"][0]
+    # All items are done, so the file is all that is left to do.
+    assert again.structured_content["data"]["output_file"] == str(root / "all.jsonl")
+    assert after.structured_content["data"]["files_not_written"] == []
+    assert json.loads((root / "all.jsonl").read_text())["index"] == 0
+
+
+async def test_a_file_that_was_not_written_is_told_after_a_restart_too(root, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    stored = {"output_root": root, "state": {"url": f"sqlite:///{tmp_path}/state.db"}}
+    monkeypatch.setattr(output_folder.os, "fsync", full)
+    async with calling(nap_server(**stored)[0]) as call:
+        asked = {"operation_id": "mine", "background": True, "output_file": "all.csv"}
+        await call("batch_process", operation="nap", items=[0], **asked)
+        await call("get_operation", operation_id="mine", wait_seconds=20)
+    async with calling(nap_server(**stored)[0]) as call:
+        read = await call("get_operation", operation_id="mine")
+    assert read["data"]["output_file"] is None
+    assert "No space left" in " ".join(read["meta"]["warnings"])
+
+
+async def test_a_stop_before_the_file_is_written_is_told(root):
+    server, _ = nap_server(output_root=root)
+    async with calling(server) as call:
+        asked = {"operation_id": "mine", "background": True, "output_file": "all.csv"}
+        begun = await call("batch_process", operation="nap", items=[3600], **asked)
+        running = await call("get_operation", operation_id="mine")
+        await call("cancel_operation", operation_id="mine")
+        read = await call("get_operation", operation_id="mine")
+    assert begun["data"]["output_file"] == running["data"]["output_file"] == str(root / "all.csv")
+    assert read["data"]["output_file"] is None
+    assert "stopped before output_file was written" in " ".join(read["meta"]["warnings"])
 
 
 def test_a_folder_that_is_none_ends_the_start(tmp_path):

@@ -29,6 +29,7 @@ from trio_tools.operations.durable.writer import ItemJournal, OperationJournal, 
 from trio_tools.operations.item_runner import ItemRunner, Result
 from trio_tools.operations.memory_budget import MemoryAccount
 from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.operations.timeline import Timeline
 
@@ -112,6 +113,7 @@ async def revive(
     journal.batch = kept.batch
     kept.background = record.background
     kept.cannot_go_on = why_not
+    kept.output = OutputState.stored_in(json.loads(record.options))
     kept.work.restored(outcomes)
     return kept
 

@@ -23,6 +23,7 @@ from trio_tools.operations.durable.writer import ItemJournal, OperationJournal
 from trio_tools.operations.item_runner import ItemRunner, Result, same_json
 from trio_tools.operations.memory_budget import MemoryAccount
 from trio_tools.operations.operation import Operation
+from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.timeline import Timeline
 
 
@@ -47,6 +48,7 @@ class StoredOperation:
             time was up or somebody stopped it.
         memory: What its items in flight have reserved.
         timeline: When its latest items started and ended.
+        output: The file that its outcomes go to; None for no file. `note_output` changes it.
     """
 
     operation_id: str
@@ -66,6 +68,7 @@ class StoredOperation:
     interrupted: str = ""
     memory: MemoryAccount | None = None
     timeline: Timeline = field(default_factory=Timeline)
+    output: OutputState | None = None
     _scope: trio.CancelScope | None = None
     _ended: trio.Event = field(default_factory=trio.Event)
 
@@ -118,6 +121,19 @@ class StoredOperation:
             nursery.start_soon(wait_for_end)
             await self.batch.progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
             nursery.cancel_scope.cancel(reason="there is news")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more of it is done without another call: it runs, or a start takes it up."""
+        return self.running or (self.background and not self.batch.progress.value.complete)
+
+    def note_output(self, output: OutputState | None) -> None:
+        """Keep what is known of the file of outcomes, also in the record that is stored."""
+        self.output = output
+        if self.journal is not None:
+            record = self.journal.record
+            options = OutputState.store_in(json.loads(record.options), output)
+            record.options = json.dumps(options).encode()
 
     def refuse_second_call(self) -> NoReturn:
         """Raise what a call is told that would work on it beside another one."""

@@ -35,6 +35,7 @@ from pydantic import BaseModel, Field
 from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
+from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import StoredOperation, new_operation_id
 from trio_tools.server.results import succeeded
 from trio_tools.tools.batches.background import stop_for_good
@@ -383,7 +384,7 @@ def _let_the_next_start_go_on(task: Task, kept: StoredOperation) -> None:
     }
     kept.background = True
     kept.journal.record.background = True
-    kept.journal.record.options = json.dumps(options).encode()
+    kept.journal.record.options = json.dumps(OutputState.store_in(options, kept.output)).encode()
     kept.journal.ask()
 
 

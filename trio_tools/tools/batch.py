@@ -19,6 +19,7 @@ from trio_tools.tools.batches.background import (
     wait_for_news,
 )
 from trio_tools.tools.batches.calls import BatchRequest, go_on, how_to_go_on, run_batch_call
+from trio_tools.tools.batches.output import with_output
 from trio_tools.tools.batches.pagination import Page, Pages, Part
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
@@ -111,7 +112,7 @@ async def get_operation(
             summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
     pagination = {"cursor": following, "page_size": page_size, "total": known_total(counts)}
     await call.state.store.settled(kept)  # nothing is told before it is safe
-    return Answer(
+    answer = Answer(
         summary=summary,
         data=data,
         told=told,
@@ -119,6 +120,7 @@ async def get_operation(
         warnings=[*trouble_of(call), *_warnings(kept, counts)],
         pagination=pagination,
     )
+    return with_output(answer, kept)
 
 
 def _closing(data: dict[str, Any]) -> str:

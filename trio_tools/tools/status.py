@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # The share of a budget that advice plans with.
 _SAFETY = 0.8
 _MAX_HOSTS = 50
+_MAX_FILES = 20
 # As in the guideline, with what holds here.
 _RECOMMENDATIONS = {
     "small_batch": "For fewer than 10 items one call is as good as any: give them all at once.",
@@ -59,8 +60,9 @@ async def get_concurrency_status(call: Call) -> Answer:
     busy = sum(limit["in_use"] for limit in limits.values())
     waiting = sum(line["waiting"] for line in lines.values())
     shared = state.services.shared_limits
+    not_written = _files_not_written(state, call.client_id)
     return Answer(
-        warnings=[shared.warning()] if shared is not None and shared.trouble else [],
+        warnings=_warnings(state, not_written),
         summary=(
             f"{counted(len(state.calls), 'call')} under way ({waiting} waiting for their turn), "
             f"{counted(busy, 'item')} in flight, "
@@ -71,6 +73,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "lines": lines,
             "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
             "operations": [_operation(kept, now) for kept in own_operations],
+            "files_not_written": not_written[:_MAX_FILES],
             "usage": _usage(state, call.client_id),
             "others": {
                 "calls": _by_tool(state.calls.values(), own_calls),
@@ -113,6 +116,29 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
         "waits_for": waits_for,
         "departed": running.departed,
     }
+
+
+def _files_not_written(state: ServerState, client_id: str) -> list[dict[str, Any]]:
+    """Return the operations of a client that have ended without their `output_file`."""
+    return [
+        {"operation_id": kept.operation_id, "output_file": output.path, "reason": output.trouble}
+        for kept in state.store.operations()
+        if kept.owner == client_id
+        and (output := kept.output) is not None
+        and output.trouble
+        and not kept.goes_on
+    ]
+
+
+def _warnings(state: ServerState, not_written: list[dict[str, Any]]) -> list[str]:
+    shared = state.services.shared_limits
+    warnings = [shared.warning()] if shared is not None and shared.trouble else []
+    if not_written:
+        warnings.append(
+            f"{counted(len(not_written), 'output_file')} could not be written: see "
+            "`files_not_written` for each and its reason."
+        )
+    return warnings
 
 
 def _usage(state: ServerState, client_id: str) -> dict[str, Any]:

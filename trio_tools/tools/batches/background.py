@@ -22,6 +22,7 @@ from trio_tools.answers.errors import ServerOverloaded, ToolFailure
 from trio_tools.answers.texts import counted
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
+from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batches.output import write_output
 from trio_tools.tools.batches.pagination import operation_uri
@@ -48,13 +49,11 @@ class HowToGoOn:
         concurrency: Items in flight.
         item_seconds: Time of one item; None for no bound of its own.
         seconds: Time for all of it.
-        output_file: Where its outcomes are written when it has ended; None for nowhere.
     """
 
     concurrency: int
     item_seconds: float | None
     seconds: float
-    output_file: str | None = None
 
 
 async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn) -> Answer:
@@ -114,7 +113,8 @@ def start_in_background(
 ) -> bool:
     """Start the work on an operation as a job of the server. False if nothing is served."""
     if kept.journal is not None:
-        kept.journal.record.options = json.dumps(dict(options)).encode()
+        stored = OutputState.store_in(options, kept.output)
+        kept.journal.record.options = json.dumps(stored).encode()
     kept.begun = trio.Event()
 
     async def job() -> None:
@@ -155,12 +155,10 @@ async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str,
         if budget.cancelled_caught or kept.batch.progress.value.complete:
             kept.background = False
         await state.store.settled(kept)
-        name = options.get("output_file")
-        if name is not None and not kept.background:
-            try:
-                await write_output(state, kept, name)
-            except ToolFailure as failure:
-                _log.warning("%s: %s", kept.operation_id, failure)
+        if kept.output is not None and not kept.background:
+            await write_output(state, kept)
+            if kept.output.trouble:
+                _log.warning("%s: %s", kept.operation_id, kept.output.trouble)
 
 
 async def take_up(state: ServerState) -> None:

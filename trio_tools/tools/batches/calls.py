@@ -20,6 +20,7 @@ from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
+from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import StoredOperation, new_operation_id
 from trio_tools.tools.batches.background import (
     HowToGoOn,
@@ -29,7 +30,7 @@ from trio_tools.tools.batches.background import (
     link_to,
     trouble_of,
 )
-from trio_tools.tools.batches.output import check_output, will_be_written, with_output
+from trio_tools.tools.batches.output import check_output, with_output, write_output
 from trio_tools.tools.batches.pagination import Digest, Pages
 from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call
@@ -125,21 +126,23 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     if item_seconds is None:
         item_seconds = request.operation.item_timeout_seconds
     background_seconds = call.background_seconds_for(request.background_timeout_seconds)
-    name, path = request.output_file, None
+    name, output = request.output_file, None
     if name is not None:
-        path = await check_output(call.state, name)
+        output = OutputState(name, str(await check_output(call.state, name)))
     if not request.background:
         with move_on_after(max(0.0, seconds - call.waited)):  # then the answer has all items left
             await call.state.prepare(request.operation)
     kept = await _open(call, request)
     if request.retry == "failed":
         run_failed_again(call.state, kept)
+    if not kept.running:
+        kept.note_output(output)
     if request.background:
-        how = HowToGoOn(concurrency, item_seconds, background_seconds, name)
+        how = HowToGoOn(concurrency, item_seconds, background_seconds)
         answer = await go_on_in_background(call, kept, how)
-        return answer if path is None else will_be_written(answer, path)
-    answer = await _run(call, kept, concurrency, seconds, item_seconds, detail=request.detail)
-    return answer if name is None else await with_output(call.state, answer, kept, name)
+    else:
+        answer = await _run(call, kept, concurrency, seconds, item_seconds, detail=request.detail)
+    return await _with_file(call, kept, answer)
 
 
 async def resume_call(call: Call, kept: StoredOperation) -> Answer:
@@ -152,7 +155,8 @@ async def resume_call(call: Call, kept: StoredOperation) -> Answer:
     operation = kept.work.operation
     concurrency = call.state.limits_of(operation.limit_name).concurrency_for(None)
     seconds = call.background_seconds_for(None)
-    return await _run(call, kept, concurrency, seconds, operation.item_timeout_seconds)
+    answer = await _run(call, kept, concurrency, seconds, operation.item_timeout_seconds)
+    return await _with_file(call, kept, answer)
 
 
 async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any]) -> Answer:
@@ -165,7 +169,15 @@ async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any
     """
     await call.state.store.settled(kept)  # nothing is told before it is safe
     timing = Timing(0.0, how["seconds"], expired=False)
-    return _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
+    answer = _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
+    return with_output(answer, kept)
+
+
+async def _with_file(call: Call, kept: StoredOperation, answer: Answer) -> Answer:
+    """Write the file of an operation that has ended, and name it in the answer."""
+    if kept.output is not None and not kept.goes_on:
+        await write_output(call.state, kept)
+    return with_output(answer, kept)
 
 
 async def _run(

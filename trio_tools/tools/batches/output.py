@@ -1,4 +1,4 @@
-"""`output_file`: all outcomes of a batch in a file, for whoever need not read them in an answer.
+"""`output_file`: all outcomes of a batch in a file, for a model that need not read them.
 
 JSON Lines have an outcome on each line, in the shape of an answer and never cut:
 
@@ -24,7 +24,6 @@ import trio
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import json_bytes
-from trio_tools.files.output_folder import Written
 from trio_tools.live.state import ServerState
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
@@ -47,44 +46,42 @@ async def check_output(state: ServerState, name: str) -> Path:
     return await run_in_tool_thread(state.services.output.check, name)
 
 
-async def write_output(state: ServerState, kept: StoredOperation, name: str) -> Written:
-    """Write the outcomes that there are. A cancel leaves the file of before as it was.
+async def write_output(state: ServerState, kept: StoredOperation) -> None:
+    """Write the outcomes that there are, and note in `kept.output` how that went.
 
-    Raises:
-        ToolFailure: As `OutputFolder.write` does.
+    A cancel leaves the earlier file as it was, and the note as well.
     """
+    output = kept.output
+    assert output is not None
     outcomes = kept.batch.report().outcomes
-    lines = partial(_lines, kept, outcomes, as_csv=name.lower().endswith(".csv"))
-    return await run_in_tool_thread(lambda: state.services.output.write(name, lines()))
-
-
-async def with_output(
-    state: ServerState, answer: Answer, kept: StoredOperation, name: str
-) -> Answer:
-    """Write the file, and name it in the answer. A failure to write it takes nothing from that."""
-    path, told, warnings = None, "", answer.warnings
+    lines = partial(_lines, kept, outcomes, as_csv=output.name.lower().endswith(".csv"))
     try:
-        written = await write_output(state, kept, name)
+        written = await run_in_tool_thread(
+            lambda: state.services.output.write(output.name, lines())
+        )
     except ToolFailure as failure:
-        warnings = [*warnings, f"{failure.message}. The outcomes are kept: {_ADVICE}."]
+        kept.note_output(output.failed(failure.message))
     else:
-        path = str(written.path)
-        told = f"All outcomes are in output_file {path} ({written.size_bytes} bytes)."
+        kept.note_output(output.written(str(written.path)))
+
+
+def with_output(answer: Answer, kept: StoredOperation) -> Answer:
+    """Name the file of an operation in an answer, or say why it is not written."""
+    output = kept.output
+    if output is None:
+        return answer
+    path, told, warnings = output.path, "", answer.warnings
+    if kept.goes_on:
+        told = f"All outcomes will be in output_file {path} when it has ended."
+    elif output.trouble:
+        warnings = [*warnings, f"{output.trouble}. The outcomes are kept: {_ADVICE}."]
+    else:
+        told = f"All outcomes are in output_file {path}."
     return replace(
         answer,
-        data={**answer.data, "output_file": path},
+        data={**answer.data, "output_file": path if told else None},
         text="\n".join(filter(None, (told, answer.text))),
         warnings=warnings,
-    )
-
-
-def will_be_written(answer: Answer, path: Path) -> Answer:
-    """Name the file in the answer of an operation that goes on in the background."""
-    told = f"All outcomes will be in output_file {path} when it has ended."
-    return replace(
-        answer,
-        data={**answer.data, "output_file": str(path)},
-        text="\n".join(filter(None, (told, answer.text))),
     )
 
 
