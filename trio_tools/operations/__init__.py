@@ -7,6 +7,7 @@ memory_estimate  how much memory values hold
 timeline         when the items of an operation started and ended, and how far they are
 operation        `Operation` and what it declares
 durable          what is stored beyond the process, and when it is safe
+output_state     the file that outcomes go to, and whether they got there
 item_runner      an operation over the items of one batch
 memory_budget    what items in flight and kept results may take together
 store            operations that outlive their calls

@@ -154,7 +154,7 @@ async def cancel_operation(
     stopped, kept = await stop_for_good(call, kept)
     counts = kept.batch.progress.value
     await call.state.store.settled(kept)
-    return Answer(
+    answer = Answer(
         summary=(
             f"{operation_id} was stopped with {counts.done} of {known_total(counts)} done."
             if stopped
@@ -163,6 +163,7 @@ async def cancel_operation(
         data={"operation_id": operation_id, "stopped": stopped, "counts": counts_of(counts)},
         warnings=[] if counts.complete else [how_to_go_on(kept, counts)],
     )
+    return with_output(answer, kept)
 
 
 BATCH_PROCESS = Tool(
