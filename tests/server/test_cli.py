@@ -149,7 +149,7 @@ def test_settings_go_into_sections_by_name_and_show_no_secret_in_them(capsys, mo
     assert rows["databases.shop.url"][0] == "(secret)"
     assert rows["http.tls_key_password"][0] == "(secret)"
     assert rows["apis.weather.base_url"][0] == '"https://example.org/v1"'
-    assert rows["limits.x.max_calls"] == ["7", "Calls at work at once."]
+    assert rows["limits.x.max_calls"] == ["7", "Limit of calls that run at once."]
     assert rows["datasets"][0] == "{}"
     assert "hush" not in out + err
 

@@ -439,7 +439,7 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
         (
             {"apis": {"a": {"base_url": "https://a", "allowed_methods": ["GE T"]}}},
             "apis.a.allowed_methods.0",
-            "it is no HTTP method: write one like GET or POST",
+            "it is not an HTTP method: write one like GET or POST",
         ),
         (
             {"apis": {"a": {"base_url": "https://a", "allowed_path_prefixes": ["/v1", "v2"]}}},
@@ -458,7 +458,7 @@ def test_a_wrong_setting_is_told_without_what_was_given(given):
             (
                 {"http": {"path": path}},
                 "http.path",
-                f"it is {path}, which the server answers itself",
+                f"{path} is a path of the server's own",
             )
             for path in ("/healthz", "/readyz", "/metrics")
         ),

@@ -1,4 +1,4 @@
-"""What differs between two settings, and what of it a server can take while it runs."""
+"""The differences between two settings, and which of them a running server can apply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from trio_tools.settings.settings import Settings
 
 LIVE: Final = frozenset({"log_level", "limits", "clients", "apis", "upstreams"})
-"""Settings at the top level, and tables, that a running server takes."""
+"""Settings and tables at the top level that a running server applies."""
 
 LIVE_HTTP: Final = frozenset(
     {"tokens", "token_file", "insecure", "allowed_hosts", "allowed_origins"}
@@ -22,15 +22,15 @@ LIVE_HTTP: Final = frozenset(
 CERTIFICATE: Final = frozenset(
     {"tls_cert_file", "tls_key_file", "tls_key_password", "tls_key_password_file"}
 )
-"""Those of `http` that a server takes if it serves HTTPS already."""
+"""Those of `http` that a server applies if it already serves HTTPS."""
 
 
 class Changes(NamedTuple):
     """Names of settings that differ; of a table such as `apis`, each entry has a name.
 
     Attributes:
-        taken: Those that hold from now on.
-        needs_restart: Those that hold only from the next start on.
+        taken: Those that apply now.
+        needs_restart: Those that apply after the next start.
     """
 
     taken: tuple[str, ...]
@@ -38,7 +38,7 @@ class Changes(NamedTuple):
 
 
 def changes_between(before: Settings, after: Settings) -> Changes:
-    """Return what differs."""
+    """Return the differences."""
     live = _live_http(before, after)
     taken: list[str] = []
     needs_restart: list[str] = []
@@ -50,7 +50,7 @@ def changes_between(before: Settings, after: Settings) -> Changes:
 
 
 def settings_taken(before: Settings, after: Settings) -> Settings:
-    """Return the settings of before, with what a running server takes from those of after."""
+    """Return the settings of `before`, with those of `after` that a running server applies."""
     http = {name: getattr(after.http, name) for name in _live_http(before, after)}
     top = {name: getattr(after, name) for name in LIVE}
     return before.model_copy(update={**top, "http": before.http.model_copy(update=http)})

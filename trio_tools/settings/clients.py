@@ -1,4 +1,4 @@
-"""The section of one client: its turn in waiting lines, and what it may do in a day."""
+"""The section of one client: its weight and priority in queues, and its quotas."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ class ClientSettings(BaseModel):
         default=1.0,
         gt=0,
         le=1_000,
-        description="Its share of the turns while others wait too: 3 has thrice those of 1.",
+        description="Share of the turns while other clients wait: weight 3 gets three turns for "
+        "each turn of weight 1.",
     )
     priority: int = Field(
         default=0,
         ge=-100,
         le=100,
-        description="Lower numbers are served first; 10 s of waiting count as one step.",
+        description="Lower numbers are served first. Waiting for 10 s counts as one step.",
     )
     calls_per_day: PositiveInt | None = Field(
-        default=None, description="Tool calls from midnight to midnight, UTC; null for any number."
+        default=None, description="Limit of tool calls per day (UTC); null for no limit."
     )
     items_per_day: PositiveInt | None = Field(
         default=None,
-        description="Items of batch calls after which no further call is taken that day.",
+        description="Limit of items in batch calls per day (UTC). At the limit, further calls are "
+        "refused; null for no limit.",
     )

@@ -1,6 +1,6 @@
-"""Where functions that compute run: in a thread, a worker process, or on a cluster.
+"""Where CPU-bound functions run: in a thread, a worker process, or on a cluster.
 
-A function that waits may call others that compute, such as the one that finds the main text of a
+An async operation may call CPU-bound functions, such as the one that extracts the main text of a
 page. They run in a worker process, or on the cluster within `computing_on_cluster`.
 """
 
@@ -49,7 +49,7 @@ async def run_at(
     *args: *_Args,
     limiter: trio.CapacityLimiter | None = None,
 ) -> _T:
-    """Run a plain function at that place, with the cancel that the place has.
+    """Run a synchronous function there. A cancel does what it does there.
 
     Args:
         place: Where.
@@ -71,7 +71,7 @@ async def run_computation(
     max_memory_bytes: int,
     max_cpu_seconds: float,
 ) -> _T:
-    """Run `fn(*args)` as `run_in_tool_process` does, or as `run_in_cluster` does if that is said.
+    """Run `fn(*args)` in a worker process, or on the cluster within `computing_on_cluster`.
 
     Args:
         fn: A function that worker processes can import.

@@ -51,7 +51,7 @@ def read_host_file(path: Path) -> HostFile:
     try:
         tree: Any = json.loads(_COMMENT.sub(_without_comment, data.decode("utf-8-sig")))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): name a host's file of servers") from None
+        raise ValueError(f"{path} is not JSON ({error}): name a host's file of servers") from None
     servers = _servers_in(tree)
     if servers is None:
         raise ValueError(

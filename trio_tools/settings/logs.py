@@ -1,7 +1,7 @@
 """Logging for the command line: to stderr, one line a record, with the request in each of them.
 
-A server formats its records where they arise and leaves writing to a thread: a host that does not
-read standard error fills its pipe, and a writer to it then waits for ever.
+A server formats a record in the task that logs it. A thread writes it: if the host does not read
+standard error, the pipe fills up and a write blocks.
 
 Embedding applications configure their own logging; `nursery_patterns.RequestLogFilter` adds the
 request id, client id and elapsed seconds to whatever handler they attach it to.
@@ -76,10 +76,10 @@ class JsonFormatter(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes records in a thread, and drops them while its queue is full.
 
-    How many were dropped is told in a line of its own as soon as something can be written again.
+    When it can write again, it writes one line with the number of dropped records.
 
     Args:
-        write: Writes a text. It may wait for ever; the end of the process waits `FLUSH_SECONDS`.
+        write: Writes a text. It may block for ever; the end of the process waits `FLUSH_SECONDS`.
         capacity: Records that may wait.
 
     Attributes:
@@ -134,7 +134,7 @@ class BackgroundHandler(logging.Handler):
 
 
 def dropped_records() -> int:
-    """Return how many records were dropped since the start, because nobody read the log."""
+    """Return how many records were dropped since the start, because the log was not read."""
     handlers = logging.getLogger().handlers
     return sum(each.dropped_in_all for each in handlers if isinstance(each, BackgroundHandler))
 
@@ -163,7 +163,7 @@ def _configure(handler: logging.Handler, log_format: str, level: str) -> None:
 
 
 def set_log_level(level: str) -> None:
-    """Change the least level that is logged, as a reload does."""
+    """Change the lowest level that is logged, as a reload does."""
     logging.getLogger().setLevel(level.upper())
 
 

@@ -1,4 +1,4 @@
-"""What of the machine this process may use."""
+"""How many CPUs this process may use."""
 
 from __future__ import annotations
 

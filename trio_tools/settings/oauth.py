@@ -1,4 +1,4 @@
-"""The section of OAuth: whose tokens are taken over HTTP, and what they allow."""
+"""The section `http.oauth`: which access tokens are accepted, and what they allow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILIES: Final = (
     "application",
     "admin",
 )
-"""Families of tools that may each ask for a scope of their own."""
+"""Families of tools. Each may require a scope."""
 
 Family = Literal[
     "web",
@@ -46,7 +46,7 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def _url(text: str) -> str:
-    """Refuse what is no https URL; on loopback http is one too, for tests."""
+    """Refuse a URL that is not https. On loopback http is allowed too, for tests."""
     try:
         parts = urlsplit(text)
         name = parts.hostname
@@ -74,7 +74,7 @@ Url = Annotated[str, AfterValidator(_url)]
 
 
 class OAuthSettings(BaseModel):
-    """Access tokens (JWT) of an authorization server, taken beside the tokens of `http`."""
+    """Access tokens (JWT) of an authorization server, accepted beside `http.tokens`."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -82,30 +82,28 @@ class OAuthSettings(BaseModel):
 
     issuer: Url | None = Field(
         default=None,
-        description="Authorization server whose access tokens are taken, as its `iss` says; null "
-        "for none.",
+        description="Authorization server whose access tokens are accepted: the value of `iss`. "
+        "null accepts none.",
     )
     audience: str | None = Field(
         default=None,
         min_length=1,
-        description="What `aud` of a token has to name: the public URL of this server's MCP path.",
+        description="Required value in `aud` of a token: the public URL of this server's MCP path.",
     )
     jwks_url: Url | None = Field(
         default=None,
-        description="Where the issuer's keys are; by default as its metadata says.",
+        description="URL of the issuer's keys; by default its metadata names it.",
     )
-    scopes: tuple[Scope, ...] = Field(
-        default=(), description="Scopes that every token needs, whatever it is used for."
-    )
+    scopes: tuple[Scope, ...] = Field(default=(), description="Scopes that every token must have.")
     tool_scopes: dict[Family, Scope] = Field(
         default_factory=dict[Family, Scope],
-        description="Scope that a family of tools needs; one that is not named needs none, but "
-        f"for admin, which is closed then. Families: {', '.join(FAMILIES)}.",
+        description="Required scope of each family of tools. A family without an entry needs no "
+        f"scope; `admin` without an entry is closed. Families: {', '.join(FAMILIES)}.",
     )
     algorithms: tuple[Algorithm, ...] = Field(
         default=("RS256", "PS256", "ES256", "EdDSA"),
         min_length=1,
-        description="Signatures that are accepted.",
+        description="Accepted signature algorithms.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in lines that name each by the name it was given by."""
+"""Errors in settings, as lines that use the name under which each setting was given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trio_tools.settings.settings import written_name
 
 
 def problem_lines(error: Exception) -> list[str]:
-    """Return a line for each problem that an error of reading the settings tells of."""
+    """Return a line for each problem in an error of reading the settings."""
     if not isinstance(error, ValidationError):
         return [str(error)]
     told: list[str] = []

@@ -48,7 +48,7 @@ _CLUSTER_ADDRESS: Final = re.compile(
 
 
 class Section(BaseModel):
-    """A part of the settings; an unknown name in it is an error, not a surprise."""
+    """A part of the settings. An unknown name in it is an error."""
 
     # Times and caps are shown in schemas, and JSON has no infinity. What is wrong is named, not
     # shown: it may be a secret that was given to the wrong name.
@@ -97,7 +97,7 @@ def _names_a_host(url: str) -> bool:
 def _cluster_address(text: str) -> str:
     if not _CLUSTER_ADDRESS.fullmatch(text):
         raise ValueError(
-            "it is no address of a cluster: write local, auto, ray://HOST:10001 or HOST:6379"
+            "it is not an address of a cluster: write local, auto, ray://HOST:10001 or HOST:6379"
         )
     return text
 
@@ -105,7 +105,7 @@ def _cluster_address(text: str) -> str:
 def _method(text: str) -> str:
     method = text.upper()
     if not _METHOD.fullmatch(method):
-        raise ValueError("it is no HTTP method: write one like GET or POST")
+        raise ValueError("it is not an HTTP method: write one like GET or POST")
     return method
 
 
@@ -146,9 +146,7 @@ def _http_path(text: str) -> str:
             "escapes, braces or a query"
         )
     if text in OWN_PATHS:
-        raise ValueError(
-            f"it is {text}, which the server answers itself: take another one, such as /mcp"
-        )
+        raise ValueError(f"{text} is a path of the server's own: use another one, such as /mcp")
     return text
 
 
@@ -163,88 +161,99 @@ def _proxy(url: SecretStr) -> SecretStr:
 
 
 class FetchSettings(Section):
-    """What `fetch_urls` may reach."""
+    """Which URLs may be fetched, and how."""
 
     schemes: frozenset[str] = Field(
-        default=frozenset({"http", "https"}), description="URL schemes it may use."
+        default=frozenset({"http", "https"}), description="Allowed URL schemes."
     )
     ports: frozenset[int] | None = Field(
         default=frozenset({80, 443, 8080, 8443}),
-        description="Ports it may connect to; null for any.",
+        description="Allowed ports; null allows any.",
     )
     allow_private: bool = Field(
-        default=False, description="Whether private and local addresses may be reached."
+        default=False, description="Whether connections to private and local addresses are allowed."
     )
     allow_hosts: frozenset[str] = Field(
-        default=frozenset(), description="Host names that may be reached whatever their address."
+        default=frozenset(), description="Host names that are allowed with any address."
     )
     allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        default=(), description="Networks (CIDR) that may be reached though they are private."
+        default=(), description="Private networks (CIDR) that are allowed."
     )
-    max_connections: PositiveInt = Field(default=100, description="Sockets open at once.")
+    max_connections: PositiveInt = Field(default=100, description="Limit of open connections.")
     max_connections_per_host: PositiveInt = Field(
-        default=10, description="Requests to one host at once."
+        default=10, description="Limit of concurrent requests to one host."
     )
     connect_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="Time for one connection."
+        default=10.0, description="Timeout for opening a connection."
     )
-    max_body_bytes: PositiveInt = Field(default=5_000_000, description="Most bytes of one body.")
-    max_redirects: NonNegativeInt = Field(default=5, description="Redirects followed per URL.")
-    user_agent: str = Field(default="trio-tools", description="Sent with every request.")
+    max_body_bytes: PositiveInt = Field(
+        default=5_000_000, description="Limit of bytes of one response body."
+    )
+    max_redirects: NonNegativeInt = Field(default=5, description="Limit of redirects for one URL.")
+    user_agent: str = Field(
+        default="trio-tools", description="`User-Agent` header of every request."
+    )
     proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
         default=None,
-        description="Proxy for every request, APIs too: http://host:port, or `environment` for "
-        "what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.",
+        description="Proxy for every request, also to APIs: http://host:port, or `environment` to "
+        "use HTTPS_PROXY, HTTP_PROXY and NO_PROXY.",
         repr=False,
     )
     proxy_resolves: bool = Field(
         default=False,
-        description="Whether the proxy resolves names; their addresses cannot be judged here then.",
+        description="Whether the proxy resolves host names. Then this server cannot check their "
+        "addresses.",
     )
     robots: Literal["ignore", "obey"] = Field(
-        default="ignore", description="Whether a site's robots.txt is obeyed."
+        default="ignore", description="Whether fetches obey a site's robots.txt."
     )
     crawl: bool = Field(
-        default=False, description="Whether `crawl_site` and the operation `crawl` are offered."
+        default=False, description="Whether `crawl_site` and the operation `crawl` are available."
     )
     crawl_robots: Literal["ignore", "obey"] = Field(
         default="obey", description="Whether crawls obey a site's robots.txt."
     )
     cache_seconds: NonNegativeFloat = Field(
-        default=0.0, description="How long a reply is used again without asking; 0 for no cache."
+        default=0.0,
+        description="How long a response is reused without a new request; 0 disables the cache.",
     )
     hedge_after_seconds: PositiveFloat | None = Field(
         default=None,
-        description="Seconds without a whole reply after which a request is sent a second time, "
-        "of which the first reply is used; for one request in ten at most. null for never.",
+        description="A request without a complete response after this time is sent a second time, "
+        "and the first response is used. At most one request in ten is repeated. null "
+        "disables it.",
     )
 
 
 class ApiSettings(Section):
     """One HTTP API that `call_external_api` may call by name."""
 
-    description: str = Field(default="", description="What it is for, as models are told.")
+    description: str = Field(default="", description="What the API is for. Models read it.")
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
-        description="Where its paths start, with the scheme."
+        description="URL under which its paths are, with the scheme."
     )
     auth_env: str | None = Field(
         default=None,
-        description="Environment variable that holds the secret; never shown to a caller.",
+        description="Environment variable that contains the secret. No caller sees it.",
     )
-    auth_header: str = Field(default="authorization", description="Header that carries the secret.")
+    auth_header: str = Field(
+        default="authorization", description="Header in which the secret is sent."
+    )
     auth_scheme: str = Field(
-        default="Bearer", description="Word in front of the secret; may be empty."
+        default="Bearer", description="Scheme before the secret; may be empty."
     )
     rate_per_second: PositiveFloat = Field(
-        default=5.0, description="Requests per second over time."
+        default=5.0, description="Average limit of requests per second."
     )
-    burst: PositiveInt = Field(default=5, description="Requests that may come at once.")
-    max_concurrent: PositiveInt = Field(default=3, description="Requests in flight at once.")
+    burst: PositiveInt = Field(
+        default=5, description="Requests that may start at once after a pause."
+    )
+    max_concurrent: PositiveInt = Field(default=3, description="Limit of requests in flight.")
     allowed_methods: frozenset[Annotated[str, AfterValidator(_method)]] = Field(
-        default=frozenset({"GET"}), description="HTTP methods."
+        default=frozenset({"GET"}), description="Allowed HTTP methods."
     )
     allowed_path_prefixes: tuple[Annotated[str, AfterValidator(_path_prefix)], ...] = Field(
-        default=("/",), description="Paths that may be called."
+        default=("/",), description="Prefixes of the allowed paths."
     )
 
 
@@ -252,13 +261,13 @@ class DatabaseSettings(Section):
     """One database that `query_database` may read by name."""
 
     url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        description="URL, such as sqlite:////data/app.db, duckdb:////data/app.duckdb, "
-        "duckdb:////data/folder (of Parquet and CSV, under a file root) or "
-        "postgresql://user:password@host/database; it may hold a password.",
+        description="URL: sqlite:////data/app.db, duckdb:////data/app.duckdb, "
+        "duckdb:////data/folder (Parquet and CSV files under a file root) or "
+        "postgresql://user:password@host/database. It may contain a password.",
         repr=False,
     )
     optional: bool = Field(
-        default=False, description="Whether the server starts without it: it may come later."
+        default=False, description="Whether the server starts when the database is unavailable."
     )
 
 
@@ -268,20 +277,24 @@ class DatasetSettings(Section):
     path: str | None = Field(default=None, description="File or folder under the file roots.")
     kind: (
         Literal["json_lines", "json", "csv", "lines", "parquet", "arrow", "excel", "folder"] | None
-    ) = Field(default=None, description="What the path is; by default told by its name.")
+    ) = Field(default=None, description="Format of the path; by default its name decides.")
     encoding: str | None = Field(
-        default=None, description="Encoding of its text; by default found, mostly UTF-8."
+        default=None, description="Encoding of the text; by default it is detected, usually UTF-8."
     )
     delimiter: str | None = Field(
         default=None,
         min_length=1,
         max_length=1,
-        description="What is between the fields of a CSV file; by default found.",
+        description="Delimiter of a CSV file; by default it is detected.",
     )
-    database: str | None = Field(default=None, description="Name of a database, for a table in it.")
-    table: str | None = Field(default=None, description="Table or view, `schema.table` if need be.")
+    database: str | None = Field(
+        default=None, description="Name of the database that contains the table."
+    )
+    table: str | None = Field(
+        default=None, description="Table or view, optionally with its schema: `schema.table`."
+    )
     key: str | None = Field(
-        default=None, description="Column that orders the rows of the table, different in each."
+        default=None, description="Column that orders the rows. Its values must be unique."
     )
 
     @model_validator(mode="after")
@@ -293,38 +306,41 @@ class DatasetSettings(Section):
 
 
 class StateSettings(Section):
-    """Where operations are stored, so that they outlive the process."""
+    """Where operations are stored, so that they survive a restart."""
 
     url: Annotated[SecretStr, AfterValidator(_state_url)] = Field(
         default=SecretStr("sqlite"),
-        description="`sqlite` for a file in the user's state folder, `memory` for none, or a URL: "
-        "sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE.",
+        description="`sqlite` for a file in the user's state folder, `memory` to store nothing on "
+        "disk, or a URL: sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE.",
         repr=False,
         validate_default=False,
     )
     max_bytes: PositiveInt = Field(
-        default=4 * 2**30, description="Most bytes of stored operations; the oldest make room."
+        default=4 * 2**30,
+        description="Limit of bytes of stored operations. The oldest are evicted.",
     )
     resume: bool = Field(
-        default=True, description="Whether a start takes up background operations that are parked."
+        default=True,
+        description="Whether the server resumes interrupted background operations at its start.",
     )
 
 
 class ClusterSettings(Section):
-    """The cluster on which operations compute whose `runs` is `cluster`."""
+    """The cluster of the operations whose `runs` is `cluster`."""
 
     address: Annotated[str, AfterValidator(_cluster_address)] = Field(
         default="local",
-        description="`local` starts Ray on this machine with the first item that needs it, `auto` "
-        "is a Ray that runs here, `ray://HOST:10001` or `HOST:6379` one elsewhere.",
+        description="`local` starts Ray on this machine when an item first needs it. `auto` "
+        "connects to a Ray that runs on this machine, `ray://HOST:10001` or `HOST:6379`"
+        " to another one.",
     )
 
 
 class OperationSettings(Section):
-    """What differs for one operation."""
+    """Settings of one operation."""
 
     runs: Literal["thread", "process", "cluster"] = Field(
-        description="Where it computes: in a thread, in a worker process, or on the cluster."
+        description="Where the operation runs: in a thread, in a worker process, or on the cluster."
     )
 
 
@@ -332,47 +348,53 @@ class HttpSettings(Section):
     """How the Streamable HTTP transport is served."""
 
     host: str = Field(
-        default="127.0.0.1", description="Address to bind. Others than loopback need tokens."
+        default="127.0.0.1",
+        description="Address to bind. An address other than loopback requires tokens.",
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to bind; 0 selects a free one."
+    )
     socket: Path | None = Field(
         default=None,
-        description="Unix socket to listen on, in the place of host and port; one that no process "
-        "serves any more is replaced.",
+        description="Unix socket to listen on, instead of host and port. A stale socket is "
+        "replaced.",
     )
     socket_mode: Annotated[str, AfterValidator(_file_mode)] = Field(
-        default="600", description="Its permissions, as chmod takes them; by default its owner's."
+        default="600",
+        description="Permissions of the socket, in octal. By default only its owner can connect.",
     )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="Port at which /metrics is served in the place of `port`; 0 picks a free one.",
+        description="Port of /metrics, instead of `port`; 0 selects a free one.",
     )
     metrics_host: str = Field(
         default="127.0.0.1",
-        description="Address of metrics_port. Others than loopback need a token of the metrics.",
+        description="Address of metrics_port. An address other than loopback requires a metrics "
+        "token.",
     )
     metrics_token: SecretStr | None = Field(
         default=None,
-        description="Bearer token that alone opens /metrics, and nothing else.",
+        description="Bearer token for /metrics. It opens nothing else, and no other token opens "
+        "/metrics.",
         repr=False,
     )
     metrics_token_file: Path | None = Field(
-        default=None, description="File that holds that token in its only line."
+        default=None, description="File with the metrics token as its only line."
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=128,
-        description="Processes of `trio-tools serve` that serve the address; limits of what is "
-        "outside are divided between them.",
+        description="Number of worker processes. Limits of external services are divided between "
+        "them.",
     )
     path: Annotated[str, AfterValidator(_http_path)] = Field(
-        default="/mcp", description="Where MCP is served."
+        default="/mcp", description="Path of MCP."
     )
     insecure: bool = Field(
-        default=False, description="Serve other addresses than loopback without tokens."
+        default=False, description="Allow addresses other than loopback without tokens."
     )
     tokens: dict[str, SecretStr] = Field(
         default_factory=dict[str, SecretStr],
@@ -382,45 +404,46 @@ class HttpSettings(Section):
     token_file: Path | None = Field(default=None, description="File of lines `client-name token`.")
     oauth: OAuthSettings = Field(default_factory=lambda: OAuthSettings.model_validate({}))
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Host headers accepted besides the own."
+        default=(), description="Further values of the `Host` header that are accepted."
     )
     allowed_origins: tuple[str, ...] = Field(
-        default=(), description="Origins whose pages may call and read the answers."
+        default=(), description="Origins whose web pages may call the server (CORS)."
     )
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=(),
-        description="Proxies (addresses, CIDR) whose X-Forwarded-For or Forwarded is taken.",
+        description="Proxies (addresses, CIDR) whose X-Forwarded-For or Forwarded header is "
+        "trusted.",
     )
     max_body_bytes: PositiveInt = Field(
-        default=4 * 2**20, description="Most bytes of one request body."
+        default=4 * 2**20, description="Limit of bytes of a request body."
     )
     max_header_bytes: PositiveInt = Field(
-        default=32_768, description="Most bytes of the request headers."
+        default=32_768, description="Limit of bytes of the request headers."
     )
     max_sessions: PositiveInt = Field(
         default=1_000,
-        description="Sessions of the older protocol at once; the client with most makes room.",
+        description="Limit of sessions (protocol versions before 2026). At the limit, a session of "
+        "the client with the most sessions ends.",
     )
-    dashboard: bool = Field(
-        default=True, description="Serve a page at / that shows what goes on, and its data."
-    )
-    max_connections: PositiveInt = Field(default=1_000, description="Connections open at once.")
+    dashboard: bool = Field(default=True, description="Whether the dashboard is served at /.")
+    max_connections: PositiveInt = Field(default=1_000, description="Limit of open connections.")
     max_connections_per_peer: PositiveInt = Field(
-        default=500, description="Connections of one address that have shown no token."
+        default=500,
+        description="Limit of connections from one address that have not sent a valid token.",
     )
     max_calls_per_client: PositiveInt = Field(
-        default=50, description="Calls of one client in flight."
+        default=50, description="Limit of calls in flight for one client."
     )
     calls_per_second_per_client: PositiveFloat = Field(
-        default=100.0, description="Calls over time."
+        default=100.0, description="Limit of calls per second for one client."
     )
     tls_cert_file: Path | None = Field(default=None, description="Certificate chain (PEM).")
     tls_key_file: Path | None = Field(
-        default=None, description="Private key (PEM); by default in the file of the certificate."
+        default=None, description="Private key (PEM); by default it is in the certificate file."
     )
     tls_key_password: SecretStr | None = Field(
         default=None, description="Password of the private key, if it has one.", repr=False
     )
     tls_key_password_file: Path | None = Field(
-        default=None, description="File that holds that password in its only line."
+        default=None, description="File with that password as its only line."
     )

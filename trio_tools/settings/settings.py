@@ -65,29 +65,31 @@ __all__ = [
 
 
 class ToolLimits(Section):
-    """How much of one tool may go on at once, and for how long.
+    """Concurrency, queue and timeouts of one tool.
 
     Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
     """
 
     concurrency: PositiveInt = Field(
-        default=10, description="Items of one call in flight by default."
+        default=10, description="Default number of items that one call runs at once."
     )
     max_concurrency: PositiveInt = Field(
-        default=50, description="Items in flight over all calls, and the most one call may ask for."
+        default=50, description="Limit of items in flight over all calls, and the cap for one call."
     )
-    max_calls: PositiveInt = Field(default=10, description="Calls at work at once.")
+    max_calls: PositiveInt = Field(default=10, description="Limit of calls that run at once.")
     max_waiting: NonNegativeInt = Field(
         default=1_000,
-        description="Calls that may wait for their turn, if it is expected within their time.",
+        description="Limit of waiting calls. A call whose turn is not expected before its deadline "
+        "is refused.",
     )
-    timeout_seconds: PositiveFloat = Field(default=30.0, description="Time of one call by default.")
+    timeout_seconds: PositiveFloat = Field(default=30.0, description="Default timeout of one call.")
     max_timeout_seconds: PositiveFloat = Field(
-        default=300.0, description="The most time a call may ask for, for itself or for an item."
+        default=300.0,
+        description="Cap of the timeouts that a call may request, for itself and for an item.",
     )
     item_timeout_seconds: PositiveFloat | None = Field(
         default=None,
-        description="Time of one item of a batch by default; null for none of its own.",
+        description="Default timeout of one item of a batch; null for no limit besides the call's.",
     )
 
     def under(self, chosen: dict[str, Any]) -> ToolLimits:
@@ -113,12 +115,13 @@ class LimitsSettings(Section):
 
     shared: bool = Field(
         default=False,
-        description="Whether all servers of one PostgreSQL state keep together to the limits of "
-        "what is outside: rates of APIs and upstreams, requests to one API or host at once.",
+        description="Whether all servers with the same PostgreSQL state share the limits of "
+        "external services: rates of APIs and upstreams, concurrent requests to one API"
+        " or host.",
     )
     replicas: PositiveInt = Field(
         default=1,
-        description="How many servers share limits, until they have been counted.",
+        description="Number of servers that share limits, used until they have been counted.",
     )
 
     @property
@@ -189,7 +192,7 @@ _SERVICE_VARIABLE = re.compile(
 
 
 class _Environment(EnvSettingsSource):
-    """The variables of the environment, whose lists and tables are JSON."""
+    """The environment variables. Lists and tables in them are JSON."""
 
     def __call__(self) -> dict[str, Any]:
         self._refuse_what_sets_nothing()
@@ -277,34 +280,40 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    name: str = Field(default="trio-tools", description="Name that the server gives itself.")
+    name: str = Field(
+        default="trio-tools",
+        description="Name under which the server introduces itself to clients.",
+    )
     toolset: Literal["default", "patterns"] = Field(
-        default="default", description="`patterns` adds the small tools that each show one pattern."
+        default="default",
+        description="`patterns` adds seven small tools, each of which shows one pattern.",
     )
     tools: tuple[str, ...] | None = Field(
         default=None, description="Names of the tools to serve; null for all of the toolset."
     )
     file_roots: tuple[Path, ...] = Field(default=(), description="Folders that tools may read.")
-    max_file_bytes: PositiveInt = Field(default=2**30, description="Most bytes of one file.")
+    max_file_bytes: PositiveInt = Field(default=2**30, description="Limit of bytes of one file.")
     output_root: Path | None = Field(
         default=None,
-        description="Folder that batch tools may write files of outcomes into (`output_file`); "
-        "null for none.",
+        description="Folder in which batch tools may write outcomes (`output_file`); null forbids "
+        "it.",
     )
-    max_items: PositiveInt = Field(default=1_000, description="Items one call may bring.")
+    max_items: PositiveInt = Field(default=1_000, description="Limit of items in one call.")
     ignored_arguments: frozenset[str] = Field(
         default=frozenset(
             {"toolCallId", "tool_call_id", "sessionId", "session_id", "random_string"}
             | {"action", "chatInput"}
         ),
-        description="Arguments that hosts add to each call and that no tool has; they are dropped.",
+        description="Arguments that some hosts add to every call. They are dropped.",
     )
     max_output_chars: int = Field(
-        default=40_000, ge=100, description="Characters that either form of an answer may have."
+        default=40_000,
+        ge=100,
+        description="Limit of characters of each form of an answer, text and structured.",
     )
     answers: Literal["both", "text", "structured"] = Field(
         default="both",
-        description="Forms of an answer: a text, structured content, or both, each complete.",
+        description="Forms of an answer: text, structured content, or both. Each form is complete.",
     )
     answers_link_resources: bool = Field(
         default=False,
@@ -314,34 +323,35 @@ class Settings(BaseSettings):
     operation_ttl_seconds: PositiveFloat = Field(
         default=3_600.0, description="How long the outcomes of an operation stay readable."
     )
-    max_operations: PositiveInt = Field(default=200, description="Operations kept at once.")
+    max_operations: PositiveInt = Field(default=200, description="Limit of stored operations.")
     max_kept_bytes: PositiveInt = Field(
-        default=2**28, description="Bytes of items and results kept over all operations, about."
+        default=2**28,
+        description="Approximate limit of bytes of items and results, over all operations.",
     )
     max_memory_bytes: PositiveInt = Field(
         default=2**30,
-        description="Bytes that items in flight and kept results may take together, about. An item "
-        "waits before it starts while they are used.",
+        description="Approximate limit of bytes of items in flight and stored results together. At "
+        "the limit, further items wait before they start.",
     )
     shutdown_grace_seconds: float = Field(
         default=1.0,
         ge=0,
-        description="Time that running calls get to answer when the server stops.",
+        description="Time that running calls have to answer when the server stops.",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Shape of the log on stderr."
+        default="text", description="Format of the log on stderr."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
+        default="info", description="Lowest level that is logged."
     )
     blocked_step_seconds: PositiveFloat = Field(
-        default=0.1, description="Hold of the event loop from which on a task step is reported."
+        default=0.1, description="A task step that blocks the event loop for longer is reported."
     )
     background_timeout_seconds: float = Field(
         default=86_400.0,
         gt=0,
         le=86_400.0,
-        description="The most time an operation may take in the background, and its default.",
+        description="Default and maximum timeout of an operation in the background.",
     )
     state: StateSettings = Field(default_factory=lambda: StateSettings.model_validate({}))
     models_folder: Path | None = Field(default=None, description="Folder of ONNX models.")
@@ -351,18 +361,18 @@ class Settings(BaseSettings):
     datasets: dict[str, DatasetSettings] = Field(default_factory=dict[str, DatasetSettings])
     upstreams: dict[str, UpstreamSettings] = Field(
         default_factory=dict[str, UpstreamSettings],
-        description="MCP servers behind this one, by name; their tools are operations here.",
+        description="Other MCP servers, by name. Their tools become operations of this server.",
     )
     http: HttpSettings = Field(default_factory=lambda: HttpSettings.model_validate({}))
     cluster: ClusterSettings = Field(default_factory=lambda: ClusterSettings.model_validate({}))
     operations: dict[str, OperationSettings] = Field(
         default_factory=dict[str, OperationSettings],
-        description="Where operations run that compute, by their names.",
+        description="Where operations that compute run, by operation name.",
     )
     limits: LimitsSettings = Field(default_factory=lambda: LimitsSettings.model_validate({}))
     clients: dict[str, ClientSettings] = Field(
         default_factory=dict[str, ClientSettings],
-        description="Clients that differ from the others, by name.",
+        description="Weights, priorities and quotas of clients, by client name.",
     )
 
     @field_validator("limits")

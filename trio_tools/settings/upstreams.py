@@ -61,52 +61,59 @@ class UpstreamSettings(Section):
     """
 
     command: str | None = Field(
-        default=None, description="Program to start; it speaks MCP on its standard input/output."
+        default=None,
+        description="Program to start. It must speak MCP on standard input and output.",
     )
     args: tuple[str, ...] = Field(default=(), description="Arguments of the program.")
     env: dict[str, SecretStr] = Field(
         default_factory=dict[str, SecretStr],
-        description="Environment of the program, beside HOME, PATH and the like. No other "
-        "variable of ours is passed on.",
+        description="Environment variables of the program, added to HOME, PATH and a few more. No "
+        "other variable of the server is passed on.",
         repr=False,
     )
     cwd: str | None = Field(
-        default=None, description="Folder the program starts in, absolute; by default /."
+        default=None,
+        description="Working directory of the program, as an absolute path; by default /.",
     )
     url: Annotated[str, AfterValidator(_upstream_url)] | None = Field(
-        default=None, description="Address of a Streamable HTTP server."
+        default=None, description="URL of a Streamable HTTP server."
     )
     headers: dict[str, SecretStr] = Field(
         default_factory=dict[str, SecretStr],
-        description="Sent with every request to the URL.",
+        description="Headers of every request to the URL.",
         repr=False,
     )
     tools: tuple[str, ...] | None = Field(
         default=None,
-        description='Tools that may be used, by name or pattern such as "read_*"; by default '
-        "those that the upstream declares to be read-only, and no other.",
+        description='Allowed tools, by name or by a pattern such as "read_*"; by default only those'
+        " that the upstream declares read-only.",
     )
-    max_concurrent: PositiveInt = Field(default=10, description="Calls in flight at once.")
-    exclusive: bool = Field(default=False, description="Whether it cannot take two calls at once.")
+    max_concurrent: PositiveInt = Field(default=10, description="Limit of calls in flight.")
+    exclusive: bool = Field(
+        default=False,
+        description="Whether the upstream runs only one call at a time.",
+    )
     item_timeout_seconds: PositiveFloat = Field(
-        default=30.0, description="Time of one call by default."
+        default=30.0, description="Default timeout of one call."
     )
     rate_per_second: PositiveFloat | None = Field(
-        default=None, description="Calls over time; null for no such bound."
+        default=None, description="Limit of calls per second; null for no limit."
     )
     start: Literal["lazy", "eager"] = Field(
         default="lazy",
-        description="When it is started: with its first use, or with this server; an eager one "
-        "is not given back when idle.",
+        description="`lazy` starts the upstream at its first use. `eager` starts it with the server"
+        " and never stops it when idle.",
     )
     idle_seconds: PositiveFloat = Field(
-        default=300.0, description="Time without calls after which it is stopped."
+        default=300.0, description="Time without calls after which the upstream is stopped."
     )
     start_timeout_seconds: PositiveFloat = Field(
-        default=30.0, description="Time until it has to have listed its tools."
+        default=30.0, description="Timeout for the start, up to the upstream's list of tools."
     )
     max_reply_bytes: int = Field(
-        default=10_000_000, ge=1_000, description="Most bytes of one answer; more is not read."
+        default=10_000_000,
+        ge=1_000,
+        description="Limit of bytes of one result. The rest is not read.",
     )
 
     @model_validator(mode="after")
