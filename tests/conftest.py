@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -16,6 +17,11 @@ __all__ = ["pooled_url", "postgres_folder", "postgres_url"]
 # starts, some of them in order to interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The suite starts several hundred interpreters. Compiling our modules anew in each would take half
+# of their time, which is what they do where the environment forbids to keep compiled modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What tests store is theirs: no test, and no process that one starts, comes near the user's folder.
 # By default nothing is stored, so that tests run on a virtual clock, which waits for no thread.

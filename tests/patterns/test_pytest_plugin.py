@@ -67,7 +67,7 @@ def test_it_finds_every_fault_at_its_line_and_says_how_to_see_just_this_one():
 
 
 def test_it_works_with_xdist():
-    chosen = ["-k", "455 or 638", "-n", "2"]
+    chosen = ["-k", "455 or 638", "-n", "1"]
     output = run_pytest(ROOT, str(KNOWN_BAD), "-p", "nursery_patterns.pytest_plugin", *chosen)
     faults = {name: line for name, line in expected().items() if "455" in name or "638" in name}
     assert found_in(output) == faults
