@@ -26,12 +26,15 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L4  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
         _observer                    who is told what happens to items, and who keeps it
         _cluster  _ray               calls on a cluster; Ray as its engine
-    L5  _engine                      THE engine: a dispatcher and its workers
-    L6  _batch                       its public face, and the state that outlives each run
-    L7  _run_batch                   run_batch, stream_batch: policies over the batch
+        _item_calls                  calls of an item's function: in time, and again
+    L5  _plan                        what a batch runs, and how: what outlives each run
+    L6  _intake                      how a worker gets its next item
+    L7  _engine                      THE engine: a dispatcher and its workers
+    L8  _batch                       its public face
+    L9  _run_batch                   run_batch, stream_batch: policies over the batch
         _invariants  _scenario_run   what a scenario may not leave behind; one run of it
-    L8  testing  progress            cancel a scenario at each of its checkpoints; a progress bar
-    L9  pytest_plugin                a marker that cancels a test at each of its checkpoints
+    L10  testing  progress           cancel a scenario at each of its checkpoints; a progress bar
+    L11  pytest_plugin               a marker that cancels a test at each of its checkpoints
 
 The names are here, and loaded when the first of them is used. A worker process of `run_in_process`
 uses none of them: it starts without trio, in half of the time.

@@ -37,6 +37,7 @@ from nursery_patterns._limiter import AnyLimiter, as_limiter
 from nursery_patterns._observer import BatchProgress, Journal, Observer, ready_of
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._plan import Plan
 from nursery_patterns._retry import Retry
 from nursery_patterns._slot import held_limiters
 from nursery_patterns._source import source_of
@@ -142,7 +143,7 @@ class Batch(Generic[ItemT, ValueT]):
         restored = () if journal is None else _outcomes_of(journal, source.total)
         self._states: ItemStates[ItemT, ValueT] = ItemStates(source, restored)
         ready, behind = ready_of(journal)
-        self._engine = Engine(
+        self._plan = Plan(
             fn,
             self._states,
             batch_limiter=self._batch_limiter,
@@ -158,7 +159,7 @@ class Batch(Generic[ItemT, ValueT]):
             name=self.name,
         )
         told = (journal, observer, limiter, source)
-        self._engine.observe(*(one for one in told if one is not None))
+        self._plan.observe(*(one for one in told if one is not None))
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0
@@ -187,7 +188,7 @@ class Batch(Generic[ItemT, ValueT]):
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await self._engine.run(nursery)
+                await Engine(self._plan).run(nursery)
         return self.report()
 
     @asynccontextmanager
@@ -221,7 +222,8 @@ class Batch(Generic[ItemT, ValueT]):
             closing(OutcomeQueue(self._states, ordered=ordered)) as queue,
         ):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                nursery.start_soon(self._engine.run, nursery, queue, name=f"{self.name} dispatcher")
+                engine = Engine(self._plan, queue)
+                nursery.start_soon(engine.run, nursery, name=f"{self.name} dispatcher")
                 yield OutcomeStream(self, queue)
                 nursery.cancel_scope.cancel(reason="the stream's block was left")
 
@@ -255,11 +257,11 @@ class Batch(Generic[ItemT, ValueT]):
 
         Changing it holds for items that start from then on; those in flight keep theirs.
         """
-        return self._engine.item_timeout
+        return self._plan.item_timeout
 
     @item_timeout.setter
     def item_timeout(self, value: float | None) -> None:
-        self._engine.item_timeout = _seconds_per_item(value, call="batch.item_timeout = 30")
+        self._plan.item_timeout = _seconds_per_item(value, call="batch.item_timeout = 30")
 
     def report(self) -> Report[ItemT, ValueT]:
         """Report on all items as they stand: while running, after a cancel, at the end.
@@ -282,7 +284,7 @@ class Batch(Generic[ItemT, ValueT]):
         """
         if self._progress is None:
             self._progress = AsyncValue(self._states.counts(active=self._active))
-            self._engine.observe(_Publisher(self._progress, self._states))
+            self._plan.observe(_Publisher(self._progress, self._states))
         self._publish()
         return cast("BatchProgress", self._progress)
 
@@ -310,7 +312,7 @@ class Batch(Generic[ItemT, ValueT]):
             self._active_since = None
             self._states.source.stop()
             self._publish()
-            self._engine.settle()  # last: it may run code that is not ours, and raise
+            self._plan.settle()  # last: it may run code that is not ours, and raise
         if self._states.source.broken is not None:  # what was within reach has ended
             raise ExceptionGroup(f"{self!r}", [self._states.source.broken])
 

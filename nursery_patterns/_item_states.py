@@ -79,6 +79,11 @@ class ItemStates(Generic[ItemT, ValueT]):
             self._timed_out += 1
         del self.running[outcome.index]
 
+    def attempts_of(self, index: int) -> int:
+        """Return how often the function was called for an item that has ended, and forget it."""
+        attempts = self.attempts.pop(index, None)
+        return 1 if attempts is None else attempts.count
+
     def begin(self, *, retain: bool) -> None:
         """Give back what an earlier run left unfinished, so that it comes first."""
         self._cut.update(self.running)

@@ -17,7 +17,9 @@ from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import cast
 
 # The modules whose frames stand between the engine and the function of an item.
-_AROUND_ITEMS = frozenset({"nursery_patterns._engine", "nursery_patterns._retry"})
+_AROUND_ITEMS = frozenset(
+    f"nursery_patterns.{name}" for name in ("_engine", "_item_calls", "_plan", "_retry")
+)
 
 
 def release_frames(error: BaseException) -> None:

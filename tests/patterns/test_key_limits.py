@@ -113,7 +113,7 @@ async def test_with_a_retry_an_item_keeps_its_place_in_its_key(autojump_clock):
 async def test_keys_are_forgotten_when_nobody_uses_them(autojump_clock):
     batch = Batch(trio.sleep, [0] * 5_000, key=lambda _: object(), limit_per_key=1)
     await batch.run()
-    assert len(batch._engine.keys._keys) == 0
+    assert len(batch._plan.keys._keys) == 0
     batch = Batch(
         trio.sleep,
         range(5_000),
@@ -121,7 +121,7 @@ async def test_keys_are_forgotten_when_nobody_uses_them(autojump_clock):
         bucket_per_key=TokenBucket(rate=1, capacity=1),
     )
     await batch.run()
-    assert len(batch._engine.keys._keys) <= 2_000
+    assert len(batch._plan.keys._keys) <= 2_000
 
 
 @pytest.mark.parametrize(

@@ -206,15 +206,15 @@ def test_the_advice_reproduces_the_failure():
 
 def broken(batch, mistake):
     """Make the mistake after each call of the item function, before its end is written down."""
-    engine = batch._engine
-    well = engine.call
+    plan = batch._plan
+    well = plan.call
 
     async def call(item):
         value = await well(item)
-        await mistake(engine.states, item)
+        await mistake(plan.states, item)
         return value
 
-    engine.call = call
+    plan.call = call
     return batch
 
 
