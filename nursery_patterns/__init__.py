@@ -11,6 +11,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _tracebacks  _pull_turn      failures without frames; whose turn it is to take an item
         _trio_internals              what the test kit asks of trio's private parts
         _limiter  _fair_queue        limiters with additions; whose turn it is
+        _cpus                        how many CPUs there are to use
     L1  _outcomes  _token_bucket     how each item ended; rate limit
         _slot  _deadline             a worker's slot; time budget
         _frontier  _retry            a source that grows; what is tried again, and when
@@ -20,6 +21,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
         _single_flight  _hedge       one call for all who ask; a second try when one is late
     L2  _source  _key_limits         the items still to come; limits of each key
         _cluster_engine              the seam to what distributes
+        _worker_pool                 the worker processes of one trio run
     L3  _item_states  _admission     the state of each item; a bounded queue before a limiter
         _processes  _cluster_job     heavy computation; what runs on a node of a cluster
         _adaptive  _cluster_link     a limiter that finds its capacity; a run's link to a cluster
@@ -64,6 +66,7 @@ if _typing.TYPE_CHECKING:
     from nursery_patterns._cluster_engine import ClusterJob as ClusterJob
     from nursery_patterns._cluster_link import ClusterStatistics as ClusterStatistics
     from nursery_patterns._cluster_link import RemoteTraceback as RemoteTraceback
+    from nursery_patterns._cpus import usable_cpus as usable_cpus
     from nursery_patterns._deadline import TimeBudget as TimeBudget
     from nursery_patterns._deadline import time_budget as time_budget
     from nursery_patterns._errors import ClusterError as ClusterError
@@ -169,6 +172,7 @@ __all__ = (
     "single_flight",
     "stream_batch",
     "time_budget",
+    "usable_cpus",
     "use_cluster",
 )
 
@@ -204,6 +208,7 @@ _HOMES = {
         "ClusterStatistics",
         "RemoteTraceback",
     ),
+    "_cpus": ("usable_cpus",),
     "_deadline": (
         "TimeBudget",
         "time_budget",

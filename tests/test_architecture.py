@@ -22,7 +22,7 @@ PACKAGES = ("nursery_patterns", "trio_tools")
 OUTSIDERS = {
     "trio": PACKAGES,
     "trio_util": ("nursery_patterns",),
-    "trio_parallel": ("nursery_patterns._processes",),
+    "trio_parallel": ("nursery_patterns._worker_pool",),
     "ray": ("nursery_patterns._ray",),
     "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),

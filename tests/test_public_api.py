@@ -69,6 +69,7 @@ PUBLIC = {
     "single_flight",
     "stream_batch",
     "time_budget",
+    "usable_cpus",
     "use_cluster",
 }
 TESTING = {

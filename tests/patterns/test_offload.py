@@ -282,6 +282,37 @@ async def test_an_idle_worker_that_was_killed_from_outside_is_replaced_without_a
     assert await run_in_process(os.getpid) != worker
 
 
+def test_calls_that_wait_to_start_a_worker_take_one_that_becomes_free(monkeypatch):
+    monkeypatch.setattr("nursery_patterns._worker_pool.usable_cpus", lambda: 1)
+    workers = set()
+
+    async def ask():
+        workers.add(await run_in_process(os.getpid, limiter=trio.CapacityLimiter(1)))
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask)
+
+    trio.run(main)
+    # The second interpreter starts while the first one answers all others, one after another.
+    assert len(workers) < 8
+
+
+def test_a_cancel_during_the_start_of_a_worker_gives_the_turn_to_the_next_call(monkeypatch):
+    monkeypatch.setattr("nursery_patterns._worker_pool.usable_cpus", lambda: 1)
+
+    async def main():
+        assert await run_in_process(abs, -1) == 1  # so that what starts workers is loaded
+        for most in (100_000_000, 200_000_000, 300_000_000):
+            with trio.move_on_after(0.02) as cut:
+                await run_in_process(abs, -1, max_memory_bytes=most)
+            assert cut.cancelled_caught
+        return await run_in_process(abs, -2, max_memory_bytes=100_000_000)
+
+    assert trio.run(main) == 2
+
+
 async def test_a_limiter_of_ones_own_bounds_the_processes():
     limiter = trio.CapacityLimiter(1)
     workers = set()

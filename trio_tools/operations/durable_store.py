@@ -5,11 +5,13 @@ What the memory drops stays on the disk, and comes back with the next question f
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.location import Location, StateTroubleError
@@ -110,6 +112,15 @@ class DurableStore(MemoryStore):
                 self._key = await self.writer.read(lambda database: database.key())
             except StateTroubleError as error:
                 self.writer.note_trouble(error)
+
+    async def load_library(self) -> None:
+        """Load the library of the database, in a thread. A cancel leaves the thread behind."""
+        await run_in_thread(
+            importlib.import_module,
+            "trio_tools.operations.durable.database",
+            limiter=trio.CapacityLimiter(1),
+            abandon_on_cancel=True,
+        )
 
     async def write(self) -> None:
         """Write what has to be written, and hear what other servers tell, until cancelled."""

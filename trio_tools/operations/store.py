@@ -176,6 +176,10 @@ class OperationStore(Protocol):
         """Have the secret at hand, if that takes longer than reading a small file."""
         ...
 
+    async def load_library(self) -> None:
+        """Load the library of the database, so that the first operation need not wait for it."""
+        ...
+
     async def write(self) -> None:
         """Write what has to be written, until cancelled."""
         ...
@@ -293,6 +297,9 @@ class MemoryStore:
         """Return None: cursors last as long as what they point into."""
 
     async def open_key(self) -> None:
+        """Do nothing."""
+
+    async def load_library(self) -> None:
         """Do nothing."""
 
     async def write(self) -> None:

@@ -11,6 +11,7 @@ What one tool does belongs to `tools`.
     apps          the Apps extension: a page for hosts that show one
     task_notifications  clients are told how their tasks go
     resources     operations as resources
+    early_loading  what the first batch call needs is loaded before it
     tool_changes  clients are told when the list of tools changes
     application_tools  functions of an application as tools
     scopes        what an access token allows

@@ -43,6 +43,7 @@ from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.apps import OperationPages, with_apps
 from trio_tools.server.call_policy import tracked, turn
 from trio_tools.server.callers_client import open_to_requests
+from trio_tools.server.early_loading import EarlyLoading
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
 from trio_tools.server.scopes import check_scopes
@@ -117,6 +118,7 @@ class ToolServer(MCPServer[ServerState]):
             self._changes,
             TaskNotifications(tasks),
             OperationPages(state),
+            EarlyLoading(state),
         )
         self.middleware.extend(stages)
         add_operation_resources(self, state)

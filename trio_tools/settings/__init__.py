@@ -4,7 +4,6 @@ Every setting belongs here, with its type, bound and description. Nothing here o
 socket or a database that a setting names.
 
     database_urls  URLs of databases: our parameters, and those for the driver
-    machine     how many CPUs this process may use
     clients     the group of one client
     oauth       the group of an authorization server
     schema      the groups of settings: fetch, apis, databases, datasets, state, cluster, http

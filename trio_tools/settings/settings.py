@@ -32,8 +32,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from nursery_patterns import usable_cpus
 from trio_tools.settings.clients import ClientSettings
-from trio_tools.settings.machine import usable_cpus
 from trio_tools.settings.schema import (
     ApiSettings,
     ClusterSettings,

@@ -17,8 +17,13 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from nursery_patterns import CombinedLimiter, current_request, run_in_process, run_in_thread
-from trio_tools.settings.machine import usable_cpus
+from nursery_patterns import (
+    CombinedLimiter,
+    current_request,
+    run_in_process,
+    run_in_thread,
+    usable_cpus,
+)
 
 PATIENCE_SECONDS: Final = 0.5
 """How long a cancel waits for a thread. The status shows the ones that are left behind."""

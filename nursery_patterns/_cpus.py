@@ -13,7 +13,11 @@ _CGROUP_1: Final = Path("/sys/fs/cgroup/cpu")
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, within the quota of its cgroup."""
+    """Return how many CPUs this process may use, at least 1.
+
+    Those of its affinity, within the quota of its cgroup (Linux). A container that may use 2 of 64
+    CPUs has 2, where `os.cpu_count()` returns 64.
+    """
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from trio_tools.settings import machine
+from nursery_patterns import _cpus as machine
+from nursery_patterns import usable_cpus
 
 
 @pytest.mark.parametrize(
@@ -16,11 +17,11 @@ def test_a_quota_of_the_cgroup_counts(tmp_path, monkeypatch, text, cpus):
     monkeypatch.setattr(machine, "_CGROUP_2", tmp_path / "cpu.max")
     monkeypatch.setattr(machine, "_CGROUP_1", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert machine.usable_cpus() == cpus
+    assert usable_cpus() == cpus
 
 
 def test_affinity_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_CGROUP_2", tmp_path / "none")
     monkeypatch.setattr(machine, "_CGROUP_1", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
-    assert machine.usable_cpus() == 1
+    assert usable_cpus() == 1
