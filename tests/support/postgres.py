@@ -3,11 +3,15 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
 
 import pytest
+import trustme
 
 # The server processes that are in the midst of what the tools asked for, a transaction included.
 AT_WORK = (
@@ -25,6 +29,17 @@ def _as_postgres() -> list[str]:
     """PostgreSQL refuses to run as root, so root borrows the account that its package made."""
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     return as_user if os.geteuid() == 0 else []
+
+
+def _own_address() -> str:
+    """Return a loopback address of this process alone: its server has the usual port there.
+
+    Empty where the loopback interface has one address only.
+    """
+    if sys.platform != "linux":
+        return ""
+    number = os.getpid()
+    return f"127.77.{number >> 8 & 255}.{number & 255}"
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +61,9 @@ def postgres_folder() -> Iterator[Path]:
 
         data = folder / "data"
         run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=30"
+        options = (
+            f"-k {folder} -c listen_addresses='{_own_address()}' -c fsync=off -c max_connections=30"
+        )
         control = [binaries / "pg_ctl", "-D", data, "-w"]
         run(*control, "-l", folder / "log", "-o", options, "start")
         try:
@@ -60,6 +77,43 @@ def postgres_folder() -> Iterator[Path]:
 @pytest.fixture
 def postgres_url(postgres_folder: Path) -> str:
     return f"postgresql://postgres@/postgres?host={postgres_folder}"
+
+
+class TlsServer(NamedTuple):
+    """The PostgreSQL of the tests, where it is reached over TLS."""
+
+    address: str
+    authority: Path
+    """The certificate of the authority that signed the one of the server."""
+
+    def url(self, **parameters: object) -> str:
+        """Return the URL of the shop. The certificate of the server is for shop.test."""
+        query = urlencode({"hostaddr": self.address, "sslmode": "verify-full", **parameters})
+        return f"postgresql://postgres@shop.test/shop?{query}"
+
+
+@pytest.fixture(scope="session")
+def postgres_tls(postgres_shop_url: str, postgres_folder: Path) -> TlsServer:
+    import psycopg  # noqa: PLC0415 - an extra
+
+    if not _own_address():
+        pytest.skip("PostgreSQL listens on a Unix socket only on this system")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("shop.test")
+    key = postgres_folder / "server.key"
+    authority.cert_pem.write_to_path(postgres_folder / "authority.crt")
+    certificate.cert_chain_pems[0].write_to_path(postgres_folder / "server.crt")
+    certificate.private_key_pem.write_to_path(key)
+    key.chmod(0o600)
+    if os.geteuid() == 0:
+        shutil.chown(key, "postgres", "postgres")
+    with psycopg.connect(postgres_shop_url, autocommit=True) as owner:
+        for name in ("cert", "key"):
+            file = postgres_folder / f"server.{'crt' if name == 'cert' else 'key'}"
+            owner.execute(f"ALTER SYSTEM SET ssl_{name}_file = '{file}'")
+        owner.execute("ALTER SYSTEM SET ssl = on")
+        owner.execute("SELECT pg_reload_conf()")
+    return TlsServer(_own_address(), postgres_folder / "authority.crt")
 
 
 @pytest.fixture
