@@ -36,6 +36,7 @@ The modules, lowest layer first. Each imports only from layers below its own; a 
     L9  _run_batch                   run_batch, stream_batch: policies over the batch
         _invariants  _scenario_run   what a scenario may not leave behind; one run of it
     L10  testing  progress           cancel a scenario at each of its checkpoints; a progress bar
+        telemetry                    spans of OpenTelemetry
     L11  pytest_plugin               a marker that cancels a test at each of its checkpoints
 
 The names are here, and loaded when the first of them is used. A worker process of `run_in_process`

@@ -12,6 +12,7 @@ from collections.abc import (
     Generator,
     Hashable,
     Iterable,
+    Sequence,
 )
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Generic, Literal, Self, TypeVar, cast
@@ -82,7 +83,8 @@ class Batch(Generic[ItemT, ValueT]):
         on_error: `"collect"` makes a failure an outcome. `"cancel"` makes the first failure cancel
             the rest and leave the run as an `ExceptionGroup`. (A timed-out item is no failure.)
         journal: Keeps outcomes beyond this process, and gives those there are to begin with.
-        observer: Is told when items start, end, wait and are tried again.
+        observer: Is told when items start, end, wait and are tried again; or several observers,
+            told in their order.
         name: Shown in `repr` and in the names of the tasks.
 
     Attributes:
@@ -109,7 +111,7 @@ class Batch(Generic[ItemT, ValueT]):
         bucket_per_key: TokenBucket | Callable[[Any], TokenBucket] | None = None,
         on_error: Literal["collect", "cancel"] = "collect",
         journal: Journal[ItemT, ValueT] | None = None,
-        observer: Observer[ItemT, ValueT] | None = None,
+        observer: Observer[ItemT, ValueT] | Sequence[Observer[ItemT, ValueT]] | None = None,
         name: str | None = None,
     ) -> None:
         check_async_function(fn, call=_CALL)
@@ -158,7 +160,8 @@ class Batch(Generic[ItemT, ValueT]):
             fail_fast=on_error == "cancel",
             name=self.name,
         )
-        told = (journal, observer, limiter, source)
+        observers = observer if isinstance(observer, Sequence) else (observer,)
+        told = (journal, *observers, limiter, source)
         self._plan.observe(*(one for one in told if one is not None))
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None

@@ -24,7 +24,7 @@ from nursery_patterns._arguments import (
 from nursery_patterns._cluster_engine import ClusterEngine, ClusterJob
 from nursery_patterns._cluster_link import ClusterLink, ClusterStatistics
 from nursery_patterns._limiter import AnyLimiter, as_limiter
-from nursery_patterns._requests import current_request
+from nursery_patterns._requests import current_request, trace_headers
 from nursery_patterns._run_local import run_local
 
 _T = TypeVar("_T")
@@ -125,7 +125,8 @@ async def run_in_cluster(
     calls share is sent once.
 
     `current_request` returns the request context there, with the time left until the deadline of
-    the caller, where the node has this package.
+    the caller, where the node has this package. If this program uses `nursery_patterns.telemetry`,
+    the current trace of OpenTelemetry is current there too, where the node has OpenTelemetry.
 
     An exception in `fn` arrives as itself, caused by a `RemoteTraceback` with its traceback there.
 
@@ -153,7 +154,8 @@ async def run_in_cluster(
     link = _link_of_this_run()
     async with current_default_cluster_limiter() if limiter is None else as_limiter(limiter):
         function = link.functions.of(fn)
-        job = ClusterJob(name_of(fn), fn, function, args, link.max_bytes, _request())
+        trace = trace_headers()
+        job = ClusterJob(name_of(fn), fn, function, args, link.max_bytes, _request(), trace)
         return await link.run(job, wanted)
 
 

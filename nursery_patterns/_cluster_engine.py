@@ -7,7 +7,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, final
 
@@ -71,6 +71,7 @@ class ClusterJob:
         args: Its arguments.
         max_bytes: Most bytes of the function and its arguments, and of its result, pickled.
         request: Id, client, age and time left, both in seconds, of the request that it serves.
+        trace: The trace that it belongs to, as headers name it (`traceparent`); empty without one.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ClusterJob:
     args: tuple[Any, ...]
     max_bytes: int
     request: tuple[str, str, float, float] | None = None
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def pickled(
         self, dumps: Dumps, reference: type | None = None
@@ -98,7 +100,7 @@ class ClusterJob:
         sent = [None if n in places else arg for n, arg in enumerate(self.args)]
         try:
             function = self.function.of(self.fn, dumps)
-            call = (self.name, sent, places, self.request)
+            call = (self.name, sent, places, self.request, self.trace)
             told = _dump_plain(call) or dumps(call)
         except _NOT_PICKLABLE as error:
             raise NotPicklable(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import time
 import traceback
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 # Functions that this worker has unpickled, by their bytes: most tasks are calls of a few of them.
@@ -21,7 +22,7 @@ def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -
     """Run a call, and return its end, pickled.
 
     Args:
-        call: Name, arguments, places of `shared` among them, and request; pickled.
+        call: Name, arguments, places of `shared` among them, request and trace; pickled.
         max_result_bytes: Most bytes of what is returned.
         function: Pickled.
         shared: Arguments that the engine brought here itself.
@@ -32,11 +33,11 @@ def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -
     """
     name = "the function"
     try:
-        name, args, places, request = pickle.loads(call)  # noqa: S301 - from our own program
+        name, args, places, request, trace = pickle.loads(call)  # noqa: S301 - from our own program
         for place, value in zip(places, shared, strict=True):
             args[place] = value
         fn = _unpickled(function)
-        with _request_context(request):
+        with _request_context(request), _trace_context(trace):
             result = _pickled("value", fn(*args))
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         return _pickled("ended", f"{name} raised {error!r}")
@@ -68,6 +69,24 @@ def _request_context(request: tuple[str, str, float, float] | None) -> Any:
     if request is None:
         return nullcontext()
     return remote_request_context(*request, time.monotonic)
+
+
+@contextmanager
+def _trace_context(headers: dict[str, str]) -> Generator[None]:
+    """Have spans that are made in the block belong to the caller's trace, if they can be made."""
+    if not headers:
+        yield
+        return
+    try:
+        from opentelemetry import context, propagate  # noqa: PLC0415 - the caller has it
+    except ImportError:
+        yield
+        return
+    token = context.attach(propagate.extract(headers))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def _failure(name: str, error: Exception) -> bytes:

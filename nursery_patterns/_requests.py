@@ -14,6 +14,9 @@ import trio
 
 _current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
+# Returns the trace of the current task as headers name it; set by `telemetry`, if that is imported.
+_trace_headers: Callable[[], dict[str, str]] = dict
+
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
@@ -82,6 +85,17 @@ def request_context(
 def current_request() -> RequestContext | None:
     """Return the request that the current task or worker thread serves, or None."""
     return _current.get()
+
+
+def carry_trace(headers: Callable[[], dict[str, str]]) -> None:
+    """Have what leaves this process for a request carry a trace, as `headers` returns it."""
+    global _trace_headers  # noqa: PLW0603 - set once, by the import of a module
+    _trace_headers = headers
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the trace of the current task; empty without OpenTelemetry."""
+    return _trace_headers()
 
 
 class RequestLogFilter(logging.Filter):

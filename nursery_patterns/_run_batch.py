@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Hashable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -37,7 +45,7 @@ class BatchOptions(TypedDict, total=False):
     bucket_per_key: TokenBucket | Callable[[Any], TokenBucket] | None
     on_error: Literal["collect", "cancel"]
     journal: Journal[Any, Any] | None
-    observer: Observer[Any, Any] | None
+    observer: Observer[Any, Any] | Sequence[Observer[Any, Any]] | None
     name: str | None
 
 
