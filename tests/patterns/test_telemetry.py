@@ -13,9 +13,7 @@ from nursery_patterns import Batch, Retry, TokenBucket, run_in_cluster, use_clus
 from nursery_patterns._cluster_job import run_job
 from nursery_patterns.testing import cancel_at_every_checkpoint
 
-telemetry = pytest.importorskip(
-    "nursery_patterns.telemetry", reason="OpenTelemetry's API is missing"
-)
+telemetry = pytest.importorskip("nursery_patterns.telemetry", reason="no OpenTelemetry")
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="OpenTelemetry's SDK is missing")
 
 from opentelemetry import trace  # noqa: E402
@@ -158,7 +156,7 @@ async def test_attempts_are_events_and_waits_are_attributes(recorded, autojump_c
         observer=spans_of(recorded),
     )
     await batch.run()
-    first, second = recorded.spans
+    first, second = sorted(recorded.spans, key=lambda span: indices([span]))
     (event,) = first.events
     assert (event.name, dict(event.attributes)) == (
         "retry",

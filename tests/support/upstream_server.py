@@ -256,6 +256,8 @@ def discover(request):
 
 def start_call(request, params):
     TOKENS[request] = (params.get("_meta") or {}).get("progressToken")
+    if "tell-meta" in WAYS:
+        trace("meta", json.dumps(params.get("_meta")))
     if "inline" in WAYS:
         work(request, params)
     else:

@@ -34,14 +34,27 @@ async def test_a_cancel_of_the_caller_cancels_the_call(autojump_clock):
         assert ended.is_set()
 
 
-async def test_importing_the_stdio_transport_imports_no_http_server():
-    code = (
-        "import sys, trio_tools.transports.stdio\n"
-        "print([m for m in ('h11', 'prometheus_client') if m in sys.modules])"
-    )
+SERVED = """
+import sys, trio, trio_tools
+print([m for m in sys.modules if m.startswith("opentelemetry")])
+import trio_tools.transports.stdio
+from trio_tools.transports.memory import connect_in_process
+async def main():
+    server = trio_tools.create_server(trio_tools.Settings(state={"url": "memory"}))
+    async with connect_in_process(server) as client:
+        asked = {"operation": "hash", "items": [{"text": "a"}]}
+        assert not (await client.call_tool("batch_process", asked)).is_error
+trio.run(main)
+# The SDK of MCP imports the bare API of OpenTelemetry.
+unwanted = ("h11", "prometheus_client", "opentelemetry.sdk", "opentelemetry.exporter", "requests")
+print([m for m in (*unwanted, "google.protobuf", "nursery_patterns.telemetry") if m in sys.modules])
+"""
+
+
+async def test_a_served_call_imports_no_http_server_and_no_telemetry():
     root = Path(__file__).parents[2]
-    result = await trio.run_process([sys.executable, "-c", code], capture_stdout=True, cwd=root)
-    assert result.stdout.strip() == b"[]"
+    result = await trio.run_process([sys.executable, "-c", SERVED], capture_stdout=True, cwd=root)
+    assert result.stdout.splitlines() == [b"[]", b"[]"]
 
 
 def test_serve_http_is_found_in_the_package_when_asked_for():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from nursery_patterns import Batch, Frontier, Journal, Outcome, Status
+from nursery_patterns import Batch, Frontier, Journal, Observer, Outcome, Status
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
 from trio_tools.live.datasets import (
     DatasetItems,
@@ -32,6 +32,7 @@ from trio_tools.operations.operation import BadItem, Operation
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import StoredOperation
 from trio_tools.operations.timeline import Timeline
+from trio_tools.settings.telemetry.seam import current_tracing
 
 
 def make_operation(
@@ -141,7 +142,7 @@ def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
         bucket=operation.bucket,
         name=batch.name,
         journal=kept.memory,
-        observer=kept.timeline,
+        observer=_observers(kept.timeline),
     )
     if kept.journal is not None:
         kept.journal.batch = kept.batch
@@ -182,8 +183,9 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
     """
     with kept.at_work() as scope:
         await state.store.begin(kept)
+        tracing = current_tracing.get()
         try:
-            with scope:
+            with scope, tracing.batch(kept.batch, kept.tool) if tracing else nullcontext():
                 yield
         finally:
             if kept.memory is not None:
@@ -223,7 +225,7 @@ def _over(
         bucket=operation.bucket,
         name=operation.name,
         journal=(memory := MemoryAccount(state.memory, owner, operation.name, journal)),
-        observer=timeline,
+        observer=_observers(timeline),
     )
     return StoredOperation(
         operation_id=operation_id,
@@ -236,6 +238,11 @@ def _over(
         memory=memory,
         journal=journal if isinstance(journal, OperationJournal) else None,
     )
+
+
+def _observers(timeline: Timeline) -> list[Observer[Any, Any]]:
+    tracing = current_tracing.get()
+    return [timeline] if tracing is None else [timeline, tracing.item_spans()]
 
 
 async def _operation_of(state: ServerState, name: str, schema: str) -> tuple[Operation, str]:

@@ -5,6 +5,7 @@ What one tool does belongs to `tools`.
 
     results       an answer or a failure as MCP has it
     access_log    a record for each call
+    telemetry     a span for each request
     call_policy   the waiting queue and the departure of a call
     callers_client  the client of a call, as upstreams may ask it
     tasks         the Tasks extension

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from mcp.server.extension import Extension
@@ -33,8 +33,10 @@ from trio_tools.answers.envelope import ENVELOPE_SCHEMA
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import NotFound, ToolFailure, brief_repr
 from trio_tools.live.calls import RunningCall
+from trio_tools.live.figures import figures_of, process_figures
 from trio_tools.live.operations import revive
 from trio_tools.live.state import ServerState
+from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.store import StoredOperation
@@ -50,6 +52,7 @@ from trio_tools.server.scopes import check_scopes
 from trio_tools.server.settings_checks import check_names_of_limits, unset_secrets
 from trio_tools.server.task_notifications import TaskNotifications
 from trio_tools.server.tasks import TasksExtension
+from trio_tools.server.telemetry import RequestSpans, take_over
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
@@ -61,6 +64,10 @@ from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
 from trio_tools.tools.host_arguments import as_meant
 from trio_tools.version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 # How long a list of tools waits for upstreams; what they have later is a change of the list.
 _DISCOVERY_SECONDS = 10.0
@@ -88,16 +95,25 @@ class ToolServer(MCPServer[ServerState]):
 
     Attributes:
         state: What is live: limits, services, operations, calls.
+        telemetry: What is told to OpenTelemetry of it.
     """
 
     def __init__(
-        self, state: ServerState, tools: Sequence[Tool], extensions: Sequence[Extension] = ()
+        self,
+        state: ServerState,
+        tools: Sequence[Tool],
+        extensions: Sequence[Extension] = (),
+        *,
+        telemetry: Telemetry,
     ) -> None:
         self.state = state
+        self.telemetry = telemetry
         state.revive = partial(revive, state)
         state.largest_whole_result = largest_whole_result
         self._changes = ToolChanges()
         state.first_jobs = [partial(take_up, state), self._changes.tell, self._watch_upstreams]
+        if telemetry.is_on:
+            state.first_jobs.append(telemetry.send_metrics)
         self._tools_by_name = {tool.name: tool for tool in tools}
         with _logging_left_alone():
             super().__init__(
@@ -121,6 +137,8 @@ class ToolServer(MCPServer[ServerState]):
             EarlyLoading(state),
         )
         self.middleware.extend(stages)
+        if telemetry.is_on:
+            take_over(self.middleware, RequestSpans(telemetry, self._tools_by_name))
         add_operation_resources(self, state)
 
     def reload(self, settings: Settings) -> Changes:
@@ -302,6 +320,8 @@ def create_server(
     operations: Iterable[AnyOperation] = (),
     tools: Sequence[ApplicationTool | Callable[..., Any]] = (),
     extensions: Sequence[Extension] = (),
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> ToolServer:
     """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
 
@@ -311,13 +331,16 @@ def create_server(
             `Operation` objects.
         tools: Further tools, as `tool` makes them; an async function is one with the defaults.
         extensions: Further extensions of the protocol, beside the one for tasks.
+        tracer_provider: OpenTelemetry's, of the application: spans go there, and no others are
+            made from the settings. It stays open.
+        meter_provider: The same for metrics.
 
     Raises:
         pydantic.ValidationError: A setting from the environment or the file is wrong.
         TypeError: An argument, or one of the operations or tools, is of another kind.
         ValueError: Two operations or two tools have the same name, an operation that a package
             offers cannot be loaded, a file root is not a folder, or a limit or a tool is named
-            that there is not.
+            that there is not. Or telemetry is on, and its extra is not installed.
     """
     if settings is None:
         settings = Settings()
@@ -338,7 +361,13 @@ def create_server(
         state.declare_limits(each.name, each.usual_limits)
     check_names_of_limits(settings, state.operations.values(), own)
     served = _chosen(settings.tools, (*TOOLSETS[settings.toolset], *own))
-    return ToolServer(state, served, extensions)
+    telemetry = Telemetry(
+        settings,
+        lambda: [*process_figures(), *figures_of(state)],
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+    )
+    return ToolServer(state, served, extensions, telemetry=telemetry)
 
 
 def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool]:
@@ -353,7 +382,7 @@ def _chosen(names: Sequence[str] | None, tools: Sequence[Tool]) -> Sequence[Tool
 @asynccontextmanager
 async def _lifespan(server: MCPServer[ServerState]) -> AsyncGenerator[ServerState]:
     assert isinstance(server, ToolServer)
-    async with server.state.serving():
+    async with server.telemetry.opened(), server.state.serving():
         yield server.state
 
 

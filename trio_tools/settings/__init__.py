@@ -7,6 +7,7 @@ socket or a database that a setting names.
     clients     the group of one client
     oauth       the group of an authorization server
     schema      the groups of settings: fetch, apis, databases, datasets, state, cluster, http
+    telemetry   the group of OpenTelemetry, and the seam to it
     upstreams   the group of one upstream
     host_files  the servers in a host's configuration file
     settings    `Settings`, and where its values come from
@@ -31,6 +32,7 @@ from trio_tools.settings.settings import (
     OperationSettings,
     Settings,
     StateSettings,
+    TelemetrySettings,
     ToolLimits,
     UpstreamSettings,
     written_name,
@@ -46,6 +48,7 @@ __all__ = [
     "OperationSettings",
     "Settings",
     "StateSettings",
+    "TelemetrySettings",
     "ToolLimits",
     "UpstreamSettings",
     "written_name",

@@ -45,6 +45,7 @@ from trio_tools.settings.schema import (
     Section,
     StateSettings,
 )
+from trio_tools.settings.telemetry.section import TelemetrySettings
 from trio_tools.settings.upstreams import UpstreamSettings, check_upstream_names
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "OperationSettings",
     "Settings",
     "StateSettings",
+    "TelemetrySettings",
     "ToolLimits",
     "UpstreamSettings",
     "written_name",
@@ -368,6 +370,9 @@ class Settings(BaseSettings):
     operations: dict[str, OperationSettings] = Field(
         default_factory=dict[str, OperationSettings],
         description="Where operations that compute run, by operation name.",
+    )
+    telemetry: TelemetrySettings = Field(
+        default_factory=lambda: TelemetrySettings.model_validate({})
     )
     limits: LimitsSettings = Field(default_factory=lambda: LimitsSettings.model_validate({}))
     clients: dict[str, ClientSettings] = Field(

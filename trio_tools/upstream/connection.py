@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -30,6 +30,7 @@ from pydantic import RootModel, ValidationError
 
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
+from trio_tools.settings.telemetry.seam import current_tracing
 from trio_tools.upstream.catalog import Catalog, make_catalog
 from trio_tools.upstream.client_requests import ClientRequests
 from trio_tools.upstream.http import over_http
@@ -120,6 +121,7 @@ class Connection:
         self.let_go = 0
         self.modern = False
         self._session: ClientSession | None = None
+        self._protocol: str | None = None
         self._calls = 0
         self._closing = self._idle = False
         self._used = -math.inf
@@ -191,6 +193,7 @@ class Connection:
                 error_code="UPSTREAM_LOOP",
             )
         self._session = client.session
+        self._protocol = client.protocol_version
         self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
         await self._list_tools(client.session)
 
@@ -252,7 +255,8 @@ class Connection:
         self.in_flight += 1
         answered = False
         try:
-            raw = await self._requests.during(partial(session.send_request, request, _Raw))
+            with self._span_of(tool):  # the SDK puts its context into `_meta`
+                raw = await self._requests.during(partial(session.send_request, request, _Raw))
             answered = True
         except MCPError as error:
             answered = True
@@ -271,6 +275,12 @@ class Connection:
                 self._was_cancelled()
         self.answered += 1
         return raw.root
+
+    def _span_of(self, tool: str) -> AbstractContextManager[None]:
+        tracing = current_tracing.get()
+        if tracing is None:
+            return nullcontext()
+        return tracing.upstream_call(tool, protocol=self._protocol, over_stdio=self._over_stdio)
 
     def _was_cancelled(self) -> None:
         if self._over_stdio:

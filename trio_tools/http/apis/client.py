@@ -78,6 +78,8 @@ class ApiClient(PooledClient):
         InvalidRequest: The base URL is not a URL.
     """
 
+    _is_trusted = True
+
     def __init__(
         self,
         config: ApiConfig,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable, Hashable
 from types import TracebackType
-from typing import NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.connector import (
@@ -23,6 +23,7 @@ from trio_tools.http.wire.pool import Pool, PoolLimits
 from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.reply import header_fields, read_body
 from trio_tools.http.wire.response_parser import Reply
+from trio_tools.settings.telemetry.seam import current_tracing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -75,6 +76,9 @@ class PooledClient:
         share: Makes concurrent look-ups of the same name one.
     """
 
+    # Whether the other end is the operator's, so that the trace of a call is handed on to it.
+    _is_trusted: ClassVar[bool] = False
+
     def __init__(
         self,
         guard: Guard,
@@ -123,6 +127,9 @@ class PooledClient:
     async def _ask(self, request: WireRequest, wanted: Callable[[Reply, Fields], int]) -> Answer:
         """Send one request and read its reply; no redirect is followed, nothing is repeated.
 
+        With telemetry it is a span. Only the subclass that talks to the operator's own APIs sends
+        the trace along, so foreign pages learn nothing of it.
+
         Args:
             request: What is sent.
             wanted: Says how many bytes of the body are of interest, from the head of the reply.
@@ -130,6 +137,22 @@ class PooledClient:
         Raises:
             FetchError: Of any kind; see `failures`.
         """
+        tracing = current_tracing.get()
+        if tracing is None:
+            return await self._exchange(request, wanted)
+        origin = request.origin
+        path = None if self._is_trusted else request.head.split(b" ", 2)[1].decode("latin-1")
+        with tracing.request(request.method, origin.scheme, origin.host, origin.port, path) as span:
+            if self._is_trusted:
+                head = request.head.removesuffix(b"\r\n") + span.header_lines() + b"\r\n"
+                request = request._replace(head=head)
+            answer = await self._exchange(request, wanted)
+            span.answered(answer.reply.status)
+            return answer
+
+    async def _exchange(
+        self, request: WireRequest, wanted: Callable[[Reply, Fields], int]
+    ) -> Answer:
         if self._pool is None:
             name = type(self).__name__
             raise RuntimeError(f"a {name} is used inside its block: async with {name}(...) as it")

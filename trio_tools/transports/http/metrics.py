@@ -19,8 +19,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from trio_tools.live.figures import Figure, figures_of, process_figures
 from trio_tools.live.state import ServerState
-from trio_tools.settings.logs import dropped_records
 from trio_tools.transports.http.siblings import Siblings
 from trio_tools.version import __version__
 
@@ -165,40 +165,18 @@ class _Live(Collector):
         yield GaugeMetricFamily(
             "trio_tools_connections", "Connections open.", value=self._connections()
         )
-        yield CounterMetricFamily(
-            "trio_tools_dropped_log_records",
-            "Log records that were dropped because standard error was not read in time.",
-            value=dropped_records(),
-        )
-        yield GaugeMetricFamily(
-            "trio_tools_tasks",
-            "Tasks that live in this trio run, the host's own included.",
-            value=trio.lowlevel.current_statistics().tasks_living,
-        )
-        if self._state is None:
-            return
-        items = CounterMetricFamily(
-            "trio_tools_items",
-            "Items of batch calls that ended, each once, by how.",
-            labels=["tool", "status"],
-        )
-        for (tool, status), ended in self._state.ended_items.items():
-            items.add_metric([tool, status], ended)
-        yield items
-        limits = self._state.limits.snapshot()
-        lines = {name: line.statistics() for name, line in self._state.admissions().items()}
-        yield _gauge("capacity", "Most items at once.", "limit", limits, "capacity")
-        yield _gauge("in_use", "Items in flight.", "limit", limits, "in_use")
-        yield _gauge("waiting", "Items that wait for a slot.", "limit", limits, "waiting")
-        yield _gauge("calls_running", "Calls at work.", "tool", lines, "holding")
-        yield _gauge("calls_waiting", "Calls that wait for their turn.", "tool", lines, "waiting")
-        yield from _of_clients(self._state)
-        yield from _of_upstreams(self._state)
-        yield CounterMetricFamily(
-            "trio_tools_blocked_steps",
-            "Task steps that held the event loop too long.",
-            value=self._state.monitor.count,
-        )
+        for figure in process_figures():
+            yield _family(figure)
+        for figure in () if self._state is None else figures_of(self._state):
+            yield _family(figure)
+
+
+def _family(figure: Figure) -> Metric:
+    kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
+    family = kind(figure.name, figure.help, labels=figure.labels)
+    for labels, value in figure.values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 def _build() -> GaugeMetricFamily:
@@ -207,43 +185,6 @@ def _build() -> GaugeMetricFamily:
     )
     build.add_metric(list(_BUILD.values()), 1)
     return build
-
-
-def _of_clients(state: ServerState) -> Iterable[Metric]:
-    """Yield what was used today; clients that the settings do not name are one, `other`."""
-    known = {*state.settings.clients, *state.settings.http.tokens}
-    for field, text in (("calls", "Calls taken today (UTC)."), ("items", "Items ended today.")):
-        used = dict.fromkeys((*known, "other"), 0)
-        for client_id in list(state.usage.all()):
-            used[client_id if client_id in known else "other"] += getattr(
-                state.usage.of(client_id), field
-            )
-        family = GaugeMetricFamily(f"trio_tools_client_{field}_today", text, labels=["client"])
-        for client_id, count in used.items():
-            family.add_metric([client_id], count)
-        yield family
-
-
-def _of_upstreams(state: ServerState) -> Iterable[Metric]:
-    if not state.settings.upstreams:
-        return
-    statuses = {name: each.status() for name, each in state.services.upstreams.items()}
-    up = GaugeMetricFamily(
-        "trio_tools_upstream_up", "Whether the upstream is connected.", labels=["upstream"]
-    )
-    for name, status in statuses.items():
-        up.add_metric([name], status.state == "connected")
-    yield up
-    yield _gauge("upstream_in_flight", "Calls in flight.", "upstream", statuses, "in_flight")
-    for field, text in (
-        ("calls", "Calls that ended."),
-        ("restarts", "Starts after a loss."),
-        ("let_go", "Cancelled calls that the upstream did not react to within a second."),
-    ):
-        counter = CounterMetricFamily(f"trio_tools_upstream_{field}", text, labels=["upstream"])
-        for name, status in statuses.items():
-            counter.add_metric([name], getattr(status, field))
-        yield counter
 
 
 def _outcome(result: HandlerResult) -> str:
@@ -258,12 +199,3 @@ def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the object called `name` in an answer, empty if there is none."""
     inner = fields.get(name)
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
-
-
-def _gauge(
-    name: str, text: str, label: str, statistics: Mapping[str, object], field: str
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"trio_tools_{name}", text, labels=[label])
-    for key, values in statistics.items():
-        family.add_metric([key], getattr(values, field))
-    return family

@@ -1,0 +1,93 @@
+"""Where spans and metrics go: a receiver of OTLP over HTTP, by the settings and the environment.
+
+The SDK exports in threads of its own, with bounded queues: what does not fit is dropped, and the
+event loop never waits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from trio_tools.settings import TelemetrySettings
+from trio_tools.version import __version__
+
+_USUAL_INTERVAL: Final = 60_000.0
+_LEAST_INTERVAL: Final = 100.0
+
+
+class Providers:
+    """The providers of a process that is ours.
+
+    Args:
+        settings: Of telemetry.
+        name: What the server calls itself; the service, unless the environment names it.
+
+    Attributes:
+        tracer_provider: Makes tracers.
+        meter_provider: Makes meters; None if no metrics are sent.
+    """
+
+    def __init__(self, settings: TelemetrySettings, name: str) -> None:
+        resource = _resource(name)
+        self.tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        if _is_sent("OTEL_TRACES_EXPORTER"):
+            spans = OTLPSpanExporter(endpoint=_endpoint(settings, "traces"))
+            self.tracer_provider.add_span_processor(BatchSpanProcessor(spans))
+        self.meter_provider: MeterProvider | None = None
+        if settings.metrics and _is_sent("OTEL_METRICS_EXPORTER"):
+            metrics = OTLPMetricExporter(endpoint=_endpoint(settings, "metrics"))
+            # Without a thread of its own: figures are taken in the event loop, and sent by `send`.
+            reader = PeriodicExportingMetricReader(metrics, export_interval_millis=math.inf)
+            self.meter_provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+
+    def send(self) -> None:
+        """Send the metrics as they are now. Blocks until they are sent, or time is up."""
+        if self.meter_provider is not None:
+            self.meter_provider.force_flush()
+
+    def close(self) -> None:
+        """Send what is left, and stop the threads. Blocks, for 10 s if nobody is there."""
+        self.tracer_provider.shutdown()
+        self.send()
+        if self.meter_provider is not None:
+            self.meter_provider.shutdown()
+
+
+def seconds_between_metrics() -> float:
+    """Return how often metrics are sent, as `OTEL_METRIC_EXPORT_INTERVAL` says."""
+    text = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")
+    try:
+        milliseconds = float(text or _USUAL_INTERVAL)
+    except ValueError:
+        milliseconds = _USUAL_INTERVAL
+    if not math.isfinite(milliseconds):
+        milliseconds = _USUAL_INTERVAL
+    return max(milliseconds, _LEAST_INTERVAL) / 1_000
+
+
+def _resource(name: str) -> Resource:
+    told = {"service.version": __version__, "service.instance.id": str(uuid.uuid4())}
+    named = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if not os.environ.get("OTEL_SERVICE_NAME") and f"{SERVICE_NAME}=" not in named:
+        told[SERVICE_NAME] = name
+    return Resource.create(told)
+
+
+def _endpoint(settings: TelemetrySettings, signal: str) -> str | None:
+    """Return where a signal goes; None to leave it to the environment."""
+    return None if settings.endpoint is None else f"{settings.endpoint}/v1/{signal}"
+
+
+def _is_sent(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() != "none"
