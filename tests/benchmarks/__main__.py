@@ -14,6 +14,7 @@ BENCHMARKS = {
     "kills": "kill -9 at random moments of batches that are stored (--postgres)",
     "http": "the HTTP engine beside its peers: CPU per request",
     "end_to_end": "1,000 URLs through stdio beside the asyncio form of the guideline",
+    "answers": "tokens of one small page beside mcp-server-fetch",
     "lists": "characters of our list of tools beside those of other servers",
     "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",

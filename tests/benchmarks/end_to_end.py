@@ -58,20 +58,25 @@ def serve_the_guideline() -> None:
     server.run()
 
 
+def our_settings(folder: str) -> dict[str, str]:
+    """Return the environment of a server that may ask loopback, with its state in a folder."""
+    return {
+        **os.environ,
+        "XDG_STATE_HOME": folder,
+        "TRIO_TOOLS_FETCH__ALLOW_PRIVATE": "true",
+        "TRIO_TOOLS_FETCH__PORTS": "null",
+    }
+
+
 @contextmanager
 def _started(module: str, *arguments: str):
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "XDG_STATE_HOME": folder,
-            "TRIO_TOOLS_FETCH__ALLOW_PRIVATE": "true",
-            "TRIO_TOOLS_FETCH__PORTS": "null",
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **settings},
+            env=our_settings(folder),
         )
         try:
             yield Server("stdio", process)

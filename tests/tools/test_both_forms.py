@@ -12,6 +12,7 @@ import trio
 
 from tests.http.servers import answering, reply, serving
 from tests.server.kit import connected, values_of
+from tests.support.forms import check_complete
 from tests.tools.kit import server_with
 from trio_tools.operations.operation import Operation
 from trio_tools.settings import FetchSettings
@@ -42,27 +43,6 @@ def outside(text):
     """Return what of a text stands outside of all markers."""
     mark = marker_of(text)
     return re.sub(f"<data-{mark}>\n.*?\n</data-{mark}>", "", text, flags=re.DOTALL)
-
-
-def leaves(value):
-    """Yield each text and number in a JSON value."""
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from leaves(one)
-    elif value is not None and not isinstance(value, bool):
-        yield value
-
-
-def check_complete(text, envelope, *, without=()):
-    """Find every datum of the structured content in the text."""
-    plain = text.replace(",", "")
-    for char in "\u2028\x85":
-        text = text.replace(f"\\u{ord(char):04x}", char)
-    cells = text.replace("\\|", "|").replace("\\\\", "\\")
-    for leaf in leaves({k: v for k, v in envelope["data"].items() if k not in without}):
-        told = str(leaf)
-        written = (told, json.dumps(told, ensure_ascii=False)[1:-1], json.dumps(told)[1:-1])
-        assert any(one in text for one in written) or told in plain or told in cells, leaf
 
 
 async def shout(text: str) -> dict:

@@ -89,5 +89,5 @@ def _meta(
         "warnings": warnings or [],
         "pagination": pagination,
         "rate_limit": rate_limit,
-        "telemetry": {"elapsed_seconds": round(request.elapsed, 6) if request else 0.0},
+        "telemetry": {"elapsed_seconds": round(request.elapsed, 3) if request else 0.0},
     }

@@ -145,14 +145,20 @@ def page_text(value: dict[str, Any]) -> str:
     told = f"{value['status']} {kind}, {value['length']:,} bytes"
     if value["truncated"]:
         told += f", cut at {value['length']:,}"
+    if charset := value.get("charset"):
+        told += f", {charset}"
     told += f", {value['elapsed_seconds']} s"
     parts: list[str] = []
     if value["headers"]:
         parts.append(f"headers: {json_line(value['headers'])}")
     told_of = ("final_url", "title", "canonical_url", "language", "pages")
-    parts += [f"{name}: {one_line(str(value[name]))}" for name in told_of if name in value]
+    parts += [
+        f"{name}: {one_line(str(value[name]))}"
+        for name in told_of
+        if name in value and not _opens_with(value, name)
+    ]
     if value.get("charset_declared") is False and value["charset"] != "utf-8":
-        parts.append(f"charset: {value['charset']}, detected: nothing declares it")
+        parts.append("the charset is detected: nothing declares it")
     parts += [f"warning: {warning}" for warning in value.get("warnings", [])]
     if "next_offset" in value:
         parts.append(
@@ -163,6 +169,11 @@ def page_text(value: dict[str, Any]) -> str:
     if "text" in value:
         parts += [""] * bool(parts) + [value["text"]]
     return "\n".join([told, *parts])
+
+
+def _opens_with(value: dict[str, Any], name: str) -> bool:
+    """Whether the text of a page opens with its title, which so costs no line of its own."""
+    return name == "title" and str(value.get("text")).startswith(f"# {value[name]}\n")
 
 
 def reply_text(value: dict[str, Any]) -> str:
@@ -205,9 +216,9 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
         "headers": _other_headers(page),
         "length": page.length,
         "truncated": page.truncated and asked_for,
-        "elapsed_seconds": round(page.elapsed, 6),
+        "elapsed_seconds": round(page.elapsed, 3),
     }
-    if page.final_url != page.url:
+    if page.final_url not in {page.url, f"{page.url}/"}:
         result["final_url"] = page.final_url
     for name in ("title", "canonical_url", "language", "pages", "charset", "charset_declared"):
         value = getattr(page, name)
@@ -250,7 +261,7 @@ def reply_data(api: str, path: str, reply: ApiReply) -> dict[str, Any]:
         "headers": reply.headers,
         "body": reply.body,
         "truncated": reply.truncated,
-        "waited_seconds": round(reply.waited_seconds, 6),
+        "waited_seconds": round(reply.waited_seconds, 3),
         "retry_after_seconds": reply.retry_after_seconds,
-        "elapsed_seconds": round(reply.elapsed, 6),
+        "elapsed_seconds": round(reply.elapsed, 3),
     }

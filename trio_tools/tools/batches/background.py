@@ -95,7 +95,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
             "results": [],
             "errors": None,
             "timing": {
-                "elapsed_seconds": round(call.waited, 6),
+                "elapsed_seconds": round(call.waited, 3),
                 "timeout_seconds": how.seconds,
                 "headroom_seconds": how.seconds,
             },

@@ -265,9 +265,9 @@ class Timing:
     def as_data(self) -> dict[str, float]:
         """Return the timing as every answer shows it."""
         return {
-            "elapsed_seconds": round(self.elapsed, 6),
-            "timeout_seconds": round(self.seconds, 6),
-            "headroom_seconds": round(max(0.0, self.seconds - self.elapsed), 6),
+            "elapsed_seconds": round(self.elapsed, 3),
+            "timeout_seconds": round(self.seconds, 3),
+            "headroom_seconds": round(max(0.0, self.seconds - self.elapsed), 3),
         }
 
 
@@ -360,5 +360,8 @@ def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
 
 
 def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
-    used = ", ".join(f"{name} {seconds}" for name, seconds in timing.as_data().items())
-    return f"operation_id {kept.operation_id}, concurrency_limit {concurrency}, {used}"
+    used, seconds, left = timing.as_data().values()
+    return (
+        f"operation_id {kept.operation_id}, concurrency_limit {concurrency}, {used} of {seconds} s "
+        f"used, {left} s left"
+    )
