@@ -27,31 +27,35 @@ from tests.benchmarks.end_to_end import our_settings
 from tests.transports.lines import call
 
 # About 370 tokens through mcp-server-fetch, as a small page has.
-_PARAGRAPHS = (
-    "A nursery is a block that owns tasks, and it is left when all of them have ended. A task that "
-    "fails cancels its siblings, and the failure leaves the block. So no task is forgotten, and no "
-    "failure is lost. A function that starts tasks in a nursery of its own has nothing left to do "
-    "when it returns.",
-    "A cancel scope bounds the time of the code inside of it, however deep the calls are nested. "
-    "When its deadline passes, the next checkpoint raises an exception that unwinds the stack up to "
-    "the scope. Files and sockets are closed on the way, by the same context managers that close "
-    "them after a success or a failure.",
-    "What has finished is kept outside of the scope, so that a deadline takes nothing from it. A "
-    "report of a batch lists every item once: with its value, with its failure, as cancelled, or as "
-    "not started. The same batch can be run again, and then does only what is missing.",
-    "A capacity limiter decides how many tasks run at once. Each of them borrows a token and gives "
-    "it back at the end of a block. Those that wait form a queue, first in, first out. A limiter "
-    "that several batches share bounds all of them together, whatever each of them would like to "
-    "do. Back-pressure follows by itself: a source is read only when there is a free token, so that "
-    "memory does not grow with the number of items.",
-    "A test runs such code on a virtual clock, and cancels it at each of its checkpoints in turn. "
-    "After each run it looks whether anything is left behind: a slot, a token, a task, a thread. "
-    "What holds there for every point in time holds in production as well.",
-)
+_TEXT = """\
+A nursery is a block that owns tasks, and it is left when all of them have ended. A task that
+fails cancels its siblings, and the failure leaves the block. So no task is forgotten, and no
+failure is lost. A function that starts tasks in a nursery of its own has nothing left to do when
+it returns.
+
+A cancel scope bounds the time of the code inside of it, however deep the calls are nested. When
+its deadline passes, the next checkpoint raises an exception that unwinds the stack up to the
+scope. Files and sockets are closed on the way, by the same context managers that close them after
+a success or a failure.
+
+What has finished is kept outside of the scope, so that a deadline takes nothing from it. A report
+of a batch lists every item once: with its value, with its failure, as cancelled, or as not
+started. The same batch can be run again, and then does only what is missing.
+
+A capacity limiter decides how many tasks run at once. Each of them borrows a token and gives it
+back at the end of a block. Those that wait form a queue, first in, first out. A limiter that
+several batches share bounds all of them together, whatever each of them would like to do. Back-
+pressure follows by itself: a source is read only when there is a free token, so that memory does
+not grow with the number of items.
+
+A test runs such code on a virtual clock, and cancels it at each of its checkpoints in turn. After
+each run it looks whether anything is left behind: a slot, a token, a task, a thread. What holds
+there for every point in time holds in production as well.
+"""
 _PAGE = (
     "<!doctype html><html><head><title>Structured concurrency</title></head><body><article>"
     "<h1>Structured concurrency</h1>"
-    + "".join(f"<p>{paragraph}</p>" for paragraph in _PARAGRAPHS)
+    + "".join(f"<p>{paragraph}</p>" for paragraph in _TEXT.split("\n\n"))
     + "</article></body></html>"
 ).encode()
 _MOST_TOKENS, _MOST_ENVELOPE_TOKENS = 420, 60
