@@ -1,46 +1,45 @@
 """Patterns of structured concurrency for trio.
 
-Every parallel operation runs inside a nursery, bounded by a `trio.CapacityLimiter`, within cancel
-scopes; what is finished lives outside the scope that can be cancelled. Partial results are then
-simply what is already there.
+Every parallel operation runs in a nursery, under a `trio.CapacityLimiter`, within a cancel scope.
+Finished results live outside that scope, so a cancel does not lose them.
 
-The modules, lowest layer first. Each imports only from layers below its own; a test enforces it.
+The modules, lowest layer first. A module imports only from lower layers; a test checks this.
 
-    L0  _errors  _arguments          exceptions; argument checks whose messages teach
+    L0  _errors  _arguments          exceptions; argument checks
         _run_local  _await_frames    values of one trio run; where a task waits
-        _tracebacks  _pull_turn      failures without frames; whose turn it is to take an item
-        _trio_internals              what the test kit asks of trio's private parts
-        _limiter  _fair_queue        limiters with additions; whose turn it is
-        _cpus                        how many CPUs there are to use
-    L1  _outcomes  _token_bucket     how each item ended; rate limit
+        _tracebacks  _pull_turn      tracebacks without frames; the turn to pull an item
+        _trio_internals              trio's private parts that the test kit uses
+        _limiter  _fair_queue        limiters that delegate; fair queue
+        _cpus                        how many CPUs this process may use
+    L1  _outcomes  _token_bucket     outcomes of items; rate limit
         _slot  _deadline             a worker's slot; time budget
-        _frontier  _retry            a source that grows; what is tried again, and when
+        _frontier  _retry            a source that grows; retry policy
         _requests                    request context
-        _threads  _worker            blocking calls; what runs in a worker process
-        _step_monitor                who blocks the loop
-        _single_flight  _hedge       one call for all who ask; a second try when one is late
-    L2  _source  _key_limits         the items still to come; limits of each key
-        _cluster_engine              the seam to what distributes
+        _threads  _worker            blocking calls; code of a worker process
+        _step_monitor                steps that block the event loop
+        _single_flight  _hedge       shared calls; a second attempt when one is late
+    L2  _source  _key_limits         the remaining items; limits per key
+        _cluster_engine              the interface to a cluster engine
         _worker_pool                 the worker processes of one trio run
-    L3  _item_states  _admission     the state of each item; a bounded queue before a limiter
-        _processes  _cluster_job     heavy computation; what runs on a node of a cluster
-        _adaptive  _cluster_link     a limiter that finds its capacity; a run's link to a cluster
-    L4  _outcome_stream  _limits     where a stream's workers meet its consumer; named limiters
-        _observer                    who is told what happens to items, and who keeps it
+    L3  _item_states  _admission     the state of each item; a bounded fair queue
+        _processes  _cluster_job     CPU-bound calls; code of a cluster node
+        _adaptive  _cluster_link     an adaptive limiter; the connection to a cluster
+    L4  _outcome_stream  _limits     outcomes on their way to the consumer; named limiters
+        _observer                    callbacks for items; storage of outcomes
         _cluster  _ray               calls on a cluster; Ray as its engine
-        _item_calls                  calls of an item's function: in time, and again
-    L5  _plan                        what a batch runs, and how: what outlives each run
+        _item_calls                  calls of an item's function: timeouts and retries
+    L5  _plan                        the state and options that outlive each run
     L6  _intake                      how a worker gets its next item
     L7  _engine                      THE engine: a dispatcher and its workers
-    L8  _batch                       its public face
+    L8  _batch                       its public interface
     L9  _run_batch                   run_batch, stream_batch: policies over the batch
-        _invariants  _scenario_run   what a scenario may not leave behind; one run of it
+        _invariants  _scenario_run   checks after a scenario; one run of it
     L10  testing  progress           cancel a scenario at each of its checkpoints; a progress bar
         telemetry                    spans of OpenTelemetry
     L11  pytest_plugin               a marker that cancels a test at each of its checkpoints
 
-The names are here, and loaded when the first of them is used. A worker process of `run_in_process`
-uses none of them: it starts without trio, in half of the time.
+The public names are loaded at the first use of any of them. A worker process of `run_in_process`
+uses none of them, so it starts without trio, in half the time.
 """
 
 import importlib as _importlib
@@ -177,7 +176,7 @@ __all__ = (
     "use_cluster",
 )
 
-# Where each name is written, by module.
+# The module of each name.
 _HOMES = {
     "_adaptive": (
         "AIMD",
@@ -280,7 +279,7 @@ _HOMES = {
 }
 
 
-if not _typing.TYPE_CHECKING:  # or type checkers would take every name for one of ours
+if not _typing.TYPE_CHECKING:  # otherwise type checkers would accept every name
 
     def __getattr__(name: str) -> _typing.Any:
         if name not in __all__:
@@ -294,10 +293,10 @@ def __dir__() -> list[str]:
 
 
 def _load() -> None:
-    """Load all names at once, so that each has the same `__module__` whoever uses it first."""
+    """Load all names at once, so that each has the same `__module__`."""
     for home, names in _HOMES.items():
         module = _importlib.import_module(f"{__name__}.{home}")
         for name in names:
             value = globals()[name] = getattr(module, name)
-            # Names say where they are imported from, and not in which private module they are.
+            # The public module, not the private one.
             value.__module__ = __name__

@@ -1,4 +1,4 @@
-"""A limiter that finds its capacity: from how long calls take, and whether they are refused."""
+"""A limiter that adapts its capacity to the duration of calls and to refusals."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ if TYPE_CHECKING:
 
 _CALL = "AdaptiveLimiter(initial=10, minimum=1, maximum=100)"
 
-# Calls that one step of an algorithm is taken of, at least. Fewer would be mostly noise.
+# Least number of calls for one step of an algorithm. Fewer are mostly noise.
 _LEAST_SAMPLES = 10
 
-# Windows that the long average is a plain one of, before it is exponential.
+# Number of windows for which the long average is a plain mean, before it is exponential.
 _WARM_UP = 10
 
-# Exceptions that say that the other side has too much to do, not that the call was wrong.
+# Exceptions that mean that the other side is overloaded, not that the call was wrong.
 _SIGNS_OF_OVERLOAD = (trio.TooSlowError, TimeoutError, Overloaded)
 
 
 class LimitAlgorithm(Protocol):
-    """Decides the next limit. One belongs to one limiter, since it may remember."""
+    """Calculates the next limit. Each limiter needs its own, because it may have state."""
 
     def update(self, limit: float, *, elapsed: float, in_flight: int, dropped: bool) -> float:
-        """Return the next limit, which is then kept within the limiter's bounds.
+        """Return the next limit, which the limiter then keeps within its bounds.
 
-        Called once for about as many calls as the limit allows at once, which is about once for
-        each time that a call takes, and at once for a dropped call.
+        Called after about as many calls as the limit allows at once, so about once per duration of
+        a call; and at once after a dropped call.
 
         Args:
             limit: The limit now; it need not be a whole number.
-            elapsed: Seconds that calls took on average since the last update, or the dropped one.
+            elapsed: Mean seconds of the calls since the last update, or seconds of the dropped
+                call.
             in_flight: Most calls in flight since the last update.
             dropped: Whether a call was refused or timed out.
         """
@@ -54,13 +55,13 @@ class LimitAlgorithm(Protocol):
 class AIMD:
     """Additive increase, multiplicative decrease: one more at a time, a share less after a drop.
 
-    As TCP does (Chiu and Jain, 1989), with the constants of `AIMDLimit.java` in Netflix's
-    concurrency-limits. It needs drops to find the limit: time-outs, or answers that refuse. It goes
-    up to the point where they begin, again and again: a saw between `backoff` times that and that.
+    Like TCP (Chiu and Jain, 1989), with the constants of `AIMDLimit.java` in Netflix's
+    concurrency-limits. It needs drops to find the limit: timeouts or refusals. The limit rises
+    until drops begin, falls to `backoff` times that value, and rises again.
 
     Args:
         backoff: Share of the limit that is left after a drop, at least 0.5 and below 1.
-        slow_after: Seconds from which on a call counts as dropped.
+        slow_after: A call that takes longer, in seconds, counts as dropped.
 
     Raises:
         TypeError: An argument is no number.
@@ -89,19 +90,19 @@ class AIMD:
 @final
 @dataclass
 class Gradient2:
-    """Follow the gradient: grow while calls take as long as they used to, shrink as they slow down.
+    """Grow while calls take as long as before, shrink when they slow down.
 
     The formulas and constants are those of `Gradient2Limit.java` in Netflix's concurrency-limits
-    (2018), which measures one average of few calls against one of many. It needs no drops, which
-    are taken as its steepest gradient here. Where calls slow down for ever the long average
-    follows, and the limit creeps up to the maximum: choose one that the server survives.
+    (2018), which compares a short average with a long one. It needs no drops; a drop counts as the
+    steepest gradient. If calls slow down permanently, the long average follows, and the limit rises
+    to the maximum: choose a maximum that the server survives.
 
     Args:
-        queue_size: How much the limit grows in a step while calls are not slower than before,
-            times `smoothing`.
+        queue_size: Growth of the limit in a step while calls are not slower than before, before
+            `smoothing`.
         smoothing: Share of a new limit in the next one, above 0 and at most 1.
-        long_window: Steps that the long average reaches over (int >= 1).
-        tolerance: How many times as long as usual calls may take before the limit shrinks (>= 1).
+        long_window: Number of steps in the long average (int >= 1).
+        tolerance: Factor by which calls may be slower than usual before the limit shrinks (>= 1).
 
     Raises:
         TypeError: An argument is no number.
@@ -138,13 +139,13 @@ class Gradient2:
         self._steps += 1
         newest = 1 / self._steps if self._steps <= _WARM_UP else 2 / (self.long_window + 1)
         self._usual += (elapsed - self._usual) * newest
-        if self._usual > 2 * elapsed:  # it was slow for long, and is not any more
+        if self._usual > 2 * elapsed:  # it was slow for a long time and has recovered
             self._usual *= 0.95
 
 
 @final
 class AdaptiveLimiter(DelegatingLimiter):
-    """A capacity limiter that finds out how many calls at once the other side takes well.
+    """A capacity limiter that finds out how many concurrent calls the other side can serve.
 
     Usage::
 
@@ -155,17 +156,17 @@ class AdaptiveLimiter(DelegatingLimiter):
         async with limiter:  # or around one call
             await fetch(url)
 
-    It can be used wherever a `trio.CapacityLimiter` can. What it learns from: the items of batches
-    that it is the `limiter` of, blocks of `async with limiter`, and `record`. A call is *dropped*
-    if it timed out or if `overload` says so of its exception; other failures are not counted,
-    since they say nothing of the load.
+    It can be used in place of a `trio.CapacityLimiter`. It learns from the items of batches with
+    this `limiter`, from blocks of `async with limiter`, and from `record`. A call is *dropped* if
+    it timed out, or if its exception is one of `overload`. Other failures are not counted, because
+    they say nothing about the load.
 
     Calls that waited for the limit before it was last lowered do not lower it again.
 
     Args:
-        initial: The limit to begin with (int, between the two others).
+        initial: The first limit (int, from `minimum` to `maximum`).
         minimum: The lowest limit (int >= 1).
-        maximum: The highest limit. Choose what the other side survives.
+        maximum: The highest limit. Choose one that the other side survives.
         algorithm: `"gradient2"` (from durations), `"aimd"` (from drops), or an object with an
             `update` method such as `AIMD(backoff=0.8)`; each limiter needs its own.
         overload: Exception types of dropped calls. By default `trio.TooSlowError`, `TimeoutError`
@@ -210,9 +211,9 @@ class AdaptiveLimiter(DelegatingLimiter):
 
     @property
     def total_tokens(self) -> float:
-        """Most holders at once, now. Assign to have it go on from there; 0 pauses.
+        """The current limit. An assignment continues from that value; 0 pauses.
 
-        While it is paused nothing is learned; assign a limit to go on.
+        While it is paused it learns nothing; assign a limit to continue.
         """
         return self._limiter.total_tokens
 
@@ -228,11 +229,11 @@ class AdaptiveLimiter(DelegatingLimiter):
         self._begin_window()
 
     def record(self, elapsed: float, *, dropped: bool = False) -> None:
-        """Learn from a call that has ended. Call it before its token is given back.
+        """Learn from a call that has ended. Call it before its token is released.
 
         Args:
-            elapsed: Seconds that it took.
-            dropped: Whether it timed out or was refused because of the load.
+            elapsed: Seconds that the call took.
+            dropped: Whether the call timed out or was refused because of the load.
 
         Raises:
             TypeError: `elapsed` is no number.
@@ -250,7 +251,7 @@ class AdaptiveLimiter(DelegatingLimiter):
             self._update(self._seconds / self._samples, dropped=False)
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
-        """Learn from an item of a batch; the batch calls it."""
+        """Learn from an item of a batch. The batch calls it."""
         dropped = outcome.status is Status.TIMED_OUT or isinstance(outcome.error, self._overload)
         if dropped or outcome.error is None:
             self.record(outcome.elapsed, dropped=dropped)
@@ -271,7 +272,7 @@ class AdaptiveLimiter(DelegatingLimiter):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Learn from the block, and give the token back."""
+        """Learn from the block, and release the token."""
         dropped = isinstance(exc, self._overload)
         started = self._started[trio.lowlevel.current_task()]
         try:

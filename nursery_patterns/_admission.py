@@ -1,8 +1,8 @@
-"""A bounded, fair waiting line in front of a limiter: overload is an answer, not a longer line.
+"""A bounded, fair queue in front of a limiter. When it is full, tasks are refused at once.
 
-Of all who wait, one (the front) stands in the limiter's own line; the others stand here, in a fair
-queue, and are called to the front in turn. So the limiter stays an ordinary one that others may
-use directly, and one key's thousand waiters are no obstacle to another key's one.
+One waiting task, the front, waits in the limiter's own queue. The others wait here, in a fair
+queue, and become the front in turn. So the limiter stays an ordinary one that other code may use
+directly, and a thousand waiters of one key do not delay the single waiter of another.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable
     from types import TracebackType
 
-# Seconds a slot is taken to be held while nobody has given one back yet.
+# Assumed seconds of a hold until the first slot has been released.
 _UNMEASURED_HOLD = 1.0
 
-# What a refused task is told at least: 0 would invite it to ask again without end.
+# Least retry_after of a refused task: with 0 it would retry in a tight loop.
 _LEAST_RETRY_SECONDS = 0.01
 
 # Weight of the newest hold in the mean: TCP's choice for its round-trip times (RFC 6298).
@@ -38,11 +38,11 @@ class AdmissionStatistics:
     Attributes:
         capacity: Most slots at once, the limiter's `total_tokens`; 0 means paused.
         holding: Tasks that hold a slot through this admission.
-        waiting: Tasks in the line.
-        max_waiting: Most tasks in the line.
-        admitted: How many ever got a slot.
-        refused: How many were ever told `Overloaded`.
-        mean_hold: Seconds a slot was held of late; None until one has been given back.
+        waiting: Tasks in the queue.
+        max_waiting: Most tasks in the queue.
+        admitted: Tasks that got a slot so far.
+        refused: Tasks that got `Overloaded` so far.
+        mean_hold: Seconds for which recent tasks held a slot; None until one has been released.
     """
 
     capacity: float
@@ -56,7 +56,7 @@ class AdmissionStatistics:
 
 @final
 class Admission:
-    """Take a slot of `limiter`, wait in a line of at most `max_waiting` tasks, or be told to leave.
+    """Take a slot of `limiter`, wait in a queue of at most `max_waiting` tasks, or be refused.
 
     Usage::
 
@@ -71,31 +71,31 @@ class Admission:
         async with admission.slot(key=client_id, weight=3, priority=-1):
             await work()
 
-    Order: lower priorities first; between keys by weight, so that each is served its share of
-    every prefix of a run to within one; within a key first come, first served. The front of the
-    line, which the limiter serves next, is not overtaken. Whoever has waited for `ageing` seconds
-    longer counts as one step of priority more urgent, so nobody waits for ever.
+    **Order.** Lower priorities come first. Between keys, turns follow the weights: in every prefix
+    of a run, each key is within one turn of its share. Within a key the order is first in, first
+    out. The front of the queue, which the limiter serves next, is not overtaken. Waiting for
+    `ageing` seconds counts as one step of priority, so no task starves.
 
-    Bound: the slots of the limiter, which may change at any time (0 pauses), and `max_waiting`
-    for all keys together. When the line is full, a newcomer takes the place of the latest of a key
-    with at least two more in line for its weight, or of a lower priority; that one is told
-    `Overloaded` instead (buffer stealing, McKenney 1990). So no key can fill the line against the
-    others.
+    **Bound.** The slots of the limiter, which may change at any time (0 pauses), and `max_waiting`
+    for all keys together. If the queue is full, a new task may displace a waiting one: the latest
+    task of a key that has at least two more waiting for its weight, or of a lower priority. The
+    displaced task gets `Overloaded` (buffer stealing, McKenney 1990). So no key can fill the queue.
 
-    Cancelled while it waits, a task frees its place at once. A failing or cancelled body gives its
-    slot back like any other. Waiting is never timed out here: put a `trio.fail_after` around it.
+    **Cancellation.** A task that is cancelled while it waits leaves the queue at once. A block that
+    fails or is cancelled releases its slot. Waiting has no timeout: use `trio.fail_after`.
 
-    The slot is borrowed in the name of the current task, as `async with limiter` does, so any
-    number of tasks can use one admission at the same time.
+    The slot belongs to the current task, as with `async with limiter`, so any number of tasks can
+    use one admission at the same time.
 
     Args:
-        limiter: A `trio.CapacityLimiter` or whatever has its methods. Others may acquire it
-            directly; the front of this line and they are served first come, first served.
-        max_waiting: Most tasks in the line (int >= 0); 0 means a slot at once or never.
+        limiter: A `trio.CapacityLimiter`, or an object with its methods. Other tasks may acquire it
+            directly; they and the front of this queue are served first in, first out.
+        max_waiting: Most tasks in the queue (int >= 0). With 0 a task gets a slot at once or is
+            refused.
         ageing: Seconds of waiting that count as one step of priority.
 
     Raises:
-        TypeError: `limiter` is no limiter, or another argument is no number.
+        TypeError: `limiter` is not a limiter, or another argument is not a number.
         ValueError: An argument is out of its bounds.
     """
 
@@ -110,8 +110,8 @@ class Admission:
         self.limiter = limiter
         self.max_waiting = max_waiting
         check_seconds("ageing", ageing, call="Admission(limiter, max_waiting=20, ageing=10)")
-        # Who waits. Invariants: if anybody is in the queue, then there is a front; no task stands
-        # in two places; `waiting` never grows past `max_waiting`.
+        # Waiting tasks. Invariants: if the queue is not empty, there is a front; no task is in two
+        # places; `waiting` never grows above `max_waiting`.
         self._front: trio.lowlevel.Task | None = None
         self._queue: FairQueue[trio.lowlevel.Task] = FairQueue(ageing)
         # Since when each slot is held, oldest first.
@@ -127,7 +127,7 @@ class Admission:
 
     @property
     def max_waiting(self) -> int:
-        """Most tasks in the line. Lowering it sends nobody away who waits already."""
+        """Most tasks in the queue. Lowering it does not refuse tasks that already wait."""
         return self._max_waiting
 
     @max_waiting.setter
@@ -137,23 +137,23 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Tasks in the line, the front included."""
+        """Tasks in the queue, including the front."""
         return len(self._queue) + (self._front is not None)
 
     @property
     def queued(self) -> int:
-        """Tasks in the line, without the front, which waits in the limiter's own line."""
+        """Tasks in the queue, without the front, which waits in the limiter's own queue."""
         return len(self._queue)
 
     @property
     def full(self) -> bool:
-        """Whether a newcomer would neither get a slot at once nor find room in the line."""
+        """Whether a new task would get no slot at once and the queue is full."""
         return self.waiting >= self.max_waiting and self.limiter.available_tokens <= 0
 
     def full_for(self, key: Hashable, *, weight: float = 1.0, priority: float = 0) -> bool:
-        """Whether a newcomer of `key` would be told `Overloaded` now. O(keys that wait).
+        """Whether a new task of `key` would get `Overloaded` now. O(waiting keys).
 
-        A line that is full of one key's tasks still takes another key's.
+        A queue that is full of one key's tasks still accepts a task of another key.
         """
         return self.full and self._queue.displaceable_for(key, weight, priority) is None
 
@@ -161,22 +161,23 @@ class Admission:
     async def slot(
         self, key: Hashable = None, *, weight: float = 1.0, priority: float = 0
     ) -> AsyncGenerator[None]:
-        """Hold a slot in the name of `key`, in its turn.
+        """Hold a slot for `key`, in turn.
 
         Args:
-            key: Whom to be fair to, such as a client id. `async with admission:` is key None.
+            key: The admission is fair between keys, such as client ids. `async with admission:`
+                uses the key None.
             weight: The key's share: one of weight 3 is served three times as often as one of
                 weight 1 while both wait. The latest call's weight holds for its key.
             priority: Lower numbers are served first, as in `queue.PriorityQueue`. A key waits at
                 each priority separately.
 
         Yields:
-            Once the slot is held; leaving the block gives it back.
+            When it holds the slot. Leaving the block releases it.
 
         Raises:
-            Overloaded: The line is full, or this task's place in it went to another one.
-            RuntimeError: This task holds a slot already, and would wait for itself.
-            TypeError: `key` cannot be hashed, or `weight` or `priority` is no number.
+            Overloaded: The queue is full, or another task displaced this one.
+            RuntimeError: This task already holds a slot, and would wait for itself.
+            TypeError: `key` cannot be hashed, or `weight` or `priority` is not a number.
             ValueError: `weight` is not above 0, or one of the two is NaN or infinite.
         """
         check_number(
@@ -190,11 +191,11 @@ class Admission:
             self._leave()
 
     async def __aenter__(self) -> None:
-        """Take a slot, in the name of no key in particular.
+        """Take a slot for the key None.
 
         Raises:
-            Overloaded: The line is full, or this task's place in it went to another one.
-            RuntimeError: This task holds a slot already, and would wait for itself.
+            Overloaded: The queue is full, or another task displaced this one.
+            RuntimeError: This task already holds a slot, and would wait for itself.
         """
         await self._enter(None, 1.0, 0)
 
@@ -204,7 +205,7 @@ class Admission:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the slot back, whatever happened in the block."""
+        """Release the slot, also after an exception."""
         self._leave()
 
     def statistics(self) -> AdmissionStatistics:
@@ -221,7 +222,7 @@ class Admission:
 
     async def _enter(self, key: Hashable, weight: float, priority: float) -> None:
         task = trio.lowlevel.current_task()
-        _check_key(key)  # it fails now, not first under load
+        _check_key(key)  # it fails now, and not only under load
         self._check_not_inside(task)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._front is None and self._take_free_slot():
@@ -231,7 +232,7 @@ class Admission:
             if self._front is None:
                 self._front = task
             else:
-                await self._stand_in_line(task, key, weight, priority)
+                await self._wait_in_queue(task, key, weight, priority)
             try:
                 await self.limiter.acquire()
             finally:
@@ -261,7 +262,7 @@ class Admission:
             return False
         return True
 
-    async def _stand_in_line(
+    async def _wait_in_queue(
         self, task: trio.lowlevel.Task, key: Hashable, weight: float, priority: float
     ) -> None:
         now = trio.current_time()
@@ -272,7 +273,7 @@ class Admission:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-        if self._front is not task:  # woken to make room, not to come forward
+        if self._front is not task:  # displaced, and not made the front
             raise self._overloaded()
 
     def _call_next_to_front(self) -> None:
@@ -302,7 +303,7 @@ class Admission:
 
     def _seconds_per_hold(self) -> float:
         mean = _UNMEASURED_HOLD if self._mean_hold is None else self._mean_hold
-        # If even the latest holder has had its slot for longer, the mean is out of date.
+        # If even the latest holder has held its slot for longer, the mean is out of date.
         latest = next(reversed(self._holders.values()), None)
         return mean if latest is None else max(mean, trio.current_time() - latest)
 

@@ -1,7 +1,7 @@
-"""Argument checks whose messages teach: what was given, what is allowed, and the corrected call.
+"""Argument checks. Each message has the given value, the allowed values and a corrected call.
 
-All of them run when an object is made, so a wrong call fails at once and at the line that is
-wrong, instead of later inside a task.
+They run when an object is made, so a wrong call fails at once and at the wrong line, and not later
+inside a task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 
 
 def check_async_function(fn: object, *, call: str, item: bool = True) -> None:
-    """Refuse whatever is not an async function of one item.
+    """Refuse anything but an async function of one item.
 
     Args:
         fn: What the caller passed.
@@ -97,18 +97,18 @@ def check_in_trio(call: str) -> None:
     """Refuse a call outside of a trio run.
 
     Raises:
-        RuntimeError: It says how to be in one.
+        RuntimeError: It says how to start one.
     """
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError(
-            f"{call} needs a trio run, and none is going on in this task: start the program with "
+            f"{call} needs a trio run, and this task is not in one: start the program with "
             "trio.run(main), or with anyio.run(main, backend='trio'). In an asyncio program run it "
             "in a trio run of its own: trio.lowlevel.start_guest_run(...), or trio.run in a thread"
         )
 
 
 def check_items(items: object, *, call: str) -> None:
-    """Refuse what can be iterated neither with `for` nor with `async for`.
+    """Refuse an object that neither `for` nor `async for` can iterate over.
 
     Raises:
         TypeError: `items` is not iterable, with the corrected call.
@@ -140,7 +140,7 @@ def check_seconds(name: str, value: object, *, call: str, zero: bool = False) ->
 
     Raises:
         TypeError: `value` is not a number.
-        ValueError: `value` is NaN, negative, or 0 where that has no meaning.
+        ValueError: `value` is NaN, negative, or 0 where 0 is not allowed.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}: write {call}")
@@ -221,10 +221,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_plain_function(fn: object, caller: str) -> None:
-    """Refuse what cannot be called in a thread or a process.
+    """Refuse a function that cannot be called in a thread or a process.
 
     Raises:
-        TypeError: `fn` is no function or an async one, with the corrected call of `caller`.
+        TypeError: `fn` is not a function, or is async; with the corrected call of `caller`.
     """
     if not callable(fn):
         raise TypeError(
@@ -249,5 +249,5 @@ def check_limiter(limiter: object, *, call: str) -> None:
 
 
 def name_of(fn: object) -> str:
-    """Return how a function, or what was made by one, is named in a message."""
+    """Return the name of a function, or of an object that one made, for a message."""
     return getattr(fn, "__qualname__", type(fn).__qualname__)

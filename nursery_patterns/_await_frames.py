@@ -1,4 +1,4 @@
-"""Where a task waits, for people: the lines of their own code, not those of trio under it."""
+"""Where a task waits: the lines of user code, without those of trio."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _NOT_OURS = frozenset({"trio", "outcome"})
 
 
 def frames_outside_trio(task: trio.lowlevel.Task) -> list[tuple[FrameType, int]]:
-    """Return the frames that a task waits in, and the line in each, outermost first.
+    """Return the frames in which a task waits, with the line of each, outermost first.
 
-    Empty for a task that has ended, and for one that has no function but one of trio.
+    Empty for a task that has ended, and for a task that only runs functions of trio.
     """
     return [
         (frame, line)

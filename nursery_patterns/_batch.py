@@ -1,4 +1,4 @@
-"""`Batch`: the engine's public face, and the state that outlives each of its runs."""
+"""`Batch`: the public interface of the engine, and the state that outlives each run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CALL = "Batch({fn}, items, limit=10)"
 class Batch(Generic[ItemT, ValueT]):
     """Run an async function over many items, a bounded number at a time.
 
-    What finished stays readable in `report()`, whatever happens to the task that ran the batch::
+    Finished outcomes stay readable in `report()`, also after a cancel::
 
         batch = Batch(fetch, urls, limit=10)
         with trio.move_on_after(30):
@@ -63,20 +63,20 @@ class Batch(Generic[ItemT, ValueT]):
     Args:
         fn: Async function of one item. Its exceptions (`Exception` and below) become outcomes.
             Items that the same worker runs share one `contextvars` context.
-        items: Any iterable or async iterable. It is read lazily, in order, one item when there is
-            a slot for it; never more than the items in flight and one waiting for a shared slot.
-            A sized one is taken at the length it has now.
+        items: Any iterable or async iterable. It is read lazily and in order, one item for each
+            free slot. At most one item is read ahead; it waits for the shared slot. The length of a
+            sized iterable is read once, now.
         limit: Most items in flight in this batch.
         limiter: Capacity shared with others: every running item also holds one of its tokens,
             first come, first served. The effective bound is the smaller of the two.
-        item_timeout: Seconds an item may take, from when it has its slot. An item past it becomes
-            `timed_out`; its siblings go on. With `retry`: seconds for each attempt.
-        total_timeout: Seconds for all attempts of an item and the waits between them; as in
-            `retry`, and in place of it.
-        retry: Which failures are tried again, and when; the slot is given to others meanwhile.
-        bucket: One token per item start, waited for while no slot is held.
-        key: Function of an item, for limits that each key has for itself. Items of a key that has
-            to wait delay no others: up to 1,000 are set aside, without a slot.
+        item_timeout: Seconds an item may take, counted from when it gets its slot. Then it becomes
+            `timed_out`; the other items continue. With `retry`, seconds for each attempt.
+        total_timeout: Seconds for all attempts of an item and the waits between them. Overrides
+            that of `retry`.
+        retry: Which failures are retried, and when. While an item backs off, others use its slot.
+        bucket: Each item start takes one token. An item waits for its token without a slot.
+        key: Function of an item that returns its key, for separate limits per key. Items that wait
+            for their key do not delay others: up to 1,000 of them wait without a slot.
         limit_per_key: Most items of one key in flight.
         bucket_per_key: A `TokenBucket` to make one like it for each key; or a function of the key
             that makes one.
@@ -140,7 +140,7 @@ class Batch(Generic[ItemT, ValueT]):
         self._batch_limiter = trio.CapacityLimiter(limit)
         shared = None if limiter is None else as_limiter(limiter)
         self._limiter = shared or self._batch_limiter
-        # What outlives every run. Whatever is cancelled, these states are not inside of it.
+        # These states outlive every run: they are outside of everything that can be cancelled.
         source = source_of(items)
         restored = () if journal is None else _outcomes_of(journal, source.total)
         self._states: ItemStates[ItemT, ValueT] = ItemStates(source, restored)
@@ -175,19 +175,19 @@ class Batch(Generic[ItemT, ValueT]):
     async def run(self) -> Report[ItemT, ValueT]:
         """Run all items that have not ended, and report.
 
-        Called again after a cancel or a failure it resumes: items that were in flight run again
-        first, then the rest. What ended is not repeated.
+        Called again after a cancel or a failure, it resumes: items that were in flight run again
+        first, then the rest. Items that ended are not repeated.
 
-        Cancelled from outside, it raises `Cancelled` once its items have unwound, as any trio
-        function does; what had finished stays in `report()`.
+        A cancel from outside raises `Cancelled` once all items have unwound, as in any trio
+        function. Finished outcomes stay in `report()`.
 
         Raises:
             ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
-            RuntimeError: The batch is running already. (`NestedBatch`: the caller is itself an item
-                that holds this batch's limiter, and could wait for itself for ever.) In a group:
-                the source is a generator that a cancel closed while it made its next item, so that
-                its rest is out of reach; an iterator with a `__next__` or `__anext__` of its own,
-                such as a memory channel, is resumed.
+            RuntimeError: The batch is already running. It is a `NestedBatch` if the caller is an
+                item that holds this batch's limiter, so that the batch could wait for itself for
+                ever. In a group: the source is a generator that a cancel closed while it made its
+                next item, so its remaining items are lost. An iterator with its own `__next__` or
+                `__anext__`, such as a memory channel, can be resumed.
         """
         with self._running(retain=True):
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -198,7 +198,7 @@ class Batch(Generic[ItemT, ValueT]):
     async def stream(
         self, *, ordered: bool = False, retain: bool = False
     ) -> AsyncGenerator[OutcomeStream[ItemT, ValueT]]:
-        """Yield outcomes while the items run: as they complete, or in input order.
+        """Run the items and yield their outcomes, as they complete or in input order.
 
         Usage::
 
@@ -206,14 +206,14 @@ class Batch(Generic[ItemT, ValueT]):
                 async for outcome in outcomes:
                     ...
 
-        The workers go on while the consumer is busy until `limit` outcomes wait for it, then they
-        wait too. Leaving the block cancels what is left and returns once it has unwound; outcomes
-        that were not taken are kept for the next stream and for `report()`.
+        While the consumer is busy, the workers continue until `limit` outcomes wait for it. Then
+        they wait too. Leaving the block cancels the remaining items and returns once they have
+        unwound. Outcomes that were not taken are kept for the next stream and for `report()`.
 
         Args:
-            ordered: Yield in input order. An item that takes long holds up those behind it.
-            retain: Also keep the outcomes for `report()`. Without it a stream retains only counts,
-                so that memory stays O(limit) over a source without end.
+            ordered: Yield in input order. A slow item delays the items after it.
+            retain: Also keep the outcomes for `report()`. Otherwise a stream keeps only counts, so
+                that memory stays O(limit) over an endless source.
 
         Raises:
             ExceptionGroup: The block raised, an item failed with `on_error="cancel"`, or the
@@ -234,17 +234,18 @@ class Batch(Generic[ItemT, ValueT]):
     def limiter(self) -> trio.CapacityLimiter:
         """The limiter in force: the shared one, or the batch's own.
 
-        Changing its `total_tokens` takes effect at once for items not yet started, upwards too; 0
-        pauses. The batch's own is no capacity to share: in a stream, outcomes that wait for their
-        consumer hold its tokens, so that another batch in that consumer would wait for itself.
+        A change of its `total_tokens` takes effect at once for items that have not started; 0
+        pauses. Do not share the batch's own limiter with another batch. In a stream, outcomes that
+        wait for the consumer hold its tokens, so a second batch inside that consumer could
+        deadlock.
         """
         return self._limiter
 
     @property
     def limit(self) -> float:
-        """Most items in flight in this batch. Changing it takes effect at once; 0 pauses.
+        """Most items in flight in this batch. A change takes effect at once; 0 pauses.
 
-        A whole number, or `math.inf` if that is what the batch's own limiter was set to.
+        A whole number, or `math.inf` if the batch's own limiter was set to it.
         """
         return self._batch_limiter.total_tokens
 
@@ -258,7 +259,7 @@ class Batch(Generic[ItemT, ValueT]):
     def item_timeout(self) -> float | None:
         """Seconds an item may take; None for no bound.
 
-        Changing it holds for items that start from then on; those in flight keep theirs.
+        A change applies to items that start later. Items in flight keep their timeout.
         """
         return self._plan.item_timeout
 
@@ -267,7 +268,7 @@ class Batch(Generic[ItemT, ValueT]):
         self._plan.item_timeout = _seconds_per_item(value, call="batch.item_timeout = 30")
 
     def report(self) -> Report[ItemT, ValueT]:
-        """Report on all items as they stand: while running, after a cancel, at the end.
+        """Report the current state of all items: during a run, after a cancel, or at the end.
 
         Costs O(items known). `counts` and `progress` are O(1).
         """
@@ -275,15 +276,15 @@ class Batch(Generic[ItemT, ValueT]):
 
     @property
     def counts(self) -> Counts:
-        """How many items ended, and how, as of now: what `report().counts` is, in O(1)."""
+        """The number of items in each status now: the same as `report().counts`, in O(1)."""
         return self._states.counts(active=self._active)
 
     @property
     def progress(self) -> BatchProgress:
         """The counts as a value to wait on, as in `await batch.progress.wait_value(predicate)`.
 
-        Kept up to date with every ended item from the first time it is asked for; a batch nobody
-        watches does not pay for it.
+        It is updated with every ended item, from the first use of this property on. A batch whose
+        progress is never read does not pay for it.
         """
         if self._progress is None:
             self._progress = AsyncValue(self._states.counts(active=self._active))
@@ -292,12 +293,12 @@ class Batch(Generic[ItemT, ValueT]):
         return cast("BatchProgress", self._progress)
 
     def retain(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        """Keep an outcome that a stream gave out, for `report()`."""
+        """Keep an outcome that a stream has yielded, for `report()`."""
         self._states.outcomes[outcome.index] = outcome
 
     @contextmanager
     def _running(self, *, retain: bool) -> Generator[None]:
-        """Claim the batch for one run; what the last one left unfinished comes first."""
+        """Claim the batch for one run. Items that the last run did not finish come first."""
         check_in_trio("Batch.run() or Batch.stream()")
         if self._active:
             raise RuntimeError(f"{self!r} is running already: wait for it, or make another Batch")
@@ -334,7 +335,7 @@ class Batch(Generic[ItemT, ValueT]):
 
 
 class _Publisher(Observer[Any, Any]):
-    """Keeps the progress of a batch up to date; without the batch, or each would keep the other."""
+    """Updates the progress of a batch. It has no reference to the batch, which would be a cycle."""
 
     def __init__(self, progress: AsyncValue[Counts], states: ItemStates[Any, Any]) -> None:
         self._progress = progress
@@ -347,10 +348,10 @@ class _Publisher(Observer[Any, Any]):
 def _outcomes_of(
     journal: Journal[ItemT, ValueT], total: int | None
 ) -> list[Outcome[ItemT, ValueT]]:
-    """Return the outcomes that a journal has to begin with.
+    """Return the outcomes that a journal has stored.
 
     Raises:
-        ValueError: One is of no item of this batch, or of one that did not end.
+        ValueError: An outcome belongs to no item of this batch, or to an item that did not end.
     """
     outcomes = list(journal.outcomes())
     for outcome in outcomes:
@@ -394,7 +395,7 @@ def _seconds_per_item(value: float | None, *, call: str) -> float | None:
 class OutcomeStream(Generic[ItemT, ValueT]):
     """The outcomes of a running batch, as an async iterator. Made by `Batch.stream`.
 
-    Several tasks may iterate it at once; each outcome goes to one of them.
+    Several tasks may iterate over it at once. Each outcome goes to one of them.
 
     Attributes:
         batch: The batch, for its `report()` and `progress`.
@@ -414,7 +415,7 @@ class OutcomeStream(Generic[ItemT, ValueT]):
         return outcome
 
     def values(self) -> AsyncIterator[ValueT]:
-        """Return an async iterator of the results alone, to feed another batch with.
+        """Return an async iterator of the values only, as the source of another batch.
 
         Usage::
 
@@ -422,14 +423,14 @@ class OutcomeStream(Generic[ItemT, ValueT]):
                 report = await run_batch(parse, pages.values(), limit=4)
             failed = pages.batch.report().errors()  # those of this stage
 
-        Outcomes of items that failed or timed out are kept for `report()` of this batch: memory is
-        O(failures). The other batch pulls, so a slow stage slows those before it.
+        Outcomes of failed and timed-out items are kept for `report()` of this batch, so memory is
+        O(failures). The second batch pulls, so a slow stage slows the stages before it.
         """
         return _Values(self)
 
 
 class _Values(Generic[ItemT, ValueT]):
-    """Not an async generator: one that is cut in the middle of an item cannot go on."""
+    """Not an async generator, because a cancel in the middle of an item would close it."""
 
     def __init__(self, outcomes: OutcomeStream[ItemT, ValueT]) -> None:
         self._outcomes = outcomes

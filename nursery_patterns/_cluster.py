@@ -1,7 +1,7 @@
 """Calls on a cluster, with the contract of a worker process: a cancel frees the core.
 
-What distributes is an existing engine (`ClusterEngine`); `ClusterLink` is the trio side of it. This
-module is what programs call.
+An existing engine (`ClusterEngine`) distributes the calls. `ClusterLink` is its trio side. This
+module has the public functions.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _Args = TypeVarTuple("_Args")
 
 _CALL = "await run_in_cluster(fn, argument, {})"
 
-# Calls in flight. The engine has its own queue for those that no core is free for.
+# Calls in flight. The engine queues those for which no core is free.
 _CALLS = 100
 
-# Bytes of a call's pickled function and arguments, and of its value, which pass through here.
+# Bytes of a call's pickled function and arguments, and of its pickled value.
 _MOST_BYTES = 64 * 2**20
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
@@ -55,12 +55,12 @@ def use_cluster(
     engine: Callable[[str], ClusterEngine] | None = None,
     max_bytes: int = _MOST_BYTES,
 ) -> None:
-    """Choose the cluster of this trio run. The first call of `run_in_cluster` connects to it.
+    """Choose the cluster of this trio run. The first `run_in_cluster` connects to it.
 
     Args:
-        address: `"local"`, which is the default, starts Ray on this machine and ends it with the
-            run; `"auto"` is a Ray that runs here; `"ray://host:10001"` or `"host:6379"` is one
-            elsewhere. A program that has called `ray.init` itself keeps its own, whatever the
+        address: `"local"`, the default, starts Ray on this machine and ends it with the run.
+            `"auto"` connects to a Ray on this machine, `"ray://host:10001"` or `"host:6379"` to
+            another one. If the program has called `ray.init` itself, its Ray is used with any
             address.
         engine: What makes a `ClusterEngine` for an address; Ray by default. It may block.
         max_bytes: Most bytes of a call's function and arguments, and of its result, pickled.
@@ -91,7 +91,7 @@ async def connect_cluster(
 ) -> None:
     """Choose the cluster of this trio run, as `use_cluster` does, and connect to it now.
 
-    Returns at once if the run is connected to it.
+    Returns at once if the run is already connected to it.
 
     Args:
         address: Of the cluster.
@@ -99,9 +99,9 @@ async def connect_cluster(
         max_bytes: Most bytes of a call's function and arguments, and of its result, pickled.
 
     Raises:
-        ClusterError: The extra `cluster` is not installed (an `ImportError` too), there is no
-            cluster at that address, or it does not let us in (a `ConnectionError`), or it has
-            another Python or Ray (a `RuntimeError`).
+        ClusterError: The extra `cluster` is not installed (also an `ImportError`); there is no
+            cluster at that address, or it refuses us (also a `ConnectionError`); or it has another
+            Python or Ray version (also a `RuntimeError`).
         RuntimeError: This run uses the cluster at another address already.
     """
     use_cluster(address, engine=engine, max_bytes=max_bytes)
@@ -114,21 +114,21 @@ async def run_in_cluster(
     limiter: AnyLimiter | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> _T:
-    """Run `fn(*args)` on a node of a cluster and return its value: for calls that compute.
+    """Run `fn(*args)` on a node of a cluster and return its value; for CPU-bound calls.
 
-    By default the cluster is Ray (extra `cluster`), started on this machine when it is first
-    needed; see `use_cluster`. Function and arguments are sent by value, also lambdas and functions
-    of the main module; modules that they import have to be on the nodes. A function is pickled with
-    its first call, so later changes of what it encloses do not reach the nodes. A call costs about
-    as much as eight fetches, so let one call do many small items. References of the engine
-    (`ray.put(value)`) as arguments are replaced by their values on the node, so that what many
-    calls share is sent once.
+    By default the cluster is Ray (extra `cluster`), started on this machine at the first call; see
+    `use_cluster`. Function and arguments are sent by value, also lambdas and functions of the main
+    module. Modules that they import must be installed on the nodes. A function is pickled with its
+    first call, so later changes of its closure do not reach the nodes. A call costs about as much
+    as eight fetches, so let one call process many small items. If an argument is a reference of the
+    engine (`ray.put(value)`), the node gets its value, so data that many calls share is sent once.
 
     `current_request` returns the request context there, with the time left until the deadline of
     the caller, where the node has this package. If this program uses `nursery_patterns.telemetry`,
     the current trace of OpenTelemetry is current there too, where the node has OpenTelemetry.
 
-    An exception in `fn` arrives as itself, caused by a `RemoteTraceback` with its traceback there.
+    An exception in `fn` is raised unchanged. Its cause is a `RemoteTraceback` with the traceback on
+    the node.
 
     **Cancellation**: force-cancels the task and returns when its core is free, or after 1 second.
 
@@ -136,17 +136,17 @@ async def run_in_cluster(
         fn: A plain function.
         *args: Its arguments.
         limiter: Bounds the calls in flight; `current_default_cluster_limiter()` by default.
-        resources: What the call needs, by Ray's names: `{"CPU": 2, "GPU": 1, "memory": 10**9}` and
-            names of your own; one CPU by default.
+        resources: Required resources, by Ray's names: `{"CPU": 2, "GPU": 1, "memory": 10**9}` and
+            custom names; one CPU by default.
 
     Raises:
         TypeError: `fn` is async or not callable, or an argument has the wrong type.
         ValueError: A resource is negative.
-        ClusterError: `fn` was not run, since the cluster cannot be reached or used, or since
-            something cannot be pickled (a `TypeError` too) or has more than 64 MiB (a
-            `ValueError`). Also if the result has more.
-        WorkerCrashed: The worker or its node died, or ran out of memory, or `fn` raised
-            `SystemExit` or `KeyboardInterrupt`. It fails this call alone.
+        ClusterError: `fn` did not run, because the cluster cannot be reached or used, something
+            cannot be pickled (also a `TypeError`), or something is larger than 64 MiB (also a
+            `ValueError`). Also raised if the result is larger.
+        WorkerCrashed: The worker or its node died or ran out of memory, or `fn` raised `SystemExit`
+            or `KeyboardInterrupt`. Only this call fails.
     """
     check_plain_function(fn, "run_in_cluster")
     check_limiter(limiter, call=_CALL.format("limiter=trio.CapacityLimiter(3)"))
@@ -160,9 +160,9 @@ async def run_in_cluster(
 
 
 async def check_in_cluster(fn: Callable[..., object]) -> None:
-    """Look whether `run_in_cluster` can run a function: before its first call, without calling it.
+    """Check that `run_in_cluster` can run a function, without calling it.
 
-    It is sent to a node that loads it. That takes no core, so it need not wait for one.
+    The function is sent to a node, which loads it. This takes no core, so it does not wait for one.
 
     Args:
         fn: A plain function.
@@ -170,7 +170,7 @@ async def check_in_cluster(fn: Callable[..., object]) -> None:
     Raises:
         TypeError: `fn` is async or not callable.
         ClusterError: The cluster cannot be reached or used, or `fn` cannot be pickled.
-        Exception: What loading it on the node raised, such as a `ModuleNotFoundError`.
+        Exception: An exception from loading it on the node, such as a `ModuleNotFoundError`.
     """
     check_plain_function(fn, "run_in_cluster")
     link = _link_of_this_run()
@@ -180,7 +180,7 @@ async def check_in_cluster(fn: Callable[..., object]) -> None:
 
 
 def cluster_statistics() -> ClusterStatistics | None:
-    """Return how this trio run stands to its cluster; None if it has not chosen or needed one."""
+    """Return the state of the connection to the cluster; None if this run has not used one."""
     try:
         return _link.get().statistics()
     except LookupError:
@@ -219,5 +219,5 @@ def _check_resources(resources: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def _connect_ray(address: str) -> ClusterEngine:
-    # By name, since the adapter stands above this module; and only when it is needed.
+    # By name, because the adapter is above this module; and only when it is needed.
     return importlib.import_module("nursery_patterns._ray").connect(address)

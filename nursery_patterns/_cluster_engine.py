@@ -1,4 +1,4 @@
-"""The seam between `run_in_cluster` and what distributes: a job, and what engines do with it."""
+"""The interface between `run_in_cluster` and an engine that distributes calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Dumps = Callable[[Any], bytes]
 
 @final
 class PickledFunction:
-    """The bytes of a function, which are made once: by its first call, in the engine's thread."""
+    """The bytes of a function. They are made once, by its first call, in the engine's thread."""
 
     __slots__ = ("__weakref__", "_bytes")
 
@@ -39,7 +39,7 @@ class Functions:
     """The pickled forms of the functions that are in use, so that each is pickled once."""
 
     def __init__(self) -> None:
-        # By identity, which is unique for as long as the function lives.
+        # By identity, which is unique while the function exists.
         self._by_id: dict[int, tuple[weakref.ref[Any], PickledFunction]] = {}
 
     def of(self, fn: Callable[..., Any]) -> PickledFunction:
@@ -67,7 +67,7 @@ class ClusterJob:
     Attributes:
         name: Of the function, for messages.
         fn: The function.
-        function: Its bytes, the same for all its calls.
+        function: Its bytes, the same for all calls.
         args: Its arguments.
         max_bytes: Most bytes of the function and its arguments, and of its result, pickled.
         request: Id, client, age and time left, both in seconds, of the request that it serves.
@@ -85,16 +85,16 @@ class ClusterJob:
     def pickled(
         self, dumps: Dumps, reference: type | None = None
     ) -> tuple[bytes, int, bytes, *tuple[Any, ...]]:
-        """Return the arguments of `run_job`, which is to be called with them on a node.
+        """Return the arguments with which to call `run_job` on a node.
 
         Args:
             dumps: Pickles functions by value, such as `cloudpickle.dumps`.
-            reference: Type of the engine's references, which it replaces by their values when
-                they are arguments of a task.
+            reference: Type of the engine's references. The engine replaces references in the
+                arguments of a task by their values.
 
         Raises:
             NotPicklable: The function or an argument cannot be pickled.
-            TooLargeForCluster: They have too many bytes.
+            TooLargeForCluster: They are larger than `max_bytes`.
         """
         places = [n for n, arg in enumerate(self.args) if _is(arg, reference)]
         sent = [None if n in places else arg for n, arg in enumerate(self.args)]
@@ -118,7 +118,7 @@ class ClusterJob:
 
 
 class ClusterEngine(Protocol):
-    """The seam to what distributes. All three are called in one thread of their own, in turn."""
+    """An engine that distributes calls. All three methods are called in one dedicated thread."""
 
     def submit(
         self,
@@ -126,19 +126,19 @@ class ClusterEngine(Protocol):
         resources: Mapping[str, float],
         ended: Callable[[bytes | Exception], None],
     ) -> object:
-        """Start a job somewhere, and return what `cancel` takes.
+        """Start a job on a node, and return the argument for `cancel`.
 
         Args:
-            job: `run_job(*job.pickled(...))` is to be called on a node.
-            resources: How much of what it needs, by name.
-            ended: To be called once, from any thread: with what `run_job` returned; with a
-                `WorkerCrashed` if it was lost with its worker or node; with a `ClusterLost` if
-                the engine is of no use any more; or with another error.
+            job: Call `run_job(*job.pickled(...))` on a node.
+            resources: Required amounts, by name.
+            ended: Call it once, from any thread: with the return value of `run_job`; with a
+                `WorkerCrashed` if the worker or node died; with a `ClusterLost` if the engine is no
+                longer usable; or with another error.
         """
         ...
 
     def cancel(self, task: Any) -> None:
-        """Stop a job for real, so that its core is free. It still calls `ended`."""
+        """Stop a job, so that its core is free. It still calls `ended`."""
         ...
 
     def close(self) -> None:
@@ -147,20 +147,20 @@ class ClusterEngine(Protocol):
 
 
 class _NotPlainError(Exception):
-    """There is more than plain data in it."""
+    """It contains more than plain data."""
 
 
 class _PlainPickler(pickle.Pickler):
-    """Pickles numbers, texts and collections of them, in C alone; refuses all else."""
+    """Pickles numbers, texts and collections of them in C; refuses everything else."""
 
     def reducer_override(self, obj: object, /) -> Any:
-        # Not called for what C pickles by itself. Classes of the main module and the like need a
-        # pickler that sends them by value, which takes ten times as long.
+        # Not called for types that C pickles itself. Others, such as classes of the main module,
+        # need a pickler that sends them by value, which takes ten times as long.
         raise _NotPlainError(type(obj))
 
 
 def _dump_plain(value: object) -> bytes | None:
-    """Return a value pickled, or None if it is more than plain data."""
+    """Return a pickled value, or None if it contains more than plain data."""
     buffer = io.BytesIO()
     try:
         _PlainPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)

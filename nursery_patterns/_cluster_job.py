@@ -1,7 +1,7 @@
-"""What runs on a node of a cluster: a pickled call, whose result comes back pickled.
+"""The code that runs on a node of a cluster: a pickled call with a pickled result.
 
-It is sent to the nodes by value, so it needs nothing of this package there, and only the standard
-library here.
+It is sent to the nodes by value, so this package need not be installed there. It imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MOST_FUNCTIONS = 16
 
 
 def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -> bytes:
-    """Run a call, and return its end, pickled.
+    """Run a call, and return its pickled result.
 
     Args:
         call: Name, arguments, places of `shared` among them, request and trace; pickled.
         max_result_bytes: Most bytes of what is returned.
         function: Pickled.
-        shared: Arguments that the engine brought here itself.
+        shared: Arguments that the engine transferred.
 
     Returns:
         `("value", value)`, `("error", exception, traceback)`, `("ended", reason)` or
@@ -61,7 +61,7 @@ def _unpickled(function: bytes) -> Any:
 
 
 def _request_context(request: tuple[str, str, float, float] | None) -> Any:
-    """Have `current_request` tell who asked, where this node has the package."""
+    """Set the request context, if this node has the package."""
     try:
         from nursery_patterns._requests import remote_request_context  # noqa: PLC0415
     except ImportError:

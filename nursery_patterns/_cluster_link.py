@@ -1,7 +1,7 @@
 """The link of one trio run to its cluster.
 
-One thread talks to the engine, since its calls block, and the end of a call wakes its task through
-trio's token. No other event loop runs in this process.
+One thread talks to the engine, because the engine's calls block. The end of a call wakes its task
+through a trio token. No other event loop runs in this process.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ ClusterState = Literal["not connected", "connecting", "connected", "failed", "lo
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatistics:
-    """How a trio run stands to its cluster.
+    """The connection of a trio run to its cluster.
 
     Attributes:
         address: Of the cluster.
-        state: `"not connected"` before the first call; `"failed"` if the last try to connect
-            failed, `"lost"` if the cluster was; both are tried again by the next call.
+        state: `"connected"`; `"not connected"` before the first call; `"failed"` if the last
+            attempt to connect failed; `"lost"` if the connection was lost. The next call connects
+            again.
         in_flight: Calls that were sent and have not ended.
-        ended: Calls that ended, all in all.
-        crashed: Those of them whose worker or node was lost.
+        ended: Calls that ended so far.
+        crashed: Calls of these whose worker or node died.
         error: Why the state is `"failed"` or `"lost"`; else None.
     """
 
@@ -64,7 +65,7 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is no failure but the text 
 
 @final
 class ClusterLink:
-    """What a trio run knows of its cluster. It connects with the first call, and after a loss.
+    """The cluster of a trio run. It connects with the first call, and after a loss.
 
     Attributes:
         address: Of the cluster.
@@ -87,7 +88,7 @@ class ClusterLink:
         self._crashed = 0
 
     async def connect(self) -> Connection:
-        """Return the connection, made now if there is none that works.
+        """Return the connection. If there is none that works, connect.
 
         Raises:
             ClusterError: It cannot be made.
@@ -103,7 +104,7 @@ class ClusterLink:
         raise connection.error
 
     async def run(self, job: ClusterJob, resources: dict[str, float]) -> Any:
-        """Run a call and return its value; cancelled, free its core."""
+        """Run a call and return its value. A cancel frees its core."""
         connection = await self.connect()
         try:
             result = await connection.run(job, resources)
@@ -120,7 +121,7 @@ class ClusterLink:
         return None if self._connection is None else self._connection.thread
 
     def statistics(self) -> ClusterStatistics:
-        """Return how things stand now."""
+        """Return the current state."""
         connection, state = self._connection, "not connected"
         error = None if connection is None else connection.error
         if isinstance(error, ClusterLost):
@@ -164,8 +165,8 @@ class _Call:
 class Connection:
     """An engine, and the thread that talks to it.
 
-    One thread for its whole life, not one of trio's: Ray ends what it has started with the thread
-    that started it.
+    It has its own thread, which is not one of trio's: Ray ends what it has started when the thread
+    that started it ends.
 
     Args:
         address: Of the cluster.
@@ -173,9 +174,9 @@ class Connection:
         previous: The connection that was lost. It is closed first.
 
     Attributes:
-        connected: Set when the engine is there, or `error` tells why not.
+        connected: Set when the engine is connected, or `error` says why not.
         closed: Set when the thread has done its work.
-        error: Why it is of no use: it could not be made, or was lost.
+        error: Why it is unusable: it could not be made, or was lost.
         calls: Those that have not ended.
     """
 
@@ -187,7 +188,7 @@ class Connection:
         self.error: Exception | None = None
         self.calls: set[_Call] = set()
         self._token = trio.lowlevel.current_trio_token()
-        # Bounded by the limiters of the calls: each has one entry to submit and one to cancel.
+        # Bounded by the limiters of the calls: each call has one entry to submit and one to cancel.
         self._orders: queue.SimpleQueue[Callable[[ClusterEngine], None] | None] = (
             queue.SimpleQueue()
         )
@@ -273,7 +274,7 @@ class Connection:
             engine.cancel(call.task)
 
     def _tell(self, fn: Callable[..., None], *args: Any) -> None:
-        with suppress(trio.RunFinishedError):  # nobody is there to be told
+        with suppress(trio.RunFinishedError):  # no task waits for it
             self._token.run_sync_soon(fn, *args)
 
 

@@ -1,4 +1,4 @@
-"""A cancel scope that remembers: how much time there was, what was used, and whether it was cut."""
+"""A cancel scope that reports afterwards: the time given, the time used, and whether it expired."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nursery_patterns._arguments import check_seconds
 if TYPE_CHECKING:
     from types import TracebackType
 
-_TIGHT = 0.8  # the share of a budget above which the next run may well not make it
+_TIGHT = 0.8  # above this share of a budget, the next run may exceed it
 
 
 class TimeBudget:
-    """The seconds a block may take. Made by `time_budget`; usable once.
+    """The time budget of a block. Made by `time_budget`; can be used once.
 
     Attributes:
         scope: The cancel scope behind it.
@@ -32,9 +32,10 @@ class TimeBudget:
     def __enter__(self) -> Self:
         self._started = trio.current_time()
         outer = trio.current_effective_deadline()
-        if outer == -math.inf:  # cancelled already, which is no matter of time
+        if outer == -math.inf:  # already cancelled, but not by a deadline
             outer = math.inf
-        # An outer deadline is kept as it is, so that inner and outer end at the same instant.
+        # An outer deadline is used unchanged, so that inner and outer scope expire at the same
+        # instant.
         deadline = min(self._started + self._asked, outer)
         self._seconds = min(self._asked, max(0.0, deadline - self._started))
         self.scope.deadline = deadline
@@ -52,41 +53,41 @@ class TimeBudget:
 
     @property
     def deadline(self) -> float:
-        """When the time is up, on trio's clock. Known from when the block is entered."""
+        """The deadline on trio's clock. Valid once the block has been entered."""
         return self.scope.deadline
 
     @property
     def cancel_called(self) -> bool:
-        """Whether the time is up, or `cancel` was called."""
+        """Whether the deadline has passed, or `cancel` was called."""
         return self.scope.cancel_called
 
     @property
     def cancelled_caught(self) -> bool:
-        """Whether the block was cut: by its deadline, or by `cancel`."""
+        """Whether the block was cancelled: by its deadline, or by `cancel`."""
         return self.scope.cancelled_caught
 
     def cancel(self, reason: str | None = None) -> None:
-        """Cut the block now, whatever time is left."""
+        """Cancel the block now."""
         self.scope.cancel(reason=reason)
 
     @property
     def seconds(self) -> float:
-        """Seconds there were: what was asked for, or less if an outer deadline came first."""
+        """Seconds in the budget: as requested, or less if an outer deadline came first."""
         return self._seconds
 
     @property
     def elapsed(self) -> float:
-        """Seconds used: until now, or until the block ended."""
+        """Seconds used until now, or until the block ended."""
         return (trio.current_time() if self._ended is None else self._ended) - self._started
 
     @property
     def headroom(self) -> float:
-        """Seconds left over, at least 0."""
+        """Seconds left, at least 0."""
         return max(0.0, self._seconds - self.elapsed)
 
     @property
     def expired(self) -> bool:
-        """Whether the time ran out. (`cancelled_caught` tells whether the block was cut.)"""
+        """Whether the deadline passed. `cancelled_caught` says whether the block was cancelled."""
         now = trio.current_time() if self._ended is None else self._ended
         return now >= self.scope.deadline
 
@@ -97,19 +98,19 @@ class TimeBudget:
 
 
 def time_budget(seconds: float) -> TimeBudget:
-    """Give a block at most `seconds`, and tell afterwards how it went::
+    """Give a block at most `seconds`, and report the time used::
 
         with time_budget(30) as budget:
             await batch.run()
         if budget.expired: ...
 
-    When the time is up the block is cancelled and execution goes on after it, as with
-    `trio.move_on_after`. A budget inside another never extends it: it gets what is left. Deadlines
-    around it are looked at once, when the block is entered: one that is moved on later does not
-    give it more.
+    At the deadline the block is cancelled and execution continues after it, as with
+    `trio.move_on_after`. An inner budget never extends an outer one: it gets at most the time left.
+    Outer deadlines are read once, when the block is entered. If one is extended later, this budget
+    is not.
 
     Args:
-        seconds: At least 0; `math.inf` for no bound of its own.
+        seconds: At least 0; `math.inf` for no limit besides the outer one.
 
     Raises:
         TypeError: Not a number.

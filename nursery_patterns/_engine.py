@@ -26,11 +26,11 @@ from nursery_patterns._tracebacks import release_frames
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
-# Until Python 3.12 it costs a Python call to look up a member of an enum.
+# Before Python 3.12 the lookup of an enum member costs a Python call.
 _SUCCEEDED, _FAILED, _TIMED_OUT = Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT
 
-# An item function that never waits would let one worker run on without end: after this many items
-# in a row a worker lets the others have their turn.
+# With an item function that never waits, one worker would run without end. After this many items in
+# a row a worker runs a checkpoint.
 _ITEMS_PER_TURN = 16
 
 
@@ -165,7 +165,7 @@ class Engine(Generic[ItemT, ValueT]):
         return make_outcome(index, item, _FAILED, None, error, elapsed, attempts)
 
     def _conclude(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        """Record the outcome and offer it. Without an await, so nothing is ever lost here."""
+        """Record the outcome and offer it. There is no await, so nothing is lost here."""
         self._states.ended(outcome)
         if self._queue is not None:
             self._queue.offer(outcome)

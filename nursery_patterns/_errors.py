@@ -1,7 +1,7 @@
-"""Every exception this library raises of its own accord, split by who must act.
+"""The exceptions of this library.
 
-Argument mistakes are `TypeError` and `ValueError`; they come from `_arguments`. What fails inside
-the caller's own functions is never wrapped: it leaves as an outcome, or in an `ExceptionGroup`.
+Argument errors are `TypeError` and `ValueError`; `_arguments` raises them. Exceptions of the
+caller's own functions are never wrapped: they become outcomes, or leave in an `ExceptionGroup`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from functools import partial
 
 
 class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and WouldBlock
-    """The waiting line is full: come back later. Nothing was started and nothing is held.
+    """The queue is full. Nothing was started, and no slot is held.
 
     Attributes:
-        retry_after: Seconds after which a slot is likely to be free, estimated from how long
-            recent holders kept theirs. Finite and at least 0.
+        retry_after: Seconds after which a slot is probably free, estimated from recent holds.
+            Finite and at least 0.
     """
 
     def __init__(self, message: str = "", *, retry_after: float) -> None:
@@ -22,12 +22,12 @@ class Overloaded(Exception):  # noqa: N818 - named like trio's Cancelled and Wou
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Left alone, an exception is made again from its positional arguments only.
+        # By default unpickling passes only the positional arguments.
         return partial(type(self), retry_after=self.retry_after), self.args, self.__dict__
 
 
 class NestedBatch(RuntimeError):  # noqa: N818
-    """A batch was started inside an item that holds the same limiter: it could wait for itself."""
+    """A batch was started inside an item that holds the same limiter, and could wait for itself."""
 
 
 class FrontierFull(RuntimeError):  # noqa: N818
@@ -37,22 +37,22 @@ class FrontierFull(RuntimeError):  # noqa: N818
 class WorkerCrashed(Exception):  # noqa: N818
     """The worker process died while it ran this call. Other calls are not affected.
 
-    Also raised for a function in a worker process or thread that raised `SystemExit` or
-    `KeyboardInterrupt`, which are meant to end a program.
+    Also raised if a function in a worker process or thread raised `SystemExit` or
+    `KeyboardInterrupt`.
     """
 
 
 class ClusterLost(WorkerCrashed):
-    """The connection to the cluster is over, and the call with it. The next call connects anew."""
+    """The connection to the cluster was lost during the call. The next call connects again."""
 
 
 class ClusterError(Exception):
     """A call could not be sent to the cluster, so its function was not run.
 
-    Each is an error of a second, built-in kind too: `ConnectionError` if there is no cluster at the
-    address, `ImportError` if the extra is not installed, `RuntimeError` if the cluster has another
-    Python or Ray, `TypeError` if something cannot be pickled, and `ValueError` if it is too large
-    (or the result is, which is known only after the function has returned).
+    Each subclass is also a built-in error: `ConnectionError` if there is no cluster at the address,
+    `ImportError` if the extra is not installed, `RuntimeError` if the cluster has another Python or
+    Ray version, `TypeError` if something cannot be pickled, and `ValueError` if a call or a result
+    is too large. (The size of a result is known only after the function has returned.)
     """
 
 
@@ -65,7 +65,7 @@ class ClusterNotInstalled(ClusterError, ImportError):  # noqa: N818
 
 
 class ClusterMismatch(ClusterError, RuntimeError):  # noqa: N818
-    """The cluster cannot be used from here, for example since it has another Python."""
+    """The cluster cannot be used from here, for example because it has another Python version."""
 
 
 class NotPicklable(ClusterError, TypeError):  # noqa: N818
@@ -73,4 +73,4 @@ class NotPicklable(ClusterError, TypeError):  # noqa: N818
 
 
 class TooLargeForCluster(ClusterError, ValueError):  # noqa: N818
-    """A function with its arguments, or a result, has more bytes than it may have."""
+    """A function with its arguments, or a result, is larger than `max_bytes`."""

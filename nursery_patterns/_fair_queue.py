@@ -1,12 +1,12 @@
-"""A queue that is fair between keys by weight, within strict priorities that age. Synchronous.
+"""A synchronous queue with strict, ageing priorities, weighted fair between keys.
 
-Between keys it is weighted fair queueing. With each item that is taken a virtual clock goes on by
-one over the sum of all weights. The start tag of a key's next item is the finish tag of its last
-one, and its finish tag is one over its weight later: the tags of start-time fair queueing (Goyal,
-Vin and Cheng, 1996). Of the items whose start tag has come, the one with the earliest finish tag is
-taken: WF2Q+ (Bennett and Zhang, 1997). Taken by start tags alone, a key of weight 10 beside ten of
-weight 1 is five items off its share; this way each key that always has somebody waiting has been
-served its share of every prefix of a run to within one item.
+Between keys it is weighted fair queueing. With each served item a virtual clock advances by 1 /
+(sum of all weights). The start tag of a key's next item is the finish tag of its last one; its
+finish tag is 1/weight later. These are the tags of start-time fair queueing (Goyal, Vin and Cheng,
+1996). Among the items whose start tag the clock has reached, the one with the earliest finish tag
+is served: WF2Q+ (Bennett and Zhang, 1997). So a key that always has a waiting item is within one
+item of its share in every prefix of a run. With start tags alone, a key of weight 10 beside ten
+keys of weight 1 would be five items off.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Generic, TypeVar, final
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 
-# What a sum of many fractions may be off.
+# Tolerance for rounding errors in a sum of many fractions.
 _ROUNDING = 1e-9
 
-# Entries of a heap that may be out of date before it is made anew.
+# A heap with more stale entries than this is rebuilt.
 _MOST_STALE = 64
 
 
@@ -44,7 +44,7 @@ class _Line(Generic[ItemT]):
 
     @property
     def load(self) -> float:
-        """How long it is for its weight."""
+        """Its length divided by its weight."""
         return len(self.items) / self.weight
 
 
@@ -53,10 +53,10 @@ _Heap = list[tuple[float, int, _Line[ItemT]]]
 
 @final
 class _Level(Generic[ItemT]):
-    """All lines of one priority.
+    """All queues of one priority.
 
-    Invariants: no line is empty; each line has one entry that is up to date in one of the two
-    heaps; `total_weight` is the sum over all lines; `virtual` never falls.
+    Invariants: no queue is empty; each queue has one current entry in one of the two heaps;
+    `total_weight` is the sum over all queues; `virtual` never decreases.
     """
 
     def __init__(self) -> None:
@@ -136,8 +136,8 @@ class FairQueue(Generic[ItemT]):
     """Items by priority (lowest number first), between keys by weight, within a key in order.
 
     Args:
-        ageing: Seconds of waiting that count as one step of priority, so that nobody waits for
-            ever behind those of a higher one.
+        ageing: Seconds of waiting that count as one step of priority, so that no item waits for
+            ever behind items of a higher priority.
     """
 
     def __init__(self, ageing: float) -> None:
@@ -151,7 +151,7 @@ class FairQueue(Generic[ItemT]):
     def push(
         self, item: ItemT, *, key: Hashable, weight: float, priority: float, now: float
     ) -> None:
-        """Put an item at the end of the line of its key. O(log keys)."""
+        """Put an item at the end of its key's queue. O(log keys)."""
         self._levels.setdefault(priority, _Level()).push(item, key, weight, now)
         self._places[item] = priority, key
 
@@ -164,16 +164,16 @@ class FairQueue(Generic[ItemT]):
         return item
 
     def remove(self, item: ItemT) -> None:
-        """Take an item out of its line; its key pays nothing for it. O(1)."""
+        """Remove a waiting item. Its key is not charged for it. O(1)."""
         priority, key = self._places.pop(item)
         self._levels[priority].remove(item, key)
         self._drop_if_empty(priority)
 
     def displaceable_for(self, key: Hashable, weight: float, priority: float) -> ItemT | None:
-        """Return the item that makes way for a new one, or None if the new one has to leave.
+        """Return the item that a new one displaces, or None if the new one must be refused.
 
-        It is the latest of the line that is longest for its weight, at the lowest priority there
-        is; at the priority of the new item only if that line would still not be the shorter one.
+        It is the latest item of the queue that is longest for its weight, at the lowest priority.
+        At the priority of the new item, that queue must stay at least as long as the new item's.
         """
         lowest = max(self._levels, default=priority)
         if priority > lowest or not self._levels:

@@ -36,19 +36,20 @@ class Frontier(Generic[ItemT]):
 
         report = await run_batch(visit, frontier, limit=10)
 
-    It is exhausted when nothing waits in it and no item of the batch is running that could add to
-    it. A batch over it can be cut and resumed: what was added stays. It serves one batch.
+    It is exhausted when it is empty and no running item of the batch could add to it. A batch over
+    it can be cancelled and resumed: added items stay. It serves one batch.
 
     Args:
-        items: The first items; those whose key came before are left out.
-        key: Function of an item that tells which are the same; by default the item itself, which
-            then has to be hashable. Each key is kept, also after its item ended.
-        max_items: Most items that are ever added, the first ones included.
-        priority: Function of an item to a number; the lowest is next. By default, and among
-            equals, first in, first out.
+        items: The first items. Items with a repeated key are skipped.
+        key: Function of an item that returns its key; items with equal keys are duplicates. By
+            default the item itself, which must be hashable. Every key is kept, also after its item
+            has ended.
+        max_items: Most items in total, including the first ones.
+        priority: Function of an item that returns a number; the lowest comes next. By default, and
+            among equals, first in, first out.
 
     Raises:
-        TypeError: A key cannot be hashed, or a priority is no number.
+        TypeError: A key cannot be hashed, or a priority is not a number.
         ValueError: An argument is out of its bounds, or a priority is NaN.
         FrontierFull: There are more first items than `max_items`.
     """
@@ -74,22 +75,22 @@ class Frontier(Generic[ItemT]):
         return f"<Frontier: {len(self._queue.seen)} added, {len(self)} waiting>"
 
     def __len__(self) -> int:
-        """How many items wait in it."""
+        """The number of waiting items."""
         return len(self._queue.waiting)
 
     def add(self, item: ItemT) -> bool:
-        """Add an item to the batch that runs, unless its key was added before.
+        """Add an item to the running batch, unless its key was added before.
 
-        Never waits. Called by the batch's function, or by any task of that trio run while the
-        batch runs.
+        It never waits. It may be called by the batch's function, or by any task of the same trio
+        run while the batch runs.
 
         Returns:
             Whether it was added.
 
         Raises:
-            FrontierFull: `max_items` were added.
-            RuntimeError: The batch does not run, or has ended, or this is another thread.
-            TypeError: Its key cannot be hashed, or its priority is no number.
+            FrontierFull: `max_items` have been added.
+            RuntimeError: The batch is not running, or this is another thread.
+            TypeError: Its key cannot be hashed, or its priority is not a number.
             ValueError: Its priority is NaN.
         """
         if self._queue.closed:
@@ -114,7 +115,7 @@ class Frontier(Generic[ItemT]):
 
 @final
 class GrowingQueue(Generic[ItemT]):
-    """What waits in a frontier, what was ever added, and how many may still add to it."""
+    """The waiting items of a frontier, all keys added so far, and the number of running items."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class GrowingQueue(Generic[ItemT]):
         self._arrivals = trio.lowlevel.ParkingLot()
         self.seen: set[Hashable] = set()
         self.waiting: list[tuple[float, int, ItemT]] = []  # a heap
-        self.open: int = 0  # items that left it and have not ended, so that they may add others
+        self.open: int = 0  # running items, which may still add others
         self.running: bool = False
         self.closed: bool = False
 
@@ -168,15 +169,15 @@ class GrowingQueue(Generic[ItemT]):
         return rank
 
     def items(self) -> list[ItemT]:
-        """Return what waits, in the order in which it is pulled."""
+        """Return the waiting items, in the order in which they are pulled."""
         return [item for _, _, item in sorted(self.waiting, key=lambda entry: entry[:2])]
 
     def pull(self) -> ItemT:
-        """Take the next item out. There has to be one."""
+        """Remove and return the next item. The queue must not be empty."""
         return heapq.heappop(self.waiting)[2]
 
     def close(self) -> None:
-        """Let nothing be added any more."""
+        """Refuse further items."""
         self.closed = True
         self._arrivals.unpark_all()
 
@@ -186,5 +187,5 @@ class GrowingQueue(Generic[ItemT]):
 
 
 def queue_of(frontier: Frontier[ItemT]) -> GrowingQueue[ItemT]:
-    """Return what is in a frontier, for the batch that works on it."""
+    """Return the queue of a frontier, for its batch."""
     return frontier._queue  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""A second try when the first one is late: the first success wins."""
+"""A second attempt when the first one is late; the first success wins."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _Args = TypeVarTuple("_Args")
 
 _CALL = "await hedged({fn}, argument, delay=0.5)"
 
-# Durations that the percentile is taken of. Old ones tell little of a server's present state.
+# Number of durations for the percentile. Old ones say little about a server's present state.
 _KEPT = 256
-# Before so many are known, a percentile says little.
+# With fewer durations a percentile says little.
 _ENOUGH = 20
-# Tries that can be saved up, so that a quiet hour does not allow a burst of them.
+# Attempts that can be saved up, so that a quiet hour does not allow a burst.
 _MOST_SAVED = 10.0
 
 
@@ -36,11 +36,11 @@ class HedgeStatistics:
     """A `HedgePolicy` at one instant.
 
     Attributes:
-        delay: Seconds after which a try counts as late now.
+        delay: Seconds after which an attempt currently counts as late.
         calls: Calls that were made with the policy.
-        hedges: Further tries that were started.
-        refused: Further tries that the budget did not allow.
-        won: Calls whose first success was that of a further try.
+        hedges: Further attempts that were started.
+        refused: Further attempts that the budget did not allow.
+        won: Calls whose first success came from a further attempt.
     """
 
     delay: float
@@ -52,22 +52,23 @@ class HedgeStatistics:
 
 @final
 class HedgePolicy:
-    """When a try is late, and how many further ones may be made; shared by many calls.
+    """When an attempt is late, and how many further attempts are allowed; shared by many calls.
 
     Usage::
 
         policy = HedgePolicy(budget=0.05)
         answer = await hedged(ask, question, delay=policy)
 
-    Late is what takes longer than `percentile` of the last 256 calls that succeeded (Dean and
-    Barroso, The Tail at Scale, 2013), and `initial` seconds until 20 of them are known. Over time
-    there are at most `budget` further tries for each call, of which at most 10 are saved up.
+    An attempt is late if it takes longer than the `percentile` of the last 256 successful calls
+    (Dean and Barroso, The Tail at Scale, 2013). Until 20 of them are known, it is late after
+    `initial` seconds. On average there are at most `budget` further attempts per call, of which at
+    most 10 are saved up.
 
     Args:
-        delay: Seconds, always; None for the percentile.
+        delay: Fixed number of seconds; None for the percentile.
         percentile: Share of calls that are not late, above 0 and below 1.
         initial: Seconds before enough calls are known.
-        budget: Most further tries for each call on average, above 0 and at most 1.
+        budget: Most further attempts per call on average, above 0 and at most 1.
 
     Raises:
         TypeError: An argument is no number.
@@ -103,7 +104,7 @@ class HedgePolicy:
 
     @property
     def delay(self) -> float:
-        """Seconds after which a try counts as late now."""
+        """Seconds after which an attempt currently counts as late."""
         if self._fixed is not None:
             return self._fixed
         if len(self._durations) < _ENOUGH:
@@ -116,12 +117,12 @@ class HedgePolicy:
         return HedgeStatistics(self.delay, self._calls, self._hedges, self._refused, self._won)
 
     def called(self) -> None:
-        """Count a call, which pays for its share of a further try."""
+        """Count a call. It adds its share of a further attempt to the budget."""
         self._calls += 1
         self._saved = min(self._saved + self._budget, _MOST_SAVED)
 
     def try_again(self) -> bool:
-        """Take a further try from the budget, if it has one."""
+        """Take a further attempt from the budget, if there is one."""
         if self._saved < 1:
             self._refused += 1
             return False
@@ -130,7 +131,7 @@ class HedgePolicy:
         return True
 
     def succeeded(self, elapsed: float, attempt: int) -> None:
-        """Count a call that succeeded after `elapsed` seconds by its try number `attempt`."""
+        """Count a call that succeeded after `elapsed` seconds with attempt number `attempt`."""
         self._durations.append(elapsed)
         self._won += attempt > 1
 
@@ -147,30 +148,29 @@ async def hedged(
 
         answer = await hedged(fetch, url, delay=0.3)
 
-    A further try starts each time that `delay` seconds have passed without a success, up to
-    `attempts` in all, and the earlier ones go on. Only for what may be done twice: all tries may
-    have their effects. Once one has succeeded, the others are cancelled, and `hedged` returns when
-    they have unwound.
+    Each time `delay` seconds pass without a success, a further attempt starts, up to `attempts` in
+    all. The earlier attempts continue. Use it only for idempotent calls, because every attempt may
+    have its effects. After the first success the other attempts are cancelled, and `hedged` returns
+    when they have unwound.
 
-    It is no retry: a try that fails starts no other one, and its failure is that of the call
-    only when no other try succeeds. Then the failure of the earliest try is raised as itself, with
-    a note for each of the others.
+    It is not a retry: a failed attempt starts no other one. If all attempts fail, the exception of
+    the earliest one is raised unchanged, with a note for each of the others.
 
-    **Cancellation**: cancels all tries.
+    **Cancellation**: cancels all attempts.
 
     Args:
         fn: An async function.
         *args: Its arguments.
         delay: Seconds, or a `HedgePolicy`, which measures what is late and has a budget.
-        attempts: Most tries, the first included (int >= 1).
+        attempts: Most attempts, including the first (int >= 1).
 
     Returns:
-        What the first try that succeeded returned.
+        The value of the first successful attempt.
 
     Raises:
         TypeError: An argument has the wrong type; the message has the corrected call.
         ValueError: `delay` or `attempts` is out of its bounds.
-        Exception: As `fn`, when every try failed.
+        Exception: As `fn`, if every attempt failed.
     """
     check_async_function(fn, call=_CALL, item=False)
     check_count("attempts", attempts, call=_CALL.format(fn="fn"))
@@ -200,11 +200,11 @@ async def hedged(
 
 @final
 class _Race(Generic[_T]):
-    """The tries of one call. It is decided by a success, or when all that were started failed."""
+    """The attempts of one call. It is decided by a success, or when all started attempts failed."""
 
     def __init__(self, *, started: float) -> None:
         self.decided = trio.Event()
-        self.won_by = 0  # the number of a try; 0 while none has succeeded
+        self.won_by = 0  # the number of an attempt; 0 while none has succeeded
         self.elapsed = 0.0
         self._started = started
         self._running = 0
@@ -212,7 +212,7 @@ class _Race(Generic[_T]):
         self._errors: dict[int, Exception] = {}
 
     def start(self) -> None:
-        """Count a try; its task runs a little later."""
+        """Count an attempt; its task runs a little later."""
         self._running += 1
 
     async def run(

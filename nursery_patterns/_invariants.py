@@ -1,4 +1,4 @@
-"""What a scenario shows after it was cut: that items are conserved and that nothing is held."""
+"""The checks after a scenario: items are conserved, and nothing is held."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AnyOutcome = Outcome[Any, Any]
 
 @final
 class Probe:
-    """What one run has to show afterwards. Each run gets a new one.
+    """The checks of one run. Each run gets a new probe.
 
     Attributes:
-        kept: Whatever the scenario wants to hand on to `after`, by name.
+        kept: Values that the scenario passes to `after`, by name.
     """
 
     def __init__(self) -> None:
@@ -35,39 +35,40 @@ class Probe:
         self._delivered: dict[int, list[AnyOutcome]] = {}
 
     def watch(self, thing: T) -> T:
-        """Have a `Batch`, `trio.CapacityLimiter`, `Limits`, `TokenBucket` or `Admission` checked.
+        """Check an object after the run: a batch, a limiter, or another class of this library.
 
-        A batch: one outcome per index, in order; statuses agree with values and errors; counts
-        add up; `complete` is true only if all items ended; nothing is in flight. Everything else:
-        nothing is held, and nobody waits.
+        `Batch`: one outcome per index, in order; statuses agree with values and errors; counts add
+        up; `complete` is true only if all items ended; nothing is in flight.
+        `trio.CapacityLimiter`, `Limits`, `TokenBucket`, `Admission`: nothing is held, and no task
+        waits.
 
         Returns:
-            The thing itself.
+            The object itself.
 
         Raises:
-            TypeError: Nobody knows how to check that; write a check of your own with `check`.
+            TypeError: There is no check for this type. Write one, and pass it to `check`.
         """
         _checker_of(thing)
         self._watched.append(thing)
         return thing
 
     def check(self, function: Callable[[], object]) -> None:
-        """Have a function of your own called after the run; it raises what is wrong."""
+        """Call your own function after the run. It raises an exception if its check fails."""
         self._functions.append(function)
 
     def delivered(self, batch: AnyBatch, outcome: AnyOutcome) -> None:
-        """Note that a stream of a watched batch gave an outcome out.
+        """Record an outcome that a stream of a watched batch yielded.
 
-        Call it for each outcome, before anything is awaited. A stream keeps no outcomes, so only
-        the consumer can tell that none is missing and none came twice.
+        Call it for each outcome, before any `await`. A stream keeps no outcomes, so only its
+        consumer can prove that none is missing and none was yielded twice.
         """
         self._delivered.setdefault(id(batch), []).append(outcome)
 
     def verify(self) -> None:
-        """Check all that is watched, now.
+        """Check all watched objects now.
 
         Raises:
-            AssertionError: A sentence for each thing that is wrong.
+            AssertionError: A sentence for each failed check.
         """
         wrong = [
             problem
@@ -131,7 +132,7 @@ def _problems_of_admission(admission: Admission, _: list[AnyOutcome]) -> Iterabl
         yield f"{admission!r} is not at rest"
 
 
-# How to see what is wrong with a thing: a function that yields a sentence for each problem.
+# The check of each type: a function that yields a sentence for each problem.
 _CHECKERS: dict[type, Callable[[Any, list[AnyOutcome]], Iterable[str]]] = {
     Batch: _problems_of_batch,
     trio.CapacityLimiter: _problems_of_limiter,

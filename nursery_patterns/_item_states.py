@@ -1,4 +1,4 @@
-"""The state of each item of a batch: plain bookkeeping, without a single await."""
+"""The state of each item of a batch: synchronous bookkeeping."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ItemStates(Generic[ItemT, ValueT]):
     Invariant: an index below `source.pulled` is in exactly one of
         `waiting`   pulled, and waiting for a token or a slot, or for the first step of its worker
         `running`   its function was called
-        given back  in the source again, after a run that was cut
+        given back  in the source again, after a cancelled run
         ended       counted by its status, and kept in `outcomes` where outcomes are retained,
                     and in a stream in `undelivered` until its consumer has taken it
     An index in `restored` is counted as ended, and the source has yet to yield its item.
@@ -39,7 +39,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         self._cut: set[int] = set()  # started once, and not since
         for outcome in restored:
             self.outcomes[outcome.index] = outcome
-        # The attempts of running items, and of those that were cut, where items are tried again.
+        # The attempts of running and of cancelled items, if there is a retry policy.
         self.attempts: dict[int, Attempts] = {}
         self.restored: set[int] = set(self.outcomes)
         statuses = [outcome.status for outcome in self.outcomes.values()]
@@ -48,7 +48,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         self._timed_out = statuses.count(Status.TIMED_OUT)
 
     def skip(self, index: int, item: ItemT) -> bool:
-        """Whether an item that left the source has an outcome from an earlier process."""
+        """Whether an item from the source has an outcome from an earlier process."""
         if index not in self.restored:
             return False
         self.restored.discard(index)
@@ -56,11 +56,11 @@ class ItemStates(Generic[ItemT, ValueT]):
         return True
 
     def pulled(self, index: int, item: ItemT) -> None:
-        """Note that the item left the source and waits to be started."""
+        """Record that the item left the source and waits to start."""
         self.waiting[index] = item
 
     def started(self, index: int, item: ItemT) -> None:
-        """Note that the item has its slot."""
+        """Record that the item has its slot."""
         if self.waiting:
             self.waiting.pop(index, None)
         if self._cut:
@@ -68,7 +68,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         self.running[index] = item
 
     def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        """Note the outcome of a running item. It is safe from here on."""
+        """Record the outcome of a running item. From here on it is safe."""
         if self.retain:
             self.outcomes[outcome.index] = outcome
         if outcome.error is None:
@@ -85,7 +85,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         return 1 if attempts is None else attempts.count
 
     def begin(self, *, retain: bool) -> None:
-        """Give back what an earlier run left unfinished, so that it comes first."""
+        """Return the unfinished items of an earlier run to the source, so that they come first."""
         self._cut.update(self.running)
         self.source.resume((*self.waiting.items(), *self.running.items()))
         self.waiting.clear()
@@ -93,12 +93,12 @@ class ItemStates(Generic[ItemT, ValueT]):
         self.retain = retain
 
     def counts(self, *, active: bool) -> Counts:
-        """Add up how the items stand. `active`: whether a run is under way. O(1)."""
+        """Return the counts. `active`: whether a run is in progress. O(1)."""
         done = self._succeeded + self._failed + self._timed_out
         cancelled = len(self._cut) + (0 if active else len(self.running))
         total = self.source.total
         known = self.source.known
-        if total is None or self.source.at_end:  # those restored lie behind what was pulled
+        if total is None or self.source.at_end:  # restored indexes are higher than those pulled
             known += len(self.restored)
             total = None if total is None else known
         return Counts(
@@ -112,7 +112,7 @@ class ItemStates(Generic[ItemT, ValueT]):
         )
 
     def report(self, *, active: bool, elapsed: float) -> Report[ItemT, ValueT]:
-        """Write down all that is known, in input order. O(items known)."""
+        """Return the report, in input order. O(known items)."""
         by_index = {**self.outcomes, **self.undelivered}
         for index, item in chain(
             self.source.given_back(), self.source.rest(), self.waiting.items()
@@ -138,5 +138,5 @@ class ItemStates(Generic[ItemT, ValueT]):
         return make_outcome(index, item, Status.CANCELLED, None, None, 0.0, count, note)
 
     def _give_item(self, index: int, item: ItemT) -> None:
-        """Put the item into a restored outcome, which may have come without it."""
+        """Insert the item into a restored outcome, which may have none."""
         self.outcomes[index] = replace(self.outcomes[index], item=item)

@@ -1,4 +1,4 @@
-"""Limits for each key of a batch's items: so many at once, and so many per second."""
+"""Limits for each key of a batch's items: concurrent items, and items per second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")
 
-# Keys that are kept, before those that nobody uses are looked for.
+# Above this number of keys, unused ones are removed.
 _MIN_KEPT = 1_000
 
 
@@ -21,7 +21,7 @@ class _Key:
     limiter: trio.CapacityLimiter | None
     bucket: TokenBucket | None
     users: int = 0  # items that hold it or wait for it
-    set_aside: int = 0  # of these, those that had to wait and have not started
+    set_aside: int = 0  # of these, the ones that had to wait and have not started
 
     def is_as_new(self) -> bool:
         if self.users:
@@ -40,9 +40,9 @@ class _Hold:
 
 
 class KeyLimits(Generic[ItemT]):
-    """Lets an item start when its key has capacity; first come, first served by that capacity.
+    """Lets an item start when its key has capacity, first in, first out for each capacity.
 
-    Memory: O(keys in use), and those whose bucket is not full again.
+    Memory: O(keys in use), plus keys whose bucket is not yet full again.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class KeyLimits(Generic[ItemT]):
         self._prune_at = _MIN_KEPT
 
     def _of(self, item: ItemT) -> tuple[Hashable, _Key]:
-        """Return the key of an item, and what there is of it.
+        """Return the key of an item, and its limits.
 
         Raises:
-            TypeError: The key cannot be hashed, or `bucket_per_key` made no bucket.
+            TypeError: The key cannot be hashed, or `bucket_per_key` did not return a bucket.
         """
         name = self._key(item)
         try:
@@ -81,7 +81,7 @@ class KeyLimits(Generic[ItemT]):
         return name, key
 
     def enter_nowait(self, owner: object, item: ItemT) -> bool:
-        """Take what the key of an item has to give, if that needs no waiting."""
+        """Take the tokens of an item's key, if they are available."""
         name, key = self._of(item)
         if key.set_aside:
             return False  # they come first
@@ -102,7 +102,7 @@ class KeyLimits(Generic[ItemT]):
         return True
 
     async def enter(self, owner: object, item: ItemT) -> None:
-        """Wait for what the key of an item has to give. Cancelled, it holds nothing."""
+        """Wait for the tokens of an item's key. After a cancel it holds none."""
         name, key = self._of(item)
         key.users += 1
         key.set_aside += 1
@@ -114,14 +114,14 @@ class KeyLimits(Generic[ItemT]):
             await key.bucket.acquire()
 
     def started(self, owner: object) -> None:
-        """Note that an item starts, so that those behind it need not wait for that."""
+        """Record that an item starts, so that later items need not wait for it."""
         hold = self._holds[owner]
         if hold.set_aside:
             hold.set_aside = False
             hold.key.set_aside -= 1
 
     def leave(self, owner: object) -> None:
-        """Give back what an owner holds, or waits for no more."""
+        """Release the tokens of an owner, also if it has stopped waiting."""
         hold = self._holds.pop(owner, None)
         if hold is None:
             return

@@ -1,4 +1,4 @@
-"""Limiters with additions: they delegate to a `trio.CapacityLimiter`, whose class is final."""
+"""Limiters that delegate to a `trio.CapacityLimiter`, because its class is final."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class DelegatingLimiter:
-    """Has all that a `trio.CapacityLimiter` has, and asks one for it.
+    """A limiter that delegates everything to a `trio.CapacityLimiter`.
 
-    It says it is a CapacityLimiter, so that `isinstance` checks of trio's users hold.
+    Its `__class__` is `CapacityLimiter`, so `isinstance` checks in other code hold.
     """
 
     def __init__(self, total_tokens: int) -> None:
@@ -88,24 +88,25 @@ class DelegatingLimiter:
 class CombinedLimiter(DelegatingLimiter):
     """Two limiters as one: its token is a token of each.
 
-    For a share of a capacity. With a limiter for each client in front of the one that all of them
-    use, no client takes everything, and those of one client wait without keeping others waiting::
+    It gives each client a share of a capacity. With a limiter per client before the shared one, no
+    client takes all tokens, and waiting tasks of one client do not delay other clients::
 
         everybody = trio.CapacityLimiter(10)
         of_client = {client: trio.CapacityLimiter(8) for client in clients}
         limiter = CombinedLimiter(of_client[client], everybody)
         await run_batch(fetch, urls, limiter=limiter)
 
-    The token of `first` is taken first and held while the one of `second` is waited for, in the
-    order of each. A cancelled wait takes neither. `total_tokens`, `borrowed_tokens` and
-    `statistics` are those of `second`; `available_tokens` is what both have left.
+    A task takes the token of `first`, and holds it while it waits for the token of `second`. Each
+    wait is first in, first out. A cancelled wait takes neither token. `total_tokens`,
+    `borrowed_tokens` and `statistics` are those of `second`; `available_tokens` is the smaller
+    number of both.
 
     Args:
         first: The narrower one.
-        second: The one that others share.
+        second: The shared one.
 
     Raises:
-        TypeError: One of them is no limiter.
+        TypeError: One of them is not a limiter.
     """
 
     def __init__(self, first: AnyLimiter, second: AnyLimiter) -> None:
@@ -150,5 +151,5 @@ AnyLimiter: TypeAlias = trio.CapacityLimiter | DelegatingLimiter
 
 
 def as_limiter(limiter: AnyLimiter) -> trio.CapacityLimiter:
-    """Return the limiter itself, as what it says it is."""
+    """Return the limiter itself, typed as `trio.CapacityLimiter`."""
     return cast("trio.CapacityLimiter", limiter)

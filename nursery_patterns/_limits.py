@@ -1,4 +1,4 @@
-"""Named capacity limiters, resized and looked at while they are in use."""
+"""Named capacity limiters that can be resized and inspected while in use."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CALL = 'Limits({"fetch": 10}, default=10)'
 
 @dataclass(frozen=True, slots=True)
 class LimitSnapshot:
-    """One limiter at one moment.
+    """The state of one limiter at one moment.
 
     Attributes:
         capacity: Most holders at once; 0 means paused, `math.inf` no bound.
-        in_use: Holders now. May exceed `capacity` for a while after it was lowered.
-        waiting: Tasks in line.
-        started: Holders there ever were.
-        finished: Of those, how many gave their place back.
-        peak: Most holders there ever were at once.
+        in_use: Holders now. It may exceed `capacity` for some time after that was lowered.
+        waiting: Tasks in the queue.
+        started: Holders so far, including those of now.
+        finished: Holders so far that have released their token.
+        peak: Most holders at once so far.
     """
 
     capacity: float
@@ -42,8 +42,9 @@ class LimitSnapshot:
 class _CountedLimiter(DelegatingLimiter):
     """A limiter that counts its holders.
 
-    Invariant: whoever got a place holds it now or has given it back, so `started` need not be
-    counted. And the number in use falls only at a release, so the peak is seen just before one.
+    Invariant: each holder either holds its token now or has released it, so `started` need not be
+    counted. The number in use falls only at a release, so reading the peak before each release is
+    enough.
     """
 
     def __init__(self, total_tokens: int) -> None:
@@ -73,7 +74,7 @@ class _CountedLimiter(DelegatingLimiter):
 
 
 class Limits(Mapping[str, trio.CapacityLimiter]):
-    """Capacity limiters by name, made when first asked for.
+    """Capacity limiters by name, made at their first use.
 
     Usage::
 
@@ -85,15 +86,15 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
         async with limits.slot("fetch_urls", key=client_id, priority=1):  # fair between clients
             ...
 
-    Iterating gives the names there are so far; asking for any other makes it with `default`.
+    Iterating yields the names so far. `limits[name]` makes a new name with `default`.
 
     Args:
         capacities: Most holders at once, per name (int >= 1).
-        default: Capacity of a name that is not among them; None makes such a name a `KeyError`.
+        default: Capacity of any other name; with None, another name is a `KeyError`.
         ageing: Seconds of waiting in `slot` that count as one step of priority.
 
     Raises:
-        TypeError: No mapping, or a capacity is not a whole number.
+        TypeError: `capacities` is not a mapping, or a capacity is not a whole number.
         ValueError: A capacity is below 1.
     """
 
@@ -137,21 +138,21 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
     async def slot(
         self, name: str, *, key: Hashable = None, weight: float = 1.0, priority: float = 0
     ) -> AsyncGenerator[None]:
-        """Hold a place of the limit `name`, in turn: by priority, and between keys by weight.
+        """Hold a token of the limit `name`: by priority, and between keys by weight.
 
-        As `Admission.slot`, with a line of any length. Those who use `limits[name]` directly are
-        served first come, first served with the front of that line.
+        Like `Admission.slot`, with an unlimited queue. Direct users of `limits[name]` are served
+        first in, first out together with the front of that queue.
 
         Args:
             name: Of the limit.
-            key: Whom to be fair to, such as a client id.
+            key: The limit is fair between keys, such as client ids.
             weight: The key's share.
             priority: Lower numbers are served first.
 
         Raises:
-            KeyError: Nothing has that name and there is no default.
-            RuntimeError: This task holds a place already, and would wait for itself.
-            TypeError: `key` cannot be hashed, or `weight` or `priority` is no number.
+            KeyError: No limit has that name, and there is no default.
+            RuntimeError: This task already holds a token, and would wait for itself.
+            TypeError: `key` cannot be hashed, or `weight` or `priority` is not a number.
             ValueError: `weight` is not above 0, or one of the two is NaN or infinite.
         """
         if name not in self._admissions:
@@ -163,10 +164,11 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
     def resize(self, name: str, capacity: int) -> None:
         """Change a capacity (int >= 0) while it is in use; 0 pauses.
 
-        More takes effect at once for those in line. Less lets the present holders finish.
+        A higher capacity takes effect at once for waiting tasks. With a lower one the present
+        holders finish.
 
         Raises:
-            KeyError: Nothing has that name and there is no default.
+            KeyError: No limit has that name, and there is no default.
             TypeError: `capacity` is not a whole number.
             ValueError: `capacity` is negative.
         """
@@ -174,11 +176,11 @@ class Limits(Mapping[str, trio.CapacityLimiter]):
         self[name].total_tokens = capacity
 
     def snapshot(self) -> dict[str, LimitSnapshot]:
-        """Look at every limiter there is, by name."""
+        """Return the state of every limiter, by name."""
         return {name: self._snapshot(name) for name in self._limiters}
 
     def _snapshot(self, name: str) -> LimitSnapshot:
         now = self._limiters[name].snapshot()
         fair = self._admissions.get(name)
-        # The front of a fair line waits in the limiter's own, where it is counted already.
+        # The front of a fair queue waits in the limiter's own queue and is counted there.
         return now if fair is None else replace(now, waiting=now.waiting + fair.queued)

@@ -1,7 +1,7 @@
-"""Who is told what happens to the items of a batch, and who keeps it: `Observer` and `Journal`.
+"""Callbacks for the items of a batch, and storage of their outcomes: `Observer` and `Journal`.
 
-They are one idea. A journal is an observer that also has outcomes from before, and that may make
-the batch wait until it has written what it was told.
+A journal is an observer that also returns stored outcomes, and that may make the batch wait until
+it has written its data.
 """
 
 # ruff: noqa: ARG002 - mypy takes a method without a statement as one that has to be written, and the
@@ -21,25 +21,25 @@ ValueT = TypeVar("ValueT")
 
 
 class Observer(Protocol[ItemT, ValueT]):
-    """Is told what happens to each item of a batch: `Batch(fn, items, observer=...)`.
+    """Callbacks for each item of a batch: `Batch(fn, items, observer=...)`.
 
-    Inherit from it and write the methods that are needed. A method that is not written costs
+    Inherit from it and override the methods that you need. A method that is not overridden costs
     nothing.
 
     **When.** All methods are called synchronously, in the task that runs the item, so they must be
-    quick and must not block. An item is told in this order: `waiting` (each time it has to wait),
-    `started`, `retried` (each time it is tried again), and at last `ended` or `cut`. Between the
-    return of the item's function and `ended` there is no checkpoint, so no cancel can come between
-    them. When `ended` is called the outcome is in the report already.
+    quick and must not block. The order for an item is: `waiting` (each time it has to wait),
+    `started`, `retried` (each time it is retried), and finally `ended` or `cut`. Between the return
+    of the item's function and `ended` there is no checkpoint, so no cancel can come between them.
+    When `ended` is called, the outcome is already in the report.
 
-    **If a method raises**, the batch ends as if its source had failed: what is in flight is
+    **If a method raises**, the batch ends as if its source had failed: items in flight are
     cancelled, and the error leaves `run()` or `stream()` in an `ExceptionGroup`. Nothing is lost:
-    an outcome that was told stays in the report, an item whose `started` raised is not started,
-    and the next run goes on from there.
+    an outcome that was passed to `ended` stays in the report, an item whose `started` raised has
+    not started, and the next run continues from there.
     """
 
     def started(self, index: int, item: ItemT) -> None:
-        """An item has its slot, and its function is called next."""
+        """An item has its slot, and its function will be called next."""
         return
 
     def ended(self, outcome: Outcome[ItemT, ValueT]) -> None:
@@ -47,9 +47,9 @@ class Observer(Protocol[ItemT, ValueT]):
         return
 
     def cut(self, index: int, item: ItemT) -> None:
-        """A started item was cut before it had an outcome; told at the end of the run.
+        """A started item was cancelled before it had an outcome. Called at the end of the run.
 
-        The next run starts it again.
+        The next run starts the item again.
         """
         return
 
@@ -60,7 +60,7 @@ class Observer(Protocol[ItemT, ValueT]):
         return
 
     def waiting(self, index: int, item: ItemT, *, reason: str) -> None:
-        """An item has left the source and has to wait before it starts.
+        """An item was taken from the source and has to wait before it starts.
 
         `reason` is `"bucket"` (a token of the batch's bucket), `"limiter"` (a token of the shared
         limiter) or `"key"` (the limit or the bucket of its key).
@@ -69,44 +69,44 @@ class Observer(Protocol[ItemT, ValueT]):
 
 
 class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
-    """Keeps the outcomes of a batch beyond its process: `Batch(fn, items, journal=...)`.
+    """Stores the outcomes of a batch beyond its process: `Batch(fn, items, journal=...)`.
 
-    A batch with a journal goes on where an earlier one ended, in this process or in another one:
-    items that have an outcome in `outcomes()` are not run again. An item of which only `started`
-    was told was in flight when the process ended, and is run again. So outcomes are kept once, and
+    A batch with a journal continues where an earlier one ended, in this process or in another one:
+    items with an outcome in `outcomes()` do not run again. An item for which only `started` was
+    called was in flight when the process ended, and runs again. So each outcome is stored once, and
     effects happen at least once.
 
     `started` and `ended` are as in `Observer`: synchronous, and with no checkpoint between the
     return of the item's function and `ended`. A journal that writes in another thread puts the
-    outcome into a queue of its own in `ended`, and bounds that queue in `ready`.
+    outcome into its own queue in `ended`, and bounds that queue in `ready`.
     """
 
     def outcomes(self) -> Iterable[Outcome[ItemT, ValueT]]:
-        """Return the outcomes there are to begin with, in any order; read once, by `Batch(...)`.
+        """Return the stored outcomes, in any order. `Batch(...)` calls it once.
 
-        Each is `succeeded`, `failed` or `timed_out`; leave out the failed ones to have them run
-        again. `item` may be None: the batch puts in its own when it comes to that index.
-        They count, and are in the report, from the beginning. A stream does not yield them.
+        Each is `succeeded`, `failed` or `timed_out`. Omit the failed ones to run them again. `item`
+        may be None: the batch inserts its own item when it reaches that index. These outcomes are
+        in the counts and the report from the beginning. A stream does not yield them.
         """
         return ()
 
     async def ready(self) -> None:
         """Return when another item may start.
 
-        This is the back-pressure of the journal: it need not wait at all, and while it waits the
-        items in flight go on and no further one is started. The batch holds no token of a shared
-        limiter meanwhile. A cancel ends the wait; what it raises leaves as from the other methods.
+        This is the back-pressure of the journal. While it waits, items in flight continue and no
+        further item starts. The batch holds no token of a shared limiter meanwhile. A cancel ends
+        the wait. An exception leaves the run, as from the other methods.
 
-        It is awaited before each start; of a journal that has `behind` too, before each start for
+        It is awaited before each start; if the journal also has `behind`, only before starts for
         which `behind` returned true.
         """
         return
 
     def behind(self) -> bool:
-        """Return whether `ready` has to be awaited before the next item starts.
+        """Return whether `ready` must be awaited before the next item starts.
 
-        Called synchronously before each start, perhaps more than once. Write it where `ready`
-        seldom waits: to await costs several times what starting an item costs.
+        Called synchronously before each start, possibly more than once. Override it if `ready`
+        seldom waits, because awaiting costs several times as much as starting an item.
         """
         return False
 
@@ -114,12 +114,12 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
 class BatchProgress(Protocol):
     """The counts of a batch, to read and to wait on. It is a `trio_util.AsyncValue` at run time.
 
-    A predicate is a function of the counts. It is called at each change, so it has to be quick.
+    A predicate is a function of the counts. It is called at each change, so it must be quick.
     """
 
     @property
     def value(self) -> Counts:
-        """The counts now."""
+        """The current counts."""
         ...
 
     async def wait_value(
@@ -140,7 +140,7 @@ class BatchProgress(Protocol):
     def eventual_values(
         self, value_or_predicate: Counts | Callable[[Counts], bool] = ..., held_for: float = 0.0
     ) -> AbstractContextManager[AsyncIterator[Counts]]:
-        """Iterate over the counts that match. Some may be skipped, the latest is not."""
+        """Iterate over the counts that match. Some may be skipped, but not the latest."""
         ...
 
     def transitions(
@@ -151,7 +151,7 @@ class BatchProgress(Protocol):
 
 
 def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
-    """Return one function that calls the method `name` of each observer that has its own."""
+    """Return one function that calls the method `name` of each observer that overrides it."""
     calls = [method for each in observers if (method := _own(each, name)) is not None]
     if not calls:
         return None
@@ -168,9 +168,9 @@ def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
 def ready_of(
     journal: object,
 ) -> tuple[Callable[[], Awaitable[None]] | None, Callable[[], bool] | None]:
-    """Return the `ready` and the `behind` of a journal, as far as it has its own.
+    """Return `ready` and `behind` of a journal, if it overrides them.
 
-    A `behind` without a `ready` is not asked: there is nothing to wait for.
+    A `behind` without a `ready` is not called, because there is nothing to wait for.
     """
     ready = _own(journal, "ready")
     return ready, None if ready is None else _own(journal, "behind")
@@ -188,5 +188,5 @@ _EMPTY = frozenset(
 
 
 def _is_inherited(method: object) -> bool:
-    """Whether a method is the one of the protocol, which does nothing."""
+    """Whether a method is the empty one of the protocol."""
     return getattr(method, "__func__", None) in _EMPTY

@@ -1,7 +1,7 @@
 """Where workers hand outcomes to the consumer of a stream: a rendezvous, not a buffer.
 
-A worker that finished an item waits until the consumer has taken an outcome before it goes on. So
-at most `limit` outcomes are ever ahead of the consumer, and a slow consumer slows the workers.
+A worker that has finished an item waits until the consumer has taken an outcome. So at most `limit`
+outcomes wait for the consumer, and a slow consumer slows the workers.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _OUTCOMES_PER_TURN = 16
 
 
 class OutcomeQueue(Generic[ItemT, ValueT]):
-    """The outcomes that wait for the consumer, and who waits for whom.
+    """The outcomes that wait for the consumer, and the workers that wait for it.
 
-    Invariant: each undelivered outcome has one worker parked in `wait_until_taken`, but for those
-    that an earlier stream left over; no fresh item is started for as long as there are any.
+    Invariant: each undelivered outcome has one worker parked in `wait_until_taken`, except those
+    that an earlier stream left. While there are any of those, no new item starts.
     """
 
     def __init__(self, states: ItemStates[ItemT, ValueT], *, ordered: bool) -> None:
         self._states = states
-        self._ready = states.undelivered  # outlives this stream: what is not taken is not lost
+        self._ready = states.undelivered  # it outlives this stream
         self._left_over = set(self._ready)
-        # Indexes not yet taken, lowest first. Items are pulled in that order, those given back
-        # before any fresh one, so that appending the fresh ones keeps it sorted.
+        # Indexes not yet taken, lowest first. Items are pulled in that order, and returned ones
+        # before new ones, so appending the new ones keeps it sorted.
         self._open: deque[int] | None = None
         if ordered:
             given_back = (index for index, _ in states.source.given_back())
@@ -47,46 +47,49 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
 
     @property
     def ordered(self) -> bool:
-        """Whether outcomes are given out in input order."""
+        """Whether outcomes are yielded in input order."""
         return self._open is not None
 
     async def wait_for_fresh(self) -> None:
-        """Wait until a fresh item may be started: each stream would leave `limit` more behind."""
+        """Wait until a new item may start.
+
+        Otherwise each stream would leave `limit` more outcomes.
+        """
         if self._left_over and not self._states.source.given_back():
             await self._dispatcher.park()
 
     def expect(self, index: int) -> None:
-        """Note that an outcome of `index` will come, as soon as it is pulled."""
+        """Record that an outcome of `index` will come. Called when the item is pulled."""
         if self._open is not None and index >= self._fresh_from:
             self._open.append(index)
 
     def offer(self, outcome: Outcome[ItemT, ValueT]) -> None:
-        """Lay an outcome down for the consumer. It stays until it is taken, whatever is cut."""
+        """Store an outcome for the consumer. It stays until it is taken, also after a cancel."""
         self._ready[outcome.index] = outcome
         if self._consumers:
             self._consumers.unpark()
 
     async def wait_until_taken(self) -> None:
-        """Wait until the consumer took as many outcomes as were there."""
+        """Wait until the consumer has taken as many outcomes as are stored now."""
         await self._workers.park()
 
     def end(self) -> None:
-        """Let consumers see that nothing more will be started."""
+        """Tell the consumers that no further item will start."""
         self._consumers.unpark_all()
 
     def close(self) -> None:
-        """Refuse to give out anything more: the stream's block was left."""
+        """Refuse further `take` calls: the stream's block was left."""
         self._closed = True
         self._consumers.unpark_all()
 
     async def take(self) -> Outcome[ItemT, ValueT] | None:
-        """Take the next outcome as soon as there is one; None when none can come any more.
+        """Take the next outcome when there is one; None when no more can come.
 
-        It lets others run when it has to wait, and at every 16th outcome that it finds ready:
-        a switch per outcome would cost more than all the rest of the hand-over.
+        It is a checkpoint when it has to wait, and at every 16th available outcome. A task switch
+        per outcome would cost more than everything else here.
 
         Raises:
-            trio.ClosedResourceError: The stream's block was left, so nothing runs any more.
+            trio.ClosedResourceError: The stream's block was left.
         """
         self._taken += 1
         if self._taken % _OUTCOMES_PER_TURN == 0:
@@ -105,7 +108,7 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
         )
 
     def _give_out(self, index: int) -> Outcome[ItemT, ValueT]:
-        """Hand an outcome over, and wake whom that concerns."""
+        """Deliver an outcome, and wake the tasks that wait for this."""
         outcome = self._ready.pop(index)
         if self._left_over:
             self._left_over.discard(index)
@@ -114,11 +117,11 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
         if self._open is not None:
             self._open.popleft()
             if self._consumers and self._next_ready() is not None:
-                self._consumers.unpark()  # the one woken for that outcome found it not yet due
+                self._consumers.unpark()  # the consumer woken for it found it out of order
         if len(self._workers) > len(self._ready) - len(self._left_over):
             self._workers.unpark()
         if self._consumers and self._drained():
-            self.end()  # no other take may ever come to tell them
+            self.end()  # there may be no further take to wake them
         return outcome
 
     def _next_ready(self) -> int | None:

@@ -15,31 +15,31 @@ _MAX_REPR = 200
 
 
 class Status(StrEnum):
-    """The five ways an item can stand. Each item of a report has exactly one."""
+    """The status of an item. Each item of a report has exactly one of the five."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
-    """Started, and cut before it ended. Its side effects may have happened."""
+    """Started, and cancelled before it ended. Its side effects may have happened."""
     NOT_STARTED = "not_started"
-    """Has no result yet and was not cut: still waiting, or running as the report is taken."""
+    """Has no result and was not cancelled: it waits, or runs while the report is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[ItemT, ValueT]):
-    """What became of one item.
+    """How one item ended.
 
     Attributes:
         index: Position of the item in the input, from 0.
         item: The item itself.
-        status: How it ended, or that it did not.
+        status: How it ended, or why it did not.
         value: What `fn` returned if it succeeded, else None.
         error: What `fn` raised if it failed; a `trio.TooSlowError` if it timed out; else None.
         elapsed: Seconds from getting its slot to its end; 0 if it never ended.
-        attempts: How often `fn` was called for it in the run it belongs to; 1 without a retry, 0
-            if it is not started.
-        note: Of an item that was cut while it was tried again: how the last attempt failed.
+        attempts: How often `fn` was called for it in its run; 1 without a retry, 0 if it has not
+            started.
+        note: For an item that was cancelled while it was retried, how the last attempt failed.
     """
 
     index: int
@@ -61,7 +61,7 @@ class Outcome(Generic[ItemT, ValueT]):
 
         Raises:
             Exception: What the item raised if it failed; a `trio.TooSlowError` if it timed out.
-            RuntimeError: The item did not end, so that it has neither.
+            RuntimeError: The item did not end, so it has no value and no error.
         """
         if self.status is Status.SUCCEEDED:
             return self.value  # pyright: ignore[reportReturnType] - a success holds a ValueT
@@ -122,11 +122,11 @@ def make_outcome(
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many items stand how.
+    """The number of items in each status.
 
-    `total` is the sum of the five statuses, or None while the source may hold more items than
-    anybody knows of. `in_flight` are running right now; they have no result, so they count among
-    the not started.
+    `total` is the sum of the five statuses, or None while the number of items in the source is
+    unknown. `in_flight` items are running now. They have no result, so they are included in
+    `not_started`.
     """
 
     total: int | None = None
@@ -148,16 +148,16 @@ class Counts:
         return self.done == self.total
 
 
-# Without slots: a frozen class with slots refuses to set what is no field, such as `complete`, with
-# a TypeError about `super` instead of a FrozenInstanceError.
+# Without slots: if a frozen class has slots, assigning a name that is not a field, such as
+# `complete`, raises a TypeError about `super` instead of a FrozenInstanceError.
 @dataclass(frozen=True)
 class Report(Generic[ItemT, ValueT]):
-    """All that is known of a batch at one moment.
+    """The state of a batch at one moment.
 
     Attributes:
-        outcomes: One per known item, in input order; but for those that went to the consumer of a
-            stream that did not retain them.
-        counts: How many items stand how.
+        outcomes: One per known item, in input order. A stream without `retain` keeps no outcomes of
+            items that its consumer has taken.
+        counts: The number of items in each status.
         elapsed: Seconds that the batch has been running, over all its runs.
     """
 
@@ -175,19 +175,21 @@ class Report(Generic[ItemT, ValueT]):
         return [o.value for o in self.outcomes if o.status is Status.SUCCEEDED]  # pyright: ignore[reportReturnType] - a success holds a ValueT, which may itself be None
 
     def errors(self) -> list[Exception]:
-        """Return what failed and timed-out items raised, in input order."""
+        """Return the errors of failed and timed-out items, in input order."""
         return [o.error for o in self.outcomes if o.error is not None]
 
     def unfinished(self) -> list[ItemT]:
-        """Return the items that did not end, in input order: what is missing."""
+        """Return the items that did not end (cancelled or not started), in input order."""
         missing = (Status.CANCELLED, Status.NOT_STARTED)
         return [o.item for o in self.outcomes if o.status in missing]
 
     def raise_errors(self, *, unwrap: bool = False) -> None:
-        """Raise what failed, if anything did; items that did not end are no errors.
+        """Raise the errors of failed and timed-out items, if there are any.
+
+        Items that did not end are not errors.
 
         Args:
-            unwrap: Raise the error itself where there is exactly one.
+            unwrap: If there is exactly one error, raise it without a group.
 
         Raises:
             ExceptionGroup: The errors in input order, each with a note that names its item.
@@ -207,7 +209,7 @@ class Report(Generic[ItemT, ValueT]):
 
 
 def brief_repr(thing: object) -> str:
-    """Return the `repr` of a thing for a message: cut when long, and never an exception."""
+    """Return the `repr` of an object for a message: truncated if long, and never an exception."""
     try:
         text = repr(thing)
     except Exception as exc:  # noqa: BLE001 - the message is about something else

@@ -1,4 +1,4 @@
-"""Keep the event loop free: heavy computation goes to worker processes, which a cancel kills."""
+"""CPU-bound calls in worker processes, which a cancel kills."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def run_in_process(
     max_memory_bytes: int | None = None,
     max_cpu_seconds: float | None = None,
 ) -> _T:
-    """Run `fn(*args)` in a worker process and return its value: for calls that compute.
+    """Run `fn(*args)` in a worker process and return its value; for CPU-bound calls.
 
     Workers stay warm and are reused, last used first; a call finds its arguments, its value and
     the worker's module globals, and nothing else, in particular no context variables and thus no
@@ -58,36 +58,36 @@ async def run_in_process(
     Arguments and value are pickled in the event loop: send a path instead of many megabytes. An
     exception in `fn` arrives as itself.
 
-    A worker imports from where its parent does. Code in the working directory is not run unless
-    the program itself was started with that directory in `sys.path`.
+    A worker imports from the same directories as its parent. Code in the working directory does not
+    run, unless the program itself was started with that directory in `sys.path`.
 
-    **Cancellation**: kills the worker, so that the computation really stops, and returns when it
-    is gone. Its next call starts a new one.
+    **Cancellation**: kills the worker, so the computation stops, and returns when it is dead. The
+    next call starts a new worker.
 
-    No worker outlives the run: idle ones end with it, and one whose parent was killed ends itself,
-    in the middle of a call too.
+    No worker outlives the run. Idle workers end with it. If the parent is killed, a worker ends
+    itself, also during a call.
 
     Args:
         fn: A plain function that the worker can import: defined at the top level of a module.
         *args: Its arguments, picklable.
-        limiter: Bounds the processes that compute; `current_default_process_limiter()` by default.
-        max_memory_bytes: Most memory of the worker, in bytes, interpreter and modules included;
-            at least 64 MiB. Python code that needs more raises `MemoryError`; a library in C may
-            crash. Calls with the same bound share workers. Linux enforces it (`RLIMIT_DATA`);
-            other systems may not.
-        max_cpu_seconds: Most CPU time of the call, of all its threads together, rounded up to the
-            next whole second of the worker. A call that needs more ends with its worker.
+        limiter: Bounds the running processes; `current_default_process_limiter()` by default.
+        max_memory_bytes: Most memory of the worker in bytes, including interpreter and modules; at
+            least 64 MiB. Python code that needs more raises `MemoryError`; a C library may crash.
+            Calls with the same bound share workers. Linux enforces it (`RLIMIT_DATA`); other
+            systems may not.
+        max_cpu_seconds: Most CPU seconds of the call, over all its threads, rounded up to the next
+            whole second of the worker. If a call needs more, its worker is killed.
 
     Raises:
-        TypeError: `fn` is async or not callable, it or an argument cannot be pickled, `limiter`
-            is no limiter, or a bound is no number.
+        TypeError: `fn` is async or not callable, it or an argument cannot be pickled, `limiter` is
+            not a limiter, or a bound is not a number.
         ValueError: A bound is too low.
         MemoryError: The call needed more than `max_memory_bytes`.
-        OSError: No worker could be started, because descriptors, processes or memory are short.
-            It fails this call alone; the next one tries again.
-        WorkerCrashed: The process died during this call, or used more than `max_cpu_seconds`, or
-            `fn` raised `SystemExit` or `KeyboardInterrupt`, or the main module is needed and
-            cannot be imported.
+        OSError: No worker could be started, because of too few descriptors, processes or memory.
+            Only this call fails; the next one tries again.
+        WorkerCrashed: The process died during this call, used more than `max_cpu_seconds`, `fn`
+            raised `SystemExit` or `KeyboardInterrupt`, or the main module is needed and cannot be
+            imported.
     """
     check_plain_function(fn, "run_in_process")
     check_limiter(
@@ -123,7 +123,7 @@ async def _workers_of_this_run() -> WorkerPool:
 
 
 def keeper_of_workers() -> trio.lowlevel.Task | None:
-    """Return the task that keeps the workers of this run warm; None without any."""
+    """Return the task that owns the workers of this run; None if there are none."""
     try:
         return _workers.get().keeper
     except LookupError:

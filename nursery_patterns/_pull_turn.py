@@ -11,8 +11,8 @@ import trio
 class PullTurn:
     """One worker at a time waits for the next item, for its tokens and for its slot.
 
-    So items start in the order of their source. The others wait for the turn, first come, first
-    served; the dispatcher, which starts new workers, comes last.
+    So items start in the order of their source. The other workers wait for the turn, first in,
+    first out. The dispatcher, which starts new workers, comes last.
     """
 
     def __init__(self) -> None:

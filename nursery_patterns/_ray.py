@@ -1,4 +1,4 @@
-"""Ray as the engine of `run_in_cluster`. Imported, and Ray with it, when it is first needed."""
+"""Ray as the engine of `run_in_cluster`. This module, and Ray, are imported at the first use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nursery_patterns._errors import (
     WorkerCrashed,
 )
 
-# Names of resources that Ray takes as options of their own.
+# Resources that Ray takes as separate options.
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
-# Seconds that a driver whose cluster is silent goes on. Ray's own choice is 60, and then it ends
+# Seconds for which a driver continues when its cluster is silent. Ray's default is 60; then it ends
 # the whole process.
 _PATIENCE = 10 * 365 * 24 * 3600
 
@@ -34,7 +34,7 @@ _CONNECT_SECONDS = 5.0
 # Room for a `struct sigaction`, which has 152 bytes or fewer.
 _ACTION_BYTES = 512
 
-# A function of more bytes goes through the object store, once, and not with each of its calls.
+# A larger function is sent once through the object store, and not with each call.
 _LARGE_FUNCTION = 100_000
 
 
@@ -78,7 +78,7 @@ def connect(address: str) -> RayEngine:
             "Ray have to be of the same versions on both sides, and both or neither use tokens"
         ) from error
     except Exception as error:
-        # Of Ray a ConnectionError, or a plain Exception where a node did not start in time.
+        # Ray raises a ConnectionError, or an Exception if a node did not start in time.
         if address == "local":
             raise ClusterUnreachable(
                 f"Ray could not be started on this machine: {error}. It needs 1 GB of memory and "
@@ -90,7 +90,7 @@ def connect(address: str) -> RayEngine:
 
 @contextmanager
 def _keeping_termination_handler() -> Generator[None]:
-    """Put the action of SIGTERM back after the block.
+    """Restore the action of SIGTERM after the block.
 
     Ray's core sets one of its own in C, which Python does not see, and which writes a trace of the
     stack. Python could put back its own only in the main thread; C can in any.
@@ -105,7 +105,7 @@ def _keeping_termination_handler() -> Generator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Look whether anything listens there. Ray itself would wait for a minute."""
+    """Check that a process listens there. Ray itself would wait for a minute."""
     host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if not (colon and port.isdigit()):
         return
@@ -158,7 +158,7 @@ class RayEngine:
         self._ray.cancel(task, force=True)
 
     def close(self) -> None:
-        """End what was started; a Ray that the program has initialised itself stays."""
+        """End the Ray that was started here. A Ray that the program initialised itself stays."""
         if self._owned:
             self._ray.shutdown()
 
@@ -175,7 +175,7 @@ class RayEngine:
         if error is None:
             return future.result()
         lost = self._ray.exceptions
-        if isinstance(error, lost.RayTaskError):  # of what calls the function, not of the function
+        if isinstance(error, lost.RayTaskError):  # of the caller's wrapper, not of the function
             return RuntimeError(f"{job.name} could not be run on the cluster: {error}")
         if isinstance(error, lost.RayError):
             kind = ClusterLost if isinstance(error, lost.LocalRayletDiedError) else WorkerCrashed

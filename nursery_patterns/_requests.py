@@ -1,4 +1,4 @@
-"""Who asked, and since when: the context of a request, inherited by all that it starts."""
+"""The context of a request, inherited by child tasks and threads."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class RequestContext:
     """One request.
 
     Attributes:
-        request_id: Names the request in answers and logs.
-        client_id: Names the caller.
+        request_id: Identifies the request in answers and logs.
+        client_id: Identifies the caller.
         started: When it began, on trio's clock.
-        deadline: On a node of a cluster, when its caller stops to wait, on the same clock; else
+        deadline: On a node of a cluster, the deadline of the caller, on the same clock; else
             infinity.
     """
 
@@ -43,12 +43,12 @@ class RequestContext:
 
     @property
     def elapsed_seconds(self) -> float:
-        """The same, under the name that answers use."""
+        """The same as `elapsed`, under the name used in answers."""
         return self.elapsed
 
     @property
     def remaining(self) -> float:
-        """Seconds until a deadline cuts the work; infinity without one, and in a worker thread."""
+        """Seconds until the deadline; infinity without one, and in a worker thread."""
         if self.deadline != math.inf:
             return self.deadline - self._clock.current_time()
         try:
@@ -61,13 +61,13 @@ class RequestContext:
 def request_context(
     request_id: str | None = None, client_id: str = "anonymous"
 ) -> Generator[RequestContext]:
-    """Name the request that the block serves.
+    """Set the request for a block.
 
     Child tasks, `run_in_thread` and `run_in_cluster` inherit it; worker processes do not.
 
     Args:
         request_id: Any text; by default a new random one (32 hexadecimal digits).
-        client_id: Who asks.
+        client_id: The caller.
     """
     context = RequestContext(
         request_id=request_id or uuid.uuid4().hex,
@@ -115,7 +115,7 @@ class RequestLogFilter(logging.Filter):
 
 
 class _ClockOfANode(trio.abc.Clock):
-    """Where no trio runs: seconds since the node took up the request, which is older than that."""
+    """A clock without trio: seconds since the node received the request."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -125,7 +125,7 @@ class _ClockOfANode(trio.abc.Clock):
         """Nothing to start."""
 
     def current_time(self) -> float:
-        """Seconds since the node took up the request."""
+        """Seconds since the node received the request."""
         return self._monotonic() - self._start
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -141,7 +141,7 @@ def remote_request_context(
     remaining: float,
     monotonic: Callable[[], float],
 ) -> Generator[None]:
-    """Name the request that a node of a cluster serves."""
+    """Set the request on a node of a cluster."""
     clock = _ClockOfANode(monotonic)  # it begins at 0
     context = RequestContext(request_id, client_id, -elapsed, clock, remaining)
     token = _current.set(context)

@@ -1,4 +1,4 @@
-"""Try again what failed: when, how often, and without doubling an outage."""
+"""Retries with back-off and a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nursery_patterns._arguments import check_async_function, check_count, check
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# Retries that a budget allows before anything has succeeded.
+# Retries that a budget allows before the first success.
 _FREE_RETRIES = 10
 
 Verdict = float | Literal["stop"] | None
@@ -23,29 +23,29 @@ On = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], Verdi
 
 @final
 class Retry:
-    """A policy: which failures are tried again, when, and how many of them.
+    """A policy: which failures are retried, when, and how often.
 
-    In a batch, with the slot given to others during each back-off::
+    In a batch, other items use the slot during each back-off::
 
         await run_batch(fetch, urls, retry=Retry(attempts=3, on=ConnectionError))
 
-    Or for a single call, where each decorated function has a budget of its own::
+    For single calls, each decorated function has its own budget::
 
         @Retry(attempts=3, on=ConnectionError)
         async def fetch(url): ...
 
-    The wait before attempt n + 1 is `initial * 2 ** (n - 1)` seconds, at most `maximum`, of which
-    the part `jitter` is random. A cancel ends an attempt or a wait at once.
+    The wait before attempt n + 1 is `initial * 2 ** (n - 1)` seconds, at most `maximum`. The
+    fraction `jitter` of it is random. A cancel ends an attempt or a wait at once.
 
     Args:
-        attempts: Most calls of the function, the first included.
+        attempts: Most calls of the function, including the first.
         initial: Seconds before the second attempt, at least 0.
         maximum: Most seconds between two attempts.
-        jitter: Part of each wait that is random, from 0 (none) to 1 (any time up to the whole).
-        on: Types of exceptions that are tried again; or a function of the exception that returns
-            the seconds to wait (a Retry-After), None for the usual back-off, or `"stop"`.
-        budget: Retries are at most this share of what succeeded, above 0 and at most 1; 10 are
-            allowed before. So an outage gets few calls more than without retries. None: no bound.
+        jitter: Random fraction of each wait, from 0 (none) to 1 (the whole wait).
+        on: Types of exceptions that are retried; or a function of the exception that returns the
+            seconds to wait (a Retry-After), None for the usual back-off, or `"stop"`.
+        budget: Most retries per success, above 0 and at most 1; 10 retries are allowed in advance.
+            So during an outage there are few more calls than without retries. None: no bound.
         total_timeout: Seconds for all attempts of a call and the waits between them.
 
     Raises:
@@ -86,7 +86,7 @@ class Retry:
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function with this policy and a budget of its own.
 
-        A failure that is not tried again leaves as itself; past `total_timeout` the call raises
+        A failure that is not retried is raised unchanged. After `total_timeout` the call raises
         `trio.TooSlowError`, with the last failure as a note.
         """
         check_async_function(fn, call="Retry(attempts=3)({fn})", item=False)
@@ -124,19 +124,19 @@ class Retry:
 
 @final
 class RetryBudget:
-    """Bounds retries to a share of what succeeded."""
+    """Limits retries to a fraction of the successes."""
 
     def __init__(self, share: float | None) -> None:
         self._share = share
         self._left: float = _FREE_RETRIES
 
     def succeeded(self) -> None:
-        """Note a success, which allows for a part of a retry."""
+        """Count a success, which adds a fraction of a retry."""
         if self._share is not None:
             self._left = min(self._left + self._share, _FREE_RETRIES * 10)
 
     def take(self) -> bool:
-        """Take a retry out of the budget, if there is one."""
+        """Take a retry from the budget, if there is one."""
         if self._share is None:
             return True
         if self._left < 1:
@@ -176,7 +176,7 @@ class Attempts:
         return delay
 
     def too_slow(self, seconds: float | None) -> trio.TooSlowError:
-        """Return the error of a call that ran out of its time, with its last failure as a note."""
+        """Return the error of a call that exceeded its timeout, with its last failure as a note."""
         error = trio.TooSlowError(f"not done within {seconds:g} s, in {self.count} attempts")
         if self.note is not None:
             error.add_note(self.note)
@@ -204,7 +204,7 @@ async def _call(
 
 
 def _note_of(error: Exception, attempt: int) -> str:
-    """Say how an attempt failed, for the reader of a call that was not finished."""
+    """Describe how an attempt failed, for a call that did not finish."""
     text = str(error)
     kind = type(error).__name__
     return f"attempt {attempt} failed: {kind}: {text}" if text else f"attempt {attempt}: {kind}"

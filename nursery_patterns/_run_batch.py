@@ -1,4 +1,4 @@
-"""The two calls most users need: policies over the engine, each a few lines."""
+"""`run_batch` and `stream_batch`: a few lines over `Batch`."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ async def run_batch(
     Args:
         fn: Async function of one item; its exceptions become outcomes.
         items: Any iterable or async iterable, read lazily and in order.
-        timeout: Seconds for the whole batch, 0 or more. When they are up the items in flight are
-            cancelled and the report says what is missing.
+        timeout: Seconds for the whole batch, 0 or more. At that deadline the items in flight are
+            cancelled, and the report names the missing items.
         **options: As for `Batch`.
 
     Returns:
-        One outcome per item, in input order. A cancel from outside raises `Cancelled` and nothing
-        is returned: make a `Batch` where partial results must survive that too.
+        A report with one outcome per item, in input order. A cancel from outside raises
+        `Cancelled`, so nothing is returned. If partial results must survive that, use `Batch`.
 
     Raises:
         ExceptionGroup: An item failed with `on_error="cancel"`, or the source raised.
@@ -94,7 +94,7 @@ async def stream_batch(
     ordered: bool = False,
     **options: Unpack[BatchOptions],
 ) -> AsyncGenerator[OutcomeStream[ItemT, ValueT]]:
-    """Run an async function over many items and yield each outcome as it is there.
+    """Run an async function over many items and yield each outcome when it is available.
 
     Usage::
 
@@ -102,12 +102,11 @@ async def stream_batch(
             async for outcome in outcomes:
                 ...
 
-    At most `limit` outcomes are ever ahead of the consumer. Leaving the block cancels what is
-    left.
+    At most `limit` outcomes wait for the consumer. Leaving the block cancels the remaining items.
 
     Args:
         fn: Async function of one item; its exceptions become outcomes.
-        items: Any iterable or async iterable, also one without end; read lazily and in order.
+        items: Any iterable or async iterable, also an endless one; read lazily and in order.
         ordered: Yield in input order instead of as they complete.
         **options: As for `Batch`.
 
@@ -128,7 +127,7 @@ def _batch_for(
     items: Iterable[ItemT] | AsyncIterable[ItemT] | Frontier[ItemT],
     options: BatchOptions,
 ) -> Batch[ItemT, ValueT]:
-    """Make the batch; what is wrong with its arguments is told in terms of the function called."""
+    """Make the batch. Errors in its arguments are reported in terms of the function called."""
     known = BatchOptions.__annotations__
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Values of which each trio run has its own, made when they are first used."""
+"""Values that each trio run makes for itself at their first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def run_local(variable: trio.lowlevel.RunVar[_T], make: Callable[[], _T]) -> _T:
-    """Return the value that the variable has in this trio run; make it if it has none yet."""
+    """Return the value of the variable in this trio run; make it if there is none."""
     try:
         return variable.get()
     except LookupError:

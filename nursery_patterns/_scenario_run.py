@@ -1,8 +1,8 @@
-"""One run of a scenario on a virtual clock, cut at a chosen moment, and watched by an instrument.
+"""One run of a scenario on a virtual clock, cancelled at a chosen step.
 
-The instrument counts the steps of the scenario's tasks: a step is what a task does from one
-checkpoint to the next. Cancelling the scenario after its k-th step is cancelling it at its k-th
-checkpoint, and so k = 0, 1, 2, ... tries them all.
+An instrument counts the steps of the scenario's tasks. A step is what a task does from one
+checkpoint to the next. So a cancel after the k-th step is a cancel at the k-th checkpoint, and k =
+0, 1, 2, ... tries them all.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ from nursery_patterns._trio_internals import (
     reproducible_scheduling,
 )
 
-# Seconds of real time without a single step after which a run counts as stuck. Real time, because
-# only threads, sockets and processes can still wake a run that waits for no deadline.
+# A run without a step for this many real seconds counts as stuck. Real time, because only threads,
+# sockets and processes can wake a run that waits for no deadline.
 _STUCK_AFTER = 5.0
 
 _CUT = "this checkpoint's turn to be cancelled"
 
 
 class _Stuck(BaseException):
-    """Thrown into tasks that would never end. Not an `Exception`, so that nobody collects it."""
+    """Thrown into tasks that would never end. Not an `Exception`, so that no code collects it."""
 
 
 @final
 class ScenarioRun(trio.abc.Instrument):
-    """Run `scenario` once, and hold on to what a check wants to know afterwards.
+    """Run `scenario` once, and record what the checks need.
 
     Args:
-        scenario: What to run; and cut, after `cut_after` of its steps or at the instant
+        scenario: The scenario. It is cancelled after `cut_after` of its steps, or at the instant
             `deadline` of the virtual clock, which starts at 0.
-        settle: What to run once the scenario has ended: checks, which may wait.
-        max_steps: Steps that the scenario may take, and as many again after the cut.
-        seed: Decides in which order trio runs the tasks that are ready at once.
+        settle: Called when the scenario has ended: the checks, which may wait.
+        max_steps: Most steps of the scenario, and as many again after the cancel.
+        seed: Determines the order in which trio runs tasks that are ready at the same time.
 
     Attributes:
-        steps: Steps that the scenario's tasks took.
-        cut: Whether the scenario had not ended when its turn to be cancelled came.
-        where: The task that waited at the cut, and at which line.
-        place: File and line at which a task was first told of the cut; of that task until then.
+        steps: Steps of the scenario's tasks.
+        cut: Whether the scenario was cancelled before it ended.
+        where: The task that waited at the cancel, and its line.
+        place: File and line at which a task first received the cancel; before that, where it
+            waited.
         instants: The instants at which anything happened.
     """
 
@@ -73,10 +74,10 @@ class ScenarioRun(trio.abc.Instrument):
         self._seed = seed
         self._cut_after = cut_after
         self._scope = trio.CancelScope(deadline=deadline)
-        # Tasks of the scenario, and of what settles it, that have not ended.
+        # Tasks of the scenario, and of its checks, that have not ended.
         self._nursery: trio.Nursery | None = None
         self._tasks: set[trio.lowlevel.Task] = set()
-        self._over = False  # the scenario has ended; what follows is not counted
+        self._over = False  # the scenario has ended; later steps are not counted
         self._idle_since: float | None = None
         self._stuck = ""
         self._swallowed = ""
@@ -90,8 +91,9 @@ class ScenarioRun(trio.abc.Instrument):
         """Run it.
 
         Raises:
-            AssertionError: A task swallowed the cancel, or would never have ended, or is left.
-            BaseException: Whatever the scenario or `settle` raised.
+            AssertionError: A task swallowed the cancel, would never have ended, or is still
+                running.
+            BaseException: Any exception of the scenario or of `settle`.
         """
         clock = trio.testing.MockClock(autojump_threshold=0)
         try:
@@ -116,7 +118,7 @@ class ScenarioRun(trio.abc.Instrument):
         await remains.check()
 
     async def _run_below(self, function: Callable[[], Awaitable[object]]) -> None:
-        """Run a function in a nursery of its own, so that it is known by its parent."""
+        """Run a function in its own nursery, so that its tasks are known by their parent."""
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(function)
 
@@ -141,7 +143,7 @@ class ScenarioRun(trio.abc.Instrument):
             self.instants.add(trio.current_time())
         if self.steps > 2 * self._max_steps:
             self._stuck = f"{describe(task)} did not end, though it was cancelled"
-            with suppress(RuntimeError):  # it may even wait for something while it is closed
+            with suppress(RuntimeError):  # it may even wait while it is closed
                 task.coro.close()
         elif self.cut and not self._swallowed and is_told_of_cancel(task, _CUT):
             self.place = _place_of(task)
@@ -163,7 +165,7 @@ class ScenarioRun(trio.abc.Instrument):
             self._cut()
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - what trio passes
-        # With an autojump threshold of 0 trio comes by here again and again while nothing happens.
+        # With an autojump threshold of 0 trio calls this repeatedly while nothing happens.
         now = time.monotonic()
         if self._idle_since is None:
             self._idle_since = now
@@ -207,14 +209,14 @@ def _has_children(task: trio.lowlevel.Task) -> bool:
 
 @final
 class _Remains:
-    """What is there before a run, to find out afterwards what was left behind."""
+    """The state before a run, to find out afterwards what is left."""
 
     def __init__(self) -> None:
         self._tasks = _all_tasks()
         self._threads = set(threading.enumerate()) - idle_threads()
 
     async def check(self) -> None:
-        # Workers and a cluster stay until the run ends, and so does what keeps them.
+        # Worker processes and a cluster stay until the run ends, and so do their owners.
         keeper, thread = keepers_of_cluster()
         expected = {*self._tasks, keeper_of_workers(), keeper}
         if _all_tasks() - expected:

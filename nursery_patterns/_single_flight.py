@@ -1,4 +1,4 @@
-"""One call for all who ask for the same thing at the same time."""
+"""Concurrent calls with the same arguments share one call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 _CALL = "single_flight({fn}, nursery)"
 
-# The calls that the current task runs inside of, outermost first.
+# The calls inside which the current task runs, outermost first.
 _inside: ContextVar[tuple[_Flight, ...]] = ContextVar("_inside", default=())
 
 
@@ -26,7 +26,7 @@ def single_flight(
     *,
     key: Callable[_P, Hashable] | None = None,
 ) -> SingleFlight[_P, _T]:
-    """Return `fn` with a difference: concurrent calls with the same key share one call.
+    """Return a version of `fn` in which concurrent calls with the same key share one call.
 
     Usage::
 
@@ -35,22 +35,22 @@ def single_flight(
             ...
             addresses = await look_up("example.org")  # by fifty tasks: `resolve` runs once
 
-    The shared call is a task of `nursery`, in the context of the caller that came first. Callers
-    wait for it and get the same value. Nothing is kept once it has ended: the next caller starts
-    a new one. This is no cache.
+    The shared call is a task of `nursery`, in the context of the first caller. All callers wait for
+    it and get the same value. It is not a cache: once the call has ended, the next caller starts a
+    new one.
 
-    **Failure**: each caller gets an exception of its own, a copy that may be changed and raised
-    without the others seeing it. `Exception` and below; what ends programs leaves through
-    the nursery.
+    **Failure**: each caller gets its own copy of the exception, which it may change and raise
+    without affecting the others. This holds for `Exception` and its subclasses; `KeyboardInterrupt`
+    and `SystemExit` leave through the nursery.
 
-    **Cancellation**: a cancelled caller leaves the others alone. The call is cancelled when its
-    last caller is, and a later caller starts a new one, also while the old one unwinds. So the
-    deadline of one caller never cuts the call of another. When the nursery is cancelled,
-    callers outside of it get a `RuntimeError`.
+    **Cancellation**: a cancelled caller does not affect the others. The call is cancelled when its
+    last caller is. A later caller starts a new call, also while the old one unwinds. So the
+    deadline of one caller never cancels the call of another. If the nursery is cancelled, callers
+    outside of it get a `RuntimeError`.
 
     Args:
         fn: An async function.
-        nursery: Where the calls live. It has to be open for as long as there are callers.
+        nursery: The nursery of the calls. It must be open while there are callers.
         key: A function of the same arguments; calls for which it returns the same are shared. By
             default all the arguments together.
 
@@ -92,11 +92,11 @@ class SingleFlight(Generic[_P, _T]):
         return len(self._flights)
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Wait for the call with this key, which is started if there is none.
+        """Wait for the call with this key. If there is none, start it.
 
         Raises:
             TypeError: The key cannot be hashed.
-            RuntimeError: The call waits for itself, or the nursery was cancelled or has ended.
+            RuntimeError: The call would wait for itself, or the nursery was cancelled or has ended.
             Exception: As `fn`.
         """
         key = self._key(*args, **kwargs)
@@ -187,10 +187,10 @@ def _all_arguments(*args: Hashable, **kwargs: Hashable) -> Hashable:
 
 
 def _copy_of(error: Exception) -> Exception:
-    """Return an exception like this one, with its traceback, cause and notes.
+    """Return a copy of an exception, with its traceback, cause and notes.
 
-    One that cannot be copied, because its constructor takes other arguments than it keeps, is made
-    from its class, its `args` and its attributes.
+    If `copy` fails, because the constructor takes arguments that the exception does not keep, the
+    copy is made from the class, `args` and attributes.
     """
     twin = _copy_of_group(error) or _by_copy(error) or _from_class(error)
     twin.__dict__.update(error.__dict__)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 # An item that released its slot is a task with its memory, about 10 kB; this number bounds them.
 _MAX_RELEASED = 1_000
 
-# The slots of the items that the current task runs inside of, outermost first.
+# The slots of the items inside which the current task runs, outermost first.
 _held: ContextVar[tuple[Slot, ...]] = ContextVar("_held", default=())
 
 
 class SlotLimiters:
-    """What the slots of one run have in common: their limiters, and which slots are released.
+    """The shared state of all slots of one run: their limiters, and the released slots.
 
     Args:
         batch: Bounds the items of this batch.
@@ -41,20 +41,20 @@ class SlotLimiters:
         self.batch = batch
         self.shared = shared
         self.keep_batch_token = keep_batch_token
-        # Slots whose items released them, until they are acquired again or their worker ends.
-        # At most _MAX_RELEASED.
+        # Slots that their items released, until they are reacquired or their worker ends. At most
+        # _MAX_RELEASED.
         self.released: set[Slot] = set()
-        self.reacquiring = 0  # of these, how many wait to be acquired again
-        # The slot of the worker that waits for an item to come, if that holds a token meanwhile.
+        self.reacquiring = 0  # how many of these wait to be reacquired
+        # The slot of the worker that waits for the source, if it holds a token meanwhile.
         self.lent: Slot | None = None
 
 
 class Slot:
     """The tokens that one worker holds, acquired in a fixed order and released together.
 
-    The token of the batch's limiter comes first and the shared one last, so that no task holds
-    shared capacity while it waits for anything else. Within the `with` block it is the slot of the
-    current task, and of no other one; leaving the block releases it.
+    The token of the batch's limiter comes first and the shared one last, so no task holds shared
+    capacity while it waits for anything else. Within the `with` block it is the slot of the current
+    task only. Leaving the block releases it.
 
     Attributes:
         fresh: Whether no item has used it yet.
@@ -85,12 +85,12 @@ class Slot:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._task = None  # it works on no item any more
+        self._task = None  # it no longer works on an item
         self.release()
         self._limiters.released.discard(self)
 
     async def acquire_batch_token(self) -> None:
-        """Wait for the token of the batch's limiter. No checkpoint if it is held or there."""
+        """Wait for the token of the batch's limiter. No checkpoint if it is held or available."""
         if self._has_batch_token:
             return
         try:
@@ -109,7 +109,7 @@ class Slot:
             self._has_shared_token = True
 
     def acquire_nowait(self) -> bool:
-        """Acquire the shared token at once; return whether the slot is held as a whole."""
+        """Acquire the shared token without waiting; return whether the whole slot is held."""
         if not self._has_batch_token or self._is_over_limit():
             return False
         if self._shared_limiter is None or self._has_shared_token:
@@ -122,10 +122,10 @@ class Slot:
         return True
 
     def may_keep(self) -> bool:
-        """Whether it is fair that the worker keeps the token of the batch's limiter.
+        """Whether the worker may keep the token of the batch's limiter.
 
-        It is if no limit was lowered and no item waits to acquire its slot again. Besides those
-        only the batch's own dispatcher waits for that limiter.
+        It may if no limit was lowered and no item waits to reacquire its slot. Apart from these
+        items, only the batch's own dispatcher waits for that limiter.
         """
         limiter = self._batch_limiter
         return (
@@ -137,7 +137,7 @@ class Slot:
     def try_keep(self) -> bool:
         """Keep the slot for another item if that is fair; return whether it is held.
 
-        The shared token is released first, and taken again only if no other task waits for it.
+        The shared token is released first, and reacquired only if no other task waits for it.
         """
         if not self.may_keep():
             return False
@@ -147,14 +147,14 @@ class Slot:
         return self.acquire_nowait()
 
     def lend(self) -> None:
-        """Let an item that acquires its slot again take the token, while an item is waited for."""
+        """Let a reacquiring item take the token while this worker waits for the source."""
         self.release_shared_token()
         if self._limiters.reacquiring:
             self.release()
         self._limiters.lent = self
 
     def end_loan(self) -> None:
-        """Keep the token, if it was not taken meanwhile."""
+        """Keep the token if no item has taken it."""
         self._limiters.lent = None
 
     def _is_over_limit(self) -> bool:
@@ -175,10 +175,10 @@ class Slot:
             self._batch_limiter.release_on_behalf_of(self)
 
     def try_release_for_wait(self) -> bool:
-        """Release the slot while the item only waits; return False if the item has to keep it.
+        """Release the slot while the item only waits; return False if the item must keep it.
 
-        It has to in a task that the item started, in a second block inside of the first, where
-        there is no token to release, and where too many slots are released already.
+        It must keep it in a task that the item started, in a nested block, if there is no token to
+        release, and if too many slots are already released.
         """
         limiters = self._limiters
         held = self._has_shared_token if limiters.keep_batch_token else self._has_batch_token
@@ -196,7 +196,7 @@ class Slot:
         return True
 
     def set_aside(self) -> bool:
-        """Release the slot while its item waits for its key; whether others may be pulled too."""
+        """Release the slot while its item waits for its key; return whether to pull others."""
         if self._limiters.keep_batch_token:
             self.release_shared_token()
         else:
@@ -207,7 +207,7 @@ class Slot:
         return True
 
     async def reacquire(self) -> None:
-        """Wait for the released tokens again, first come, first served with all other tasks."""
+        """Wait for the released tokens again, first in, first out with all other tasks."""
         if self._limiters.lent is not None:
             self._limiters.lent.release()
         self._limiters.reacquiring += 1
@@ -219,34 +219,38 @@ class Slot:
 
     @property
     def limiter(self) -> trio.CapacityLimiter | None:
-        """The limiter in force; None once its worker has ended, whose items' tasks may live on."""
+        """The limiter in force, or None once the worker has ended.
+
+        Tasks that its items started may still run then.
+        """
         return None if self._task is None else self._shared_limiter or self._batch_limiter
 
 
 def held_limiters() -> tuple[trio.CapacityLimiter, ...]:
-    """Return the limiters of the items that the current task runs inside of, outermost first."""
+    """Return the limiters of the items inside which the current task runs, outermost first."""
     return tuple(limiter for slot in _held.get() if (limiter := slot.limiter) is not None)
 
 
 @asynccontextmanager
 async def released_slot() -> AsyncGenerator[None]:
-    """Release the slot of the current item for as long as the item only waits.
+    """Release the slot of the current item while the item only waits.
 
     Inside the function of a batch's item::
 
         async with released_slot():
             await trio.sleep(retry_after)  # others run meanwhile
 
-    The item counts as in flight all the while, and its `item_timeout` goes on. Leaving the block
-    waits for a slot again, first come, first served with items not yet started; so hold nothing
-    else there that others might wait for. A deadline for the wait belongs inside of the block.
+    The item still counts as in flight, and its `item_timeout` continues. Leaving the block waits
+    for a slot again, first in, first out with items that have not started. So do not hold anything
+    there that others may wait for. Put a deadline for the wait inside the block.
 
-    Cancelled inside the block, or while it waits for its slot, the item has none: let it end then.
+    After a cancel inside the block, or during the wait for its slot, the item has no slot: let it
+    end.
 
-    At most 1,000 items of a run release their slots at a time; the next ones keep theirs while
-    they wait. In an ordered stream an item releases its token of the shared limiter, and keeps
-    the one of the batch: finished items wait there for those before them. Outside of a batch, and
-    in tasks that an item started, the block changes nothing.
+    At most 1,000 items of a run release their slots at a time; further items keep theirs. In an
+    ordered stream an item releases its token of the shared limiter and keeps the one of the batch,
+    because finished items there wait for earlier ones. Outside of a batch, and in tasks that an
+    item started, the block changes nothing.
     """
     slots = _held.get()
     if not slots:
@@ -258,7 +262,7 @@ async def released_slot() -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def released(slot: Slot) -> AsyncGenerator[None]:
-    """Release a slot for as long as its item only waits, if that is possible."""
+    """Release a slot while its item only waits, if possible."""
     if not slot.try_release_for_wait():
         yield
         return

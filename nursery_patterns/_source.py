@@ -1,7 +1,7 @@
-"""What is still to come of a batch's items: pulled lazily, one by one, each with its index.
+"""The source of a batch's items: pulled lazily, one by one, each with its index.
 
-The source decides; it never waits except for an async iterable's own next item. Items that a run
-left unfinished are given back and come first again.
+The source is synchronous, except that it waits for the next item of an async iterable. Items that a
+run did not finish are returned to it and come first again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ ItemT = TypeVar("ItemT")
 
 
 class Source(Generic[ItemT]):
-    """The items not yet handed out, in input order.
+    """The items not yet pulled, in input order.
 
-    Indexes are given at the pull, from 0, without gaps. So at any time the items ever pulled are
-    exactly those with an index below `pulled`.
+    Indexes are assigned at the pull, from 0, without gaps. So the pulled items are exactly those
+    with an index below `pulled`.
     """
 
     def __init__(self, items: Iterable[ItemT] | AsyncIterable[ItemT]) -> None:
         # Exactly one of the two is there.
         self._iterator: Iterator[ItemT] | None = None
         self._async_iterator: AsyncIterator[ItemT] | None = None
-        # A channel gives what is in it without waiting, which an async iterator cannot.
+        # A channel can return an available item without waiting; an async iterator cannot.
         self._channel: trio.MemoryReceiveChannel[ItemT] | None = None
         if isinstance(items, trio.MemoryReceiveChannel):
             self._channel = items
@@ -41,43 +41,43 @@ class Source(Generic[ItemT]):
             self._iterator = iter(items)
         self._length = _length_of(items)
         self._given_back: deque[tuple[int, ItemT]] = deque()
-        self._ahead: deque[ItemT] = deque()  # taken from the iterator only to be named
-        self._met_early: list[Exception] = []  # what the iterator raised while it was only named
-        self._pulling = False  # still true after a pull that was cut or raised
+        self._ahead: deque[ItemT] = deque()  # taken from the iterator for a report
+        self._met_early: list[Exception] = []  # what the iterator raised during a report
+        self._pulling = False  # still true after a pull that was cancelled or raised
         self._torn = False  # an earlier run ended in the middle of a pull
         self.at_end: bool = False
-        self.broken: RuntimeError | None = None  # why the rest is out of reach, if it is
+        self.broken: RuntimeError | None = None  # why the remaining items are lost, if they are
         self.pulled: int = 0
 
     @property
     def immediate(self) -> bool:
-        """Whether `pull_nowait` may be used: not every item has to be waited for."""
+        """Whether `pull_nowait` may be used: some items need no waiting."""
         return self._iterator is not None or self._channel is not None
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is left to pull. A sized source ends at the length it had at first."""
+        """Whether nothing is left to pull. A sized source ends at its initial length."""
         return not self._given_back and (
             self.at_end or self.broken is not None or self.pulled == self._length
         )
 
     @property
     def total(self) -> int | None:
-        """Number of items, or None while nobody can know."""
+        """Number of items, or None while it is unknown."""
         return self.pulled if self.at_end else self._length
 
     @property
     def known(self) -> int:
-        """Number of items that are known of: the total, or those pulled until it is known."""
+        """Number of known items: the total, or the items pulled so far."""
         return self.pulled if self.total is None else self.total
 
     def stop(self) -> None:
         """End a run."""
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
-        """Take the next item and its index, or None if there is none that need not be waited for.
+        """Take the next item and its index, or None if it would have to wait.
 
-        It is None too if nothing is left, or within reach (`broken`).
+        It is also None if nothing is left, or if the source is `broken`.
 
         Raises:
             Exception: Whatever the iterator raises.
@@ -125,9 +125,9 @@ class Source(Generic[ItemT]):
         return self.pulled - 1, item
 
     async def pull(self) -> tuple[int, ItemT] | None:
-        """Take the next item and its index as soon as there is one, or None at the end.
+        """Wait for the next item and its index; None at the end.
 
-        A cancel while the item is awaited loses no item that the iterator gave out.
+        A cancel during the wait loses no item that the iterator has returned.
         """
         if self._async_iterator is None or self._given_back or self.exhausted:
             return self.pull_nowait()
@@ -149,7 +149,7 @@ class Source(Generic[ItemT]):
         return self.pulled - 1, item
 
     def put_back(self, entry: tuple[int, ItemT]) -> None:
-        """Take an item back that was just pulled: it is pulled next."""
+        """Return an item that was just pulled: it is pulled next."""
         self._given_back.appendleft(entry)
 
     def resume(self, items: Iterable[tuple[int, ItemT]]) -> None:
@@ -159,13 +159,13 @@ class Source(Generic[ItemT]):
         self._given_back = deque(sorted((*self._given_back, *items), key=lambda entry: entry[0]))
 
     def given_back(self) -> tuple[tuple[int, ItemT], ...]:
-        """Name the items that were pulled, did not end, and come first again."""
+        """Yield the items that were pulled, did not end, and come first again."""
         return tuple(self._given_back)
 
     def rest(self) -> Iterable[tuple[int, ItemT]]:
-        """Name the items never pulled, as far as that needs no waiting: those of a sized source.
+        """Yield the items not yet pulled, if that needs no waiting: those of a sized source.
 
-        It never raises: an error of the iterator belongs to the pull that would have met it.
+        It never raises: an error of the iterator is kept for the pull that would have met it.
         """
         if self._length is None or self.at_end or self._iterator is None:
             return ()
@@ -178,13 +178,13 @@ class Source(Generic[ItemT]):
                 self._met_early.append(exc)
             else:
                 self._pulling = False
-                self._length = self.pulled + len(self._ahead)  # it may have had fewer than it said
+                self._length = self.pulled + len(self._ahead)  # it may have fewer items
         return enumerate(self._ahead, start=self.pulled)
 
     def _out_of_reach(self, iterator: object) -> RuntimeError:
-        # An iterator that ends right after a pull was cut or raised has not necessarily given all
-        # its items: a generator is closed by that. Taken for the end, it would make a batch that
-        # did not see every item look complete.
+        # If an iterator ends right after a pull that was cancelled or raised, it may not have
+        # returned all its items: this closes a generator. If that counted as the end, a batch that
+        # did not see every item would look complete.
         return RuntimeError(
             f"the source {name_of(iterator)} was cancelled or raised while it made its next item, "
             "and has ended since, so that the rest of its items is out of reach: to resume such a "
@@ -193,7 +193,7 @@ class Source(Generic[ItemT]):
 
 
 class FrontierSource(Source[ItemT]):
-    """The items of a frontier, which grow while others run. An observer of their ends."""
+    """The items of a frontier, which grows while items run. It observes their ends."""
 
     def __init__(self, frontier: Frontier[ItemT]) -> None:
         super().__init__(())
@@ -211,7 +211,7 @@ class FrontierSource(Source[ItemT]):
 
     @property
     def known(self) -> int:
-        """Number of items that are known of."""
+        """Number of known items."""
         return self.pulled + len(self._queue.waiting)
 
     def pull_nowait(self) -> tuple[int, ItemT] | None:
@@ -226,13 +226,13 @@ class FrontierSource(Source[ItemT]):
         return self.pulled - 1, self._queue.pull()
 
     async def pull(self) -> tuple[int, ItemT] | None:
-        """Take the next item and its index as soon as there is one, or None at the end."""
+        """Wait for the next item and its index; None at the end."""
         while (entry := self.pull_nowait()) is None and not self.exhausted:
             await self._queue.wait()
         return entry
 
     def put_back(self, entry: tuple[int, ItemT]) -> None:
-        """Take an item back that was just pulled: it is pulled next."""
+        """Return an item that was just pulled: it is pulled next."""
         super().put_back(entry)
         self._queue.open -= 1
 
@@ -243,7 +243,7 @@ class FrontierSource(Source[ItemT]):
         self._queue.running = True
 
     def ended(self, outcome: object) -> None:  # noqa: ARG002 - told as an observer is
-        """Note that an item ended, and cannot add others any more."""
+        """Record that an item ended, and cannot add others any more."""
         self._queue.open -= 1
         if self.exhausted:
             self._queue.close()
@@ -253,7 +253,7 @@ class FrontierSource(Source[ItemT]):
         self._queue.running = False
 
     def rest(self) -> Iterable[tuple[int, ItemT]]:
-        """Name the items that wait."""
+        """Yield the waiting items."""
         return enumerate(self._queue.items(), start=self.pulled)
 
 
@@ -267,7 +267,7 @@ def source_of(
 def _length_of(items: object) -> int | None:
     try:
         return len(items) if isinstance(items, Sized) else None
-    except (TypeError, OverflowError):  # one that has no length yet, or none that fits
+    except (TypeError, OverflowError):  # its length is not defined, or too large
         return None
 
 

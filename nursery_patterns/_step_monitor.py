@@ -1,8 +1,7 @@
-"""Who blocks the event loop? An instrument that times every step of every task.
+"""An instrument that times every step of every task, to find the code that blocks the event loop.
 
-A trio program is alive only between steps: while one task computes, no other runs, no timeout
-fires and no cancel is delivered. A step that takes long is therefore everybody's problem, and this
-names its owner.
+While one task computes, no other task runs, no timeout fires and no cancel is delivered. This
+module names the tasks whose steps take too long.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ _CALL = "StepMonitor(threshold=0.1, keep=100)"
 
 @dataclass(frozen=True, slots=True)
 class BlockedStep:
-    """One step of a task that kept the event loop from everyone else.
+    """One step of a task that blocked the event loop.
 
     Attributes:
         task_name: Name of the task, as trio gives it.
-        where: `file:line function` in which the task waits next, so the blocking code lies before
-            that line and after the wait before it; for a task that ended with this step, the first
-            line of its function. Frames inside trio are left out.
+        where: `file:line function` of the next wait of the task. The blocking code is before that
+            line and after the previous wait. For a task that ended with this step, the first line
+            of its function. Frames inside trio are skipped.
         seconds: How long the step took, in real time.
     """
 
@@ -47,7 +46,7 @@ class BlockedStep:
 
 @final
 class StepMonitor(trio.abc.Instrument):
-    """Report each step of a task that holds the event loop for longer than `threshold` seconds.
+    """Report each task step that blocks the event loop for longer than `threshold` seconds.
 
     Usage::
 
@@ -56,26 +55,26 @@ class StepMonitor(trio.abc.Instrument):
         with monitor.watching():  # or only here, inside a running loop
             await work()
 
-    It reads real time, not `trio.current_time()`: a clock of the loop, and a virtual one above
-    all, does not tell how long the loop stood still. What counts is how long others had to wait,
-    so a step that was slow because the machine was busy is reported too.
+    It reads real time and not `trio.current_time()`, because a virtual clock stands still while a
+    task computes. It measures how long other tasks had to wait, so a step that was slow because the
+    machine was busy is reported too.
 
-    A report says where the step ended. The very line that blocked could only be told by a second
-    thread that looks in from outside all the time; this costs nothing while nothing blocks.
+    A report says where the step ended. Only a second thread that samples the stack could name the
+    exact blocking line. This monitor costs almost nothing while no step is too long.
 
-    One monitor watches one run at a time. If `on_block` raises, trio logs that and takes the
-    monitor out; the run goes on.
+    One monitor watches one run at a time. If `on_block` raises, trio logs the exception and removes
+    the monitor, and the run continues.
 
     Args:
         threshold: Seconds above which a step is reported.
-        keep: How many of the latest reports are kept (int >= 1).
+        keep: Number of latest reports that are kept (int >= 1).
         on_block: Called with each report, in the event loop, so it must be quick. By default a
             warning is logged.
-        timer: Returns seconds. `time.thread_time` counts only what the step itself computed: then
-            neither a busy machine nor a step that waits for a disk is reported.
+        timer: Returns seconds. `time.thread_time` counts only CPU time of the step, so neither a
+            busy machine nor a wait for a disk is reported.
 
     Raises:
-        TypeError: `threshold` is no number, or `keep` no whole number.
+        TypeError: `threshold` is not a number, or `keep` is not a whole number.
         ValueError: One of them is out of its bounds.
     """
 
@@ -90,8 +89,8 @@ class StepMonitor(trio.abc.Instrument):
         self.threshold: float = check_seconds("threshold", threshold, call=_CALL)
         self._on_block = _warn if on_block is None else on_block
         self._timer = timer
-        # When the running step began. Infinite for the step in which the monitor is put in, whose
-        # beginning it has not seen, so that it never counts as long.
+        # When the running step began. Infinite for the step that installs the monitor: its
+        # beginning is unknown, so it never counts as long.
         self._began = math.inf
         self._blocks = 0  # entered and not yet left
         self._latest: deque[BlockedStep] = deque(maxlen=check_count("keep", keep, call=_CALL))
@@ -100,12 +99,12 @@ class StepMonitor(trio.abc.Instrument):
 
     @property
     def count(self) -> int:
-        """How many steps were too long so far, those no longer kept included."""
+        """The number of steps that were too long so far, including those no longer kept."""
         return self._count
 
     @property
     def worst(self) -> BlockedStep | None:
-        """The longest step so far, or None while there is none to report."""
+        """The longest reported step so far, or None."""
         return self._worst
 
     @property
@@ -115,9 +114,9 @@ class StepMonitor(trio.abc.Instrument):
 
     @contextlib.contextmanager
     def watching(self) -> Generator[StepMonitor]:
-        """Watch the running loop, all its tasks, until the block is left.
+        """Watch all tasks of the running loop until the block is left.
 
-        Several tasks may do so at once: it watches until the last of their blocks is left.
+        Several tasks may use it at once; it watches until the last block is left.
         """
         self._began = math.inf
         self._blocks += 1
@@ -126,7 +125,7 @@ class StepMonitor(trio.abc.Instrument):
             yield self
         finally:
             self._blocks -= 1
-            # Trio has taken it out already if `on_block` raised, and said so in its log.
+            # If `on_block` raised, trio has already removed the monitor and logged it.
             with contextlib.suppress(KeyError):
                 if not self._blocks:
                     trio.lowlevel.remove_instrument(self)

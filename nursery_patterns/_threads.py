@@ -1,8 +1,7 @@
-"""Keep the event loop free: blocking calls go to threads.
+"""Blocking calls in worker threads.
 
-A thread cannot be stopped, which is what sets it apart from a process to a caller. Threads are
-bounded by a limiter of their own, so that work offloaded here never takes the ones that trio
-itself needs for files and name lookups.
+Unlike a process, a thread cannot be stopped. These threads have their own limiter, so offloaded
+work never takes the threads that trio needs for files and name lookups.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from nursery_patterns._run_local import run_local
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
-# As many as trio allows itself: enough to wait on disks and databases, few enough to schedule.
+# The same number as trio's default limiter.
 _THREADS = 40
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
@@ -40,8 +39,8 @@ _abandoned: trio.lowlevel.RunVar[set[_Place]] = trio.lowlevel.RunVar(
 def current_default_thread_limiter() -> trio.CapacityLimiter:
     """Return the limiter of `run_in_thread` in this trio run: 40 threads unless changed.
 
-    It is not trio's default limiter, which `trio.Path` and name lookups use: tool work that fills
-    this one does not make those wait.
+    It is not trio's default limiter, which `trio.Path` and name lookups use. They do not wait when
+    this limiter is full.
     """
     return run_local(_limiter, lambda: trio.CapacityLimiter(_THREADS))
 
@@ -53,29 +52,29 @@ async def run_in_thread(
     abandon_on_cancel: bool = False,
     abandon_after: float | None = None,
 ) -> _T:
-    """Run `fn(*args)` in a worker thread and return its value: for calls that wait.
+    """Run `fn(*args)` in a worker thread and return its value; for blocking calls.
 
-    Context variables carry over into the thread, the request context among them. An exception in
-    `fn` arrives as itself.
+    The thread inherits context variables, including the request context. An exception in `fn` is
+    raised unchanged.
 
-    **Cancellation**: a thread cannot be stopped, but `fn` itself may ask now and then whether it is
-    still wanted, with `trio.from_thread.check_cancelled()`. By default a cancel is delivered only
+    **Cancellation**: a thread cannot be stopped, but `fn` can call
+    `trio.from_thread.check_cancelled()` from time to time. By default a cancel is delivered only
     after `fn` has returned, however long that takes. With `abandon_on_cancel` the wait ends at once
-    while the thread runs on, its result is dropped, and its place in the limiter stays taken until
-    it ends. `abandon_after` is between the two: `fn` has that long to end before it is abandoned,
-    and its result is dropped then too.
+    and the thread is abandoned: it continues, its result is dropped, and it keeps its token of the
+    limiter until it ends. With `abandon_after`, `fn` has that many seconds to end before it is
+    abandoned. Its result is dropped also if it ends in time.
 
     Args:
         fn: A plain function; use `functools.partial` for keyword arguments.
         *args: Its arguments.
         limiter: Bounds the threads; `current_default_thread_limiter()` by default.
-        abandon_on_cancel: Whether a cancel leaves the thread behind. Only for a `fn` whose side
-            effects nobody minds after that. The same as `abandon_after=0`.
-        abandon_after: Seconds from a cancel to when the thread is left behind; None for never.
+        abandon_on_cancel: Whether a cancel abandons the thread. Only for a `fn` whose later side
+            effects are harmless. The same as `abandon_after=0`.
+        abandon_after: Seconds from a cancel until the thread is abandoned; None for never.
 
     Raises:
-        TypeError: `fn` is async, or not callable, or `limiter` is no limiter, or `abandon_after` no
-            number.
+        TypeError: `fn` is async or not callable, `limiter` is not a limiter, or `abandon_after` is
+            not a number.
         ValueError: `abandon_after` is negative or NaN.
         WorkerCrashed: `fn` raised `KeyboardInterrupt` or `SystemExit`.
     """
@@ -111,20 +110,20 @@ def _call(fn: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
     try:
         return fn(*args)
     except (KeyboardInterrupt, SystemExit) as error:
-        # They are meant to end a program. What `fn` raises is the failure of this call.
+        # They would end the program, but an exception of `fn` is the failure of this call only.
         raise WorkerCrashed(f"{name_of(fn)} raised {error!r} in its thread") from error
 
 
 def abandoned_threads() -> int:
-    """Return how many threads that `run_in_thread` abandoned in this trio run have not ended."""
+    """Return how many threads abandoned by `run_in_thread` in this trio run still run."""
     return len(run_local(_abandoned, set))
 
 
 @final
 class _Place:
-    """A place in a limiter, held from before a thread starts until it ends, whoever waits for it.
+    """A token of a limiter, held from before a thread starts until it ends.
 
-    To `trio.to_thread.run_sync` it is the limiter; so it knows when the thread starts and ends.
+    `trio.to_thread.run_sync` uses it as its limiter, so it knows when the thread starts and ends.
     """
 
     def __init__(self, limiter: trio.CapacityLimiter, abandoned: set[_Place]) -> None:
@@ -144,7 +143,7 @@ class _Place:
         self._ended.set()
 
     async def wait_or_abandon(self, *, patience: float) -> None:
-        """Give a thread that still runs `patience` seconds to end, and then abandon it."""
+        """Wait up to `patience` seconds for a running thread, and then abandon it."""
         if self._held and patience:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + patience):
                 await self._ended.wait()

@@ -1,9 +1,9 @@
 """A rate limit whose waiters sleep exactly until their tokens are due.
 
-Two parts. `_Refill` decides: plain arithmetic, told the time, that says when a number of tokens is
-due. `TokenBucket` waits: a first-come-first-served line in which only the head has an alarm set.
-Serving the head, losing it to a cancel, or changing the rate sets the alarm of whoever is head
-then; so nobody ever wakes up in vain, and no background task refills anything.
+There are two parts. `_Refill` decides: from the time, it calculates when a number of tokens is due.
+`TokenBucket` waits: in its first-in-first-out queue only the head has a deadline. When the head is
+served or cancelled, or the rate changes, the deadline of the new head is set. So no waiter wakes up
+without need, and no background task refills the bucket.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _CALL = "TokenBucket(rate=10, capacity=10)"
 class _Refill:
     """How many tokens the bucket holds at a given instant, and when it will hold enough.
 
-    Due instants are computed from an anchor, never added up step by step, so no rounding gathers:
-    with rate 10 the hundredth token is due at exactly `anchor + 100 / 10`. And "is it due yet"
-    compares with that same instant, so a waiter that slept until then is always served.
+    Due instants are computed from an anchor and not added up step by step, so rounding errors do
+    not accumulate: with rate 10 the hundredth token is due at exactly `anchor + 100 / 10`. The
+    check whether tokens are due uses the same instant, so a waiter that slept until then is always
+    served.
     """
 
     def __init__(self, rate: float, capacity: int) -> None:
         self.rate = rate
         self.capacity = capacity
-        # At `_anchor` the bucket held `_held` tokens, and `_taken` have been taken since; at a
-        # later instant it holds what `tokens` computes.
+        # At `_anchor` the bucket held `_held` tokens, and `_taken` have been taken since. `tokens`
+        # computes how many it holds at a later instant.
         # Invariant: 0 <= _held <= capacity, and no take came after an overflow since `_anchor`.
-        # A new bucket has been full for ever, so it needs no clock before its first use.
+        # A new bucket is full since -inf, so it needs no clock before its first use.
         self._anchor = -math.inf
         self._held: float = capacity
         self._taken = 0
@@ -54,7 +55,7 @@ class _Refill:
         if self.due(tokens) > now:
             return False
         if self.due(self.capacity) < now:
-            # It has been full for a while, and what overflowed is gone.
+            # It was full for some time; tokens that overflowed are lost.
             self._anchor, self._held, self._taken = now, self.capacity, 0
         self._taken += tokens
         return True
@@ -65,12 +66,12 @@ class _Refill:
         return self._anchor > -math.inf
 
     def retune(self, rate: float, now: float) -> None:
-        """Go on with another rate; what accrued up to now stays."""
+        """Continue with another rate. Tokens that accrued until now stay."""
         self._anchor, self._held, self._taken = now, self.tokens(now), 0
         self.rate = rate
 
     def move(self, then: float, now: float) -> None:
-        """Go on with another clock, on which it is `now` while it was `then` on the old one."""
+        """Continue with another clock, which shows `now` when the old one showed `then`."""
         self._anchor, self._held, self._taken = now, self.tokens(then), 0
 
 
@@ -78,7 +79,7 @@ class _Refill:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     tokens: int
-    alarm: trio.CancelScope = field(default_factory=trio.CancelScope)  # its deadline wakes
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)  # its deadline wakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class TokenBucketStatistics:
         rate: Tokens added per second.
         capacity: Most tokens the bucket holds.
         tokens: Tokens in it now, between 0 and `capacity`.
-        waiting: Tasks in the line.
+        waiting: Tasks in the queue.
     """
 
     rate: float
@@ -100,28 +101,28 @@ class TokenBucketStatistics:
 
 @final
 class TokenBucket:
-    """At most `rate` tokens per second over time, and at most `capacity` at once.
+    """A rate limit: on average at most `rate` tokens per second, and at most `capacity` at once.
 
-    The bucket starts full. In any span of t seconds at most `capacity + rate * t` tokens are
-    handed out. Waiters are served strictly first come, first served: a big request at the head is
-    not overtaken by small ones behind it. The clock is `trio.current_time()`.
+    The bucket starts full. In any span of t seconds it grants at most `capacity + rate * t` tokens.
+    Waiters are served strictly first in, first out: small requests do not overtake a large one. The
+    clock is `trio.current_time()`.
 
-    A bucket of capacity 1 forgives no lateness: each token counts from when its predecessor was
-    really taken, so a busy event loop makes the rate a little lower, never higher. From capacity 2
-    on, lateness is made up for.
+    With capacity 1, each token counts from when the previous one was actually taken. So a busy
+    event loop makes the rate slightly lower, never higher. With capacity 2 or more, the bucket
+    catches up.
 
-    It may be made before `trio.run`, and serves one run at a time. In a later run it goes on with
-    the tokens that it had when it was used last.
+    It may be made before `trio.run`, and serves one run at a time. In a later run it starts with
+    the tokens that it had at its last use.
 
     The algorithm is the token bucket in its virtual-scheduling form: the conformance test of the
-    Generic Cell Rate Algorithm (ITU-T I.371), with "not conforming" answered by waiting.
+    Generic Cell Rate Algorithm (ITU-T I.371), where a request that does not conform waits.
 
     Args:
         rate: Tokens per second, above 0 and finite.
-        capacity: Most tokens that can be saved up, the burst; a whole number of at least 1.
+        capacity: Most tokens that the bucket holds (the burst); a whole number, at least 1.
 
     Raises:
-        TypeError: An argument is no number.
+        TypeError: An argument is not a number.
         ValueError: An argument is out of its bounds.
     """
 
@@ -130,26 +131,25 @@ class TokenBucket:
             check_rate("rate", rate, call=_CALL),
             check_count("capacity", capacity, call=_CALL),
         )
-        # In order of arrival. Invariant: the head's alarm is set to when its tokens are due, and
-        # no other alarm is set at all.
-        self._line: OrderedDict[_Waiter, None] = OrderedDict()
-        # Each run has a clock of its own, of which only differences mean anything.
+        # In order of arrival. Invariant: the head's deadline is the instant at which its tokens are
+        # due, and no other waiter has a deadline.
+        self._queue: OrderedDict[_Waiter, None] = OrderedDict()
+        # Each run has its own clock, of which only differences are meaningful.
         self._clock: trio.abc.Clock | None = None
         self._last_used = 0.0  # on that clock
 
     def __repr__(self) -> str:
-        return (
-            f"<TokenBucket rate={self.rate:g}/s capacity={self.capacity} waiting={len(self._line)}>"
-        )
+        waiting = len(self._queue)
+        return f"<TokenBucket rate={self.rate:g}/s capacity={self.capacity} waiting={waiting}>"
 
     @property
     def capacity(self) -> int:
-        """Most tokens the bucket holds, which is also the most that one call can ask for."""
+        """Most tokens that the bucket holds, and the most that one call can take."""
         return self._refill.capacity
 
     @property
     def rate(self) -> float:
-        """Tokens per second. Assign to retune: at once, for those who wait already too.
+        """Tokens per second. An assignment takes effect at once, also for waiting tasks.
 
         Tokens that accrued at the old rate stay in the bucket.
         """
@@ -162,22 +162,22 @@ class TokenBucket:
             self._refill.retune(rate, self._now())
         else:
             self._refill.rate = rate
-        self._set_alarm()
+        self._set_deadline()
 
     async def acquire(self, tokens: int = 1) -> float:
-        """Take `tokens`, waiting for them if need be, after all who came before.
+        """Take `tokens`, waiting for them if necessary, after all earlier waiters.
 
-        Cancelled while it waits, it takes nothing and delays no one: those behind it move up at
-        that moment. A checkpoint, also when nothing has to be waited for.
+        A cancelled waiter takes no tokens and delays no other waiter: the waiters after it move up
+        at once. It is always a checkpoint, also if the tokens are available.
 
         Args:
             tokens: A whole number, from 1 to `capacity`.
 
         Returns:
-            Seconds waited; 0.0 if the tokens were there.
+            Seconds waited; 0.0 if the tokens were available.
 
         Raises:
-            TypeError: `tokens` is no whole number.
+            TypeError: `tokens` is not a whole number.
             ValueError: `tokens` is below 1, or more than the bucket can ever hold.
         """
         self._check(tokens)
@@ -186,18 +186,18 @@ class TokenBucket:
         if self._take_if_first(tokens):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return 0.0
-        await self._stand_in_line(tokens)
+        await self._wait_in_queue(tokens)
         return trio.current_time() - arrived
 
     def acquire_nowait(self, tokens: int = 1) -> None:
-        """Take `tokens` now, without overtaking anyone who waits.
+        """Take `tokens` now, without overtaking a waiting task.
 
         Args:
             tokens: A whole number, from 1 to `capacity`.
 
         Raises:
-            trio.WouldBlock: The tokens are not there, or others wait for theirs.
-            TypeError: `tokens` is no whole number.
+            trio.WouldBlock: The tokens are not available, or other tasks wait.
+            TypeError: `tokens` is not a whole number.
             ValueError: `tokens` is below 1, or more than the bucket can ever hold.
         """
         self._check(tokens)
@@ -210,19 +210,19 @@ class TokenBucket:
             rate=self.rate,
             capacity=self.capacity,
             tokens=self._refill.tokens(self._now()),
-            waiting=len(self._line),
+            waiting=len(self._queue),
         )
 
     def _take_if_first(self, tokens: int) -> bool:
         now = self._now()
-        return not self._line and self._refill.take(tokens, now)
+        return not self._queue and self._refill.take(tokens, now)
 
     def _now(self) -> float:
-        """Return the time of the run. The first use in another run moves the bucket there."""
+        """Return the time of the run. The first use in a run moves the bucket to its clock."""
         clock = trio.lowlevel.current_clock()
         now = clock.current_time()
         if clock is not self._clock:
-            if self._line:
+            if self._queue:
                 raise RuntimeError(
                     "tasks of another trio run wait for this bucket, and it serves one run at a "
                     f"time: give each run its own, as in TokenBucket(rate={self.rate:g}, "
@@ -234,25 +234,25 @@ class TokenBucket:
         self._last_used = now
         return now
 
-    async def _stand_in_line(self, tokens: int) -> None:
+    async def _wait_in_queue(self, tokens: int) -> None:
         waiter = _Waiter(tokens)
-        self._line[waiter] = None
+        self._queue[waiter] = None
         try:
             served = False
-            while not served:  # once, unless the rate is lowered after the alarm has gone off
-                waiter.alarm = trio.CancelScope()
-                self._set_alarm()
-                with waiter.alarm:
+            while not served:  # once, unless the rate is lowered after the deadline
+                waiter.scope = trio.CancelScope()
+                self._set_deadline()
+                with waiter.scope:
                     await trio.sleep_forever()
                 served = self._refill.take(tokens, trio.current_time())
         finally:
-            del self._line[waiter]
-            self._set_alarm()
+            del self._queue[waiter]
+            self._set_deadline()
 
-    def _set_alarm(self) -> None:
-        head = next(iter(self._line), None)
+    def _set_deadline(self) -> None:
+        head = next(iter(self._queue), None)
         if head is not None:
-            head.alarm.deadline = self._refill.due(head.tokens)
+            head.scope.deadline = self._refill.due(head.tokens)
 
     def _check(self, tokens: int) -> None:
         check_count("tokens", tokens, call="await bucket.acquire(1)")

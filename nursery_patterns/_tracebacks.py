@@ -1,12 +1,12 @@
-"""Keep the lines of a failure's traceback, and let go of its frames.
+"""Keep the lines of a traceback, and release its frames.
 
-A traceback holds the frame of each function it passed, and a frame holds all local variables. So
-an outcome that keeps an error would keep each item's buffers too, and, through the engine's own
-frame, itself: garbage that only a cycle collection frees.
+A traceback refers to the frame of each function on its way, and a frame refers to all local
+variables. So an outcome with an error would keep the item's buffers, and through the engine's frame
+itself: a cycle that only the garbage collector frees.
 
-`traceback.clear_frames` is not enough: it leaves closures alone, and before Python 3.13 it closes
-a coroutine that still waits, if an error of that coroutine is shared with others. So the frames
-are replaced by stand-ins that have the file, the line and the name of the function.
+`traceback.clear_frames` is not enough: it does not clear closures. Before Python 3.13 it also
+closes a coroutine that still waits, if an error of that coroutine is shared. So the frames are
+replaced by empty ones with the same file, line and function name.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _AROUND_ITEMS = frozenset(
 def release_frames(error: BaseException) -> None:
     """Replace the traceback of an error, and of all errors in it, by one without local variables.
 
-    That is its group's errors, its causes and its contexts. The frames of the engine around the
-    item's function are left out.
+    This includes the errors of a group, causes and contexts. The engine's frames around the item's
+    function are skipped.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
@@ -61,10 +61,10 @@ def _lines_of(tb: TracebackType) -> TracebackType | None:
 
 @lru_cache(maxsize=1_024)
 def _stand_in(filename: str, name: str, qualname: str, module: str) -> FrameType:
-    """Return a frame that has ended, of a function that only looks like the one that is named."""
+    """Return an ended frame with the given file, line and function name."""
     likeness = _nothing.__code__.replace(co_filename=filename, co_name=name, co_qualname=qualname)
     generator = FunctionType(likeness, {"__name__": module})()
-    frame = generator.gi_frame  # of a generator, since that has no caller that it would keep
+    frame = generator.gi_frame  # of a generator, because its frame keeps no caller
     generator.close()
     return frame
 

@@ -1,7 +1,7 @@
-"""The parts of trio that the test kit has to know and that are private in it.
+"""The private parts of trio that the test kit uses.
 
-They are asked for here and nowhere else, in such a way that another trio makes a check weaker and
-no run wrong; a test of each tells.
+Only this module uses them. If trio changes them, a check becomes weaker, but no run becomes wrong.
+Each has a test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 
 
 def idle_threads() -> set[threading.Thread]:
-    """The threads that trio keeps for later use. It does so a moment before a call returns."""
+    """The idle threads in trio's cache. A thread enters it a moment before its call returns."""
     cache = getattr(sys.modules["trio._core._thread_cache"], "THREAD_CACHE", None)
     workers: tuple[Any, ...] = tuple(getattr(cache, "_idle_workers", ()))
     if cache is None or any(not hasattr(worker, "_thread") for worker in workers):
@@ -45,7 +45,7 @@ def reproducible_scheduling(seed: int) -> Generator[None]:
 
 
 def is_told_of_cancel(task: trio.lowlevel.Task, reason: str) -> bool:
-    """Whether the task's next step begins with a `Cancelled` of that reason."""
+    """Whether the task's next step raises a `Cancelled` with that reason."""
     message: object = getattr(task, "_next_send", None)
     error = message.error if isinstance(message, outcome.Error) else None
     return isinstance(error, trio.Cancelled) and error.reason == reason

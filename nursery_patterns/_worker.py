@@ -1,7 +1,8 @@
-"""What runs in a worker process: its start, and one job after another.
+"""The code that runs in a worker process: its start, and one job after another.
 
-A worker imports this module and those that its jobs need, and so starts fast: nothing here imports
-trio. The parent calls `patch_multiprocessing` and `main_module`; the rest runs in the worker.
+A worker imports this module and the modules of its jobs. Nothing here imports trio, so a worker
+starts fast. The parent calls `patch_multiprocessing` and `main_module`; the rest runs in the
+worker.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from nursery_patterns._errors import WorkerCrashed
 
-# In the parent: whether what is started now is a worker of `run_in_process`.
+# In the parent: whether the process that is starting now is a worker of `run_in_process`.
 starting_worker: ContextVar[bool] = ContextVar("nursery_patterns starting_worker", default=False)
 
 # How multiprocessing names the main module in what it sends to a new process.
@@ -29,13 +30,12 @@ _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
 # In a worker: the main module of the program, by one of these keys, until it has been imported.
 _main: dict[str, Any] = {}
 
-# In a worker: whether a job left something behind that would be in the way of the next one, such
-# as a full heap.
+# In a worker: whether a job left a state that would affect the next one, such as a full heap.
 _spent = False
 
 
 def patch_multiprocessing() -> None:
-    """Make multiprocessing start workers that run nothing but what their jobs need."""
+    """Make multiprocessing start workers that import only the modules of their jobs."""
     _start_interpreters_safely()
     _leave_main_module_out()
 
@@ -43,10 +43,10 @@ def patch_multiprocessing() -> None:
 def _leave_main_module_out() -> None:
     """Have workers of `run_in_process` import the main module when a job needs it, or never.
 
-    A new process imports it first of all, whatever it will be asked to do. A program without
-    `if __name__ == "__main__":` would then run again in each worker. There is no option for it;
-    the function that tells a new process about its parent is made to leave the main module out.
-    Other processes that this program starts are told everything.
+    By default a new process imports it first. A program without `if __name__ == "__main__":` would
+    then run again in each worker. There is no option against it, so the function that collects the
+    data for a new process is wrapped to omit the main module. Other processes of this program get
+    all the data.
     """
     spawn: Any = importlib.import_module("multiprocessing.spawn")
     original: Callable[[str], dict[str, Any]] = spawn.get_preparation_data
@@ -78,13 +78,13 @@ def _start_interpreters_safely() -> None:
     """Make multiprocessing start interpreters that import nothing from the working directory.
 
     It starts them as `python -c ...`, which puts the working directory first in `sys.path` until
-    the child has taken over the path of its parent. A file `socket.py` there would be run. There is
-    no option for it; the one function that gives the flags of the parent to spawned children and
-    to the resource tracker is made to add `-P`. A child has its parent's path soon afterwards, so
-    other users of multiprocessing in this program see no difference.
+    the child has received the path of its parent. A file `socket.py` there would run. There is no
+    option against it, so the function that returns the interpreter flags for spawned children and
+    for the resource tracker is wrapped to add `-P`. A child receives its parent's path soon
+    afterwards, so other users of multiprocessing in this program see no difference.
 
-    With a Python that has no such function the flag is set in the environment instead, where all
-    children of this program inherit it.
+    If Python has no such function, the flag is set in the environment, which all children of this
+    program inherit.
     """
     util: Any = importlib.import_module("multiprocessing.util")
     flags: Callable[[], list[str]] | None = getattr(util, "_args_from_interpreter_flags", None)
@@ -109,13 +109,14 @@ def prepare(max_memory_bytes: int | None, main: dict[str, Any]) -> None:
 
 
 def run_job(job: bytes, name: str, max_cpu_seconds: float | None) -> object:
-    """Run a pickled call of the function that is named."""
+    """Run a pickled call of the named function."""
     try:
         fn, args = _JobUnpickler(io.BytesIO(job)).load()
         with _cpu_limit(max_cpu_seconds):
             return fn(*args)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        # They are meant to end a program, which is not the one that called.
+        # They would end this process, but an exception of the function is the failure of its call
+        # only.
         raise WorkerCrashed(_ended_by(name, error)) from None
     except MemoryError as error:
         global _spent  # noqa: PLW0603 - a process has one memory
@@ -127,7 +128,7 @@ def run_job(job: bytes, name: str, max_cpu_seconds: float | None) -> object:
 
 
 class _JobUnpickler(pickle.Unpickler):  # noqa: S301 - from our own parent
-    """Imports the main module of the program when a job has something that is defined there."""
+    """Imports the main module of the program if a job uses a name that is defined there."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if module_name in {"__main__", "__mp_main__"} and _main:
@@ -168,7 +169,7 @@ def _told_bound() -> str:
 
 
 def is_spent() -> bool:
-    """Whether this process has to make way for a new one."""
+    """Whether this process must be replaced by a new one."""
     return _spent
 
 
@@ -180,7 +181,7 @@ def _ended_by(name: str, error: BaseException) -> str:
 
 @contextmanager
 def _cpu_limit(seconds: float | None) -> Generator[None]:
-    """Have the kernel end this process with SIGXCPU when the block has computed for too long."""
+    """Let the kernel end this process with SIGXCPU when the block has used too much CPU time."""
     if seconds is None or math.isinf(seconds):
         yield
         return

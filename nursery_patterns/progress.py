@@ -32,7 +32,7 @@ _PERIOD = 0.1
 def progress_bar(
     batch: Batch[Any, Any], *, description: str | None = None, console: Console | None = None
 ) -> Generator[Progress]:
-    """Show how far a batch is while the block runs it.
+    """Show the progress of a batch while the block runs it.
 
     Usage::
 
@@ -40,21 +40,21 @@ def progress_bar(
         with progress_bar(batch):
             await batch.run()  # or: async with batch.stream() as outcomes: ...
 
-    Shows the name, a bar, the items that ended of all there are, those that failed or timed out,
-    and the time left; no bar to fill while the total is not known. It is drawn ten times a second
-    by a thread that reads the counts, and once more when the block is left, however it is. Where
-    the output is no terminal it is drawn only then. On a virtual clock times are the real ones.
+    It shows the name, a bar, the number of ended items and the total, the number of failed and
+    timed-out items, and the time left. While the total is unknown, the bar is indeterminate. A
+    thread reads the counts and draws ten times a second, and once more when the block is left. If
+    the output is not a terminal, it draws only at the end. Times are real, also on a virtual clock.
 
     Args:
         batch: The batch, before or while it runs.
-        description: What it is called; the batch's name by default.
-        console: Where it is drawn; standard error by default.
+        description: The label; the batch's name by default.
+        console: The output; standard error by default.
 
     Yields:
-        The `rich.progress.Progress`, for what else it can do, such as `console.print`.
+        The `rich.progress.Progress`, for example for `console.print`.
 
     Raises:
-        TypeError: `batch` is no `Batch`.
+        TypeError: `batch` is not a `Batch`.
     """
     check_instance("batch", batch, Batch, call="with progress_bar(batch): await batch.run()")
     bar = _Bar(batch.progress, description or batch.name, console or Console(stderr=True))
@@ -64,7 +64,7 @@ def progress_bar(
 
 @contextmanager
 def _drawing(bar: Progress) -> Generator[None]:
-    """Draw it again and again. (rich has a thread for that too, but does not wait for its end.)"""
+    """Draw it repeatedly. (rich has a thread for that too, but does not wait for its end.)"""
     over = threading.Event()
 
     def draw() -> None:

@@ -1,7 +1,7 @@
-"""`@pytest.mark.cancel_everywhere`: an async test runs once for each of its checkpoints, cut there.
+"""`@pytest.mark.cancel_everywhere`: cancel an async test at each of its checkpoints.
 
-The package's entry point makes pytest load it. It needs pytest alone; with pytest-trio in trio mode
-the marked tests are taken out of its hands, since each of their runs is a `trio.run` of its own.
+The package's entry point makes pytest load it. It needs only pytest. If pytest-trio is in trio
+mode, it does not run the marked tests, because each run of them is a separate `trio.run`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def probe() -> Any:
-    """A new `nursery_patterns.testing.Probe` in each run of a test that is marked."""
+    """A new `nursery_patterns.testing.Probe` for each run of a marked test."""
     return _PROBE
 
 
@@ -51,7 +51,7 @@ _PROBE = object()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Make a marked async test a plain one, before others see that it is async."""
+    """Make a marked async test synchronous, before other plugins see that it is async."""
     marker = item.get_closest_marker(_NAME)
     if marker is None or not isinstance(item, pytest.Function):
         return
@@ -113,7 +113,7 @@ def _check_fixtures(arguments: dict[str, Any]) -> None:
 
 
 def _report(failure: Any, item: pytest.Function) -> str:
-    """Say what did not hold, with the line at which the earliest failing cut was."""
+    """Report the failure, with the line of the earliest cancel that failed."""
     number = failure.checkpoint
     head = f"cancelled at checkpoint {number}, before its first step"
     excerpt: list[str] = []

@@ -1,8 +1,8 @@
-"""Prove that a scenario survives being cancelled anywhere, on a virtual clock.
+"""Test that a scenario survives a cancel at any checkpoint, on a virtual clock.
 
-Write the scenario once; the kit runs it again and again and cancels it at each of its checkpoints
-in turn. After each run it checks that items are conserved and that no slot, token, task or thread
-is left behind::
+Write the scenario once. The kit runs it repeatedly and cancels it at each of its checkpoints in
+turn. After each run it checks that items are conserved and that no slot, token, task or thread is
+left::
 
     async def scenario(probe: Probe) -> None:
         batch = probe.watch(Batch(fetch, range(5), limit=2))
@@ -12,8 +12,8 @@ is left behind::
     def test_a_cancelled_fetch_loses_nothing():
         cancel_at_every_checkpoint(scenario)
 
-What a run waits for may be virtual time, other tasks and threads. Threads do not know the virtual
-clock: while one works, time may jump.
+A scenario may wait for virtual time, for other tasks and for threads. Threads do not follow the
+virtual clock: while one works, the time may jump.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Scenario = Callable[[Probe], Awaitable[object]] | Callable[[], Awaitable[object]
 
 
 class CheckpointFailure(AssertionError):  # noqa: N818 - a failed check, as pytest has it
-    """What did not hold in one run of a scenario.
+    """A check failed in one run of a scenario.
 
     Attributes:
         checkpoint: Number of the checkpoint at which the run was cancelled, from 0; None if it was
-            not.
-        place: File and line at which a task was first told of the cancel; None if none was.
-        problem: What did not hold.
+            not cancelled.
+        place: File and line at which a task first received the cancel; None if none did.
+        problem: The check that failed.
     """
 
     def __init__(
@@ -68,25 +68,25 @@ def cancel_at_every_checkpoint(
 ) -> int:
     """Run a scenario once to its end, and then once for each of its checkpoints, cancelled there.
 
-    Every run has its own `trio.run` with a virtual clock that starts at 0. After each, whether it
-    was cut or not: all that is watched is at rest, no task and no thread is left, and the cancel
-    was not swallowed. So call this from a plain function, not from an async one.
+    Each run is a separate `trio.run` with a virtual clock that starts at 0, so call this from a
+    synchronous function. After each run it checks that all watched objects are idle, that no task
+    and no thread is left, and that the cancel was not swallowed.
 
     Args:
-        scenario: Async function of a `Probe`, or of nothing. Run without a cancel it must end,
-            and raise nothing.
-        after: Async function of the same `Probe`, run after each run without being cancelled: to
-            resume, and to check what the scenario left behind in `probe.kept`.
-        max_checkpoints: Checkpoints that the scenario may have.
-        seed: Decides in which order trio runs the tasks that are ready at the same time.
-        only: Try just this checkpoint, to look at one failure.
+        scenario: Async function of a `Probe`, or without arguments. Without a cancel it must end
+            without an exception.
+        after: Async function of the same `Probe`, called after each run and never cancelled. It may
+            resume the work, and check `probe.kept`.
+        max_checkpoints: Most checkpoints of the scenario.
+        seed: Determines the order in which trio runs tasks that are ready at the same time.
+        only: Cancel only at this checkpoint, to debug one failure.
 
     Returns:
-        How many checkpoints were tried.
+        The number of checkpoints that were tried.
 
     Raises:
-        CheckpointFailure: An `AssertionError` that says what did not hold, at which checkpoint, the
-            earliest one, and how to run just that one.
+        CheckpointFailure: An `AssertionError` that names the failed check, the earliest checkpoint
+            at which it failed, and the call that runs only that one.
     """
     try_once = partial(_try, scenario, after, max_steps=max_checkpoints, seed=seed)
     if only is None:
@@ -108,21 +108,21 @@ def expire_at_every_instant(
     max_checkpoints: int = 10_000,
     seed: int = 0,
 ) -> int:
-    """Run a scenario again and again, each time with a deadline at another instant.
+    """Run a scenario repeatedly, each time with a deadline at another instant.
 
     Args:
         scenario: As for `cancel_at_every_checkpoint`.
-        instants: Seconds on the virtual clock, which starts at 0. By default every instant at
-            which anything happens in a run to the end, and every middle between two of them.
+        instants: Seconds on the virtual clock, which starts at 0. By default every instant at which
+            anything happens in a complete run, and the midpoints between them.
         after: As for `cancel_at_every_checkpoint`.
         max_checkpoints: As for `cancel_at_every_checkpoint`.
         seed: As for `cancel_at_every_checkpoint`.
 
     Returns:
-        How many instants were tried.
+        The number of instants that were tried.
 
     Raises:
-        AssertionError: What did not hold, and at which instant.
+        AssertionError: It names the failed check and the instant.
     """
     try_once = partial(_try, scenario, after, max_steps=max_checkpoints, seed=seed)
     if instants is None:
@@ -138,7 +138,7 @@ def expire_at_every_instant(
 
 
 def _with_probe(scenario: Scenario, probe: Probe) -> Callable[[], Awaitable[object]]:
-    # One that watches nothing needs no probe: tasks and threads are checked all the same.
+    # A scenario that watches nothing needs no probe: tasks and threads are still checked.
     takes_one = inspect.signature(scenario).parameters
     return partial(scenario, probe) if takes_one else cast("Callable[[], Any]", scenario)
 
@@ -194,7 +194,7 @@ def _sentence_of(exc: Exception) -> str:
 
 @final
 class InFlightGauge:
-    """Count who is inside a block::
+    """Count the tasks inside a block::
 
         gauge = InFlightGauge()
 
@@ -205,9 +205,9 @@ class InFlightGauge:
         assert gauge.peak == 10
 
     Attributes:
-        now: How many are inside.
-        peak: How many there ever were at once.
-        entered: How many ever came.
+        now: Tasks inside now.
+        peak: Most tasks inside at once so far.
+        entered: Tasks that entered so far.
     """
 
     def __init__(self) -> None:

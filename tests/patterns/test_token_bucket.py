@@ -297,7 +297,7 @@ async def test_a_retune_that_moves_the_due_instant_while_the_head_wakes_is_waite
         nursery.start_soon(acquire_and_log, bucket, log, "head")
         await settle()
         # Wake it too early, as a retune up and down again within one loop step would.
-        next(iter(bucket._line)).alarm.cancel()
+        next(iter(bucket._queue)).scope.cancel()
         await settle()
         assert log == []
         mock_clock.jump(1 / 3)
