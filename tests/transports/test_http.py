@@ -573,7 +573,20 @@ async def test_what_is_refused_is_logged_without_secrets_and_nothing_else_config
     before = logging.getLogger().handlers[:]
     async with http_server(tokens={"alice": SECRET}) as address:
         await exchange(address, get("/mcp", authorization=f"Bearer {OTHER}"))
-    assert "bearer token is needed" in caplog.text
+        async with await connect(address) as stream:
+            await stream.send_all(PREFACE)
+            assert await stream.receive_some()
+    said = [(each.getMessage(), getattr(each, "fields", {})) for each in caplog.records]
+    assert said[0][0].startswith("serving MCP at http://")
+    (first, fields), second, third, (last, _) = said[1:]
+    assert "bearer token is needed" in first
+    assert fields == {"status": 401, "peer": "127.0.0.1"}
+    assert second == (
+        "refused a request: HTTP Version Not Supported",
+        {"status": 505, "peer": "127.0.0.1"},
+    )
+    assert third == ("stopping: cancelled", {"reason": "cancelled"})
+    assert last.startswith("stopped after ")
     assert OTHER not in caplog.text
     assert logging.getLogger().handlers == before
 

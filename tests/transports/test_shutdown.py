@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 from contextlib import contextmanager
@@ -90,6 +91,27 @@ async def test_an_engine_that_fails_is_wound_down_and_its_error_comes_out(autoju
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="broken")):
         await run_until_stopped(engine, Stop(), wind_down, grace_seconds=1)
     assert wound_down == [True]
+
+
+async def test_the_reason_and_the_duration_of_a_stop_are_logged(autojump_clock, caplog):
+    caplog.set_level(logging.INFO, "trio_tools")
+    stop = Stop()
+
+    async def wind_down():
+        await trio.sleep(0.25)
+        engine.cancel()
+
+    async def serve():
+        with engine:
+            await trio.sleep_forever()
+
+    engine = trio.CancelScope()
+    stop("SIGTERM")
+    await run_until_stopped(serve, stop, wind_down, grace_seconds=1)
+    assert [(each.getMessage(), each.fields) for each in caplog.records] == [
+        ("stopping: SIGTERM", {"reason": "SIGTERM"}),
+        ("stopped after 0.25 s", {"reason": "SIGTERM", "took": 0.25}),
+    ]
 
 
 async def test_an_engine_that_ends_stops_the_rest(autojump_clock):

@@ -7,6 +7,8 @@ same way as a signal. The shield ends at a deadline that is set the moment the s
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import select
 import signal
@@ -17,6 +19,10 @@ from types import FrameType
 from typing import Final, NoReturn
 
 import trio
+
+from trio_tools.settings.logs import FIELDS
+
+_log = logging.getLogger("trio_tools")
 
 CLOSE_SECONDS: Final = 0.3
 """Time after the grace for what was cancelled to unwind and for services to close."""
@@ -60,6 +66,7 @@ async def run_until_stopped(
     wind_down: Callable[[], Awaitable[None]],
     *,
     grace_seconds: float,
+    log_level: int = logging.INFO,
 ) -> None:
     """Run `engine` until the stop is asked for, or this task is cancelled, then wind it down.
 
@@ -70,6 +77,7 @@ async def run_until_stopped(
             keeps to the grace itself. A cancel does not reach it.
         grace_seconds: Time for running calls to answer, in seconds. `CLOSE_SECONDS` later
             whatever is left of the engine is cancelled.
+        log_level: Of the two records, when the stop begins and when it is over.
     """
     # Set in `finally` below, before anything is waited for: no one can outwait it.
     shelter = trio.CancelScope(shield=True)
@@ -79,15 +87,24 @@ async def run_until_stopped(
             await engine()
         stop("the transport ended")
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
-        try:
-            await stop.wait()
-        finally:
-            stop("cancelled")
-            shelter.deadline = trio.current_time() + grace_seconds + CLOSE_SECONDS
-            with trio.CancelScope(shield=True, deadline=shelter.deadline):
-                await wind_down()
+    began = math.inf
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            try:
+                await stop.wait()
+            finally:
+                stop("cancelled")
+                began = trio.current_time()
+                reason = {FIELDS: {"reason": stop.reason}}
+                _log.log(log_level, "stopping: %s", stop.reason, extra=reason)
+                shelter.deadline = began + grace_seconds + CLOSE_SECONDS
+                with trio.CancelScope(shield=True, deadline=shelter.deadline):
+                    await wind_down()
+    finally:
+        took = round(trio.current_time() - began, 3)
+        fields = {"reason": stop.reason, "took": took}
+        _log.log(log_level, "stopped after %.2f s", took, extra={FIELDS: fields})
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 import trio
 from starlette.types import ASGIApp, Scope
 
+from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.http import http11
 from trio_tools.transports.http.http11 import HttpConnection
 from trio_tools.transports.http.listeners import Listener
@@ -126,6 +127,8 @@ class Connections:
             return
         try:
             if not self._has_room(peer):
+                fields = {"status": 503, "peer": peer[0]}
+                _log.info("refused a connection: too many are open", extra={FIELDS: fields})
                 await self._turn_away(stream)
                 return
             place = _Place(peer)

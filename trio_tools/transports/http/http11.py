@@ -19,6 +19,8 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
+from trio_tools.settings.logs import FIELDS
+
 CHUNK_BYTES: Final = 2**16
 
 STALL_SECONDS: Final = 30.0
@@ -211,6 +213,8 @@ class HttpConnection:
             return
         headers = [("date", formatdate(usegmt=True)), ("content-length", "0")]
         response = h11.Response(status_code=status, headers=[*headers, ("connection", "close")])
+        fields = {"status": int(status), "peer": self._scope["client"][0]}
+        _log.info("refused a request: %s", HTTPStatus(status).phrase, extra={FIELDS: fields})
         await self.write(response, h11.EndOfMessage())
 
     def _scope_of(self, request: h11.Request) -> Scope:

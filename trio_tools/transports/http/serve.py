@@ -168,10 +168,11 @@ async def _serve(
         context.enter_context(quiet_ends_of_sessions())
         context.enter_context(await house.middleware())
 
+        level = logging.INFO if worker is None else logging.DEBUG  # the parent logs it once
+
         async def engine() -> None:
             async with house.lifespan():
                 address = address_of(listeners[0], http)
-                level = logging.INFO if worker is None else logging.DEBUG  # the parent says it once
                 _log.log(level, "serving MCP at %s", address)
                 for monitor in monitors:
                     _log.log(level, "serving metrics at %s", metrics_url(monitor, http))
@@ -194,7 +195,9 @@ async def _serve(
             supervisor.stopping()
             await house.wind_down(grace_seconds)
 
-        await run_until_stopped(engine, stop, wind_down, grace_seconds=grace_seconds)
+        await run_until_stopped(
+            engine, stop, wind_down, grace_seconds=grace_seconds, log_level=level
+        )
 
 
 def _same(settings: Settings) -> Settings:

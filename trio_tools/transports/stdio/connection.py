@@ -27,6 +27,7 @@ from mcp_types import (
     RequestId,
 )
 
+from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.requests import SHUTTING_DOWN
 from trio_tools.transports.stdio.descriptors import CHUNK_BYTES
 from trio_tools.transports.stdio.jsonrpc_lines import TOO_LONG, LineFramer, Refusal, decode, encode
@@ -138,7 +139,8 @@ class StdioConnection:
         if message is None:
             return
         if isinstance(message, Refusal):
-            _log.warning("refused a message: %s", message.reason)
+            fields = {"code": message.code, "peer": "stdio"}
+            _log.warning("refused a message: %s", message.reason, extra={FIELDS: fields})
             if message.reply_owed:
                 await self._refuse(message)
         elif isinstance(message, JSONRPCRequest):

@@ -8,6 +8,7 @@ read from either.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
@@ -30,6 +31,8 @@ from trio_tools.transports.shutdown import (
 )
 from trio_tools.transports.stdio.connection import StdioConnection
 from trio_tools.transports.stdio.descriptors import claim_stdio, open_wire
+
+_log = logging.getLogger("trio_tools")
 
 
 async def serve_stdio(
@@ -137,6 +140,7 @@ async def serve_streams(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.write)
                 nursery.start_soon(link.read)
+                _log.info("serving MCP on standard input and output")
                 task_status.started()
                 async with trio.open_nursery() as meanwhile:
                     meanwhile.start_soon(memory_trim.run)
