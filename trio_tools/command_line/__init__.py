@@ -2,6 +2,7 @@
 
 `main` holds the only `trio.run` of the package.
 
+    answer_tables  answers of batch calls as tables that fit
     console      tables, progress and colours of the terminal
     demo         a run over a web site of its own on which things go wrong
     host_files   one entry in a host's file; every other byte stays      no I/O

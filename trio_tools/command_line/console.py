@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Column, Table
 
-_MAX_ROWS = 12
-_MAX_COLUMNS = 5
-_MAX_CELL = 44
+from trio_tools.command_line.answer_tables import cut_middle, show_batch
 
-# Status to style, worst last; also the order in which counts are shown.
-_STYLES = {
-    "succeeded": "green",
-    "failed": "red",
-    "timed_out": "yellow",
-    "cancelled": "magenta",
-    "not_started": "dim",
-}
+# What the first line of a progress message says that the bar shows too.
+_COUNT = re.compile(r"(?:[^\s:]+: )?\d+ of \S+ done(?:, )?")
+_LEAST_BAR = 10
+_WIDEST_BAR = 32
+# The elapsed time, and a space before each column but the first.
+_TIME_AND_SPACES = len("0:00:00") + 4
 
 
 class ProgressBar:
@@ -32,25 +37,48 @@ class ProgressBar:
 
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(title, total=None, told="", visible=False)
+        self._title = title
+        self._task = progress.add_task(title, total=None, told="", visible=False, width=_LEAST_BAR)
 
     async def update(self, progress: float, total: float | None, message: str | None) -> None:
         """Move the bar. Its shape is that of an MCP client's progress callback."""
-        told = (message or "").partition(": ")[2] or message or ""
+        told = _COUNT.sub("", (message or "").partition("\n")[0], count=1)
+        whole = "?" if total is None else f"{total:.0f}"
+        count = max(len(whole), len(f"{progress:.0f}")) + 1 + len(whole)
+        taken = len(self._title) + count + _TIME_AND_SPACES
+        room = self._progress.console.width - taken
+        width = max(_LEAST_BAR, min(_WIDEST_BAR, room // 2))
         self._progress.update(
-            self._task, completed=progress, total=total, told=escape(told), visible=True
+            self._task,
+            completed=progress,
+            total=total,
+            told=escape(cut_middle(told, room - width)),
+            width=width,
+            visible=True,
         )
+
+
+class _Bar(BarColumn):
+    """A bar as wide as its task says."""
+
+    def render(self, task: Task) -> Bar:
+        """Return the bar, drawn for the room that there is."""
+        self.bar_width = task.fields["width"]
+        return super().render(task)
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Generator[ProgressBar]:
-    """Show a bar for the length of the block."""
+    """Show a bar for the length of the block: what, how far, how many, how long, and what is new.
+
+    It takes one line at any width from 40 columns on. What is new is cut first.
+    """
     columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[told]}"),
+        TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+        _Bar(table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("[dim]{task.fields[told]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console) as progress:
         yield ProgressBar(progress, title)
@@ -66,70 +94,13 @@ def show_answer(console: Console, text: str, envelope: dict[str, Any] | None) ->
         told = escape(envelope["error"])
         console.print(Panel(told, title=data["error_code"], border_style="red", expand=False))
     elif "counts" in data and "results" in data:
-        _show_batch(console, data)
+        show_batch(console, data)
     else:
         console.print(text.partition("\n")[0], markup=False, style="bold")
         shown = {key: value for key, value in data.items() if key != "summary"}
         console.print_json(json.dumps(shown), default=str)
     for warning in envelope["meta"]["warnings"]:
         console.print(f"[yellow]![/yellow] {escape(warning)}")
-
-
-def _show_batch(console: Console, data: dict[str, Any]) -> None:
-    console.print(f"[bold]{escape(data['summary'])}[/bold]")
-    counts = data["counts"]
-    told = [
-        f"[{style}]{counts[name]} {name.replace('_', ' ')}[/{style}]"
-        for name, style in _STYLES.items()
-        if counts[name]
-    ]
-    console.print("  " + ", ".join(told))
-    if data["results"]:
-        _show_results(console, data["results"])
-    if data["errors"]:
-        _show_missing(console, data["errors"])
-
-
-def _show_results(console: Console, results: list[dict[str, Any]]) -> None:
-    rows = [
-        {"": result["index"], "item": result["item"], **_scalars(result["value"])}
-        for result in results[:_MAX_ROWS]
-    ]
-    names = list(dict.fromkeys(name for row in rows for name in row))[:_MAX_COLUMNS]
-    table = Table(show_edge=False, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=_MAX_CELL)
-    for row in rows:
-        table.add_row(*(_cell(row.get(name, "")) for name in names))
-    console.print(table)
-    _show_left_out(console, len(results))
-
-
-def _show_missing(console: Console, errors: list[dict[str, Any]]) -> None:
-    for error in errors[:_MAX_ROWS]:
-        console.print(
-            f"[red]{error['error_code']}[/red] [cyan]{_cell(error['item'])}[/cyan] "
-            f"{escape(error['reason'])}"
-        )
-    _show_left_out(console, len(errors))
-
-
-def _show_left_out(console: Console, size: int) -> None:
-    if size > _MAX_ROWS:
-        console.print(f"[dim]… and {size - _MAX_ROWS} more (--json shows them all)[/dim]")
-
-
-def _scalars(result: Any) -> dict[str, Any]:
-    if not isinstance(result, dict):
-        return {"value": result}
-    items = cast("dict[str, Any]", result).items()
-    return {name: value for name, value in items if not isinstance(value, dict | list)}
-
-
-def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    one_line = " ".join(text.split())
-    return escape(one_line[: _MAX_CELL - 1] + "…" if len(one_line) > _MAX_CELL else one_line)
 
 
 def show_tools(console: Console, listings: list[Any]) -> None:
