@@ -87,6 +87,7 @@ OUTSIDERS = {
     "pytest": ("nursery_patterns.pytest_plugin",),
     "rich": (
         "nursery_patterns.progress",
+        "trio_tools.command_line.answer_tables",
         "trio_tools.command_line.console",
         "trio_tools.command_line.upstreams",
         "trio_tools.command_line.demo",

@@ -13,6 +13,7 @@ import trio.testing
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
 from sse_starlette.sse import EventSourceResponse
+from trio.testing import wait_all_tasks_blocked
 
 from nursery_patterns import current_request
 from tests.transports.lines import call, cancel, make_server
@@ -676,6 +677,32 @@ async def test_one_address_has_a_share_of_the_places_and_its_newcomers_replace_i
         await trio.sleep(0.2)
         async with await connect(address) as refused:
             assert (await Reader(refused).read()).status == 503
+
+
+@pytest.mark.parametrize("tokens", [{}, {"alice": SECRET}])
+async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(tokens):
+    server = create_server(Settings(limits={"fetch_urls": {"max_calls": 1, "max_waiting": 2}}))
+    line = server.state.admission_of("fetch_urls")
+    async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
+
+        async def call(key):
+            async with line.slot(key):
+                await trio.sleep_forever()
+
+        for _ in range(3):
+            nursery.start_soon(call, "anonymous")
+        await wait_all_tasks_blocked()
+        assert line.full
+        assert (await exchange(address, get("/readyz"))).body == b"ready\n"
+        nursery.cancel_scope.cancel()
+    assert not line.full
+    async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
+        for key in ("alice", "bob", "carol"):
+            nursery.start_soon(call, key)
+        await wait_all_tasks_blocked()
+        answer = await exchange(address, get("/readyz"))
+        assert (answer.status, answer.body) == (503, b"overloaded\n")
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_over_a_share_counts_as_overloaded():

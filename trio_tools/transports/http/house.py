@@ -18,7 +18,7 @@ from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
 from trio_tools.transports.http.asgi_guard import AsgiGuard
-from trio_tools.transports.http.authentication import ANONYMOUS, Authenticator
+from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard, LiveView
 from trio_tools.transports.http.forwarded import TrustedProxies
@@ -231,14 +231,14 @@ class HttpServer:
         return self._tool_server is not None and bool(self._tool_server.state.store.trouble)
 
     def _overloaded(self) -> bool:
-        """Whether a call of some tool would be refused now for lack of room.
+        """Whether a call of some tool, of a client without calls, would be refused now.
 
-        Where clients have tokens, that of one which has no calls yet: what one client's calls take
-        is no reason to send the others elsewhere.
+        The calls of one client are no reason to send the others elsewhere. Without tokens all
+        clients count as one, and each call that is refused says when to try again.
         """
         if self._tool_server is None:
             return False
-        newcomer = object() if self._gate.doorkeeper.asks_for_tokens else ANONYMOUS
+        newcomer = object()
         lines = self._tool_server.state.admissions().values()
         return any(line.full_for(newcomer) for line in lines)
 
