@@ -12,7 +12,7 @@ Rules that concern pages and hosts belong here: redirects, charsets, Markdown, t
     extraction        a page as Markdown, in a worker process                   no I/O
     pdf               the text of a PDF, in a worker process                    no I/O
     content           bytes to text, JSON or Markdown
-    pages             what a reply comes to as a page
+    page_content      what a page has of the body of a reply
     host_throttle     limits per host that adapt to 429, 503 and slowness
     throttled_client  one request to one host, in its turn
     fetcher           `Fetcher`: what `fetch_urls` uses

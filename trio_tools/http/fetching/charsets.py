@@ -28,6 +28,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_ALL_MARKS = tuple(mark for mark, _ in _MARKS)
 # Labels that Python does not know, or whose codec in Python knows fewer characters.
 _CODECS = {
     "gbk": "gb18030",
@@ -92,9 +93,9 @@ def declared_charset(body: bytes, header: str | None, *, markup: bool) -> Charse
         header: What the Content-Type says, by `charset_of_label`.
         markup: Whether it is HTML or XML, which can name their charset themselves.
     """
-    for mark, name in _MARKS:
-        if body.startswith(mark):
-            return Charset(name, declared=True, mark=len(mark))
+    if body.startswith(_ALL_MARKS):
+        mark, name = next(known for known in _MARKS if body.startswith(known[0]))
+        return Charset(name, declared=True, mark=len(mark))
     name = header or (_charset_in_markup(body[:_PRESCAN_BYTES]) if markup else None)
     return Charset(name, declared=True) if name else None
 

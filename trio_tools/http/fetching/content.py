@@ -140,6 +140,16 @@ def decode_text(body: bytes, media: MediaType, *, final: bool) -> Decoded | None
         final: Whether `body` is all; otherwise an incomplete character at its end is dropped.
     """
     charset = declared_charset(body, media.charset, markup=media.is_markup)
+    if charset is None or charset.name == "utf-8":
+        # The usual body is UTF-8 without a fault: the attempt to read it as such is the cheapest
+        # test, and gives the text.
+        mark = 0 if charset is None else charset.mark
+        try:
+            text = (body[mark:] if mark else body).decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            pass
+        else:
+            return Decoded(text, "utf-8", charset is not None)
     if charset is None:
         if not undeclared_utf8(body, final=final):
             return None
@@ -152,8 +162,13 @@ async def decode_any_text(
 ) -> Decoded:
     """Return the text of a body as `decode_text` does, its charset detected if need be."""
     found = decode_text(body, media, final=final)
-    if found is not None:
-        return found
+    return found or await decode_detected(body, final=final, limiter=limiter)
+
+
+async def decode_detected(
+    body: bytes, *, final: bool, limiter: trio.CapacityLimiter | None = None
+) -> Decoded:
+    """Return the text of a body of which `decode_text` could not tell the charset."""
     try:
         name = await run_computation(
             detected_charset,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import trio
 
@@ -12,18 +13,28 @@ from trio_tools.http.fetching.content import media_of
 from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wrong_argument
 from trio_tools.http.fetching.host_throttle import Places
 from trio_tools.http.fetching.kept_pages import KeptPages
-from trio_tools.http.fetching.pages import filled
+from trio_tools.http.fetching.page_content import Content, content_of
 from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
 from trio_tools.http.fetching.reply_cache import ReplyCache
 from trio_tools.http.fetching.robots import MAX_ROBOTS_BYTES, Robots, RobotsReply
-from trio_tools.http.fetching.throttled_client import ThrottledClient, out_of_time
+from trio_tools.http.fetching.throttled_client import ThrottledClient
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
 from trio_tools.http.wire.client import Answer, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
-from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase
 from trio_tools.http.wire.urls import Target, parse_url
 
 _NOT_MODIFIED = 304
+
+
+class _Found(NamedTuple):
+    """Where a URL led."""
+
+    target: Target
+    """The last URL, after redirects."""
+    answer: Answer
+    redirects: int
+    from_cache: bool
 
 
 class Fetcher(ThrottledClient):
@@ -91,14 +102,16 @@ class Fetcher(ThrottledClient):
         if kept is not None:
             return self._kept.part(request, kept._replace(elapsed=0.0))
         target = parse_url(request.url)
-        target, answer, redirects, from_cache = await self._follow(request, target, deadline)
         with trio.CancelScope(deadline=deadline):
-            page = await self._page(request, target, answer)
-            if from_cache:
-                page = page._replace(from_cache=True)
-            elapsed = trio.current_time() - started
-            return self._kept.part(request, page._replace(elapsed=elapsed, redirects=redirects))
-        raise out_of_time(target.url)
+            found = await self._follow(request, target, deadline)
+            content = await content_of(request, found.answer, found.target.url)
+            return self._kept.part(request, self._page(request, found, content, started))
+        raise FetchTimedOut(
+            f"{target.url} was not fetched in the time it had.",
+            code=Code.TIMEOUT,
+            remediation="Try again later, allow more time, or fetch less of it with max_bytes.",
+            phase=Phase.TOTAL,
+        )
 
     async def sitemaps(self, url: str) -> tuple[str, ...]:
         """Return the URLs of the sitemaps that the robots.txt of a URL's origin names.
@@ -111,34 +124,29 @@ class Fetcher(ThrottledClient):
         self._guard.check_origin(target.origin)
         return await self._robots.sitemaps(target)
 
-    async def _follow(
-        self, request: FetchRequest, target: Target, deadline: float
-    ) -> tuple[Target, Answer, int, bool]:
+    async def _follow(self, request: FetchRequest, target: Target, deadline: float) -> _Found:
         """Ask for `target` and for what it leads to.
 
         Headers that may be credentials go to the first origin only, and no further.
-
-        Returns:
-            The last URL, its reply, how many redirects led there, and whether the reply was stored.
         """
-        headers = request.headers
+        headers, cookies = request.headers, ChainCookies()
         lines = self._headers.lines(headers)
-        cookies = ChainCookies()
+        obey_robots = request.obey_robots or self._config.robots == "obey"
         for redirects in range(self._config.max_redirects + 1):
             self._guard.check_origin(target.origin)
-            if request.obey_robots or self._config.robots == "obey":
-                await self._check_robots(target, deadline)
-            cached = (
-                self._cache.takes(request.method, headers) and cookies.value_for(target) is None
-            )
-            ask = self._ask_or_remember if cached else self._ask_afresh
-            answer, from_cache = await ask(request, target, lines, deadline)
+            if obey_robots:
+                await self._robots.check(target)
+            if self._cache.takes(request.method, headers) and cookies.value_for(target) is None:
+                answer, from_cache = await self._ask_or_remember(request, target, lines, deadline)
+            else:
+                answer = await self._ask_until_heard(request, target, lines, deadline)
+                from_cache = False
             location = location_of(answer.reply)
             if location is None:
-                return target, answer, redirects, from_cache
+                return _Found(target, answer, redirects, from_cache)
             following = redirected(target, location)
             if request.within is not None and not request.within(following.url):
-                return target, answer, redirects, from_cache
+                return _Found(target, answer, redirects, from_cache)
             cookies.keep(target, answer)
             previous, target = target, following
             if target.origin != previous.origin:
@@ -150,11 +158,6 @@ class Fetcher(ThrottledClient):
             code=Code.TOO_MANY_REDIRECTS,
             remediation="It may be a loop; ask for a later URL of the chain directly.",
         )
-
-    async def _ask_afresh(
-        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> tuple[Answer, bool]:
-        return await self._ask_until_heard(request, target, lines, deadline), False
 
     async def _ask_or_remember(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
@@ -175,12 +178,6 @@ class Fetcher(ThrottledClient):
                 return same, True
         cache.store(key, answer)
         return answer, False
-
-    async def _check_robots(self, target: Target, deadline: float) -> None:
-        with trio.CancelScope(deadline=deadline):
-            await self._robots.check(target)
-            return
-        raise out_of_time(target.url)
 
     async def _ask_for_robots(self, target: Target) -> RobotsReply:
         """Return the robots.txt of an origin, fetched like any page."""
@@ -223,27 +220,39 @@ class Fetcher(ThrottledClient):
             )
         return seconds
 
-    async def _page(self, request: FetchRequest, target: Target, answer: Answer) -> FetchedPage:
-        """Return what came of a URL; how long it took, and the redirects, are not in it yet."""
-        names = self._usual_reply_headers
+    def _page(
+        self, request: FetchRequest, found: _Found, content: Content, started: float
+    ) -> FetchedPage:
+        """Return what came of a URL. It is made once: a page has too many fields to copy it."""
+        names, answer = self._usual_reply_headers, found.answer
         if request.reply_headers is not None:
             names = _encoded_names(request.reply_headers)
-        page = FetchedPage(
+        fields = answer.fields
+        return FetchedPage(
             url=request.url,
-            final_url=target.url,
+            final_url=found.target.url,
             status=answer.reply.status,
             headers={
-                name: answer.fields[field].decode("latin-1")
-                for name, field in names
-                if field in answer.fields
+                name: fields[field].decode("latin-1") for name, field in names if field in fields
             },
-            content_type=media_of(answer.fields).name,
-            charset=None,
+            content_type=media_of(fields).name,
+            charset=content.charset,
             length=len(answer.body),
             truncated=answer.truncated,
-            elapsed=0.0,
+            elapsed=trio.current_time() - started,
+            redirects=found.redirects,
+            text=content.text,
+            json=content.json,
+            charset_declared=content.charset_declared,
+            title=content.title,
+            canonical_url=content.canonical_url,
+            language=content.language,
+            pages=content.pages,
+            note=content.note,
+            warnings=content.warnings,
+            from_cache=found.from_cache,
+            links=content.links,
         )
-        return await filled(page, request, answer)
 
 
 def _encoded_names(names: Sequence[str]) -> list[tuple[str, bytes]]:

@@ -23,7 +23,7 @@ from trio_tools.http.fetching.redirects import location_of
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields, PooledClient, Share
 from trio_tools.http.wire.connector import Resolver
-from trio_tools.http.wire.errors import Code, FetchTimedOut, Phase
+from trio_tools.http.wire.errors import FetchTimedOut
 from trio_tools.http.wire.exchange import Timeouts, WireRequest
 from trio_tools.http.wire.pool import PoolLimits
 from trio_tools.http.wire.response_parser import Reply
@@ -85,13 +85,14 @@ class ThrottledClient(PooledClient):
     async def _ask_until_heard(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
     ) -> Answer:
-        """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it."""
-        with trio.CancelScope(deadline=deadline):
-            try:
-                return await self._ask_with_retries(request, target, lines, deadline)
-            except ThrottledError as throttled:
-                return throttled.answer
-        raise out_of_time(target.url)
+        """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it.
+
+        Called within a cancel scope of that `deadline`.
+        """
+        try:
+            return await self._ask_with_retries(request, target, lines, deadline)
+        except ThrottledError as throttled:
+            return throttled.answer
 
     async def _ask_once(self, request: FetchRequest, target: Target, lines: bytes) -> Answer:
         try:
@@ -173,13 +174,3 @@ class ThrottledClient(PooledClient):
             return most  # half of one cannot be read
         usual = _MARKDOWN_BYTES if request.body_as == "markdown" else request.usual_bytes
         return most if usual is None else min(usual, most)
-
-
-def out_of_time(url: str) -> FetchTimedOut:
-    """Return the failure of a URL that was not fetched in the time it had."""
-    return FetchTimedOut(
-        f"{url} was not fetched in the time it had.",
-        code=Code.TIMEOUT,
-        remediation="Try again later, allow more time, or fetch less of it with max_bytes.",
-        phase=Phase.TOTAL,
-    )
