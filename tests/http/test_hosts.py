@@ -7,7 +7,9 @@ import trio
 from nursery_patterns import request_context, run_batch
 from nursery_patterns.testing import InFlightGauge
 from trio_tools.answers.errors import ErrorType
-from trio_tools.http.fetching.host_throttle import HostLimits, HostState, parse_retry_after
+from trio_tools.http.fetching.host import HostState
+from trio_tools.http.fetching.host_throttle import HostLimits
+from trio_tools.http.fetching.throttling import parse_retry_after
 from trio_tools.http.wire.errors import HostCoolingDown
 
 

@@ -24,9 +24,9 @@ from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS, Secret
 from trio_tools.http.apis.types import ApiConfig, ApiReply, OwnPace, Pace, Waiting
 from trio_tools.http.fetching.content import decode_any_text, media_type, parse_json
 from trio_tools.http.fetching.headers import header_lines
-from trio_tools.http.fetching.host_throttle import (
-    HostLimits,
-    Places,
+from trio_tools.http.fetching.host_throttle import HostLimits, Places
+from trio_tools.http.fetching.throttling import (
+    THROTTLED,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
@@ -49,7 +49,6 @@ from trio_tools.http.wire.urls import parse_url
 
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TOO_MANY = 429
-_THROTTLED = frozenset({_TOO_MANY, 503})
 _SHOWN_HEADERS = (b"content-type", b"etag", b"last-modified", b"link", b"retry-after")
 _LIMIT_HEADERS = (b"x-ratelimit-limit", b"ratelimit-limit", b"x-rate-limit-limit")
 _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate-limit-remaining")
@@ -298,7 +297,7 @@ class ApiClient(PooledClient):
                     waiting.end()
                     sent = trio.current_time()
                     answer = await self._ask(request, lambda _reply, _fields: max_bytes)
-                if answer.reply.status not in _THROTTLED:
+                if answer.reply.status not in THROTTLED:
                     slots.answered_well(name)
                     return answer
                 wanted = parse_retry_after(answer.fields.get(b"retry-after", b""))

@@ -13,7 +13,9 @@ Rules that concern pages and hosts belong here: redirects, charsets, Markdown, t
     pdf               the text of a PDF, in a worker process                    no I/O
     content           bytes to text, JSON or Markdown
     page_content      what a page has of the body of a reply
-    host_throttle     limits per host that adapt to 429, 503 and slowness
+    throttling        replies that ask for a pause, and when to send again
+    host              how many requests one host takes at a time                no I/O
+    host_throttle     the hosts in use, where a request waits for its turn
     throttled_client  one request to one host, in its turn
     fetcher           `Fetcher`: what `fetch_urls` uses
 """

@@ -11,15 +11,15 @@ import trio
 
 from nursery_patterns import HedgePolicy, Retry, hedged
 from trio_tools.http.fetching.content import media_of
-from trio_tools.http.fetching.host_throttle import (
-    HostLimits,
-    HostState,
-    Places,
+from trio_tools.http.fetching.host import HostState
+from trio_tools.http.fetching.host_throttle import HostLimits, Places
+from trio_tools.http.fetching.redirects import location_of
+from trio_tools.http.fetching.throttling import (
+    THROTTLED,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
 )
-from trio_tools.http.fetching.redirects import location_of
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields, PooledClient, Share
 from trio_tools.http.wire.connector import Resolver
@@ -29,7 +29,6 @@ from trio_tools.http.wire.pool import PoolLimits
 from trio_tools.http.wire.response_parser import Reply
 from trio_tools.http.wire.urls import Target
 
-_THROTTLED = frozenset({429, 503})
 _MARKDOWN_BYTES = 2_000_000
 _HEDGES_PER_REQUEST = 0.1
 
@@ -150,7 +149,7 @@ class ThrottledClient(PooledClient):
         answer = None
         try:
             answer = await self._ask(request, wanted)
-            if answer.reply.status not in _THROTTLED:
+            if answer.reply.status not in THROTTLED:
                 hosts.answered_well(host)
                 return answer
             seconds = parse_retry_after(answer.fields.get(b"retry-after", b""))

@@ -21,12 +21,18 @@ from trio_tools.http.wire.urls import Origin
 
 _RECEIVE_BYTES = 65_536
 
+Bytes = bytes | memoryview
+
 
 class Wire(Protocol):
     """How bytes travel. Errors are those of trio streams and of `OSError`."""
 
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`. May return without a checkpoint."""
+    def send_nowait(self, data: bytes) -> Bytes:
+        """Send what the kernel has room for now, and return the rest as `send_rest` takes it."""
+        ...
+
+    async def send_rest(self, rest: Bytes) -> None:
+        """Send all of what `send_nowait` returned."""
         ...
 
     async def receive(self) -> bytes:
@@ -52,14 +58,23 @@ class PlainWire(Wire):
         self._sock = sock
         self._fd = sock.fileno()
 
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`, without a checkpoint if the kernel has room for it."""
+    def send_nowait(self, data: bytes) -> Bytes:
+        """Send what the kernel has room for now, and return the rest."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            await self._stream.send_all(memoryview(data)[sent:])
+            return data
+        return b"" if sent == len(data) else memoryview(data)[sent:]
+
+    async def send_rest(self, rest: Bytes) -> None:
+        """Send all of what `send_nowait` returned."""
+        await self._stream.send_all(rest)
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`, without a checkpoint if the kernel has room for it."""
+        rest = self.send_nowait(data)
+        if rest:
+            await self.send_rest(rest)
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them, b"" for the end."""
@@ -123,10 +138,14 @@ class TlsWire(Wire):
                 await self._flush()
                 return
 
-    async def send(self, data: bytes) -> None:
-        """Encrypt and send all of `data`, without a checkpoint if the kernel has room for it."""
+    def send_nowait(self, data: bytes) -> Bytes:
+        """Encrypt all of `data`, send what the kernel has room for now, and return the rest."""
         self._tls.write(data)
-        await self._flush()
+        return self._plain.send_nowait(self._outgoing.read())
+
+    async def send_rest(self, rest: Bytes) -> None:
+        """Send all of what `send_nowait` returned."""
+        await self._plain.send_rest(rest)
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them decrypted, b"" for the end."""
@@ -191,14 +210,25 @@ class Connection:
         self._wire = wire
         self._sock = sock
 
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`, maybe without a checkpoint.
+    def send_nowait(self, data: bytes) -> Bytes:
+        """Send what the kernel has room for now, nearly always all, and return the rest.
 
         Raises:
             FetchError: `CONNECTION_LOST`.
         """
         try:
-            await self._wire.send(data)
+            return self._wire.send_nowait(data)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._lost(exc, Phase.WRITE) from exc
+
+    async def send_rest(self, rest: Bytes) -> None:
+        """Send all of what `send_nowait` returned.
+
+        Raises:
+            FetchError: `CONNECTION_LOST`.
+        """
+        try:
+            await self._wire.send_rest(rest)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(exc, Phase.WRITE) from exc
 

@@ -8,12 +8,12 @@ its body can be sent again, and not a byte of a reply had come.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import NamedTuple, cast
 
 import trio
 
-from trio_tools.http.wire.connection import Connection
+from trio_tools.http.wire.connection import Bytes, Connection
 from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase, proxy_failed
 from trio_tools.http.wire.pool import Pool
 from trio_tools.http.wire.request_framing import LAST_CHUNK, chunk, wrong_length
@@ -118,8 +118,10 @@ class Exchange:
             FetchError: `CONNECTION_LOST`, `PROTOCOL_ERROR`, `TIMEOUT`.
         """
         reply = self.reply
-        while not reply.parts and self._connection is not None:
-            await self._receive(self._connection)
+        while not reply.parts and (connection := self._connection) is not None:
+            await self._receive(connection)
+            if connection.parser.state >= _DONE:
+                self.close()
         return reply.take()
 
     def close(self) -> None:
@@ -142,7 +144,8 @@ class Exchange:
         )
 
     async def _attempt(self, *, fresh: bool) -> None:
-        origin, timeouts = self._request.origin, self._timeouts
+        request, timeouts = self._request, self._timeouts
+        origin = request.origin
         connection = None if fresh else self._pool.checkout_idle(origin)
         if connection is None:
             connection = await self._pool.checkout(
@@ -154,13 +157,19 @@ class Exchange:
         self._connection = connection
         parser = connection.parser
         self._all_sent = False
-        self.reply = parser.expect(head_only=self._request.method == "HEAD")
+        self.reply = parser.expect(head_only=request.method == "HEAD")
         try:
-            await self._send(connection)
+            if request.body is None and connection.proxy is None:
+                # Nearly every request: the kernel takes all of it, and there is nothing to await.
+                rest = connection.send_nowait(request.head)
+                if rest:
+                    await self._send_rest(connection, rest)
+            else:
+                await self._send(connection)
             self._all_sent = True
         except FetchError as exc:
             # A peer that refuses a body may answer and close without reading all of it.
-            if exc.error_code != Code.CONNECTION_LOST or self._request.body is None:
+            if exc.error_code != Code.CONNECTION_LOST or request.body is None:
                 raise
             with contextlib.suppress(FetchError):
                 await self._receive(connection)
@@ -168,6 +177,8 @@ class Exchange:
                 raise
         while parser.state < _BODY:
             await self._receive(connection)
+        if parser.state >= _DONE:
+            self.close()
         if connection.proxy is not None and self.reply.status == _PROXY_AUTH_REQUIRED:
             raise proxy_failed("it wants a user and password, or others")
 
@@ -205,26 +216,30 @@ class Exchange:
             raise wrong_length(size, length)
 
     async def _write(self, connection: Connection, data: bytes) -> None:
+        rest = connection.send_nowait(data)
+        if rest:
+            await self._send_rest(connection, rest)
+
+    async def _send_rest(self, connection: Connection, rest: Bytes) -> None:
         timeout = self._timeouts.write
         if timeout is None:
-            await connection.send(data)
+            await connection.send_rest(rest)
             return
         with trio.CancelScope(deadline=trio.current_time() + timeout):
-            await connection.send(data)
+            await connection.send_rest(rest)
             return
         raise self._timed_out(timeout, Phase.WRITE)
 
-    async def _receive(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> Awaitable[None]:
+        """Wait for the next bytes of the reply, and feed them to the parser."""
         timeout = self._timeouts.read
-        if timeout is None:
+        return connection.receive() if timeout is None else self._receive_in(timeout, connection)
+
+    async def _receive_in(self, seconds: float, connection: Connection) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + seconds):
             await connection.receive()
-        else:
-            with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
-                await connection.receive()
-            if scope.cancelled_caught:
-                raise self._timed_out(timeout, Phase.READ)
-        if connection.parser.state >= _DONE:
-            self.close()
+            return
+        raise self._timed_out(seconds, Phase.READ)
 
     def _timed_out(self, seconds: float, phase: Phase) -> FetchTimedOut:
         return FetchTimedOut(

@@ -277,7 +277,7 @@ class ReplyParser:
 
     def on_message_begin(self) -> None:
         """A reply begins."""
-        self.state = self._after(_BEGIN)
+        self.state = _NEXT[self.state][_BEGIN]
 
     def on_status(self, reason: bytes) -> None:
         """A piece of the reason phrase."""
@@ -295,22 +295,22 @@ class ReplyParser:
         """The empty line after the fields."""
         status = self._http.get_status_code()
         if status < 200:  # noqa: PLR2004 - 1xx, by its name
-            self.state = self._after(_INTERIM_HEAD)
+            self.state = _NEXT[self.state][_INTERIM_HEAD]
             if self.state is _INTERIM:
                 self._reply.headers.clear()
                 self._reply.reason = b""
         elif self._head_only and self.state is _HEAD:
             self._set_status(status)
             self._keep_alive = self._http.should_keep_alive()
-            self.state = self._after(_ONLY_HEAD)
+            self.state = _NEXT[self.state][_ONLY_HEAD]
         else:
-            self.state = self._after(_FINAL_HEAD)
+            self.state = _NEXT[self.state][_FINAL_HEAD]
             if self.state is _BODY:
                 self._set_status(status)
 
     def on_body(self, data: bytes) -> None:
         """A piece of body."""
-        self.state = self._after(_DATA)
+        self.state = _NEXT[self.state][_DATA]
         if self.state is _BODY:
             self._reply.parts.append(data)
             self._reply.body_bytes += len(data)
@@ -319,7 +319,7 @@ class ReplyParser:
         """The end of a reply that has one."""
         if self.state is _BODY:
             self._keep_alive = self._http.should_keep_alive()
-        self.state = self._after(_END)
+        self.state = _NEXT[self.state][_END]
 
     def _check_codings(self, name: bytes, value: bytes) -> None:
         """Leave codings that httptools knows nothing of to the repair, which does."""
@@ -329,9 +329,6 @@ class ReplyParser:
     def _set_status(self, status: int) -> None:
         self._reply.status = status
         self._reply.version = self._http.get_http_version()
-
-    def _after(self, event: Event) -> State:
-        return _NEXT[self.state][event]
 
 
 def _new_parser(protocol: ReplyParser) -> httptools.HttpResponseParser:
