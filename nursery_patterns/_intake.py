@@ -97,27 +97,32 @@ class Intake(Generic[ItemT, ValueT]):
 
         Cancelled, the item stays among those that wait, and comes first in the next run.
         """
-        plan, queue, keys = self._plan, self._queue, self._keys
+        plan, states, queue, keys = self._plan, self._states, self._queue, self._keys
         if not slot.may_keep():
             return None
         if self._awaits_journal and plan.behind is not None:
             return None  # or all would come to wait in turn, one item a turn, for ever after
         if self.turn.taken:
-            slot.release()  # a worker that only waits for its turn holds nothing
-        async with self.turn:
+            slot.lend()
+            try:
+                await self.turn.wait()
+            finally:
+                slot.end_loan()
+        with self.turn:
             if queue is not None:
                 await queue.wait_for_fresh()
-            await slot.acquire_batch_token()
+            if not slot.has_batch_token:
+                await slot.acquire_batch_token()
             slot.lend()
             try:
                 if plan.ready is not None:
                     await self._wait_until_ready(plan.ready)
-                entry = await self._pull()
+                entry = await (self._pull_missing() if states.restored else self._source.pull())
             finally:
                 slot.end_loan()
             if entry is None:
                 return None
-            self._states.pulled(*entry)
+            states.pulled(*entry)
             if queue is not None:
                 queue.expect(entry[0])
             if keys is None or keys.enter_nowait(slot, entry[1]):
@@ -139,11 +144,9 @@ class Intake(Generic[ItemT, ValueT]):
         finally:
             self._awaits_journal = False
 
-    async def _pull(self) -> tuple[int, ItemT] | None:
+    async def _pull_missing(self) -> tuple[int, ItemT] | None:
         """Pull the next item that has no outcome from before."""
         states = self._states
-        if not states.restored:
-            return await self._source.pull()
         while (entry := await self._source.pull()) is not None and states.skip(*entry):
             if not states.restored:
                 self._immediate = self._is_immediate()

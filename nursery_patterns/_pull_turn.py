@@ -21,14 +21,15 @@ class PullTurn:
         self._workers = trio.lowlevel.ParkingLot()
         self._dispatcher = trio.lowlevel.ParkingLot()
 
-    async def __aenter__(self) -> None:
-        """Wait for the turn. No checkpoint if it is free."""
-        if self.taken:
-            await self._workers.park()  # woken, it has the turn
+    async def wait(self) -> None:
+        """Wait for a turn that another worker has. Woken, this one has it: enter its block."""
+        await self._workers.park()
+
+    def __enter__(self) -> None:
         self.taken = True
 
-    async def __aexit__(self, *_: object) -> None:
-        """Pass the turn on. No checkpoint."""
+    def __exit__(self, *_: object) -> None:
+        """Pass the turn on."""
         if self._workers:
             self._workers.unpark()
         else:

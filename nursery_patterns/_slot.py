@@ -45,8 +45,9 @@ class SlotLimiters:
         # _MAX_RELEASED.
         self.released: set[Slot] = set()
         self.reacquiring = 0  # how many of these wait to be reacquired
-        # The slot of the worker that waits for the source, if it holds a token meanwhile.
-        self.lent: Slot | None = None
+        # Slots whose workers wait for an item to come, or for their turn to do so. Those that hold
+        # a token meanwhile give it to an item that acquires its slot again. Longest wait first.
+        self.lent: dict[Slot, None] = {}
 
 
 class Slot:
@@ -58,23 +59,24 @@ class Slot:
 
     Attributes:
         fresh: Whether no item has used it yet.
+        has_batch_token: Whether it holds a token of the batch's limiter.
     """
 
     __slots__ = (
         "_batch_limiter",
-        "_has_batch_token",
         "_has_shared_token",
         "_limiters",
         "_shared_limiter",
         "_task",
         "fresh",
+        "has_batch_token",
     )
 
     def __init__(self, limiters: SlotLimiters) -> None:
         self._limiters = limiters
         self._batch_limiter = limiters.batch
         self._shared_limiter = limiters.shared
-        self._has_batch_token = False
+        self.has_batch_token: bool = False
         self._has_shared_token = False
         self._task: trio.lowlevel.Task | None = None
         self.fresh: bool = True
@@ -91,13 +93,13 @@ class Slot:
 
     async def acquire_batch_token(self) -> None:
         """Wait for the token of the batch's limiter. No checkpoint if it is held or available."""
-        if self._has_batch_token:
+        if self.has_batch_token:
             return
         try:
             self._batch_limiter.acquire_on_behalf_of_nowait(self)
         except trio.WouldBlock:
             await self._batch_limiter.acquire_on_behalf_of(self)
-        self._has_batch_token = True
+        self.has_batch_token = True
 
     async def acquire(self) -> None:
         """Wait for each token that is not held yet."""
@@ -110,7 +112,7 @@ class Slot:
 
     def acquire_nowait(self) -> bool:
         """Acquire the shared token without waiting; return whether the whole slot is held."""
-        if not self._has_batch_token or self._is_over_limit():
+        if not self.has_batch_token or self._is_over_limit():
             return False
         if self._shared_limiter is None or self._has_shared_token:
             return True
@@ -129,7 +131,7 @@ class Slot:
         """
         limiter = self._batch_limiter
         return (
-            self._has_batch_token
+            self.has_batch_token
             and limiter.borrowed_tokens <= limiter.total_tokens
             and (self.fresh or not self._limiters.reacquiring)
         )
@@ -151,11 +153,12 @@ class Slot:
         self.release_shared_token()
         if self._limiters.reacquiring:
             self.release()
-        self._limiters.lent = self
+        else:
+            self._limiters.lent[self] = None
 
     def end_loan(self) -> None:
         """Keep the token if no item has taken it."""
-        self._limiters.lent = None
+        self._limiters.lent.pop(self, None)
 
     def _is_over_limit(self) -> bool:
         return self._batch_limiter.borrowed_tokens > self._batch_limiter.total_tokens
@@ -170,8 +173,8 @@ class Slot:
         """Release each token that is held."""
         if self._has_shared_token:
             self.release_shared_token()
-        if self._has_batch_token:
-            self._has_batch_token = False
+        if self.has_batch_token:
+            self.has_batch_token = False
             self._batch_limiter.release_on_behalf_of(self)
 
     def try_release_for_wait(self) -> bool:
@@ -181,7 +184,7 @@ class Slot:
         release, and if too many slots are already released.
         """
         limiters = self._limiters
-        held = self._has_shared_token if limiters.keep_batch_token else self._has_batch_token
+        held = self._has_shared_token if limiters.keep_batch_token else self.has_batch_token
         if (
             not held
             or len(limiters.released) >= _MAX_RELEASED
@@ -208,8 +211,10 @@ class Slot:
 
     async def reacquire(self) -> None:
         """Wait for the released tokens again, first in, first out with all other tasks."""
-        if self._limiters.lent is not None:
-            self._limiters.lent.release()
+        lent = next(iter(self._limiters.lent), None)
+        if lent is not None:
+            lent.end_loan()
+            lent.release()
         self._limiters.reacquiring += 1
         try:
             await self.acquire()

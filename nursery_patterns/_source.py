@@ -124,6 +124,15 @@ class Source(Generic[ItemT]):
         self.pulled += 1
         return self.pulled - 1, item
 
+    async def _receive(self, channel: trio.MemoryReceiveChannel[ItemT]) -> tuple[int, ItemT] | None:
+        try:
+            item = await channel.receive()
+        except trio.EndOfChannel:
+            self.at_end = True
+            return None
+        self.pulled += 1
+        return self.pulled - 1, item
+
     async def pull(self) -> tuple[int, ItemT] | None:
         """Wait for the next item and its index; None at the end.
 
@@ -135,6 +144,7 @@ class Source(Generic[ItemT]):
             entry = self.pull_nowait()
             if entry is not None or self.at_end:
                 return entry
+            return await self._receive(self._channel)
         if self._torn and _is_closed_generator(self._async_iterator):
             self.broken = self._out_of_reach(self._async_iterator)
             return None
