@@ -409,7 +409,9 @@ class OutcomeStream(Generic[ItemT, ValueT]):
         return self
 
     async def __anext__(self) -> Outcome[ItemT, ValueT]:
-        outcome = await self._queue.take()
+        outcome = self._queue.take_nowait()
+        if outcome is None:
+            outcome = await self._queue.take()
         if outcome is None:
             raise StopAsyncIteration
         return outcome

@@ -98,10 +98,8 @@ class Intake(Generic[ItemT, ValueT]):
         Cancelled, the item stays among those that wait, and comes first in the next run.
         """
         plan, states, queue, keys = self._plan, self._states, self._queue, self._keys
-        if not slot.may_keep():
+        if not (slot.may_keep() and self._may_wait()):
             return None
-        if self._awaits_journal and plan.behind is not None:
-            return None  # or all would come to wait in turn, one item a turn, for ever after
         if self.turn.taken:
             slot.lend()
             try:
@@ -133,6 +131,14 @@ class Intake(Generic[ItemT, ValueT]):
                 return await self._start(slot, entry)
         await keys.enter(slot, entry[1])
         return await self._start(slot, entry)
+
+    def _may_wait(self) -> bool:
+        """Whether a worker may wait for the next item, instead of ending.
+
+        It may not while another one awaits the journal, or all of them would come to wait in turn,
+        one item a turn, for ever after.
+        """
+        return not self._awaits_journal or self._plan.behind is None
 
     async def _wait_until_ready(self, ready: Callable[[], Awaitable[None]]) -> None:
         behind = self._plan.behind

@@ -7,6 +7,7 @@ outcomes wait for the consumer, and a slow consumer slows the workers.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
@@ -39,7 +40,7 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
             given_back = (index for index, _ in states.source.given_back())
             self._open = deque(sorted((*self._ready, *given_back)))
         self._closed = False
-        self._taken = 0
+        self._taken = 0  # outcomes since the consumer let others run
         self._fresh_from = states.source.pulled
         self._dispatcher = trio.lowlevel.ParkingLot()
         self._workers = trio.lowlevel.ParkingLot()
@@ -69,9 +70,9 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
         if self._consumers:
             self._consumers.unpark()
 
-    async def wait_until_taken(self) -> None:
+    def wait_until_taken(self) -> Awaitable[None]:
         """Wait until the consumer has taken as many outcomes as are stored now."""
-        await self._workers.park()
+        return self._workers.park()  # without a frame of its own, which costs
 
     def end(self) -> None:
         """Tell the consumers that no further item will start."""
@@ -82,18 +83,29 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
         self._closed = True
         self._consumers.unpark_all()
 
+    def take_nowait(self) -> Outcome[ItemT, ValueT] | None:
+        """Take the next outcome if there is one; None also if other tasks should run first.
+
+        That is at every 16th outcome, where `take` is a checkpoint. A task switch per outcome would
+        cost more than everything else here.
+        """
+        if self._closed or self._taken == _OUTCOMES_PER_TURN:
+            return None
+        index = self._next_ready()
+        if index is None:
+            return None
+        self._taken += 1
+        return self._give_out(index)
+
     async def take(self) -> Outcome[ItemT, ValueT] | None:
         """Take the next outcome when there is one; None when no more can come.
-
-        It is a checkpoint when it has to wait, and at every 16th available outcome. A task switch
-        per outcome would cost more than everything else here.
 
         Raises:
             trio.ClosedResourceError: The stream's block was left.
         """
-        self._taken += 1
-        if self._taken % _OUTCOMES_PER_TURN == 0:
+        if self._taken == _OUTCOMES_PER_TURN:
             await trio.lowlevel.checkpoint()
+        self._taken = 1
         while not self._closed:
             index = self._next_ready()
             if index is not None:
