@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support import maps
+from tests.support import maps, timelines
 from tests.support.examples import load_example
 from tests.test_public_api import PUBLIC, TESTING
 from trio_tools.command_line.main import main
@@ -141,6 +141,17 @@ def test_the_picture_of_a_batch_is_what_its_example_does():
     assert f"{cut.succeeded} succeeded, {cut.failed} failed, {cut.cancelled} cancelled" in told
     assert f"{cut.not_started} not started" in told
     assert f"{whole.succeeded} succeeded, {whole.failed} failed: complete" in told
+
+
+@pytest.mark.parametrize("name", timelines.PICTURES)
+def test_a_timeline_is_what_its_run_draws(name):
+    drawn = (timelines.FOLDER / f"{name}.svg").read_text("utf-8")
+    assert timelines.draw(name) == drawn, "run `python -m tests.support.timelines`"
+
+
+def test_every_timeline_is_on_a_page():
+    shown = {Path(link).stem for page in PAGES for link in links_of(page) if "pictures/" in link}
+    assert shown == timelines.PICTURES.keys()
 
 
 @each(PAGES)
