@@ -58,7 +58,10 @@ OUTSIDERS = {
     ),
     "httptools": ("trio_tools.http.wire.response_parser",),
     "certifi": ("trio_tools.http.wire.connector",),
-    "sqlalchemy": ("trio_tools.operations.durable.database",),
+    "sqlalchemy": (
+        "trio_tools.operations.durable.database",
+        "trio_tools.operations.durable.counters",
+    ),
     "platformdirs": ("trio_tools.operations.durable.location",),
     "duckdb": ("trio_tools.database.duckdb_worker",),
     "psycopg": (

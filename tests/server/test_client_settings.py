@@ -68,6 +68,7 @@ async def test_calls_of_a_day_run_out_and_come_back_at_midnight(autojump_clock):
         "items_today": 4,
         "calls_per_day": 2,
         "items_per_day": None,
+        "kept_in": "memory",
         "seconds_left_today": HOUR,
         "weight": 1.0,
         "priority": 0,

@@ -82,7 +82,6 @@ class ServerState:
         self.settings = settings
         self.limits = Limits()
         self.clients = Clients()
-        self.usage = Usage()
         self._tool_limits: dict[str, ToolLimits] = {}
         # Of the application's tools: what holds where the settings say nothing else.
         self._usual_limits: dict[str, ToolLimits] = {}
@@ -96,6 +95,10 @@ class ServerState:
         self.revive: Revive = _cannot_revive
         store = self._make_store()
         self.store: OperationStore = store
+        self.usage = Usage(
+            store=store if isinstance(store, DurableStore) else None,
+            clients=lambda: self.settings.clients,
+        )
         self.memory = MemoryBudget(
             settings.max_memory_bytes,
             kept=lambda: store.kept_bytes,
@@ -105,6 +108,7 @@ class ServerState:
         self.largest_whole_result: Callable[[int], int] = lambda max_chars: max_chars // 2
         self.jobs = Jobs()
         self._writing = Jobs()
+        self._counting = Jobs()
         self.cursors = Cursors("trio-tools operations", self.store.key)
         self.query_cursors = Cursors("trio-tools queries", self.store.key)
         self.dataset_cursors = Cursors("trio-tools datasets", self.store.key)
@@ -133,6 +137,7 @@ class ServerState:
         async with (
             self.services.opened(),
             self._writing.opened(*writing),
+            self._counting.opened(*([self.usage.run] if self.usage.has_store else [])),
             self.jobs.opened(*self.first_jobs),
         ):
             with self.monitor.watching():

@@ -1,6 +1,9 @@
 """What each client used today, and whether it may use more. Days are those of UTC.
 
-It is kept in memory: a restart begins with nothing used.
+A client with a quota is counted in the state too, by all servers of that state together: its call
+is in the state before it is taken, and its items soon after they ended. So a quota holds across
+restarts, workers and replicas. Other clients, and all of them where the state is memory, are
+counted in this process alone, from its start.
 """
 
 from __future__ import annotations
@@ -9,15 +12,29 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
+
+import trio
 
 from trio_tools.answers.errors import RateLimited
+from trio_tools.operations.durable.records import Counted, Use
 from trio_tools.settings.clients import ClientSettings
 
 MAX_CLIENTS: Final = 10_000
 """Clients whose use is remembered; the one that was away for longest is forgotten."""
 
 _DAY_SECONDS: Final = 86_400
+# Until the state is asked again that could not be written.
+_RETRY_SECONDS: Final = 2.0
+_COUNT_SECONDS: Final = 0.25
+
+
+class CountingStore(Protocol):
+    """What counts over all servers of a state."""
+
+    async def count_use(self, use: Use) -> Counted | None:
+        """Count what a client used; None if only this process counts."""
+        ...
 
 
 @dataclass
@@ -28,11 +45,15 @@ class Used:
         day: Days since 1970, UTC.
         calls: Tool calls that were taken, those that steer others not counted.
         items: Items of batch calls that ended.
+        uncounted_calls: Those of the calls that are not in the state yet.
+        uncounted_items: Those of the items that are not in the state yet.
     """
 
     day: int
     calls: int = 0
     items: int = 0
+    uncounted_calls: int = 0
+    uncounted_items: int = 0
 
 
 class Usage:
@@ -40,14 +61,35 @@ class Usage:
 
     Args:
         now: Returns the seconds since 1970.
+        store: Counts over all servers of the state; None for this process alone.
+        clients: Returns the settings of all named clients.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        *,
+        store: CountingStore | None = None,
+        clients: Callable[[], Mapping[str, ClientSettings]] = dict,
+    ) -> None:
         self._now = now
+        self._store = store
+        self._clients = clients
         self._used: OrderedDict[str, Used] = OrderedDict()
+        self._to_count = trio.Event()
+
+    @property
+    def has_store(self) -> bool:
+        """Whether quotas are counted in the state."""
+        return self._store is not None
+
+    def is_kept(self, client_id: str) -> bool:
+        """Whether what a client uses is counted in the state, so that a restart keeps it."""
+        client = self._clients().get(client_id)
+        return self._store is not None and client is not None and client.has_quota
 
     def of(self, client_id: str) -> Used:
-        """Return what a client has used today."""
+        """Return what a client has used today, as far as this server knows."""
         today = int(self._now() // _DAY_SECONDS)
         used = self._used.get(client_id)
         if used is None or used.day != today:
@@ -61,13 +103,97 @@ class Usage:
         """Return what was used, by client; some of it on an earlier day."""
         return self._used
 
-    def take_call(self, client_id: str, client: ClientSettings) -> None:
-        """Count a call that is about to be taken.
+    async def take_call(self, client_id: str, client: ClientSettings) -> None:
+        """Count a call that is about to be taken: in the state first, if the client has a quota.
+
+        While the state cannot be written, this process counts alone.
 
         Raises:
             RateLimited: The client has used what it may use in a day; nothing is counted.
         """
         used = self.of(client_id)
+        if self.is_kept(client_id):
+            # What is not in the state yet counts too.
+            use = Use(
+                client_id,
+                used.day,
+                takes_call=True,
+                most_calls=_less(client.calls_per_day, used.uncounted_calls),
+                most_items=_less(client.items_per_day, used.uncounted_items),
+            )
+            counted = await self._count(used, use)
+            if counted is not None:
+                if not counted.taken:
+                    self._refuse_if_used_up(client_id, used, client)
+                return
+            self._refuse_if_used_up(client_id, used, client)
+            used.uncounted_calls += 1
+            self._to_count.set()
+        else:
+            self._refuse_if_used_up(client_id, used, client)
+        used.calls += 1
+
+    def add_items(self, client_id: str, count: int) -> None:
+        """Count items that ended."""
+        used = self.of(client_id)
+        used.items += count
+        if count and self.is_kept(client_id):
+            used.uncounted_items += count
+            self._to_count.set()
+
+    def seconds_left(self) -> int:
+        """Return how many seconds there are until midnight, UTC, rounded up."""
+        return _DAY_SECONDS - int(self._now() % _DAY_SECONDS)
+
+    async def run(self) -> None:
+        """Keep the state up to date until cancelled, and then count the rest."""
+        for client_id in self._clients():
+            if self.is_kept(client_id):
+                used = self.of(client_id)
+                await self._count(used, Use(client_id, used.day))
+        try:
+            while True:
+                await self._to_count.wait()
+                self._to_count = trio.Event()
+                with trio.move_on_after(_COUNT_SECONDS, shield=True):  # not half of it is lost
+                    if await self._count_all():
+                        continue
+                await trio.sleep(_RETRY_SECONDS)
+                self._to_count.set()
+        finally:
+            with trio.move_on_after(_COUNT_SECONDS, shield=True):
+                await self._count_all()
+
+    async def _count_all(self) -> bool:
+        """Count in the state what is not there yet; return whether all of it is.
+
+        What a state has not answered about in time is taken as counted: nobody pays twice.
+        """
+        uncounted = [
+            (client_id, used)
+            for client_id, used in self._used.items()
+            if used.uncounted_calls or used.uncounted_items
+        ]
+        for client_id, used in uncounted:
+            calls, items = used.uncounted_calls, used.uncounted_items
+            used.uncounted_calls = used.uncounted_items = 0
+            counted = await self._count(used, Use(client_id, used.day, calls, items))
+            if counted is None:
+                used.uncounted_calls += calls
+                used.uncounted_items += items
+                return False
+        return True
+
+    async def _count(self, used: Used, use: Use) -> Counted | None:
+        """Count in the state, and take note of what is there now."""
+        assert self._store is not None
+        counted = await self._store.count_use(use)
+        if counted is not None:
+            used.calls = counted.calls + used.uncounted_calls
+            used.items = counted.items + used.uncounted_items
+        return counted
+
+    def _refuse_if_used_up(self, client_id: str, used: Used, client: ClientSettings) -> None:
         for name, so_far, most in (
             ("calls", used.calls, client.calls_per_day),
             ("items", used.items, client.items_per_day),
@@ -81,12 +207,7 @@ class Usage:
                     data={"quota": f"{name}_per_day", "used": so_far, "maximum": most}
                     | {"retry_after_seconds": seconds},
                 )
-        used.calls += 1
 
-    def add_items(self, client_id: str, count: int) -> None:
-        """Count items that ended."""
-        self.of(client_id).items += count
 
-    def seconds_left(self) -> int:
-        """Return how many seconds there are until midnight, UTC, rounded up."""
-        return _DAY_SECONDS - int(self._now() % _DAY_SECONDS)
+def _less(most: int | None, uncounted: int) -> int | None:
+    return None if most is None else most - uncounted

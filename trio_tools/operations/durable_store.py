@@ -17,8 +17,10 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.notices import Notices, payload_of
 from trio_tools.operations.durable.records import (
+    Counted,
     Record,
     Stored,
+    Use,
     decode,
     plain_name,
     restored_name,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from trio_tools.operations.durable.database import StateDatabase
 
 _T = TypeVar("_T")
+
+# How long a call waits to be counted in the state.
+_COUNT_SECONDS = 2.0
 
 Revive = Callable[[Writer, Record, Stored], Awaitable[StoredOperation]]
 """Makes an operation of what writes it, its record, and what was stored beside that."""
@@ -112,6 +117,21 @@ class DurableStore(MemoryStore):
                 self._key = await self.writer.read(lambda database: database.key())
             except StateTroubleError as error:
                 self.writer.note_trouble(error)
+
+    async def count_use(self, use: Use) -> Counted | None:
+        """Count what a client used, over all servers of the state. None if it cannot be told now.
+
+        It waits for a commit, for 2 s at most.
+        """
+        if self.writer.trouble or not self.writer.running:
+            return None
+        stored = use._replace(client=plain_name(use.client))
+        with trio.move_on_after(_COUNT_SECONDS):
+            try:
+                return await self.writer.read(lambda database: database.count_use(stored))
+            except StateTroubleError as error:
+                self.writer.note_trouble(error)
+        return None
 
     async def load_library(self) -> None:
         """Load the library of the database, in a thread. A cancel leaves the thread behind."""

@@ -19,6 +19,7 @@ import trio
 from nursery_patterns import Batch, Counts
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.durable.records import Counted, Use
 from trio_tools.operations.durable.writer import ItemJournal, OperationJournal
 from trio_tools.operations.item_runner import ItemRunner, Result, same_json
 from trio_tools.operations.memory_budget import MemoryAccount
@@ -176,6 +177,10 @@ class OperationStore(Protocol):
         """Have the secret at hand, if that takes longer than reading a small file."""
         ...
 
+    async def count_use(self, use: Use) -> Counted | None:
+        """Count what a client used, over all servers of the state; None where that is not done."""
+        ...
+
     async def load_library(self) -> None:
         """Load the library of the database, so that the first operation need not wait for it."""
         ...
@@ -298,6 +303,10 @@ class MemoryStore:
 
     async def open_key(self) -> None:
         """Do nothing."""
+
+    async def count_use(self, use: Use) -> Counted | None:
+        """Return None: nothing is counted beyond the process."""
+        del use
 
     async def load_library(self) -> None:
         """Do nothing."""

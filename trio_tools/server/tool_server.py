@@ -274,7 +274,7 @@ class ToolServer(MCPServer[ServerState]):
         line = self.state.admission_of(tool.name)
         share = self.state.clients.share_of(f"calls of {tool.name}", line.limiter)
         client = settings.client(request.client_id)
-        self.state.usage.take_call(request.client_id, client)
+        await self.state.usage.take_call(request.client_id, client)
         its_turn = turn(line, share, request.client_id, seconds, timed=tool.timed, client=client)
         async with tracked(self.state, running):
             try:

@@ -33,3 +33,8 @@ class ClientSettings(BaseModel):
         description="Limit of items in batch calls per day (UTC). At the limit, further calls are "
         "refused; null for no limit.",
     )
+
+    @property
+    def has_quota(self) -> bool:
+        """Whether it may do only so much in a day."""
+        return self.calls_per_day is not None or self.items_per_day is not None

@@ -149,6 +149,7 @@ def _usage(state: ServerState, client_id: str) -> dict[str, Any]:
         "items_today": used.items,
         "calls_per_day": client.calls_per_day,
         "items_per_day": client.items_per_day,
+        "kept_in": "state" if state.usage.is_kept(client_id) else "memory",
         "seconds_left_today": state.usage.seconds_left(),
         "weight": client.weight,
         "priority": client.priority,

@@ -24,11 +24,19 @@ import sqlalchemy.pool
 from sqlalchemy import event
 from sqlalchemy.engine import RowMapping
 
+from trio_tools.operations.durable.counters import count_use, usage_table
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.notices import CHANNEL, Kind, payload_of
-from trio_tools.operations.durable.records import Change, Record, encode, has_died
+from trio_tools.operations.durable.records import (
+    Change,
+    Counted,
+    Record,
+    Use,
+    encode,
+    has_died,
+)
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the tables that this code writes."""
 
 _T = TypeVar("_T")
@@ -80,7 +88,9 @@ _outcomes = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
-MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {}
+_usage = usage_table(_metadata)
+
+MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _usage.create}
 """What takes the tables of one version to the next, by the version they are in."""
 
 # Columns that a commit changes; the others are those of the call that made the operation.
@@ -284,6 +294,14 @@ class StateDatabase:
             return len(doomed)
 
         return self._in_transaction(drop)
+
+    def count_use(self, use: Use) -> Counted:
+        """Count what a client used, in one transaction; take a call of it if its quota allows one.
+
+        Raises:
+            StateTroubleError: Nothing was counted.
+        """
+        return self._in_transaction(lambda connection: count_use(connection, _usage, use))
 
     def key(self) -> bytes:
         """Return the key that signs cursors, made with the first use.

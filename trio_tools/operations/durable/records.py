@@ -228,6 +228,42 @@ def schema_mark(schema: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Use(NamedTuple):
+    """What is to be counted of a client, by all servers of a state together.
+
+    Attributes:
+        client: Its name.
+        day: Days since 1970, UTC.
+        calls: To add.
+        items: To add.
+        takes_call: Whether one more call is to be taken, if the quota allows it.
+        most_calls: The quota of calls; None for any number.
+        most_items: The quota of items, after which no call is taken; None for any number.
+    """
+
+    client: str
+    day: int
+    calls: int = 0
+    items: int = 0
+    takes_call: bool = False
+    most_calls: int | None = None
+    most_items: int | None = None
+
+
+class Counted(NamedTuple):
+    """What a client has used on a day.
+
+    Attributes:
+        calls: Over all servers.
+        items: Over all servers.
+        taken: Whether the call was taken.
+    """
+
+    calls: int
+    items: int
+    taken: bool
+
+
 def plain_name(text: str) -> str:
     """Return a text in ASCII that no database refuses, and that differs where the text does."""
     return json.dumps(text)[1:-1]
