@@ -26,6 +26,16 @@ from trio_tools.tools.declaration import (
 )
 
 
+_DEFAULTS = {
+    "method": "GET",
+    "headers": {},
+    "body_as": "text",
+    "max_bytes": None,
+    "max_chars": None,
+    "offset": 0,
+}
+
+
 async def fetch_urls(
     call: Call,
     *,
@@ -75,7 +85,7 @@ async def fetch_urls(
             f"max_bytes must be at most {most} for {body_as}, got {max_bytes}: lower it",
             data={"argument": "max_bytes", "maximum": most},
         )
-    common = {
+    given = {
         "method": method,
         "headers": headers or {},
         "body_as": body_as,
@@ -83,11 +93,13 @@ async def fetch_urls(
         "max_chars": max_chars,
         "offset": offset,
     }
+    # Each item is stored with the operation, so it has no field that says nothing.
+    common = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
     return await run_batch_call(
         call,
         BatchRequest(
             operation=call.state.operations.find("fetch"),
-            items=[{"url": url, **common} for url in urls],
+            items=[{"url": url, **common} for url in urls] if common else urls,
             items_argument="urls",
             **options,
         ),
