@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import trio
 
 from nursery_patterns import single_flight
-from trio_tools.answers.errors import NotFound, brief_repr
+from trio_tools.answers.errors import NotFound, brief_repr, use_one_of
 from trio_tools.files.output_folder import OutputFolder
 from trio_tools.files.roots import FileRoots
 from trio_tools.settings import ApiSettings, Settings
@@ -241,9 +241,8 @@ class Services:
         """
         if name not in self._apis:
             if name not in self._settings.apis:
-                known = ", ".join(self._settings.apis) or "none is configured"
                 raise NotFound(
-                    f"no API is named {brief_repr(name)}; there are: {known}",
+                    f"no API is named {brief_repr(name)}: {use_one_of(self._settings.apis)}",
                     error_code="UNKNOWN_API",
                     data={"apis": list(self._settings.apis)},
                 )

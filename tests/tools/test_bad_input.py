@@ -89,7 +89,7 @@ WRONG = {
     "items that do not match": (
         nap(1, "x", 2, None, {"seconds": 1}),
         ("validation", "INVALID_ITEMS"),
-        ["3 of 5 items", "items[1]", "items[3]", "items[4]", "Correct them", "nothing was run"],
+        ["3 of 5 items", "items[1]", "items[3]", "items[4]", "Correct them", "Nothing was run"],
     ),
     "more items than there may be": (
         nap(*[0] * 1_001),
@@ -124,7 +124,7 @@ WRONG = {
     "items that are a lone surrogate": (
         ("batch_process", {"operation": "hash", "items": [{"text": "\ud800"}]}),
         ("validation", "NOT_TEXT"),
-        ["items", "a lone surrogate", "nothing was run"],
+        ["items", "a lone surrogate", "Nothing was run"],
     ),
     "SQL that is a lone surrogate": (
         sql("SELECT '\ud800'"),

@@ -1,13 +1,14 @@
 """Failures that a caller can act on, as exceptions with the words the answer will carry.
 
-Services and operations raise them; `explain` holds the one table that turns any other exception
-into one of them. What it does not know is a defect: its text never reaches the client.
+Services and operations raise them. `error_mapping` holds the one table that turns any other
+exception into one of them. What it does not know is a defect: its text never reaches the client.
 """
 
 from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
 from enum import StrEnum
 from itertools import islice
 from typing import Any, ClassVar, Final
@@ -94,6 +95,12 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
         if not self.remediation:
             return self.message
         return f"{self.message.rstrip('.')}. {self.remediation}"
+
+
+def use_one_of(names: Iterable[str]) -> str:
+    """Return the fix of an unknown name: the names there are."""
+    known = ", ".join(names)
+    return f"use one of {known}" if known else "the operator has configured none"
 
 
 class InvalidArgument(ToolFailure):

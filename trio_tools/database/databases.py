@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from nursery_patterns import run_in_thread
-from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
+from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr, use_one_of
 from trio_tools.database.duckdb import DuckDatabase
 from trio_tools.database.postgres import PostgresDatabase
 from trio_tools.database.results import Query, QueryResult, QueryTiming, shown_size
@@ -197,9 +197,8 @@ class Databases:
 
     def _find(self, name: str) -> SqlDatabase:
         if name not in self._databases:
-            known = ", ".join(self.names) or "none is configured"
             raise NotFound(
-                f"no database is named {brief_repr(name)}; there are: {known}",
+                f"no database is named {brief_repr(name)}: {use_one_of(self.names)}",
                 error_code="UNKNOWN_DATABASE",
                 data={"databases": list(self.names)},
             )

@@ -20,6 +20,7 @@ from trio_tools.answers.errors import (
     NotFound,
     UpstreamFailed,
     brief_repr,
+    use_one_of,
 )
 from trio_tools.inference import worker
 from trio_tools.settings.computing import run_computation
@@ -185,7 +186,7 @@ class Models:
         if not found:
             names = self._names()
             raise NotFound(
-                f"no model is named {brief_repr(name)}; there are: {', '.join(names) or 'none'}",
+                f"no model is named {brief_repr(name)}: {use_one_of(names)}",
                 error_code="UNKNOWN_MODEL",
                 data={"models": names},
             )

@@ -208,8 +208,8 @@ async def read_chunk(state: ServerState, dataset: str, position: Any, size: int)
         # What has no suffix is the name of a dataset, if it is no folder.
         if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
             raise NotFound(
-                f"no dataset is named {brief_repr(dataset)}, nor is a folder; there are: "
-                f"{', '.join(configured) or 'none'}. Name one, or the path of a file or folder.",
+                f"no dataset is named {brief_repr(dataset)}, nor is a folder: name a file or a "
+                f"folder by its path, or one of the datasets {', '.join(configured) or '(none)'}",
                 error_code="UNKNOWN_DATASET",
                 data={"datasets": list(configured)},
             )

@@ -233,8 +233,8 @@ def _size_of(items: Sequence[Any]) -> int:
         as_json = len(json_bytes(items, fallback=repr))
     except ValueError as error:
         raise InvalidArgument(
-            f"the items contain what is no text, such as a lone surrogate ({error}): correct "
-            "that and call again; nothing was run",
+            f"the items contain what is no text, such as a lone surrogate ({error}). Nothing was "
+            "run: correct that and call again",
             error_code="NOT_TEXT",
         ) from None
     return max(held_bytes(items), as_json)  # few large values in many may be missed by the former

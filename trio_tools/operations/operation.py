@@ -204,9 +204,21 @@ class Operation:
             found = error.errors(include_url=False, include_context=False)
         told = next(filter(_is_of_shape, found), found[0])
         place = ".".join(map(str, told["loc"]))
-        message = told["msg"].removeprefix("Value error, ")
+        message = self._words_for(told)
         reason = f"{place}: {message}" if place else message
         raise (TypeError if _is_of_shape(told) else ValueError)(reason)
+
+    def _words_for(self, error: Any) -> str:
+        """Say what is wrong with an item in the words of its fields, not of its Python type."""
+        kind = error["type"]
+        if kind == "missing":
+            return "this field is missing"
+        fields = ", ".join(self.item_schema().get("properties", ()))
+        if kind == "extra_forbidden":
+            return f"there is no such field, only {fields}"
+        if kind == "model_type":
+            return f"an item is an object with the fields {fields}"
+        return error["msg"].removeprefix("Value error, ")
 
     def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
         """Return the items as `fn` takes them. `name` is the argument they came in.
@@ -236,7 +248,7 @@ class Operation:
             told = "; ".join(f"{name}[{w['index']}]: {w['reason'].rstrip('.')}" for w in wrong[:3])
             raise InvalidArgument(
                 f"{len(wrong)} of {len(items)} {name} do not fit operation {self.name!r}: {told}. "
-                "Correct them and call again; nothing was run.",
+                "Nothing was run. Correct them and call again.",
                 error_code="INVALID_ITEMS",
                 data={"invalid_items": wrong, "item_schema": self.item_schema()},
             )

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
 from typing import Any
 
-from trio_tools.answers.errors import NotFound, brief_repr
+from trio_tools.answers.errors import NotFound, brief_repr, use_one_of
 from trio_tools.operations.content import content_operations
 from trio_tools.operations.crawl import crawl_operations
 from trio_tools.operations.data import data_operations
@@ -74,7 +74,7 @@ class Operations(Mapping[str, Operation]):
         """
         if name not in self:
             raise NotFound(
-                f"no operation is named {brief_repr(name)}; there are: {', '.join(self)}.",
+                f"no operation is named {brief_repr(name)}: {use_one_of(self)}",
                 error_code="UNKNOWN_OPERATION",
                 data={"operations": list(self)},
             )

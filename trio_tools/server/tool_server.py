@@ -31,7 +31,7 @@ from mcp.types import Tool as ToolListing
 from nursery_patterns import RequestContext, current_request, request_context
 from trio_tools.answers.envelope import ENVELOPE_SCHEMA
 from trio_tools.answers.error_mapping import to_failure
-from trio_tools.answers.errors import NotFound, ToolFailure, brief_repr
+from trio_tools.answers.errors import NotFound, ToolFailure, brief_repr, use_one_of
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.figures import figures_of, process_figures
 from trio_tools.live.operations import revive
@@ -429,15 +429,15 @@ def _progress_of(context: Context[ServerState, Any] | None) -> ReportProgress:
 
 def _not_configured(tool: Tool, names: list[str]) -> ToolFailure:
     return tool.refusal(
-        f"{tool.name} needs the setting {tool.needs}, which this server does not have; there are: "
-        f"{', '.join(names)}.",
+        f"{tool.name} needs the setting {tool.needs}, which this server does not have: "
+        f"{use_one_of(names)}",
         data={"tools": names},
     )
 
 
 def _unknown(name: str, names: list[str]) -> NotFound:
     return NotFound(
-        f"no tool is named {brief_repr(name)}; there are: {', '.join(names)}.",
+        f"no tool is named {brief_repr(name)}: {use_one_of(names)}",
         error_code="UNKNOWN_TOOL",
         data={"tools": names},
     )

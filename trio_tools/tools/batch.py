@@ -13,6 +13,7 @@ from trio_tools.answers.texts import Told
 from trio_tools.operations.store import StoredOperation
 from trio_tools.tools.batches.background import (
     counts_of,
+    counts_text,
     find_operation,
     stop_for_good,
     trouble_of,
@@ -116,16 +117,15 @@ async def get_operation(
         summary=summary,
         data=data,
         told=told,
-        text="\n".join(filter(None, (_closing(data), _following(following)))),
+        text="\n".join(filter(None, (_closing(data, counts), _following(following)))),
         warnings=[*trouble_of(call), *_warnings(kept, counts)],
         pagination=pagination,
     )
     return with_output(answer, kept)
 
 
-def _closing(data: dict[str, Any]) -> str:
-    counts = ", ".join(f"{name} {count}" for name, count in data["counts"].items())
-    return f"operation_id {data['operation_id']} of {data['tool']}; {counts}"
+def _closing(data: dict[str, Any], counts: Counts) -> str:
+    return f"operation_id {data['operation_id']} of {data['tool']}; {counts_text(counts)}"
 
 
 def _following(cursor: str | None) -> str:
@@ -161,6 +161,8 @@ async def cancel_operation(
             else f"{operation_id} was not running; {counts.done} of {known_total(counts)} are done."
         ),
         data={"operation_id": operation_id, "stopped": stopped, "counts": counts_of(counts)},
+        told=(),
+        text=counts_text(counts),
         warnings=[] if counts.complete else [how_to_go_on(kept, counts)],
     )
     return with_output(answer, kept)

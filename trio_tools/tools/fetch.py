@@ -25,8 +25,7 @@ from trio_tools.tools.declaration import (
     Tool,
 )
 
-
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "method": "GET",
     "headers": {},
     "body_as": "text",

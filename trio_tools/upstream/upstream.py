@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 import trio
 
 from nursery_patterns import Retry
-from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr
+from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr, use_one_of
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, UpstreamTool
 from trio_tools.upstream.client_requests import ClientRequests
@@ -189,9 +189,9 @@ class Upstream:
         """
         found = None if self.catalog is None else self.catalog.get(name)
         if found is None:
-            known = ", ".join(() if self.catalog is None else self.catalog.allowed) or "none"
+            known = () if self.catalog is None else self.catalog.allowed
             raise NotFound(
-                f"{self.name} has no tool {brief_repr(name)}; there are: {known}.",
+                f"{self.name} has no tool {brief_repr(name)}: {use_one_of(known)}",
                 error_code="UNKNOWN_TOOL",
             )
         if not found.allowed:

@@ -86,6 +86,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
         else f"{kept.batch.name}: all {total} items of {kept.operation_id} are done."
     )
     wait = f'get_operation(operation_id="{kept.operation_id}", wait_seconds={_WAIT_SECONDS})'
+    elapsed = round(call.waited, 3)
     return Answer(
         summary=summary,
         data={
@@ -95,14 +96,19 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
             "results": [],
             "errors": None,
             "timing": {
-                "elapsed_seconds": round(call.waited, 3),
+                "elapsed_seconds": elapsed,
                 "timeout_seconds": how.seconds,
                 "headroom_seconds": how.seconds,
             },
             "operation_id": kept.operation_id,
             "running": kept.running,
         },
-        text=f"Wait for it and read it with {wait}; stop it with cancel_operation.",
+        told=(),
+        text=(
+            f"Wait for it and read it with {wait}; stop it with cancel_operation.\n"
+            f"{counts_text(counts)}; concurrency_limit {how.concurrency}, {how.seconds} s for all "
+            f"of it, answered after {elapsed} s"
+        ),
         warnings=trouble_of(call),
         link=link_to(call, kept),
     )
@@ -250,6 +256,11 @@ def trouble_of(call: Call) -> list[str]:
         return told
     lost = "What finished is kept in memory only, and is lost if this server ends"
     return [f"{lost}: the state cannot be written ({trouble}).", *told]
+
+
+def counts_text(counts: Counts) -> str:
+    """Return the counts as the text of an answer has them."""
+    return ", ".join(f"{name} {count}" for name, count in counts_of(counts).items())
 
 
 def counts_of(counts: Counts) -> dict[str, Any]:

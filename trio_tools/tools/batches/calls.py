@@ -343,7 +343,7 @@ def _warnings(
         )
     if digest.cursor:
         warnings.append(
-            f"{counted(digest.left_out, 'outcome')} did not fit into this answer: read on with "
+            f"This answer leaves out {counted(digest.left_out, 'outcome')}: read on with "
             f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
         )
     return warnings
