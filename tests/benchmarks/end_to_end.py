@@ -3,11 +3,12 @@
 Both servers are processes of their own and ask one nginx, ten requests at once. Theirs is the
 guideline's `fetch_urls`: a tool of the SDK's server on asyncio, a semaphore, `gather`, and a
 session of aiohttp for each request. As the guideline prints it, it returns the status and the
-declared length of each URL and never reads a body, so a model gets no page. Here it is completed to do the
-same job as ours, in the way that the guideline's own `good_async_tool` reads a body: it returns the
-text of each page, in the guideline's envelope. Ours is `trio-tools serve` as it comes, with its
-state on the disk. Wall time is that of a call, as the client sees it; CPU time that of the server's
-process meanwhile. `python -m tests.benchmarks end_to_end headers` measures the printed form.
+declared length of each URL and never reads a body, so a model gets no page. Here it is completed
+to do the same job as ours, in the way that the guideline's own `good_async_tool` reads a body: it
+returns the text of each page, in the guideline's envelope. Ours is `trio-tools serve` as it
+comes, with its state on the disk. Wall time is that of a call, as the client sees it; CPU time
+that of the server's process meanwhile. `python -m tests.benchmarks end_to_end headers` measures
+the printed form.
 """
 
 from __future__ import annotations
