@@ -13,6 +13,7 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import StepMonitor, request_context
 from trio_tools.live.state import ServerState
+from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.operation import Operation
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
@@ -52,7 +53,8 @@ def tool(fn, **options):
 def server_of(*fns, **settings):
     """Make a server with the status tool and one tool for each function."""
     state = ServerState(Settings(**settings))
-    return ToolServer(state, (GET_CONCURRENCY_STATUS, *map(tool, fns)))
+    telemetry = Telemetry(state.settings, list)
+    return ToolServer(state, (GET_CONCURRENCY_STATUS, *map(tool, fns)), telemetry=telemetry)
 
 
 def limits(name, **values):
