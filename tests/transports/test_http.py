@@ -681,7 +681,7 @@ async def test_one_address_has_a_share_of_the_places_and_its_newcomers_replace_i
 
 @pytest.mark.parametrize("tokens", [{}, {"alice": SECRET}])
 async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(tokens):
-    server = create_server(Settings(limits={"fetch_urls": {"max_calls": 1, "max_waiting": 2}}))
+    server = create_server(Settings(limits={"fetch_urls": {"max_calls": 1, "max_waiting": 4}}))
     line = server.state.admission_of("fetch_urls")
     async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
 
@@ -689,7 +689,7 @@ async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(toke
             async with line.slot(key):
                 await trio.sleep_forever()
 
-        for _ in range(3):
+        for _ in range(5):
             nursery.start_soon(call, "anonymous")
         await wait_all_tasks_blocked()
         assert line.full
@@ -697,7 +697,7 @@ async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(toke
         nursery.cancel_scope.cancel()
     assert not line.full
     async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
-        for key in ("alice", "bob", "carol"):
+        for key in range(5):
             nursery.start_soon(call, key)
         await wait_all_tasks_blocked()
         answer = await exchange(address, get("/readyz"))
