@@ -47,6 +47,7 @@ OUTSIDERS = {
         "trio_tools.answers.json_values",
         "trio_tools.operations.operation",
         "trio_tools.operations.item_runner",
+        "trio_tools.tools.declaration",
         "trio_tools.operations.durable.records",
         "trio_tools.transports.stdio.jsonrpc_lines",
     ),

@@ -38,6 +38,7 @@ BAD = {
     "a list of what is no text": ("fetch_urls", {"urls": ONES}),
     "a list that is too long": ("fetch_urls", {"urls": ["a"] * MANY}),
     "a list that is too long, as text": ("fetch_urls", {"urls": json.dumps(["a"] * MANY)}),
+    "a list of many as text": ("fetch_urls", {"urls": f"[{'{},' * 1_000_000}{{}}]"}),
     "a list as text, without an end": ("fetch_urls", {"urls": "[" * 2_000_000}),
     "a text for a list": ("fetch_urls", {"urls": LONG}),
     "a list of lists": ("fetch_urls", {"urls": [[1] * 1_000] * 1_000}),

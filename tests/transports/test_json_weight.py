@@ -13,6 +13,7 @@ from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports import memory_trim as memory_trim_module
 from trio_tools.transports.json_weight import (
+    MAX_BARE_BYTES,
     MAX_CONTAINERS,
     MAX_TEXTS,
     MAX_VALUES,
@@ -27,12 +28,15 @@ HEAVY = {
     "texts": b'"",' * (MAX_TEXTS + 1),
     "numbers": b"1," * (MAX_VALUES + 1),
     "fields": b"".join(b'"%x":1,' % number for number in range(MAX_TEXTS + 1)),
+    "long numbers": b"[" + b",".join([b"1" * 4_000] * (MAX_BARE_BYTES // 4_000 + 1)) + b"]",
+    "spaces": b'["a"' + b" " * MAX_BARE_BYTES + b"]",
 }
 LIGHT = {
     "one text": json.dumps("x" * 4_000_000).encode(),
     "JSON in a text": json.dumps(json.dumps([{"a": [1, ""]}] * 200_000)).encode(),
     "backslashes": json.dumps("\\\\" * 500_000 + "{" * 1_000_000).encode(),
-    "many numbers": json.dumps([0.5] * 900_000).encode(),
+    "many numbers": json.dumps([0.5] * MAX_VALUES).encode(),
+    "much in texts": json.dumps(["x" * 1_000_000] * 10).encode(),
 }
 
 

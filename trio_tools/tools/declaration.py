@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import types
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json
 
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, brief_repr
 from trio_tools.live.limits import LiveLimits
@@ -34,6 +34,9 @@ MAX_DESCRIPTION_CHARS: Final = 1_024
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
 _MAX_NAME_CHARS = 60
+# So much of a list or an object that comes as JSON text is read in one step of the event loop.
+_MOST_JSON_CHARS = 4_000_000
+_MOST_JSON_PARTS = 250_000
 
 # The arguments that several tools share, each with one meaning and one description.
 MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items at once.")]
@@ -271,8 +274,9 @@ class Tool:
             if not isinstance(value, str) or value[:1] not in ("[", "{"):
                 continue
             if str not in _alternatives(self._model.model_fields[name].annotation):
-                with suppress(ValueError, RecursionError):  # then it is told as the text it is
-                    given[name] = json.loads(value)
+                check_parts(name, value)
+                with suppress(ValueError):  # then the error shows it as the text that it is
+                    given[name] = from_json(value)
         return given
 
     def _takes_list(self, name: str) -> bool:
@@ -289,6 +293,21 @@ class Tool:
         known = ", ".join(self._fields) or "none"
         what = "is no argument" if count == 1 else "are no arguments"
         return [f"{', '.join(names)} {what} of {self.name}, which takes {known}"]
+
+
+def check_parts(name: str, text: str) -> None:
+    """Refuse a list or object as JSON text that would take long to read.
+
+    Raises:
+        InvalidArgument: It has too many characters or parts.
+    """
+    parts = text.count("{") + text.count("[") + text.count(",") + text.count('"') // 2
+    if len(text) > _MOST_JSON_CHARS or parts > _MOST_JSON_PARTS:
+        raise InvalidArgument(
+            f"{name} is a JSON text of {len(text):,} characters and about {parts:,} parts; at most "
+            f"{_MOST_JSON_CHARS:,} and {_MOST_JSON_PARTS:,} are read: send it as a list or an "
+            "object, or in several calls"
+        )
 
 
 def _first_lines(text: str, room: int) -> str:

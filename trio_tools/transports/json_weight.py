@@ -18,12 +18,15 @@ MAX_CONTAINERS: Final = 100_000
 MAX_TEXTS: Final = 100_000
 """Most texts of one message, names of fields included."""
 
-MAX_VALUES: Final = 1_000_000
-"""Most values of one message."""
+MAX_VALUES: Final = 250_000
+"""Most values of one message. Python's own parser takes up to 100 ms for so many floats."""
+
+MAX_BARE_BYTES: Final = 2**22
+"""Most bytes of one message outside of texts. The longest integers take 20 ms a megabyte."""
 
 TOO_MANY: Final = (
-    f"The message has more than {MAX_CONTAINERS} objects and lists, {MAX_TEXTS} texts or "
-    f"{MAX_VALUES} values: send it in parts."
+    f"The message has more than {MAX_CONTAINERS} objects and lists, {MAX_TEXTS} texts, "
+    f"{MAX_VALUES} values or {MAX_BARE_BYTES} bytes outside of texts: send it in parts."
 )
 
 # What CPython takes for an empty one, and for its place in another one.
@@ -80,16 +83,17 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
     texts //= 2
     if texts > MAX_TEXTS:
         return None
-    if containers > MAX_CONTAINERS or values > MAX_VALUES:
+    if containers > MAX_CONTAINERS or values > MAX_VALUES or len(text) > MAX_BARE_BYTES:
         # Brackets and commas in texts are no parts.
-        containers, values = yield from _outside_of_texts(text)
-        if containers > MAX_CONTAINERS or values > MAX_VALUES:
+        containers, values, bare = yield from _outside_of_texts(text)
+        if containers > MAX_CONTAINERS or values > MAX_VALUES or bare > MAX_BARE_BYTES:
             return None
     return containers * _CONTAINER_BYTES + texts * _TEXT_BYTES + values * _VALUE_BYTES
 
 
-def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int]]:
-    containers = values = position = 0
+def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int, int]]:
+    """Return how many containers, values and bytes are outside of texts."""
+    containers = values = bare = position = 0
     goes_on: list[bytes] = []
 
     def drop(found: re.Match[bytes]) -> bytes:
@@ -103,10 +107,11 @@ def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int]]:
         outside = _TEXT.sub(drop, piece)
         containers += outside.count(b"{") + outside.count(b"[")
         values += outside.count(b",")
+        bare += len(outside)
         position += len(piece)
         if goes_on:
             position = yield from _end_of_text(text, position - len(goes_on.pop()))
-    return containers, values
+    return containers, values, bare
 
 
 def _end_of_text(text: bytes, position: int) -> Generator[None, None, int]:
