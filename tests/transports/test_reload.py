@@ -171,3 +171,17 @@ async def _refused(again, told):
         await again()
     except ReloadRefused as refused:
         told.extend(refused.lines)
+
+
+async def test_an_upstream_that_is_this_server_itself_is_refused():
+    def read():
+        url = "https://tools.example/mcp"
+        return Settings(
+            upstreams={"us": {"url": url}}, http={"port": 0, "allowed_hosts": ["tools.example"]}
+        )
+
+    async with served(read, allowed_hosts=["tools.example"]) as address:
+        answer = await ask(address)
+        assert answer.status == 409
+        (problem,) = answer.json()["problems"]
+        assert problem.startswith("upstreams.us.url is where this server itself is served")

@@ -150,7 +150,8 @@ def _http_path(text: str) -> str:
     return text
 
 
-def _proxy(url: SecretStr) -> SecretStr:
+def checked_proxy(url: SecretStr) -> SecretStr:
+    """Return the setting if it is a proxy's URL or `environment`, else raise ValueError."""
     text = url.get_secret_value()
     if text != "environment" and not _PROXY_URL.fullmatch(text):
         raise ValueError(
@@ -193,7 +194,7 @@ class FetchSettings(Section):
     user_agent: str = Field(
         default="trio-tools", description="`User-Agent` header of every request."
     )
-    proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+    proxy: Annotated[SecretStr, AfterValidator(checked_proxy)] | None = Field(
         default=None,
         description="Proxy for every request, also to APIs: http://host:port, or `environment` to "
         "use HTTPS_PROXY, HTTP_PROXY and NO_PROXY.",

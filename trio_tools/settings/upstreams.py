@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from trio_tools.settings.schema import HttpSettings, Section
+from trio_tools.settings.schema import HttpSettings, Section, checked_proxy
 
 OWN_NAMES: Final = frozenset({"trio-tools", "trio_tools"})
 """What this server is called as a program and as a module."""
@@ -38,6 +38,10 @@ def _upstream_url(text: str) -> str:
     return text
 
 
+def _upstream_proxy(url: SecretStr) -> SecretStr:
+    return url if "${" in url.get_secret_value() else checked_proxy(url)
+
+
 def is_own_command(command: str | None, args: tuple[str, ...] | list[str]) -> bool:
     """Tell whether a command starts this very server: `trio-tools`, or Python with its module."""
     words = [command or "", *args]
@@ -56,8 +60,8 @@ class UpstreamSettings(Section):
     """One MCP server behind this one: a command that is started, or a URL.
 
     `${NAME}`, `${NAME:-default}`, `${env:NAME}` and `${file:/path}` in `command`, `args`, `env`,
-    `cwd`, `url` and `headers` stand for an environment variable or the text of a file. They are
-    read when the upstream is started.
+    `cwd`, `url`, `headers` and `proxy` stand for an environment variable or the text of a file.
+    They are read when the upstream is started.
     """
 
     command: str | None = Field(
@@ -81,6 +85,17 @@ class UpstreamSettings(Section):
     headers: dict[str, SecretStr] = Field(
         default_factory=dict[str, SecretStr],
         description="Headers of every request to the URL.",
+        repr=False,
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate authorities that are trusted for the URL, in "
+        "place of the usual ones.",
+    )
+    proxy: Annotated[SecretStr, AfterValidator(_upstream_proxy)] | None = Field(
+        default=None,
+        description="Proxy for the URL: http://host:port, or `environment` to use HTTPS_PROXY, "
+        "HTTP_PROXY and NO_PROXY.",
         repr=False,
     )
     tools: tuple[str, ...] | None = Field(
@@ -124,6 +139,11 @@ class UpstreamSettings(Section):
             raise ValueError("args, env and cwd belong to a command, and this upstream has a url")
         if self.url is None and self.headers:
             raise ValueError("headers belong to a url, and this upstream has a command: use env")
+        if self.url is None and (self.ca_file is not None or self.proxy is not None):
+            raise ValueError(
+                "ca_file and proxy belong to a url, and this upstream has a command: leave them "
+                "out, or pass them to the command with args or env"
+            )
         if self.cwd is not None and "${" not in self.cwd and not Path(self.cwd).is_absolute():
             raise ValueError("cwd must be an absolute path")
         if is_own_command(self.command, self.args):

@@ -6,10 +6,15 @@ in place of the server, so that one broken request is one failed call and not th
 
 from __future__ import annotations
 
+import importlib
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Self, cast
+from pathlib import Path
+from typing import Any, Final, Self, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
 
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
@@ -17,6 +22,7 @@ from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 
 from nursery_patterns import run_in_thread
+from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.upstream.launch import Endpoint
 from trio_tools.upstream.messages import (
     BROKEN_OFF,
@@ -33,6 +39,7 @@ from trio_tools.upstream.messages import (
 _CONNECT_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0
 _NOT_FOUND: Final = 404
+_URLLIB: Any = importlib.import_module("urllib.request")  # the function has no type everywhere
 _LEAST_ERROR: Final = 400
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # Beside the calls: the stream of notices, a cancel, and the list of tools.
@@ -54,11 +61,12 @@ async def over_http(
     limits = httpx2.Limits(max_connections=calls_at_once + _MORE_CONNECTIONS)
     # It reads the certificates of all authorities, which takes a quarter of a second.
     tls = endpoint.url[:6].lower() == "https:"
-    verify = await run_in_thread(httpx2.create_ssl_context) if tls else False
+    verify = await run_in_thread(_tls_context, endpoint.ca_file) if tls else False
+    transport = httpx2.AsyncHTTPTransport(
+        verify=verify, limits=limits, trust_env=False, proxy=_proxy_for(endpoint)
+    )
     client = httpx2.AsyncClient(
-        transport=_AnswersForTheServer(
-            httpx2.AsyncHTTPTransport(verify=verify, limits=limits), most
-        ),
+        transport=_AnswersForTheServer(transport, most),
         headers=endpoint.headers,
         timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS, write=_WRITE_SECONDS),
     )
@@ -73,6 +81,38 @@ async def over_http(
             yield _Reader(read, link), _Writer(write)
     finally:
         link.lost.set()
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return httpx2.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise UpstreamFailed(
+            f"its ca_file {ca_file} cannot be read as PEM certificates ({type(error).__name__})",
+            error_code="UPSTREAM_NOT_CONFIGURED",
+        ) from None
+
+
+def _proxy_for(endpoint: Endpoint) -> httpx2.Proxy | None:
+    """Return the proxy of an endpoint, by its settings or by the environment."""
+    proxy = endpoint.proxy
+    if proxy == "environment":
+        parts = urlsplit(endpoint.url)
+        found = getproxies_environment()
+        if _URLLIB.proxy_bypass_environment(parts.netloc.rpartition("@")[2], found):
+            return None
+        proxy = found.get(parts.scheme.lower()) or found.get("all")
+    if not proxy:
+        return None
+    try:
+        return httpx2.Proxy(proxy)
+    except (ValueError, httpx2.InvalidURL):
+        raise UpstreamFailed(
+            "its proxy is no URL such as http://user:password@proxy.example:3128",
+            error_code="UPSTREAM_NOT_CONFIGURED",
+        ) from None
 
 
 class _Reader(Closable):
@@ -133,9 +173,9 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
         try:
             response = await self._inner.handle_async_request(request)
         except _UNSENT as error:
-            return _failure(UNREACHABLE, f"it cannot be reached: {error or type(error).__name__}")
+            return _failure(UNREACHABLE, f"it cannot be reached: {_reason(error)}")
         except httpx2.TransportError as error:
-            return _failure(BROKEN_OFF, f"the request broke off: {error or type(error).__name__}")
+            return _failure(BROKEN_OFF, f"the request broke off: {_reason(error)}")
         kind = response.headers.get("content-type", "").lower()
         is_json = kind.startswith("application/json")
         if response.status_code >= _LEAST_ERROR and not is_json:
@@ -150,6 +190,21 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a request failed. The SDK's HTTP library may leave that to a cause."""
+    told: BaseException | None = error
+    while told is not None:
+        if "CERTIFICATE_VERIFY_FAILED" in str(told):
+            return (
+                "its certificate is not trusted (CERTIFICATE_VERIFY_FAILED); set ca_file of the "
+                "upstream if a private authority has signed it"
+            )
+        if str(told):
+            return str(told)
+        told = told.__cause__ or told.__context__
+    return type(error).__name__
 
 
 def _failure(code: int, message: str) -> httpx2.Response:
@@ -184,7 +239,7 @@ class _Bounded(httpx2.AsyncByteStream):
         try:
             chunk = await anext(self._chunks)
         except httpx2.TransportError as error:
-            raise _Unreadable(f"its answer broke off: {error or type(error).__name__}") from None
+            raise _Unreadable(f"its answer broke off: {_reason(error)}") from None
         self._size += len(chunk)
         if self._most is not None and self._size > self._most:
             raise _Unreadable(

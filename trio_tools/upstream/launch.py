@@ -55,10 +55,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A Streamable HTTP server, and the headers of every request to it."""
+    """A Streamable HTTP server.
+
+    Attributes:
+        url: Where it is.
+        headers: Those of every request to it.
+        ca_file: Certificate authorities that are trusted, in place of the usual ones.
+        proxy: URL of a proxy, or "environment".
+    """
 
     url: str
     headers: dict[str, str] = field(repr=False)
+    ca_file: Path | None = None
+    proxy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,10 @@ def launch_of(settings: UpstreamSettings) -> Launch:
 
     if settings.url is not None:
         headers = {name: filled(text.get_secret_value()) for name, text in settings.headers.items()}
-        endpoint = Endpoint(filled(settings.url), headers)
-        return Launch(endpoint, _worth_hiding([*secrets, *headers.values()]))
+        proxy = None if settings.proxy is None else filled(settings.proxy.get_secret_value())
+        endpoint = Endpoint(filled(settings.url), headers, settings.ca_file, proxy)
+        hidden = [*headers.values(), *map(_credentials, headers.values()), *_passwords(proxy)]
+        return Launch(endpoint, _worth_hiding([*secrets, *hidden]))
     assert settings.command is not None
     own = {name: filled(text.get_secret_value()) for name, text in settings.env.items()}
     env = {name: environ[name] for name in _PASSED_ON if name in environ} | own
@@ -152,6 +163,16 @@ def _program(command: str, search: str) -> str:
             error_code="UPSTREAM_NOT_CONFIGURED",
         )
     return found
+
+
+def _credentials(header: str) -> str:
+    """Return what follows the scheme of a header such as `Bearer abc`."""
+    return header.rpartition(" ")[2]
+
+
+def _passwords(proxy: str | None) -> list[str]:
+    credentials = (proxy or "").rpartition("@")[0].rpartition("/")[2]
+    return [credentials, credentials.partition(":")[2]]
 
 
 def _worth_hiding(values: list[str]) -> tuple[str, ...]:

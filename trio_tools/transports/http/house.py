@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
+from trio_tools.settings.upstreams import check_upstreams_are_others
 from trio_tools.transports.http.asgi_guard import AsgiGuard
 from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
@@ -197,6 +198,7 @@ class HttpServer:
         changes = changes_between(self._settings, settings)
         taken = settings_taken(self._settings, settings)
         http = taken.http
+        check_upstreams_are_others(taken.upstreams, http)
         doorkeeper, tls = Authenticator.from_settings(http), tls_context(http)
         access = MetricsAccess.from_settings(http)
         if self._tool_server is not None:
