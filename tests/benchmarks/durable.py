@@ -25,10 +25,11 @@ import trio
 from nursery_patterns import Batch
 from tests.benchmarks._runner import Cost, Verdict, measure, medians, print_cost
 from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.durable.journal import OperationJournal
 from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record
-from trio_tools.operations.durable.writer import OperationJournal, Writer
-from trio_tools.operations.item_runner import Result
+from trio_tools.operations.durable.writer import Writer
+from trio_tools.operations.result import Result
 
 LIMIT = 10
 STORED = 10_000

@@ -34,8 +34,8 @@ from tests.processes.running import http_process, stdio_process
 from tests.transports.lines import call
 from tests.transports.requests import connect, modern_call
 from trio_tools.operations.durable.database import StateDatabase
+from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.location import Location
-from trio_tools.operations.durable.records import decode, new_holder
 
 ITEMS = 2_000
 _SERVER = "tests.benchmarks.kills_server"
@@ -146,8 +146,8 @@ class Campaign:
             found = state.load(owners[0], name) if owners else None
         if found is None:
             return set()
-        record, blobs = found
-        ended = decode(blobs).ended
+        record, stored = found
+        ended = stored.ended
         assert record.succeeded == len(ended), "counts do not add up"
         return set(ended)
 

@@ -9,10 +9,12 @@ import trio
 from tests.server.kit import call_as
 from tests.tools.kit import server_with
 from trio_tools.live.usage import Usage
-from trio_tools.operations.durable import database as tables
-from trio_tools.operations.durable.database import VERSION, StateDatabase
+from trio_tools.operations.durable import tables
+from trio_tools.operations.durable.database import StateDatabase
+from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.location import Location
-from trio_tools.operations.durable.records import Counted, Use, new_holder
+from trio_tools.operations.durable.records import Counted, Use
+from trio_tools.operations.durable.tables import VERSION
 from trio_tools.operations.operation import Operation
 from trio_tools.settings.clients import ClientSettings
 from trio_tools.transports.memory import connect_in_process

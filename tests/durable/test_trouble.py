@@ -10,9 +10,10 @@ from tests.server.kit import envelope_of
 from tests.tools.kit import server_with
 from tests.transports.requests import exchange, get, http_server
 from trio_tools.operations.durable import writer
-from trio_tools.operations.durable.database import VERSION, StateDatabase
+from trio_tools.operations.durable.database import StateDatabase
+from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.location import Location, StateTroubleError
-from trio_tools.operations.durable.records import new_holder
+from trio_tools.operations.durable.tables import VERSION
 from trio_tools.transports.memory import connect_in_process
 
 

@@ -9,12 +9,14 @@ from nursery_patterns import Batch
 from tests.server.kit import NAP
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.operations.item_runner import ItemRunner
-from trio_tools.operations.store import MemoryStore, StoredOperation, new_operation_id
+from trio_tools.operations.store import MemoryStore, new_operation_id
+from trio_tools.operations.stored_operation import StoredOperation
 
 
 def operation(operation_id="op", owner="me", *, items=(1.0,), tool="nap_many", store=None):
     reserve = partial(store.reserve, owner) if store is not None else lambda _: None
-    work = ItemRunner(NAP, list(items), page_bytes=10**6, reserve=reserve)
+    count = partial(store.count, owner) if store is not None else lambda _: None
+    work = ItemRunner(NAP, list(items), page_bytes=10**6, reserve=reserve, count=count)
     batch = Batch(work.run, items)
     return StoredOperation(operation_id, owner, tool, list(items), work, batch)
 

@@ -8,8 +8,8 @@ import trio
 
 from nursery_patterns import Batch
 from tests.tools.kit import calling, server_with
-from trio_tools.operations.item_runner import Result
 from trio_tools.operations.memory_budget import COPIES, UNKNOWN_BYTES, MemoryAccount, MemoryBudget
+from trio_tools.operations.result import Result
 
 FIRST = COPIES * UNKNOWN_BYTES
 
@@ -32,8 +32,8 @@ def budget_of(items, kept=None):
     return MemoryBudget(FIRST * items, kept=lambda: kept.size, make_room=kept.make_room)
 
 
-def batch_of(budget, owner, fn, items, name="work"):
-    account = MemoryAccount(budget, owner, name, None)
+def batch_of(budget, owner, fn, items, name="work", *, leaves_memory=True):
+    account = MemoryAccount(budget, owner, name, None, leaves_memory=leaves_memory)
     return Batch(fn, items, journal=account, limit=10), account
 
 
@@ -87,6 +87,49 @@ async def test_one_item_runs_whatever_is_kept():
     with trio.fail_after(10):
         assert (await batch.run()).complete
     account.rest()
+    assert reserved(budget) == (0, 0)
+
+
+async def test_results_that_cannot_leave_memory_end_the_call_that_has_them(autojump_clock):
+    budget = budget_of(1, Kept(size=100 * FIRST))
+
+    async def work(_: int) -> Result:
+        await trio.sleep(1)
+        return Result(b"x" * UNKNOWN_BYTES)
+
+    batch, account = batch_of(budget, "anna", work, range(5), leaves_memory=False)
+    with trio.CancelScope() as scope:
+        account.when_full = scope.cancel
+        await batch.run()
+    account.rest()
+    counts = batch.report().counts
+    assert (counts.succeeded, counts.not_started, counts.cancelled) == (1, 4, 0)
+    assert trio.current_time() == 1.0  # it does not wait for what cannot come
+    assert reserved(budget) == (0, 0)
+
+
+async def test_an_item_waits_while_results_are_on_their_way_to_the_disk(autojump_clock):
+    kept, on_the_way = Kept(size=100 * FIRST), True
+    budget = MemoryBudget(
+        FIRST,
+        kept=lambda: kept.size,
+        make_room=kept.make_room,
+        will_let_go=lambda: on_the_way,
+    )
+
+    async def work(_: int) -> Result:
+        await trio.sleep(1)
+        return Result(b"x")
+
+    batch, account = batch_of(budget, "anna", work, range(2))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batch.run)
+        await trio.sleep(5)
+        assert batch.counts.in_flight == 0
+        on_the_way = False
+        budget.serve()  # as after a commit
+    account.rest()
+    assert batch.report().complete
     assert reserved(budget) == (0, 0)
 
 

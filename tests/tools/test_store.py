@@ -11,7 +11,8 @@ from tests.tools.kit import nap_server
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.operations.item_runner import ItemRunner
 from trio_tools.operations.operation import Operation
-from trio_tools.operations.store import MemoryStore, StoredOperation
+from trio_tools.operations.store import MemoryStore
+from trio_tools.operations.stored_operation import StoredOperation
 
 
 async def double(text: str) -> str:
@@ -20,8 +21,13 @@ async def double(text: str) -> str:
 
 
 def make(store, name, items=("a",), owner="anna"):
-    reserve = partial(store.reserve, owner)
-    work = ItemRunner(Operation(name="double", fn=double), items, page_bytes=10**6, reserve=reserve)
+    work = ItemRunner(
+        Operation(name="double", fn=double),
+        items,
+        page_bytes=10**6,
+        reserve=partial(store.reserve, owner),
+        count=partial(store.count, owner),
+    )
     return StoredOperation(name, owner, "tool", list(items), work, Batch(work.run, items))
 
 
@@ -88,16 +94,13 @@ async def test_results_push_out_idle_operations_by_their_size(autojump_clock):
         store.find("one", "anna")
 
 
-async def test_a_result_without_room_fails_its_item_alone():
+async def test_a_finished_result_is_kept_whatever_it_takes():
     store = store_of(max_bytes=6_000)
     big = store.open(make(store, "big", ["a", "x" * 2_000, "b"]))
     with big.at_work():
         report = await big.batch.run()
-    assert [o.status for o in report.outcomes] == ["succeeded", "failed", "succeeded"]
-    error = report.outcomes[1].error
-    assert isinstance(error, InvalidArgument)
-    assert error.error_code == "RESULTS_TOO_LARGE"
-    assert store.kept_bytes <= 6_000
+    assert report.counts.succeeded == 3
+    assert store.kept_bytes == big.work.size > 6_000
 
 
 async def test_items_without_room_are_refused_at_once():
@@ -108,14 +111,10 @@ async def test_items_without_room_are_refused_at_once():
     assert store.kept_bytes == 0
 
 
-async def test_what_is_larger_than_the_store_pushes_out_nothing():
+async def test_items_larger_than_the_store_push_out_nothing():
     store = store_of(max_bytes=10_000)
     small = store.open(make(store, "small"))
     await small.batch.run()
-    big = store.open(make(store, "big", ["x" * 5_500]))  # whose result is twice as long
-    with big.at_work():
-        report = await big.batch.run()
-    assert report.outcomes[0].error.error_code == "RESULTS_TOO_LARGE"
     with pytest.raises(InvalidArgument):
         store.open(make(store, "bigger", ["x" * 11_000]))
     assert store.find("small", "anna") is small
@@ -168,12 +167,11 @@ async def test_results_push_out_only_what_is_of_owners_who_keep_as_much(autojump
     big = store.open(make(store, "big", ["x" * 1_000] * 5))
     with big.at_work():
         report = await big.batch.run()
+        with pytest.raises(InvalidArgument, match="of clients that keep less"):
+            store.reserve("anna", 5_000)
     assert kept_of(store, "anna", ["old", "big"]) == ["big"]
     assert kept_of(store, "berta", ["small"]) == ["small"]
-    assert report.counts.failed
-    assert report.outcomes[-1].error.error_code == "RESULTS_TOO_LARGE"
-    assert "of clients that keep less" in report.outcomes[-1].error.message
-    assert store.kept_bytes <= 12_000
+    assert report.complete
     assert store.find("small", "berta").batch.report().complete
 
 

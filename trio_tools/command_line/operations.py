@@ -18,7 +18,7 @@ from trio_tools.settings import Settings
 if TYPE_CHECKING:
     from trio_tools.operations.durable.records import Record
     from trio_tools.operations.durable_store import DurableStore
-    from trio_tools.operations.store import StoredOperation
+    from trio_tools.operations.stored_operation import StoredOperation
     from trio_tools.server import ToolServer
 
 
@@ -114,22 +114,23 @@ async def _cancel(options: argparse.Namespace, settings: Settings) -> int:
 
 async def _export(options: argparse.Namespace, settings: Settings) -> int:
     from trio_tools.answers.error_mapping import outcome_failure  # noqa: PLC0415
+    from trio_tools.operations.stored_operation import CHUNK_BYTES  # noqa: PLC0415
+    from trio_tools.tools.batches.outcomes import groups_of  # noqa: PLC0415
 
     async with _server(settings) as (_, store):
         kept = await _find(store, options.operation_id)
-        for outcome in kept.batch.report().outcomes:
-            line: dict[str, Any] = {
-                "index": outcome.index,
-                "item": kept.work.label_of(outcome.item),
-            }
-            if outcome.value is not None:
-                line["value"] = outcome.value.value()
-            else:
-                failure = outcome_failure(outcome)
-                line["status"] = str(outcome.status)
-                line["error_code"] = str(failure.error_code)
-                line["reason"] = failure.user_message
-            sys.stdout.write(f"{json.dumps(line, ensure_ascii=False)}\n")
+        for group in groups_of(kept.batch.report().outcomes, most_bytes=CHUNK_BYTES):
+            for outcome, result in zip(group, await kept.whole_results(group), strict=True):
+                label = kept.work.label_of(outcome.item)
+                line: dict[str, Any] = {"index": outcome.index, "item": label}
+                if result is not None:
+                    line["value"] = json.loads(result)
+                else:
+                    failure = outcome_failure(outcome)
+                    line["status"] = str(outcome.status)
+                    line["error_code"] = str(failure.error_code)
+                    line["reason"] = failure.user_message
+                sys.stdout.write(f"{json.dumps(line, ensure_ascii=False)}\n")
     return 0
 
 

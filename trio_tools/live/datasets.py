@@ -17,8 +17,8 @@ from trio_tools.answers.errors import NotFound, brief_repr
 from trio_tools.files.records import DatasetItem
 from trio_tools.files.roots import FileRoots
 from trio_tools.live.state import ServerState
-from trio_tools.operations.durable.records import growth_json
-from trio_tools.operations.durable.writer import OperationJournal
+from trio_tools.operations.durable.blobs import growth_json
+from trio_tools.operations.durable.journal import OperationJournal
 from trio_tools.operations.operation import BadItem, Operation
 from trio_tools.settings import DatasetSettings
 from trio_tools.settings.threads import run_in_tool_thread

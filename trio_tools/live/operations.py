@@ -18,19 +18,16 @@ from trio_tools.live.datasets import (
     storable_items,
 )
 from trio_tools.live.state import ServerState
-from trio_tools.operations.durable.records import (
-    Record,
-    Stored,
-    StoredOutcome,
-    restored_name,
-    schema_mark,
-)
-from trio_tools.operations.durable.writer import ItemJournal, OperationJournal, Writer
-from trio_tools.operations.item_runner import ItemRunner, Result
+from trio_tools.operations.durable.blobs import Stored, StoredOutcome
+from trio_tools.operations.durable.journal import ItemJournal, OperationJournal
+from trio_tools.operations.durable.records import Record, restored_name, schema_mark
+from trio_tools.operations.durable.writer import Writer
+from trio_tools.operations.item_runner import ItemRunner
 from trio_tools.operations.memory_budget import MemoryAccount
 from trio_tools.operations.operation import BadItem, Operation
 from trio_tools.operations.output_state import OutputState
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.result import Result
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.operations.timeline import Timeline
 from trio_tools.settings.telemetry.seam import current_tracing
 
@@ -132,7 +129,9 @@ def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
     if not any(outcome.status in again for outcome in outcomes):
         return
     retried = _Retried(kept.journal, [o for o in outcomes if o.succeeded])
-    kept.memory = MemoryAccount(state.memory, kept.owner, operation.name, retried)
+    kept.memory = MemoryAccount(
+        state.memory, kept.owner, operation.name, retried, leaves_memory=kept.journal is not None
+    )
     kept.batch = Batch(
         kept.work.run,
         [outcome.item for outcome in outcomes],
@@ -184,12 +183,15 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
     with kept.at_work() as scope:
         await state.store.begin(kept)
         tracing = current_tracing.get()
+        if kept.memory is not None:
+            kept.memory.when_full = kept.stop_for_room
         try:
             with scope, tracing.batch(kept.batch, kept.tool) if tracing else nullcontext():
                 yield
         finally:
             if kept.memory is not None:
                 kept.memory.rest()
+                kept.memory.when_full = None  # the two would refer to each other
             state.store.end(kept)
 
 
@@ -208,23 +210,28 @@ def _over(
         items.items if isinstance(items, DatasetItems) else given,
         page_bytes=state.page_bytes,
         reserve=partial(state.store.reserve, owner),
+        count=partial(state.store.count, owner),
         journal=journal,
         timeline=timeline,
     )
     if isinstance(journal, OperationJournal):
-        work.size += len(journal.record.request)
+        work.hold(len(journal.record.request))
     if isinstance(items, DatasetItems):
         items.count = work.add_items
     # Only what was read whole tells how many items there are.
     source = items.items if isinstance(items, DatasetItems) and items.read_whole else items
     shared = state.limits_of(operation.limit_name).limiter
+    on_disk = journal if isinstance(journal, OperationJournal) else None
+    memory = MemoryAccount(
+        state.memory, owner, operation.name, journal, leaves_memory=on_disk is not None
+    )
     batch: Batch[Any, Result] = Batch(
         work.run,
         source,
         limiter=None if operation.takes_own_place else shared,
         bucket=operation.bucket,
         name=operation.name,
-        journal=(memory := MemoryAccount(state.memory, owner, operation.name, journal)),
+        journal=memory,
         observer=_observers(timeline),
     )
     return StoredOperation(
@@ -236,7 +243,7 @@ def _over(
         batch=batch,
         timeline=timeline,
         memory=memory,
-        journal=journal if isinstance(journal, OperationJournal) else None,
+        journal=on_disk,
     )
 
 
@@ -269,7 +276,7 @@ def _storable(request: tuple[str, list[Any]]) -> dict[str, Any]:
 
 def _outcome(stored: StoredOutcome, item: Any, state: ServerState) -> Outcome[Any, Result]:
     if stored.status is Status.SUCCEEDED:
-        value = Result.of_json(stored.json, page_bytes=state.page_bytes)
+        value = stored.result(page_bytes=state.page_bytes)
         return Outcome(stored.index, item, stored.status, value, None, stored.elapsed)
     return Outcome(stored.index, item, stored.status, None, stored.failure(), stored.elapsed)
 

@@ -18,7 +18,7 @@ import trio
 from nursery_patterns import Status, abandoned_threads, cluster_statistics
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.live.state import ServerState
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.version import __version__
 
 if TYPE_CHECKING:

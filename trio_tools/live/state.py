@@ -28,8 +28,9 @@ from trio_tools.live.clients import Clients
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.usage import Usage
+from trio_tools.operations.durable.blobs import Stored
 from trio_tools.operations.durable.location import Location
-from trio_tools.operations.durable.records import Record, Stored
+from trio_tools.operations.durable.records import Record
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.durable_store import DurableStore, Revive
 from trio_tools.operations.memory_budget import MemoryBudget
@@ -40,7 +41,8 @@ from trio_tools.operations.registry import (
     builtin_operations,
     installed_operations,
 )
-from trio_tools.operations.store import MemoryStore, OperationStore, StoredOperation
+from trio_tools.operations.store import MemoryStore
+from trio_tools.operations.stored_operation import OperationStore, StoredOperation
 from trio_tools.operations.upstream import UpstreamOperations
 from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
@@ -101,10 +103,15 @@ class ServerState:
         )
         self.memory = MemoryBudget(
             settings.max_memory_bytes,
+            max_kept=min(settings.max_kept_bytes, settings.max_memory_bytes),
             kept=lambda: store.kept_bytes,
+            let_go=store.let_go,
             make_room=store.make_room,
+            will_let_go=lambda: store.will_let_go,
         )
         store.when_dropped = self._dropped
+        store.when_let_go = self._freed
+        store.when_safe = self.memory.serve
         self.largest_whole_result: Callable[[int], int] = lambda max_chars: max_chars // 2
         self.jobs = Jobs()
         self._writing = Jobs()
@@ -169,9 +176,13 @@ class ServerState:
     ) -> StoredOperation:
         return await self.revive(writer, record, stored)
 
+    def _freed(self, size: int) -> None:
+        """Give memory back to the system."""
+        self.memory.given_back(size)
+
     def _dropped(self, size: int) -> None:
         """Let items start for which there is room now."""
-        self.memory.given_back(size)
+        self._freed(size)
         self.memory.serve()
 
     @property

@@ -22,11 +22,11 @@ from trio_tools.live.operations import revive
 from trio_tools.live.snapshot import MAX_OPERATIONS, failed_items
 from trio_tools.live.state import ServerState
 from trio_tools.operations.durable.database import StateDatabase
+from trio_tools.operations.durable.journal import OperationJournal
 from trio_tools.operations.durable.location import StateTroubleError
-from trio_tools.operations.durable.records import Record, decode, plain_name, restored_name
-from trio_tools.operations.durable.writer import OperationJournal
+from trio_tools.operations.durable.records import Record, plain_name, restored_name
 from trio_tools.operations.durable_store import DurableStore
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.version import __version__
 
 MAX_FAILED: Final = 100
@@ -75,6 +75,7 @@ class StoredView:
         self._writer = store.writer
         self._told = store.location.told
         self._database = StateDatabase(store.location, store.writer.holder, read_only=True)
+        self._writer.read_with(self._database)  # for the results of what is found
         self._one = trio.CapacityLimiter(1)
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._looking = trio.Lock()
@@ -215,8 +216,7 @@ class StoredView:
         )
         if found is None:
             return None
-        record, blobs = found
-        return await revive(self._state, self._writer, record, decode(blobs))
+        return await revive(self._state, self._writer, *found)
 
     async def _records(self) -> list[Record]:
         return await run_in_thread(

@@ -6,7 +6,7 @@ What the memory drops stays on the disk, and comes back with the next question f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -14,21 +14,22 @@ import trio
 from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.json_values import json_bytes
+from trio_tools.operations.durable.blobs import Stored
+from trio_tools.operations.durable.journal import OperationJournal
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.notices import Notices, payload_of
 from trio_tools.operations.durable.records import (
     Counted,
     Record,
-    Stored,
     Use,
-    decode,
     plain_name,
     restored_name,
     schema_mark,
 )
-from trio_tools.operations.durable.writer import OperationJournal, Writer
+from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.operation import Operation
-from trio_tools.operations.store import MemoryStore, StoredOperation
+from trio_tools.operations.store import MemoryStore
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _T = TypeVar("_T")
 
 # How long a call waits to be counted in the state.
 _COUNT_SECONDS = 2.0
+# The share of all that is kept which leaves memory beyond what has to.
+_MORE_TO_LET_GO = 16
 
 Revive = Callable[[Writer, Record, Stored], Awaitable[StoredOperation]]
 """Makes an operation of what writes it, its record, and what was stored beside that."""
@@ -71,6 +74,7 @@ class DurableStore(MemoryStore):
             location,
             taken_over=self._stop,
             asked_to_stop=self._stop_for_good,
+            when_safe=self._committed,
             ttl=ttl,
             max_bytes=max_stored_bytes,
         )
@@ -176,12 +180,12 @@ class DurableStore(MemoryStore):
         if found is not None:
             await self._take_in(*found)
 
-    async def _take_in(self, record: Record, blobs: Sequence[bytes]) -> StoredOperation | None:
+    async def _take_in(self, record: Record, stored: Stored) -> StoredOperation | None:
         """Put an operation that was read into memory, unless it is there as it was read.
 
         Another task may have read it too, and be about to work on it: there must not be two.
         """
-        operation = await self._revive(self.writer, record, decode(blobs))
+        operation = await self._revive(self.writer, record, stored)
         key = (operation.owner, operation.operation_id)
         kept = self._kept.get(key)
         if kept is not None:
@@ -307,7 +311,7 @@ class DurableStore(MemoryStore):
         if journal is not None:
             record = journal.record
             record.last_used = self.writer.now()
-            record.size = operation.work.size
+            record.size = operation.work.size_on_disk
             complete = operation.batch.progress.value.complete
             record.background = operation.background and not complete
             self.writer.release(journal)
@@ -316,6 +320,38 @@ class DurableStore(MemoryStore):
         """Wait until what ended so far is on the disk, or cannot be written."""
         if operation.journal is not None:
             await operation.journal.settled()
+
+    def let_go(self, most: int) -> None:
+        """Drop results from memory that are on the disk, until `most` bytes are kept.
+
+        Those of operations that nobody works on go first, and of these the one unused for longest.
+        A little more goes than has to, so that this is not done for each item.
+        """
+        if self._bytes <= most:
+            return
+        wanted = self._bytes - most + self._max_bytes // _MORE_TO_LET_GO
+        freed = 0
+        for kept in sorted(self._kept.values(), key=_by_use):
+            if kept.journal is not None:
+                size = kept.journal.let_go(wanted - freed)
+                kept.work.let_go(size)
+                freed += size
+            if freed >= wanted:
+                break
+        if freed:
+            self._bytes -= freed
+            self.when_let_go(freed)
+
+    @property
+    def will_let_go(self) -> bool:
+        """Whether results are on their way to the disk, so that memory will let go of them."""
+        return self.writer.has_outcomes_ahead
+
+    def _committed(self) -> None:
+        self.when_safe()
+
+    def _is_only_here(self, kept: StoredOperation) -> bool:
+        return kept.journal is not None and kept.journal.has_news
 
     def _use(self, key: tuple[str, str]) -> StoredOperation:
         kept = super()._use(key)
@@ -340,3 +376,7 @@ class DurableStore(MemoryStore):
 
     def _stop_for_good(self, journal: OperationJournal) -> None:
         self._stop(journal, for_good=True)
+
+
+def _by_use(kept: StoredOperation) -> tuple[bool, float]:
+    return kept.running_here, kept.last_used

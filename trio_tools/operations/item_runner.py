@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 from pydantic_core import from_json
@@ -22,9 +21,10 @@ from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import InvalidArgument, ToolFailure, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import json_line
-from trio_tools.operations.durable.writer import ItemJournal
+from trio_tools.operations.durable.journal import ItemJournal
 from trio_tools.operations.memory_estimate import held_bytes
 from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.result import BYTES_OBJECT_BYTES, Result, chars_of
 from trio_tools.operations.timeline import Timeline
 
 _log = logging.getLogger("trio_tools")
@@ -36,8 +36,6 @@ _BYTES_PER_OUTCOME = 400
 _BYTES_PER_FAILURE = 400
 # JSON that is shorter nests too little, and has too few digits, not to be read back.
 _MAYBE_UNREADABLE_BYTES = 400
-# The bytes of UTF-8 that begin no character.
-_CONTINUATION = bytes(range(0x80, 0xC0))
 
 # The operation whose item the current task works on.
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
@@ -51,39 +49,6 @@ def same_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=repr)
 
 
-class Result(NamedTuple):
-    """What an operation returned for one item, as JSON: as objects it could take 30 times that.
-
-    Attributes:
-        json: UTF-8.
-        chars: Characters of it if it is larger than a page, so that it is read in parts; else None.
-    """
-
-    json: bytes
-    chars: int | None = None
-
-    @classmethod
-    def of_json(cls, text: bytes, *, page_bytes: int) -> Result:
-        """Return the result that has this JSON. Costs a look at each byte of a large one."""
-        return cls(text, _chars_of(text) if len(text) > page_bytes else None)
-
-    def value(self) -> Any:
-        """Return it as JSON values, as the answer will have them."""
-        return from_json(self.json)
-
-    def total_chars(self) -> int:
-        """Return the characters of its JSON. Costs a look at each byte if that is not known."""
-        return _chars_of(self.json) if self.chars is None else self.chars
-
-    def part(self, start: int, most: int) -> str:
-        """Return at most `most` characters of the JSON text from byte `start` on.
-
-        Costs what it returns, however large the whole is.
-        """
-        # A character has at most four bytes; one that is cut in two at the end is beyond `most`.
-        return self.json[start : start + 4 * most].decode(errors="ignore")[:most]
-
-
 class ItemRunner:
     """An operation over the items of one batch: `Batch(work.run, items)`.
 
@@ -91,7 +56,8 @@ class ItemRunner:
         operation: What is done to each item.
         items: As the caller gave them, JSON values; only their size is of interest.
         page_bytes: A result of more bytes is read in parts.
-        reserve: Called with the bytes of each result or failure; raises if there is no room.
+        reserve: Called with the bytes of further items; raises if there is no room.
+        count: Called with the bytes of each result or failure. It finished, so it is kept.
         journal: Hears from the batch, and knows which item the current task works on.
         timeline: Observes the batch, and is told how far its items are.
 
@@ -99,6 +65,7 @@ class ItemRunner:
         operation: What is done to each item.
         last: The item that ended last, or None.
         size: Bytes of memory that items, results and failures hold, about.
+        size_on_disk: Bytes that they take with the results that memory has let go of, about.
     """
 
     def __init__(
@@ -108,6 +75,7 @@ class ItemRunner:
         *,
         page_bytes: int,
         reserve: Callable[[int], None],
+        count: Callable[[int], None],
         journal: ItemJournal | None = None,
         timeline: Timeline | None = None,
     ) -> None:
@@ -115,15 +83,16 @@ class ItemRunner:
         self._journal = journal
         self._timeline = timeline
         self.last: Any = None
-        self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
+        self.size = self.size_on_disk = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
         self._page_bytes = page_bytes
         self._reserve = reserve
+        self._count_kept = count
 
     async def run(self, item: Any) -> Result:
         """Run the operation on one item.
 
         Raises:
-            ToolFailure: It failed, or there is no room for its result.
+            ToolFailure: It failed, or returned what is no JSON value.
         """
         _inside.set(self.operation.name)  # stays set: the context is that of a worker
         try:
@@ -135,7 +104,7 @@ class ItemRunner:
                 return Result(text)
             # Megabytes are written in a step and counted in another; what is finished is not lost.
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return Result(text, _chars_of(text))
+            return Result(text, chars_of(text))
         except Exception as error:  # noqa: BLE001 - explained here, raised below
             failure = to_failure(error)
         finally:
@@ -166,15 +135,31 @@ class ItemRunner:
         Raises:
             ToolFailure: There is no room.
         """
-        self._count(_BYTES_PER_OUTCOME * count + size)
+        more = _BYTES_PER_OUTCOME * count + size
+        self._reserve(more)
+        self._grow(more)
 
     def restored(self, outcomes: Iterable[Outcome[Any, Result]]) -> None:
         """Count outcomes that were brought back from where they were stored."""
         for outcome in outcomes:
-            if outcome.value is not None:
-                self.size += sys.getsizeof(outcome.value.json)
-            else:
-                self.size += _BYTES_PER_FAILURE
+            if outcome.value is None:
+                self._grow(_BYTES_PER_FAILURE)
+                continue
+            self._grow(outcome.value.held_bytes)
+            if outcome.value.json is None:
+                self.let_go(outcome.value.held_bytes)
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes more that are held beside items and results."""
+        self._grow(size)
+
+    def let_go(self, size: int) -> None:
+        """Count results of so many bytes no more that are on the disk only from now on."""
+        self.size -= size
+
+    def _grow(self, size: int) -> None:
+        self.size += size
+        self.size_on_disk += size
 
     def label_of(self, item: Any) -> Any:
         """Return how an item is named in reports, as a JSON value.
@@ -200,7 +185,7 @@ class ItemRunner:
             return json_line(value)
 
     def _keep(self, value: Any) -> bytes:
-        """Make room for a result; return it as JSON."""
+        """Count a result; return it as JSON."""
         try:
             text = json_bytes(value)
             if _MAYBE_UNREADABLE_BYTES < len(text) <= self._page_bytes:
@@ -211,21 +196,18 @@ class ItemRunner:
                 "author must return text, numbers, lists and objects.",
                 error_code="NOT_JSON",
             ) from None
-        self._count(sys.getsizeof(text))
+        self._count(len(text) + BYTES_OBJECT_BYTES)
         return text
 
     def _keep_failure(self, failure: ToolFailure) -> ToolFailure:
-        """Make room for a failure; return it, or the one that tells that there is none."""
-        try:
-            told = [failure.message, failure.remediation, failure.data]
-            self._count(_BYTES_PER_FAILURE + held_bytes(told))
-        except ToolFailure as no_room:
-            return no_room
+        """Count a failure; return it."""
+        told = [failure.message, failure.remediation, failure.data]
+        self._count(_BYTES_PER_FAILURE + held_bytes(told))
         return failure
 
     def _count(self, size: int) -> None:
-        self._reserve(size)
-        self.size += size
+        self._grow(size)
+        self._count_kept(size)
 
 
 def _size_of(items: Sequence[Any]) -> int:
@@ -238,11 +220,6 @@ def _size_of(items: Sequence[Any]) -> int:
             error_code="NOT_TEXT",
         ) from None
     return max(held_bytes(items), as_json)  # few large values in many may be missed by the former
-
-
-def _chars_of(text: bytes) -> int:
-    """Return how many characters a text in UTF-8 has; as a `str` it could take 4 times as much."""
-    return len(text) if text.isascii() else len(text.translate(None, _CONTINUATION))
 
 
 def refuse_inside_item(tool: str) -> None:

@@ -2,7 +2,13 @@
 
 An item waits before it starts while the budget is used. What it will take is not known before it
 ends, so it reserves what the latest items of its operation took, and gives that back when it ends:
-its result is counted by the store from then on.
+its result is counted by the store from then on. A finished result is never dropped to make room for
+an item of the same operation. So when nothing is in flight and the next item has no room:
+
+* results are on their way to the disk: it waits, and memory lets go of them when they are there;
+* the results of its own operation cannot leave memory, and its own would not fit beside them: its
+  call stops, with all that finished;
+* neither: it runs alone, whatever it takes.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from typing import Any, Final
 import trio
 
 from nursery_patterns import Journal, Outcome
-from trio_tools.operations.durable.writer import ItemJournal
+from trio_tools.operations.durable.journal import ItemJournal
 
 COPIES: Final = 3
 """How often a result is in memory while its item runs: as a body, as a text, as JSON."""
@@ -28,6 +34,10 @@ _LEAST_BYTES = 4_096
 _LARGE_BYTES = 65_536
 # How fast an estimate falls when results get smaller. It rises at once.
 _FALL = 1 / 8
+
+
+def _nothing(_: int) -> None:
+    """Stand in for what hears of freed memory."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,18 @@ class MemoryStatistics:
 class MemoryBudget:
     """Bytes that items in flight and kept results take together.
 
-    One item may always run, so that work goes on when kept results take everything. The next to
-    start is the one that waits longest of the owner whose turn it is; the turn goes round.
+    The next to start is the one that waits longest of the owner whose turn it is; the turn goes
+    round.
 
     Args:
         max_bytes: All of the budget.
+        max_kept: Of these, what kept results may take.
         kept: Returns the bytes that kept results take.
+        let_go: Called with a number of bytes: drops results from memory that are on the disk until
+            no more than that is kept. Nothing is lost by it.
         make_room: Called with an owner and a number of bytes: drops what nobody works on until no
             more than that is kept, as far as that owner may ask for it.
+        will_let_go: Returns whether results are on their way to the disk.
 
     Attributes:
         given_back: Called with the bytes of large values that were freed.
@@ -73,10 +87,16 @@ class MemoryBudget:
         *,
         kept: Callable[[], int],
         make_room: Callable[[str, int], None],
+        max_kept: int | None = None,
+        let_go: Callable[[int], None] = _nothing,
+        will_let_go: Callable[[], bool] = lambda: False,
     ) -> None:
         self._max_bytes = max_bytes
+        self._max_kept = max_bytes if max_kept is None else max_kept
         self._kept = kept
         self._make_room = make_room
+        self._let_go = let_go
+        self._will_let_go = will_let_go
         self.given_back: Callable[[int], None] = _nothing
         # Invariant: these are the sum, and the number, of what all accounts have reserved.
         self._bytes = 0
@@ -107,6 +127,10 @@ class MemoryBudget:
         self._latest[operation] = size if size > known else known - (known - size) * _FALL
         if size >= _LARGE_BYTES:
             self.given_back(size * (COPIES - 1))
+
+    def learn_of_failure(self, operation: str) -> None:
+        """Take note that an item failed, which tells nothing of what results take."""
+        self._latest.setdefault(operation, 0.0)
 
     def take_nowait(self, account: MemoryAccount) -> bool:
         """Reserve for the next item of an account if there is room and nobody waits for it."""
@@ -149,15 +173,34 @@ class MemoryBudget:
 
     def _take(self, account: MemoryAccount) -> bool:
         size = self.size_of_next(account.operation)
-        room = self._max_bytes - size
-        if self._items and self._kept() + self._bytes > room:
-            if self._kept() > room:  # whoever ends now, it would not be enough
-                self._make_room(account.owner, max(0, room))
-            if self._kept() + self._bytes > room:
-                return False
+        if not (self._has_room(size) or self._found_room(account, size)):
+            return False
         self._bytes += size
         self._items += 1
         account.reserved_next = size
+        return True
+
+    def _has_room(self, size: int) -> bool:
+        kept, reserved = self._kept(), self._bytes + size
+        return kept <= min(self._max_bytes - reserved, self._max_kept - reserved // COPIES)
+
+    def _found_room(self, account: MemoryAccount, size: int) -> bool:
+        """Have others make room for an item of that size; or let it run alone, or stop its call."""
+        reserved = self._bytes + size
+        self._let_go(max(0, min(self._max_bytes - reserved, self._max_kept - reserved // COPIES)))
+        if self._has_room(size):
+            return True
+        least = min(self._max_bytes - size, self._max_kept - size // COPIES)
+        if self._kept() > least:  # when all that is in flight has ended, it would not be enough
+            self._make_room(account.owner, max(0, least))
+        if self._has_room(size):
+            return True
+        if self._items or self._will_let_go():
+            return False
+        if account.keeps_results and self._kept() > self._max_kept - size // COPIES:
+            if account.when_full is not None:
+                account.when_full()
+            return False
         return True
 
     def _leave(self, account: MemoryAccount) -> None:
@@ -176,20 +219,33 @@ class MemoryAccount(Journal[Any, Any]):
         owner: The client whose batch it is.
         operation: Names the operation.
         journal: Hears all that the batch tells, and has its outcomes; None for none.
+        leaves_memory: Whether results go to a disk, so that memory can let go of them.
 
     Attributes:
         reserved_next: Bytes for an item that has not started; 0 for none.
+        keeps_results: Whether it has results that cannot leave memory.
+        when_full: Called, perhaps more than once, while these leave no room for the next item.
+            It has to end the wait for it, which would be one for ever. None while no call works.
     """
 
     def __init__(
-        self, budget: MemoryBudget, owner: str, operation: str, journal: Journal[Any, Any] | None
+        self,
+        budget: MemoryBudget,
+        owner: str,
+        operation: str,
+        journal: Journal[Any, Any] | None,
+        *,
+        leaves_memory: bool = False,
     ) -> None:
         self._budget = budget
         self._journal = journal or ItemJournal("")
         self._reserved: dict[int, int] = {}  # by the index of the item
+        self._stays = not leaves_memory
         self.owner = owner
         self.operation = operation
         self.reserved_next = 0
+        self.keeps_results = self._stays and any(self.outcomes())
+        self.when_full: Callable[[], None] | None = None
 
     @property
     def waits(self) -> bool:
@@ -221,9 +277,12 @@ class MemoryAccount(Journal[Any, Any]):
     def ended(self, outcome: Outcome[Any, Any]) -> None:
         """Give back what the item had reserved, and learn what items of its operation take."""
         if outcome.value is not None:
-            self._budget.learn(self.operation, len(outcome.value.json))
+            self._budget.learn(self.operation, outcome.value.size)
+        else:
+            self._budget.learn_of_failure(self.operation)
+        self.keeps_results = self._stays
+        self._journal.ended(outcome)  # first: it may be on its way to the disk now
         self._release(outcome.index)
-        self._journal.ended(outcome)
 
     def cut(self, index: int, item: Any) -> None:
         """Give back what the item had reserved."""
@@ -240,7 +299,3 @@ class MemoryAccount(Journal[Any, Any]):
         size = self._reserved.pop(index, 0)
         if size:  # none if an item started without, as of a batch with limits for each key
             self._budget.release(size)
-
-
-def _nothing(_: int) -> None:
-    """Stand in for what hears of freed memory."""

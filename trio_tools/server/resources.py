@@ -15,6 +15,7 @@ from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.server.mcpserver.resources.templates import ResourceSecurity
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     Completion,
     CompletionArgument,
@@ -24,10 +25,10 @@ from mcp.types import (
 )
 
 from nursery_patterns import current_request
-from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr
+from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, brief_repr
 from trio_tools.answers.json_values import json_bytes, safe_value
 from trio_tools.live.state import ServerState
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.pagination import OPERATION_MIME, Page, Pages, Part, operation_uri
 
 _WHOLE = "operation://{operation_id}"
@@ -124,14 +125,17 @@ class _OperationResources:
         pages = Pages(kept, self._state.cursors, room)
         try:
             if index is None:
-                page = pages.read(cursor, _PAGE_SIZE)
+                page = await pages.read(cursor, _PAGE_SIZE)
             else:
-                page = pages.outcome(_number(index), cursor)
+                page = await pages.outcome(_number(index), cursor)
         except NotFound as error:
             raise ResourceNotFoundError(error.message) from None
         except InvalidArgument as error:
             data = {"error_code": error.error_code}
             raise MCPError(INVALID_PARAMS, error.message, data) from None
+        except ToolFailure as error:
+            data = {"error_code": error.error_code}
+            raise MCPError(INTERNAL_ERROR, error.message, data) from None
         await self._state.store.settled(kept)  # nothing is told before it is safe
         return _lines(page, uri)
 

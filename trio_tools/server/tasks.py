@@ -36,7 +36,8 @@ from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
 from trio_tools.operations.output_state import OutputState
-from trio_tools.operations.store import StoredOperation, new_operation_id
+from trio_tools.operations.store import new_operation_id
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.server.results import succeeded
 from trio_tools.tools.batches.background import stop_for_good
 from trio_tools.tools.batches.calls import stored_answer

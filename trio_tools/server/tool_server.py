@@ -39,7 +39,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.server.access_log import AccessLog
 from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.apps import OperationPages, with_apps

@@ -10,7 +10,7 @@ from pydantic import Field
 from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.background import (
     counts_of,
     counts_text,
@@ -103,7 +103,7 @@ async def get_operation(
     }
     state = "running" if kept.running else "complete" if counts.complete else "not complete"
     summary = f"{kept.batch.name} is {state}: {counts.done} of {known_total(counts)} done"
-    match pages.read(cursor, page_size):
+    match await pages.read(cursor, page_size):
         case Page(outcomes, told, following):
             data["outcomes"] = outcomes
             summary = f"{summary}; {len(outcomes)} outcomes on this page."

@@ -1,12 +1,18 @@
 """Operations that outlive the process: what is stored, where, and when it is safe.
 
-Whatever writes or reads state files and databases of operations belongs here. Nothing here knows
+Code that writes or reads state files and databases of operations belongs here. Nothing here knows
 which tool asked. Each module imports only those above it.
 
 location  where the state is, and the key that signs cursors
-records   operations and outcomes as bytes
+holders   which server works on an operation, and whether it has died
+records   operations, and what one commit changes of them
+blobs     outcomes as bytes, and what is read back of them
 notices   what servers that share a database tell each other
+pruning   which operations have to go
+tables    the tables, in SQLAlchemy, and how older ones become new ones
+engine    connections and transactions
 counters  what clients used, over all servers
-database  the tables, in SQLAlchemy; blocking, for threads
+database  what is written, read, found and deleted; blocking, for threads
+journal   what an operation tells the disk
 writer    group commit: one thread, and the tasks that wait for it
 """

@@ -1,4 +1,4 @@
-"""The tables of stored operations, in SQLAlchemy Core, for SQLite and PostgreSQL alike.
+"""Stored operations in a database, SQLite or PostgreSQL: written, read, found and deleted.
 
 Everything here blocks and is called in a thread. One commit writes what ended of several
 operations, as one blob for each: row by row, the thread would give up the interpreter for each row,
@@ -7,127 +7,36 @@ and a busy event loop would let it wait each time.
 
 from __future__ import annotations
 
-import secrets
-import sqlite3
-import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, cast
 
 import sqlalchemy as sa
-import sqlalchemy.exc
-import sqlalchemy.pool
-from sqlalchemy import event
-from sqlalchemy.engine import RowMapping
 
-from trio_tools.operations.durable.counters import count_use, usage_table
-from trio_tools.operations.durable.location import Location, StateTroubleError
+from trio_tools.operations.durable import tables
+from trio_tools.operations.durable.blobs import Stored, encode, read_part
+from trio_tools.operations.durable.counters import count_use
+from trio_tools.operations.durable.engine import StateEngine
+from trio_tools.operations.durable.holders import has_died
+from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.notices import CHANNEL, Kind, payload_of
+from trio_tools.operations.durable.pruning import Kept, doomed
 from trio_tools.operations.durable.records import (
+    GONE,
+    REFUSED,
     Change,
     Counted,
+    Part,
     Record,
+    Saved,
     Use,
-    encode,
-    has_died,
 )
+from trio_tools.operations.durable.tables import operations, outcomes
+from trio_tools.operations.result import Place
 
-VERSION: Final = 2
-"""The version of the tables that this code writes."""
-
-_T = TypeVar("_T")
-
-_BUSY_SECONDS = 2.0
-_TABLES_LOCK = 7_246_000  # any number that is always the same
-_CONNECT_SECONDS = 3
-
-_metadata = sa.MetaData()
-_integer = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_meta = sa.Table(
-    "trio_tools_meta",
-    _metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.LargeBinary, nullable=False),
-)
-_operations = sa.Table(
-    "operations",
-    _metadata,
-    sa.Column("key", _integer, primary_key=True, autoincrement=True),
-    sa.Column("owner", sa.Text, nullable=False),
-    sa.Column("operation_id", sa.Text, nullable=False),
-    sa.Column("tool", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("schema", sa.Text, nullable=False),
-    sa.Column("request", sa.LargeBinary, nullable=False),
-    sa.Column("options", sa.LargeBinary, nullable=False),
-    sa.Column("background", sa.Boolean, nullable=False),
-    sa.Column("run", sa.Integer, nullable=False),
-    sa.Column("total", _integer),
-    sa.Column("succeeded", _integer, nullable=False),
-    sa.Column("failed", _integer, nullable=False),
-    sa.Column("timed_out", _integer, nullable=False),
-    sa.Column("created", sa.Double, nullable=False),
-    sa.Column("last_used", sa.Double, nullable=False, index=True),
-    sa.Column("size", _integer, nullable=False),
-    sa.Column("holder", sa.Text),
-    sa.Column("lease_until", sa.Double, nullable=False),
-    sa.Column("revision", _integer, nullable=False),
-    sa.Column("stop", sa.Boolean, nullable=False),
-    sa.UniqueConstraint("owner", "operation_id"),
-    sqlite_autoincrement=True,
-)
-_outcomes = sa.Table(
-    "outcomes",
-    _metadata,
-    sa.Column("key", _integer, primary_key=True),
-    sa.Column("revision", _integer, primary_key=True),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-)
-
-_usage = usage_table(_metadata)
-
-MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: _usage.create}
-"""What takes the tables of one version to the next, by the version they are in."""
-
-# Columns that a commit changes; the others are those of the call that made the operation.
-_CHANGING = (
-    "options",
-    "background",
-    "run",
-    "total",
-    "succeeded",
-    "failed",
-    "timed_out",
-    "last_used",
-    "size",
-    "holder",
-    "lease_until",
-    "stop",
-)
-
-
-REFUSED: Final = 0
-GONE: Final = -1
-
-
-@dataclass(frozen=True)
-class Saved:
-    """How a change went.
-
-    Attributes:
-        revision: Of the operation as it is stored now; or `REFUSED`, since another server holds it
-            or has changed it; or `GONE`, since it was deleted, and has to be written whole.
-        holder: Who holds the operation, if it was refused for that.
-        stop: Whether somebody asked the holder to stop it.
-    """
-
-    revision: int
-    holder: str | None = None
-    stop: bool = False
+ReadBlob = Callable[[int, int], bytes]
 
 
 class StateDatabase:
@@ -148,13 +57,11 @@ class StateDatabase:
         now: Callable[[], float] = time.time,
         read_only: bool = False,
     ) -> None:
-        self._read_only = read_only
         self._location = location
         self._holder = holder
         self._now = now
-        self._opening = threading.Lock()
-        self._engine: sa.Engine | None = None
-        self._closed = False
+        self._engine = StateEngine(location, read_only=read_only)
+        self._in_transaction = self._engine.in_transaction
 
     def commit(self, changes: Sequence[Change]) -> list[Saved]:
         """Write all changes in one transaction. When this returns they are on the disk.
@@ -164,23 +71,51 @@ class StateDatabase:
         """
         return self._in_transaction(lambda connection: [self._save(connection, c) for c in changes])
 
-    def load(self, owner: str, operation_id: str) -> tuple[Record, list[bytes]] | None:
-        """Return an operation and the blobs of its outcomes, oldest first; None if there is none.
+    def load(self, owner: str, operation_id: str) -> tuple[Record, Stored] | None:
+        """Return an operation and what is stored beside its record; None if there is none.
+
+        Results of more than `KEPT_BYTES` stay where they are: `read` brings parts of them.
 
         Raises:
             StateTroubleError: The state cannot be read.
         """
 
-        def read(connection: sa.Connection) -> tuple[Record, list[bytes]] | None:
-            row = connection.execute(_of(owner, operation_id)).mappings().one_or_none()
+        def read(connection: sa.Connection) -> tuple[Record, Stored] | None:
+            row = connection.execute(tables.of(owner, operation_id)).mappings().one_or_none()
             if row is None:
                 return None
+            columns = outcomes.c
             blobs = connection.execute(
-                sa.select(_outcomes.c.data)
-                .where(_outcomes.c.key == row["key"])
-                .order_by(_outcomes.c.revision)
-            )
-            return _record(row), [bytes(blob) for blob in blobs.scalars()]
+                sa.select(columns.revision, sa.func.length(columns.data))
+                .where(columns.key == row["key"])
+                .order_by(columns.revision)
+            ).all()
+            stored = Stored()
+            for revision, size in blobs:
+                with self._blob(connection, row["key"], revision) as read_blob:
+                    assert read_blob is not None  # it is one transaction
+                    stored.add(revision, size, read_blob)
+            return tables.record_of(row), stored
+
+        return self._in_transaction(read, reads=True)
+
+    def read(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
+        """Return parts of results of an operation; None for one that is not there any more.
+
+        Args:
+            key: Of the record.
+            parts: What to read, of one revision after the other where that is possible.
+
+        Raises:
+            StateTroubleError: The state cannot be read.
+        """
+
+        def read(connection: sa.Connection) -> list[bytes | None]:
+            found: list[bytes | None] = []
+            for part in parts:
+                with self._blob(connection, key, part.place.revision) as read_blob:
+                    found.append(None if read_blob is None else read_part(part, read_blob))
+            return found
 
         return self._in_transaction(read, reads=True)
 
@@ -190,8 +125,8 @@ class StateDatabase:
         Raises:
             StateTroubleError: The state cannot be read.
         """
-        statement = sa.select(_operations.c.revision).where(
-            _operations.c.owner == owner, _operations.c.operation_id == operation_id
+        statement = sa.select(operations.c.revision).where(
+            operations.c.owner == owner, operations.c.operation_id == operation_id
         )
         return (
             self._in_transaction(lambda connection: connection.scalar(statement), reads=True) or 0
@@ -203,12 +138,14 @@ class StateDatabase:
         Raises:
             StateTroubleError: The state cannot be read.
         """
-        columns = [column for column in _operations.c if column.name != "request"]
-        statement = sa.select(*columns).order_by(_operations.c.created, _operations.c.key)
+        columns = [column for column in operations.c if column.name != "request"]
+        statement = sa.select(*columns).order_by(operations.c.created, operations.c.key)
         if owner is not None:
-            statement = statement.where(_operations.c.owner == owner)
+            statement = statement.where(operations.c.owner == owner)
         return self._in_transaction(
-            lambda connection: [_record(row) for row in connection.execute(statement).mappings()],
+            lambda connection: [
+                tables.record_of(row) for row in connection.execute(statement).mappings()
+            ],
             reads=True,
         )
 
@@ -225,23 +162,23 @@ class StateDatabase:
         ]
 
     def stop(self, owner: str, operation_id: str) -> bool:
-        """Ask whoever works on an operation to stop it, and let nobody take it up by itself.
+        """Ask the server that works on an operation to stop it, and let none take it up by itself.
 
         Returns:
-            Whether anybody works on it, or was to take it up.
+            Whether a server works on it, or was to take it up.
 
         Raises:
             StateTroubleError: The state cannot be written.
         """
 
         def ask(connection: sa.Connection) -> bool:
-            row = connection.execute(_of(owner, operation_id)).mappings().one_or_none()
+            row = connection.execute(tables.of(owner, operation_id)).mappings().one_or_none()
             if row is None:
                 return False
             held = not self._is_free(row["holder"], row["lease_until"])
             values = {"stop": held, "background": False, "revision": row["revision"] + 1}
             connection.execute(
-                sa.update(_operations).where(_operations.c.key == row["key"]).values(**values)
+                sa.update(operations).where(operations.c.key == row["key"]).values(**values)
             )
             self._tell(connection, "stop", owner, operation_id)
             return held or bool(row["background"])
@@ -256,7 +193,7 @@ class StateDatabase:
         """
 
         def drop(connection: sa.Connection) -> bool:
-            row = connection.execute(_of(owner, operation_id)).mappings().one_or_none()
+            row = connection.execute(tables.of(owner, operation_id)).mappings().one_or_none()
             if row is None or not self._is_free(row["holder"], row["lease_until"]):
                 return False
             self._drop(connection, [row["key"]])
@@ -278,20 +215,17 @@ class StateDatabase:
         """
 
         def drop(connection: sa.Connection) -> int:
-            columns = _operations.c
+            columns = operations.c
             told = (columns.key, columns.owner, columns.size, columns.last_used)
             held_by = (columns.holder, columns.lease_until, columns.background)
             rows = connection.execute(sa.select(*told, *held_by).order_by(columns.last_used)).all()
-            doomed = _doomed(
-                [
-                    _Kept(row.key, row.owner, row.size, row.last_used, self._is_idle(row))
-                    for row in rows
-                ],
-                oldest=self._now() - ttl,
-                max_bytes=max_bytes,
-            )
-            self._drop(connection, doomed)
-            return len(doomed)
+            kept = [
+                Kept(row.key, row.owner, row.size, row.last_used, self._is_idle(row))
+                for row in rows
+            ]
+            gone = doomed(kept, oldest=self._now() - ttl, max_bytes=max_bytes)
+            self._drop(connection, gone)
+            return len(gone)
 
         return self._in_transaction(drop)
 
@@ -301,7 +235,7 @@ class StateDatabase:
         Raises:
             StateTroubleError: Nothing was counted.
         """
-        return self._in_transaction(lambda connection: count_use(connection, _usage, use))
+        return self._in_transaction(lambda connection: count_use(connection, tables.usage, use))
 
     def key(self) -> bytes:
         """Return the key that signs cursors, made with the first use.
@@ -311,64 +245,98 @@ class StateDatabase:
         """
 
         def read(connection: sa.Connection) -> bytes:
-            return bytes(connection.scalar(_meta_value("key")) or b"")
+            return bytes(connection.scalar(tables.meta_value("key")) or b"")
 
         return self._in_transaction(read, reads=True)
 
     def close(self) -> None:
-        """Close all connections, in any thread and without waiting for another one.
-
-        A transaction that still runs, in a thread that was abandoned, closes its own when it ends.
-        """
-        self._closed = True  # first, so that a transaction that ends now does not miss it
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.dispose()
+        """Close all connections, in any thread and without waiting for another one."""
+        self._engine.close()
 
     def _save(self, connection: sa.Connection, change: Change) -> Saved:
+        """Write one change. The row is this server's to write if it holds it, or takes it over."""
         record = change.record
-        row = connection.execute(_state_of(record.owner, record.operation_id)).one_or_none()
-        replace = change.replace
+        row = connection.execute(tables.state_of(record.owner, record.operation_id)).one_or_none()
         if change.touch:
             if row is not None:
                 connection.execute(
-                    sa.update(_operations)
-                    .where(_operations.c.key == row.key)
+                    sa.update(operations)
+                    .where(operations.c.key == row.key)
                     .values(last_used=record.last_used)
                 )
-            return Saved(record.revision or 1)
+            return Saved(record.revision or 1, key=record.key)
         if row is None:
-            if record.revision and not replace:
+            if record.revision and not change.whole:
                 return Saved(GONE)
-            revision, replace, stop = 1, False, False
-            values = asdict(record) | {"revision": revision, "stop": False}
-            key = connection.scalar(
-                sa.insert(_operations).values(**values).returning(_operations.c.key)
-            )
+            key, revision, stop = self._insert(connection, record), 1, False
         else:
-            # The row is this server's to write if it holds it, or takes it over.
             if not self._is_free(row.holder, row.lease_until, unless=self._holder):
                 return Saved(REFUSED, row.holder)
-            if change.claim and row.revision != record.revision and not replace:
-                return Saved(REFUSED)  # it is not as this server knows it: to be read again
-            key, revision = row.key, row.revision + 1
-            stop = row.stop and not change.claim
-            values = {name: getattr(record, name) for name in _CHANGING} | {
-                "revision": revision,
-                "stop": stop,
-            }
+            is_as_known = row.revision == record.revision
+            if change.claim and not (is_as_known or change.unsure or change.whole):
+                return Saved(REFUSED)  # it has to be read again
+            key, revision, stop = row.key, row.revision + 1, row.stop and not change.claim
+            values = {name: getattr(record, name) for name in tables.CHANGING}
             connection.execute(
-                sa.update(_operations).where(_operations.c.key == key).values(**values)
+                sa.update(operations)
+                .where(operations.c.key == key)
+                .values(**values, revision=revision, stop=stop)
             )
-        if replace:
-            connection.execute(sa.delete(_outcomes).where(_outcomes.c.key == key))
-        if change.outcomes or change.started or change.growth:
-            connection.execute(
-                sa.insert(_outcomes).values(key=key, revision=revision, data=encode(change))
-            )
+        placed = self._add_outcomes(connection, change, key, revision)
         parked = record.background and record.holder is None
         self._tell(connection, "parked" if parked else "news", record.owner, record.operation_id)
-        return Saved(revision, stop=stop)
+        return Saved(revision, stop=stop, key=key, placed=placed)
+
+    @staticmethod
+    def _insert(connection: sa.Connection, record: Record) -> int:
+        values = asdict(record) | {"revision": 1, "stop": False}
+        del values["key"]  # the database chooses it
+        statement = sa.insert(operations).values(**values).returning(operations.c.key)
+        return connection.execute(statement).scalar_one()
+
+    @staticmethod
+    def _add_outcomes(
+        connection: sa.Connection, change: Change, key: int, revision: int
+    ) -> list[Any]:
+        """Write what ended as one blob; return where each larger result is in it."""
+        if not (change.outcomes or change.started or change.growth):
+            return []
+        data, larger = encode(change)
+        connection.execute(sa.insert(outcomes).values(key=key, revision=revision, data=data))
+        return [(result, Place(revision, offset)) for result, offset in larger]
+
+    @contextmanager
+    def _blob(
+        self, connection: sa.Connection, key: int, revision: int
+    ) -> Generator[ReadBlob | None]:
+        """Give a function that reads parts of a blob, which may be larger than memory has room for.
+
+        None if the blob is not there.
+        """
+        where = (outcomes.c.key == key, outcomes.c.revision == revision)
+        if self._location.path is None:
+            there = connection.scalar(sa.select(sa.literal(1)).where(*where))
+
+            def part(start: int, size: int) -> bytes:
+                wanted = sa.func.substring(outcomes.c.data, start + 1, size)
+                return bytes(connection.scalar(sa.select(wanted).where(*where)) or b"")
+
+            yield part if there else None
+            return
+        # SQLite reads all of a blob for a part of it in SQL. Opened by its row, it does not.
+        rowid: sa.ColumnClause[int] = sa.literal_column("rowid")
+        row = connection.scalar(sa.select(rowid).select_from(outcomes).where(*where))
+        if row is None:
+            yield None
+            return
+        raw = cast("Any", connection.connection.driver_connection)
+        with raw.blobopen("outcomes", "data", row, readonly=True) as blob:
+
+            def read(start: int, size: int) -> bytes:
+                blob.seek(min(max(0, start), len(blob)))
+                return blob.read(size)
+
+            yield read
 
     def _tell(self, connection: sa.Connection, kind: Kind, owner: str, operation_id: str) -> None:
         """Tell other servers, when this is committed. Those of a file look by themselves."""
@@ -380,7 +348,7 @@ class StateDatabase:
         return not row.background and self._is_free(row.holder, row.lease_until)
 
     def _is_free(self, holder: str | None, lease_until: float, *, unless: str = "") -> bool:
-        """Whether nobody holds an operation, but for the one named in `unless`."""
+        """Whether no server holds an operation, or the one named in `unless` does."""
         if holder is None or holder == unless:
             return True
         return lease_until < self._now() or has_died(holder)
@@ -388,201 +356,5 @@ class StateDatabase:
     @staticmethod
     def _drop(connection: sa.Connection, keys: Sequence[int]) -> None:
         for key in keys:
-            connection.execute(sa.delete(_outcomes).where(_outcomes.c.key == key))
-            connection.execute(sa.delete(_operations).where(_operations.c.key == key))
-
-    def _in_transaction(self, work: Callable[[sa.Connection], _T], *, reads: bool = False) -> _T:
-        try:
-            engine = self._opened()
-            pool = engine.pool  # `engine.dispose` gives the engine another one
-            try:
-                with engine.connect() as connection:
-                    connection.execution_options(trio_tools_reads=reads)
-                    with connection.begin():
-                        return work(connection)
-            finally:
-                if self._closed:
-                    pool.dispose()
-        except sqlalchemy.exc.DBAPIError as error:
-            raise StateTroubleError(self._words(error.orig)) from None
-        except OSError as error:
-            raise StateTroubleError(f"{self._location.told}: {error.strerror}") from None
-
-    def _opened(self) -> sa.Engine:
-        """Return the engine; with the first use, make the tables or check their version."""
-        with self._opening:
-            engine = self._engine
-            if engine is None:
-                engine = self._make_engine()
-                with ExitStack() as failing:
-                    failing.callback(engine.dispose)
-                    with engine.begin() as connection:
-                        self._check_version(connection)
-                    failing.pop_all()
-                self._engine = engine
-            return engine
-
-    def _make_engine(self) -> sa.Engine:
-        if self._location.path is not None:
-            if not self._read_only:
-                self._location.make_file()
-            engine = sa.create_engine(
-                "sqlite+pysqlite://",
-                creator=self._connect_to_file,
-                poolclass=sqlalchemy.pool.QueuePool,
-                pool_size=2,
-                max_overflow=-1,
-            )
-            event.listen(engine, "begin", _begin if self._read_only else _begin_immediately)
-            return engine
-        if find_spec("psycopg") is None:
-            raise StateTroubleError(
-                "state.url names PostgreSQL, whose driver is not installed: "
-                "pip install trio-tools[postgres]"
-            )
-        url = sa.make_url(self._location.url).set(drivername="postgresql+psycopg")
-        return sa.create_engine(
-            url,
-            pool_size=2,
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": _CONNECT_SECONDS,
-                "application_name": "trio-tools state",
-                **({"options": "-c default_transaction_read_only=on"} if self._read_only else {}),
-                # A peer that is gone without a word is noticed within seconds.
-                "tcp_user_timeout": 5_000,
-            },
-        )
-
-    def _connect_to_file(self) -> sqlite3.Connection:
-        assert self._location.path is not None
-        connection = sqlite3.connect(
-            f"{self._location.path.as_uri()}?mode={'ro' if self._read_only else 'rw'}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        with ExitStack() as failing:  # as with a locked file, or one that is no database
-            failing.callback(connection.close)
-            if not self._read_only:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-            failing.pop_all()
-        return connection
-
-    def _check_version(self, connection: sa.Connection) -> None:
-        """Make the tables, or bring older ones up to date.
-
-        Raises:
-            StateTroubleError: A newer version made them; they are left as they are.
-        """
-        if self._location.path is None:  # servers that start together make the tables once
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
-        if not sa.inspect(connection).has_table(_meta.name):
-            if self._read_only:
-                raise StateTroubleError(f"{self._location.told} holds no operations of trio-tools")
-            _metadata.create_all(connection)
-            for name, value in (("version", b"%d" % VERSION), ("key", secrets.token_bytes(32))):
-                connection.execute(sa.insert(_meta).values(name=name, value=value))
-            return
-        found = int(bytes(connection.scalar(_meta_value("version")) or b"0"))
-        if found > VERSION:
-            raise StateTroubleError(
-                f"{self._location.told} was written by a newer trio-tools (version {found} of its "
-                f"tables, this one knows {VERSION}): upgrade trio-tools, or set state.url to "
-                "another place"
-            )
-        if found < VERSION and self._read_only:
-            raise StateTroubleError(
-                f"{self._location.told} was written by an older trio-tools: start a server of this "
-                "version with it first"
-            )
-        for version in range(found, VERSION):
-            MIGRATIONS[version](connection)
-        if found < VERSION:
-            connection.execute(
-                sa.update(_meta).where(_meta.c.name == "version").values(value=b"%d" % VERSION)
-            )
-
-    def _words(self, error: BaseException | None) -> str:
-        """Say what an error of the driver means, without anything that could be a secret."""
-        told = self._location.told
-        if self._location.path is None:
-            state = getattr(error, "sqlstate", None)
-            return f"{told} does not answer as it should ({state or type(error).__name__})"
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        return f"{told} {_SQLITE_WORDS.get(code, f'cannot be used ({error})')}"
-
-
-_SQLITE_WORDS = {
-    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
-    sqlite3.SQLITE_READONLY: "is read-only",
-    sqlite3.SQLITE_PERM: "cannot be opened: its permissions forbid it",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that its folder exists and can be written to",
-    sqlite3.SQLITE_BUSY: "is locked by another program",
-    sqlite3.SQLITE_LOCKED: "is locked by another program",
-    sqlite3.SQLITE_NOTADB: "is no SQLite database: move it away, or set state.url to another file",
-    sqlite3.SQLITE_CORRUPT: "is damaged: move it away, or set state.url to another file",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk failed",
-}
-
-
-class _Kept(NamedTuple):
-    key: int
-    owner: str
-    size: int
-    last_used: float
-    idle: bool
-
-
-def _doomed(rows: Sequence[_Kept], *, oldest: float, max_bytes: int) -> list[int]:
-    """Return the keys of what has to go. `rows` are ordered by their last use."""
-    doomed = [row.key for row in rows if row.idle and row.last_used < oldest]
-    left = [row for row in rows if not (row.idle and row.last_used < oldest)]
-    held = Counter[str]()
-    idle: defaultdict[str, deque[_Kept]] = defaultdict(deque)
-    for row in left:
-        held[row.owner] += row.size
-        if row.idle:
-            idle[row.owner].append(row)
-    while held.total() > max_bytes and (owners := [owner for owner in held if idle[owner]]):
-        owner = max(owners, key=held.__getitem__)
-        row = idle[owner].popleft()
-        held[owner] -= row.size
-        doomed.append(row.key)
-    return doomed
-
-
-def _of(owner: str, operation_id: str) -> sa.Select[Any]:
-    return sa.select(_operations).where(
-        _operations.c.owner == owner, _operations.c.operation_id == operation_id
-    )
-
-
-def _state_of(owner: str, operation_id: str) -> Any:
-    columns = _operations.c
-    return sa.select(
-        columns.key, columns.holder, columns.lease_until, columns.revision, columns.stop
-    ).where(columns.owner == owner, columns.operation_id == operation_id)
-
-
-def _meta_value(name: str) -> sa.Select[Any]:
-    return sa.select(_meta.c.value).where(_meta.c.name == name)
-
-
-def _record(row: RowMapping) -> Record:
-    values: dict[str, Any] = {name: value for name, value in row.items() if name != "key"}
-    values["request"] = bytes(values.get("request", b""))
-    values["options"] = bytes(values["options"])
-    return Record(**values)
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _begin_immediately(connection: sa.Connection) -> None:
-    # A transaction that reads first and then writes could fail in between: take the lock at once.
-    reads = connection.get_execution_options().get("trio_tools_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+            connection.execute(sa.delete(outcomes).where(outcomes.c.key == key))
+            connection.execute(sa.delete(operations).where(operations.c.key == key))

@@ -1,38 +1,32 @@
 """Group commit: what ends while one commit runs goes into the next one.
 
 An operation's journal hears from its batch, without waiting for anything. One task takes what all
-journals heard and writes it in one transaction, in a thread of its own; whoever is about to tell
-somebody waits for that. While the state cannot be written, nobody waits: the server goes on in
-memory and says so, and when the state can be written again, each operation is written whole.
+journals heard and writes it in one transaction, in a thread of its own. A task that is about to
+tell of an outcome waits for that commit. While the state cannot be written, no task waits: the
+server goes on in memory and says so, and when the state can be written again, the rest is written.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 from trio.lowlevel import ParkingLot
 
-from nursery_patterns import Batch, Journal, Outcome, Status, run_in_thread
+from nursery_patterns import run_in_thread
+from trio_tools.operations.durable.holders import new_holder
+from trio_tools.operations.durable.journal import MOST_BYTES_A_COMMIT, OperationJournal
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.notices import payload_of
-from trio_tools.operations.durable.records import (
-    Change,
-    Record,
-    has_died,
-    new_holder,
-    restored_name,
-)
+from trio_tools.operations.durable.records import Change, Saved
 
 if TYPE_CHECKING:
-    from trio_tools.operations.durable.database import Saved, StateDatabase
+    from trio_tools.operations.durable.database import StateDatabase
 
 _log = logging.getLogger("trio_tools")
 
@@ -54,203 +48,6 @@ _ENOUGH_BYTES_FOR_A_COMMIT = 2**20
 
 _T = TypeVar("_T")
 
-# The index of the item that the current task works on.
-_index: ContextVar[int] = ContextVar("_index")
-
-_ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT})
-
-
-class ItemJournal(Journal[Any, Any]):
-    """Knows which item of an operation the current task works on.
-
-    Args:
-        operation_id: Of the operation.
-    """
-
-    def __init__(self, operation_id: str) -> None:
-        self._operation_id = operation_id
-
-    def started(self, index: int, item: Any) -> None:
-        """Note which item the current task works on."""
-        del item
-        _index.set(index)
-
-    @property
-    def item_key(self) -> str:
-        """The idempotency key of the item that the current task works on."""
-        return f"{self._operation_id}/{_index.get()}"
-
-    async def note_start(self) -> None:
-        """Write down that the current item starts, and return when that is safe."""
-
-
-class OperationJournal(ItemJournal):
-    """Hears what happens to the items of one operation, and has it written.
-
-    It is the `journal` of the operation's batch.
-
-    Args:
-        writer: Writes it.
-        record: What is stored of the operation itself; whoever changes it calls `ask`.
-        outcomes: Those there are to begin with.
-        growth: Items that came to the operation while it ran, as they are stored.
-
-    Attributes:
-        refused: Why the operation may not be worked on, after a claim: the name of another holder,
-            or an empty text if another server has changed it; None if it may.
-    """
-
-    def __init__(
-        self,
-        writer: Writer,
-        record: Record,
-        outcomes: Iterable[Outcome[Any, Any]] = (),
-        growth: Iterable[bytes] = (),
-    ) -> None:
-        super().__init__(restored_name(record.operation_id))
-        self.record = record
-        self.refused: str | None = None
-        self.batch: Batch[Any, Any] | None = None
-        self._writer = writer
-        self._first = tuple(outcomes)
-        # Invariant: whatever was asked to be written is written, or is in `_pending`, `_started` or
-        # the record, or in a change that is being written; `asked - saved` counts the latter.
-        self._pending: list[Outcome[Any, Any]] = []
-        self.bytes_ahead = 0  # of their results
-        self._started: list[int] = []
-        self._growth: list[bytes] = []
-        self._all_growth = list(growth)
-        self._claims = False
-        self._replace = False
-        self._touched = False
-        self.asked = 0
-        self.saved = 0
-
-    def outcomes(self) -> Iterable[Outcome[Any, Any]]:
-        """Return the outcomes there are to begin with."""
-        return self._first
-
-    def ended(self, outcome: Outcome[Any, Any]) -> None:
-        """Take an outcome to be written. It waits for nothing."""
-        size = 0 if outcome.value is None else len(outcome.value.json)
-        self._pending.append(outcome)
-        self.bytes_ahead += size
-        self.asked += 1
-        self._writer.heard_end(self, size)
-
-    def grow(self, growth: bytes) -> None:
-        """Take items that came to the operation to be written, before any of their outcomes."""
-        self._all_growth.append(growth)
-        self._growth.append(growth)
-        if self.batch is not None:  # before, the operation may turn out to be there already
-            self.ask()
-
-    def behind(self) -> bool:
-        """Whether so much is still to be written that no further item should start."""
-        return self._writer.behind
-
-    async def ready(self) -> None:
-        """Wait while too much is still to be written."""
-        await self._writer.room()
-
-    async def note_start(self) -> None:
-        """Write down that the current item starts, and return when that is on the disk."""
-        self._started.append(_index.get())
-        self.ask()
-        await self.settled()
-
-    def ask(self, *, claim: bool = False) -> None:
-        """Have the record written as it is when its turn comes.
-
-        Args:
-            claim: Take the operation over from a holder whose lease has ended.
-        """
-        self._claims |= claim
-        self.asked += 1
-        self._writer.heard(self)
-
-    async def settled(self) -> None:
-        """Wait until all that happened so far is on the disk, or the state is in trouble."""
-        await self._writer.settled(self)
-
-    def touch(self) -> None:
-        """Have the time of the last use written when something else is."""
-        self._touched = True
-        self._writer.heard(self)
-
-    def take(self, most: int) -> tuple[Change, int]:
-        """Return what is to be written, and what `saved` is when it is."""
-        record = self.record
-        if self._replace and self.batch is not None:
-            self._pending = [o for o in self.batch.report().outcomes if o.status in _ENDS]
-            most = len(self._pending)
-            self._growth = list(self._all_growth)
-        if self.batch is not None:
-            counts = self.batch.counts
-            record.total = counts.total
-            record.succeeded, record.failed = counts.succeeded, counts.failed
-            record.timed_out = counts.timed_out
-        taken, self._pending = self._pending[:most], self._pending[most:]
-        size = sum(len(o.value.json) for o in taken if o.value is not None)
-        self.bytes_ahead = self.bytes_ahead - size if self._pending else 0
-        change = Change(
-            copy.copy(record),
-            taken,
-            size,
-            self._started,
-            self._growth,
-            replace=self._replace,
-            claim=self._claims,
-            touch=self.asked == self.saved and not self._replace,
-        )
-        self._started, self._growth = [], []
-        self._replace, self._claims, self._touched = False, False, False
-        return change, self.asked - len(self._pending)
-
-    def wrote(self, change: Change, saved: Saved, asked: int) -> None:
-        """Take note of how a change went."""
-        if saved.revision > 0:
-            self.record.revision = saved.revision
-            self.refused = None
-            self.saved = asked
-            if saved.stop:
-                self._writer.asked_to_stop(self)
-        elif saved.revision == 0:
-            self.refused = saved.holder or ""
-            self.saved = asked
-            if not change.claim or not change.record.revision:  # nobody waits for the claim
-                _log.warning(
-                    "operation %r was taken over by another server", self.record.operation_id
-                )
-                self._writer.taken_over(self)
-        else:
-            self.write_whole()
-
-    def write_whole(self, *, claim: bool = False) -> None:
-        """Have all of the operation written anew: nobody can tell what is stored of it."""
-        self._replace = True
-        self._claims |= claim
-        self._pending, self.bytes_ahead = [], 0
-        self._writer.heard(self)
-
-    @property
-    def held_elsewhere(self) -> bool:
-        """Whether another server works on the operation, as far as is known here."""
-        holder = self.record.holder
-        if holder is None or holder == self._writer.holder:
-            return False
-        return self.record.lease_until > self._writer.now() and not has_died(holder)
-
-    @property
-    def outcomes_ahead(self) -> int:
-        """How many outcomes are still to be written."""
-        return len(self._pending)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether anything is still to be written."""
-        return self.asked > self.saved or self._replace or self._touched
-
 
 class Writer:
     """Writes what journals hear, one commit at a time.
@@ -260,6 +57,7 @@ class Writer:
         now: Returns the seconds since the epoch.
         taken_over: Called with the journal of an operation that another server works on now.
         asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
+        when_safe: Called after each commit: memory may let go of results now.
         ttl: Seconds after which what nobody has used is deleted.
         max_bytes: Most bytes that are kept there.
 
@@ -276,6 +74,7 @@ class Writer:
         now: Callable[[], float] = time.time,
         taken_over: Callable[[OperationJournal], None] = lambda _: None,
         asked_to_stop: Callable[[OperationJournal], None] = lambda _: None,
+        when_safe: Callable[[], None] = lambda: None,
         ttl: float = math.inf,
         max_bytes: int = 2**62,
     ) -> None:
@@ -289,6 +88,7 @@ class Writer:
         self.now = now
         self.taken_over = taken_over
         self.asked_to_stop = asked_to_stop
+        self.when_safe = when_safe
         self.trouble = ""
         self.running = False
         self._database: StateDatabase | None = None
@@ -300,6 +100,7 @@ class Writer:
         self._held: dict[OperationJournal, None] = {}
         self._outcomes_ahead = 0
         self._bytes_ahead = 0
+        self._in_commit = False
         self._heard = trio.Event()  # there is something to write
         self._wanted = trio.Event()  # and it is to be written now
         self._news = ParkingLot()
@@ -308,6 +109,13 @@ class Writer:
     def behind(self) -> bool:
         """Whether so much is to be written that no further item should start."""
         return self._outcomes_ahead >= _MOST_AHEAD or self._bytes_ahead >= _MOST_BYTES_AHEAD
+
+    @property
+    def has_outcomes_ahead(self) -> bool:
+        """Whether outcomes are still to be written, and a task is there to write them."""
+        if not self.running:
+            return False
+        return self._in_commit or any(journal.outcomes_ahead for journal in self._dirty)
 
     def heard(self, journal: OperationJournal) -> None:
         """Take note that a journal has something to be written."""
@@ -439,6 +247,7 @@ class Writer:
         if not taken and not self.trouble:
             return
         results: list[Saved] | None = None
+        self._in_commit = True
         try:
             results = await run_in_thread(
                 self._write,
@@ -446,13 +255,14 @@ class Writer:
                 limiter=self._writing,
                 abandon_after=_ABANDON_SECONDS,
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on in memory
+        except Exception as error:  # noqa: BLE001 - the work goes on in memory in any case
             self.note_trouble(error)
             return
         finally:
+            self._in_commit = False
             if results is None:  # or nobody can tell
                 for journal, change, _ in taken:
-                    journal.write_whole(claim=change.claim)
+                    journal.put_back(change)
         assert results is not None
         if self.trouble:
             _log.warning("the state is written again: %s", self.location.told)
@@ -467,11 +277,12 @@ class Writer:
             self._heard.set()
         self._want_if_enough()
         self._news.unpark_all()
+        self.when_safe()
 
     def _take(self) -> list[tuple[OperationJournal, Change, int]]:
         """Return what the next commit writes, of which journal, and what is saved by it."""
         taken: list[tuple[OperationJournal, Change, int]] = []
-        room = _MOST_A_COMMIT
+        room, room_bytes = _MOST_A_COMMIT, MOST_BYTES_A_COMMIT
         renewed = self.now() + LEASE_SECONDS
         for journal in self._dirty:
             if journal in self._held:
@@ -479,7 +290,8 @@ class Writer:
             change, asked = journal.take(room)
             taken.append((journal, change, asked))
             room -= len(change.outcomes)
-            if room <= 0:
+            room_bytes -= change.size
+            if room <= 0 or room_bytes <= 0:
                 break
         return taken
 
@@ -504,6 +316,10 @@ class Writer:
             self._pruned_at, self._unpruned_bytes = now, 0
             database.prune(ttl=self._ttl, max_bytes=self._max_bytes)
         return saved
+
+    def read_with(self, database: StateDatabase) -> None:
+        """Read with a database that is open, such as one that refuses every change."""
+        self._database = database
 
     def _close(self) -> None:
         database = self._database

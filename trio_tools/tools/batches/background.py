@@ -23,7 +23,7 @@ from trio_tools.answers.texts import counted
 from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.output_state import OutputState
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.output import write_output
 from trio_tools.tools.batches.pagination import operation_uri
 from trio_tools.tools.batches.progress import known_total, run_with_progress

@@ -1,6 +1,6 @@
-"""How every batch-like tool works: an operation over many items, answered in time, never in vain.
+"""How every batch-like tool works: an operation over many items, answered in time.
 
-The batch belongs to the store, not to the call. So whatever ends the call (its budget, its caller,
+The batch belongs to the store, not to the call. So when the call ends (its budget, its caller,
 `cancel_operation`, the server's end), what finished is kept and readable, and the same call with
 the same `operation_id` does only what is missing.
 """
@@ -18,10 +18,11 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import counted
 from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
-from trio_tools.operations.item_runner import Result
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.output_state import OutputState
-from trio_tools.operations.store import StoredOperation, new_operation_id
+from trio_tools.operations.result import Result
+from trio_tools.operations.store import new_operation_id
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.background import (
     HowToGoOn,
     counts_of,
@@ -169,7 +170,7 @@ async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any
     """
     await call.state.store.settled(kept)  # nothing is told before it is safe
     timing = Timing(0.0, how["seconds"], expired=False)
-    answer = _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
+    answer = await _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
     return with_output(answer, kept)
 
 
@@ -200,6 +201,7 @@ async def _run(
             if call.state.drained:
                 kept.stop()
             # An earlier batch that goes on does so as it is asked to now.
+            kept.interrupted = ""
             kept.batch.limit = concurrency
             kept.batch.item_timeout = item_seconds
             with call.state.counting_items(call.tool, kept.batch):
@@ -209,7 +211,7 @@ async def _run(
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
-    return _answer(call, kept, report, timing, concurrency, detail)
+    return await _answer(call, kept, report, timing, concurrency, detail)
 
 
 async def _open(call: Call, request: BatchRequest) -> StoredOperation:
@@ -271,7 +273,7 @@ class Timing:
         }
 
 
-def _answer(
+async def _answer(
     call: Call,
     kept: StoredOperation,
     report: Report[Any, Result],
@@ -282,7 +284,7 @@ def _answer(
     counts = report.counts
     pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
     few = None if detail == "full" else _A_FEW
-    digest = pages.digest(report, few, few if detail == "summary" else None)
+    digest = await pages.digest(report, few, few if detail == "summary" else None)
     summary = _summary(kept, report, timing)
     data = {
         "summary": summary,
@@ -315,7 +317,11 @@ def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing)
     told = f"{kept.batch.name}: {', '.join(parts)}, in {timing.elapsed:.3g} s"
     if report.complete:
         return f"{told}."
-    why = f"the {timing.seconds:g} s were up" if timing.expired else "it was stopped"
+    why = "it was stopped"
+    if timing.expired:
+        why = f"the {timing.seconds:g} s were up"
+    elif kept.interrupted:
+        why = "its results leave no room for more"
     return f"{told} ({why})."
 
 
@@ -335,6 +341,8 @@ def _warnings(
             "see `errors` for each and its reason."
         )
     if not report.complete:
+        if kept.interrupted:
+            warnings.append(f"It ended early: {kept.interrupted}.")
         warnings.append(how_to_go_on(kept, counts))
     elif timing.tight:
         warnings.append(

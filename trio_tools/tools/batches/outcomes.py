@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
+
+from pydantic_core import from_json
 
 from nursery_patterns import Outcome
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, label_text, one_line
-from trio_tools.operations.item_runner import Result
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.result import Piece, Result, text_of
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.operations.timeline import ItemProgress
 
 AnyOutcome = Outcome[Any, Result]
@@ -25,6 +27,7 @@ _MAX_REASON_CHARS = 400
 # A result with more bytes of JSON is told by its beginning in a message about progress.
 _BRIEF_BYTES: Final = 200
 _BRIEF_CHARS: Final = 100
+_MOST_IN_GROUP = 500
 # So many neighbours that did not start are told one by one.
 _MAX_SINGLE = 10
 
@@ -56,17 +59,50 @@ def failure_data(kept: StoredOperation, outcome: AnyOutcome, label: Any) -> dict
     }
 
 
-def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
+def groups_of(
+    outcomes: Iterable[AnyOutcome],
+    *,
+    most_bytes: int,
+    largest: int | None = None,
+    most: int = _MOST_IN_GROUP,
+) -> Iterator[list[AnyOutcome]]:
+    """Split outcomes into groups whose results are read together, at least one in each.
+
+    Args:
+        outcomes: In the order wanted.
+        most_bytes: Most bytes of the results of a group.
+        largest: What is read of a large result; None for all of it.
+        most: Most outcomes of a group.
+    """
+    group: list[AnyOutcome] = []
+    size = 0
+    for outcome in outcomes:
+        result = outcome.value
+        more = 0 if result is None else result.size
+        if result is not None and result.is_large and largest is not None:
+            more = largest
+        if group and (size + more > most_bytes or len(group) == most):
+            yield group
+            group, size = [], 0
+        group.append(outcome)
+        size += more
+    if group:
+        yield group
+
+
+async def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
     """Return an outcome in a few hundred characters; a large result is told by its beginning."""
     label = short_label(kept.work.label_of(outcome.item))
     result = outcome.value
     if result is None:
         return failure_data(kept, outcome, label)
-    if len(result.json) <= _BRIEF_BYTES:
-        value = result.value()
+    if result.size <= _BRIEF_BYTES:
+        (data,) = await kept.read([Piece.whole(result)])
+        value = from_json(data)
     else:
-        start = result.part(0, _BRIEF_CHARS)
-        value = {"truncated": True, "json_chars": result.total_chars(), "json_start": start}
+        (data,) = await kept.read([Piece.chars(result, 0, _BRIEF_CHARS)])
+        start, chars = text_of(data, _BRIEF_CHARS), await kept.chars_of(result)
+        value = {"truncated": True, "json_chars": chars, "json_start": start}
     return {"index": outcome.index, "item": label, "value": value}
 
 

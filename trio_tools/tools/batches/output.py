@@ -20,21 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from pydantic_core import from_json
 
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.state import ServerState
-from trio_tools.operations.item_runner import Result
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import CHUNK_BYTES, StoredOperation
 from trio_tools.settings.threads import run_in_tool_thread
-from trio_tools.tools.batches.outcomes import AnyOutcome
+from trio_tools.tools.batches.outcomes import AnyOutcome, groups_of
 from trio_tools.tools.call import Answer
 
 _ADVICE = "read them with get_operation, or repeat the call with operation_id and output_file"
 _COLUMNS = ("index", "item", "status", "error_code", "reason", "value")
-# How often a thread that writes looks whether it is still wanted.
-_LINES_PER_LOOK = 500
 
 
 async def check_output(state: ServerState, name: str) -> Path:
@@ -90,21 +88,22 @@ def _lines(
 ) -> Iterator[bytes]:
     if as_csv:
         yield _csv_line(_COLUMNS)
-    for number, outcome in enumerate(outcomes):
-        if number % _LINES_PER_LOOK == 0:
-            trio.from_thread.check_cancelled()
-        label = kept.work.label_of(outcome.item)
-        if outcome.value is not None:
-            head = {"index": outcome.index, "item": label}
-            yield _success(head, outcome.value, as_csv=as_csv)
-        else:
-            yield _failure(kept, outcome, label, as_csv=as_csv)
+    for group in groups_of(outcomes, most_bytes=CHUNK_BYTES):
+        trio.from_thread.check_cancelled()
+        results = trio.from_thread.run(kept.whole_results, group)
+        for outcome, result in zip(group, results, strict=True):
+            label = kept.work.label_of(outcome.item)
+            if result is not None:
+                head = {"index": outcome.index, "item": label}
+                yield _success(head, result, as_csv=as_csv)
+            else:
+                yield _failure(kept, outcome, label, as_csv=as_csv)
 
 
-def _success(head: dict[str, Any], result: Result, *, as_csv: bool) -> bytes:
+def _success(head: dict[str, Any], result: bytes, *, as_csv: bool) -> bytes:
     if not as_csv:  # as it is kept, which may be megabytes, and is not parsed
-        return json_bytes(head)[:-1] + b',"value":' + result.json + b"}\n"
-    text = result.value() if result.json.startswith(b'"') else result.json.decode()
+        return json_bytes(head)[:-1] + b',"value":' + result + b"}\n"
+    text = from_json(result) if result.startswith(b'"') else result.decode()
     return _csv_line((head["index"], _cell(head["item"]), "succeeded", "", "", text))
 
 

@@ -3,7 +3,8 @@
 Both forms of an answer, the text and the structured content, keep to `max_output_chars` each and
 show the same outcomes: errors first, since failed items are always named, then results. A result
 that is larger than a page by itself is shown by its beginning and read on in parts. Results are
-kept as JSON and only those that a page shows are parsed, so a page costs what it shows.
+kept as JSON and only those that a page shows are parsed, so a page costs what it shows. Those that
+memory has let go of are read from the disk for the page, a few at a time.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from pydantic_core import from_json
+
 from nursery_patterns import Report, Status
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, label_text, one_line
-from trio_tools.operations.item_runner import Result
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.result import Piece, Result, text_of
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.outcomes import (
     AnyOutcome,
     Shown,
     failure_data,
+    groups_of,
     lines_of,
     short_label,
 )
@@ -114,17 +118,21 @@ class Pages:
         self._max_chars = max_chars
         self._room = room_for_outcomes(max_chars)
 
-    def digest(
+    async def digest(
         self,
         report: Report[Any, Result],
         most_results: int | None = None,
         most_errors: int | None = None,
     ) -> Digest:
-        """Return what fits into the answer of a batch call, or so many outcomes at most."""
+        """Return what fits into the answer of a batch call, or so many outcomes at most.
+
+        Raises:
+            ToolFailure: A result cannot be read from the disk.
+        """
         good = [o for o in report.outcomes if o.status is Status.SUCCEEDED]
         bad = [o for o in report.outcomes if o.status is not Status.SUCCEEDED]
-        errors, used = _fitting(map(self._error, bad[:most_errors]), self._room // 2)
-        results, _ = _fitting(map(self._result, good[:most_results]), self._room - used)
+        errors, used = await self._fitting(bad[:most_errors], self._room // 2)
+        results, _ = await self._fitting(good[:most_results], self._room - used)
         cursor = None
         left_out = len(good) - len(results) + len(bad) - len(errors)
         if left_out:
@@ -132,15 +140,18 @@ class Pages:
         shown = sorted(results + errors, key=_index)
         return Digest(_data(results), _data(errors), lines_of(shown), left_out, cursor)
 
-    def read(self, cursor: str | None, page_size: int) -> Page | Part:
+    async def read(self, cursor: str | None, page_size: int) -> Page | Part:
         """Return what a cursor leads to, or the first page.
 
         Raises:
-            InvalidArgument: The cursor was not given out for this operation.
+            InvalidArgument: The cursor is not one of this operation.
+            ToolFailure: A result cannot be read from the disk.
         """
         position = self._position(cursor)
         if "offset" in position:
-            return self._part(**{name: position[name] for name in ("index", "offset", "byte")})
+            return await self._part(
+                **{name: position[name] for name in ("index", "offset", "byte")}
+            )
         starts = {True: position["results"], False: position["errors"]}
         wanted: list[AnyOutcome] = []
         for outcome in self._kept.batch.report().outcomes:
@@ -149,7 +160,7 @@ class Pages:
                 wanted.append(outcome)
                 if len(wanted) > page_size:
                     break
-        shown, _ = _fitting(map(self._entry, wanted[:page_size]), self._room)
+        shown, _ = await self._fitting(wanted[:page_size], self._room)
         following = _next(wanted, shown)
         if following is None:
             return Page(_data(shown), lines_of(shown), None)
@@ -159,17 +170,18 @@ class Pages:
         }
         return Page(_data(shown), lines_of(shown), self._cursor(**later))
 
-    def outcome(self, index: int, cursor: str | None) -> Page | Part:
+    async def outcome(self, index: int, cursor: str | None) -> Page | Part:
         """Return one outcome; of a result larger than a page, a part of its JSON.
 
         Raises:
-            InvalidArgument: The cursor was not given out for this outcome.
+            InvalidArgument: The cursor is not one of this outcome.
+            ToolFailure: The result cannot be read from the disk.
             NotFound: The operation has no item of that index.
         """
         if cursor is not None:
             if self._position(cursor).get("index") != index:
                 raise self._wrong_cursor()
-            return self.read(cursor, 1)
+            return await self.read(cursor, 1)
         outcomes = self._kept.batch.report().outcomes
         if index >= len(outcomes):
             raise NotFound(
@@ -177,13 +189,41 @@ class Pages:
                 f"{index}: give one from 0 to {len(outcomes) - 1}"
             )
         outcome = outcomes[index]
-        if outcome.succeeded and outcome.value is not None and outcome.value.chars is not None:
-            return self._part(index, 0, 0)
-        shown = self._entry(outcome)
+        if outcome.value is not None and outcome.value.is_large:
+            return await self._part(index, 0, 0)
+        (shown,), _ = await self._fitting([outcome], self._room)
         return Page([shown.data], [shown.told], None)
 
-    def _entry(self, outcome: AnyOutcome) -> Shown:
-        return self._result(outcome) if outcome.succeeded else self._error(outcome)
+    async def _fitting(self, outcomes: Sequence[AnyOutcome], room: int) -> tuple[list[Shown], int]:
+        """Take outcomes while there is room for them, at least one; return them and their size."""
+        taken: list[Shown] = []
+        used = 0
+        for group in groups_of(outcomes, most_bytes=self._max_chars, largest=_START_CHARS * 4):
+            for outcome, data in zip(group, await self._read(group), strict=True):
+                entry = await self._entry(outcome, data)
+                if taken and used + entry.size > room:
+                    return taken, used
+                taken.append(entry)
+                used += entry.size
+        return taken, used
+
+    async def _read(self, outcomes: Sequence[AnyOutcome]) -> list[bytes]:
+        """Return the results as JSON, of large ones the beginning; nothing for an item without."""
+        pieces = [
+            Piece.chars(o.value, 0, self._start_chars) if o.value.is_large else Piece.whole(o.value)
+            for o in outcomes
+            if o.value is not None
+        ]
+        read = iter(await self._kept.read(pieces))
+        return [b"" if o.value is None else next(read) for o in outcomes]
+
+    async def _entry(self, outcome: AnyOutcome, data: bytes) -> Shown:
+        result = outcome.value
+        if result is None:
+            return self._error(outcome)
+        if not result.is_large:
+            return self._result(outcome, data)
+        return self._beginning(outcome, await self._kept.chars_of(result), data)
 
     def _error(self, outcome: AnyOutcome) -> Shown:
         label = short_label(self._kept.work.label_of(outcome.item))
@@ -195,17 +235,13 @@ class Pages:
         frame = _ERROR_FRAME_CHARS + len(str(outcome.index)) + len(status) + len(code)
         return Shown(data, Told(line), max(len(line) + 1, quoted + frame))
 
-    def _result(self, outcome: AnyOutcome) -> Shown:
-        result = outcome.value
-        assert result is not None
+    def _result(self, outcome: AnyOutcome, text: bytes) -> Shown:
         index, label = outcome.index, short_label(self._kept.work.label_of(outcome.item))
         named = f"[{index}] {label_text(label)}"
-        if result.chars is not None:
-            return self._beginning(index, label, named, result)
-        value = result.value()
+        value = from_json(text)
         line, _, body = self._kept.work.text_of(value).partition("\n")
         told = Told(f"{named} {one_line(line)}", body)
-        size = _chars(result.json) + _chars(json_bytes(label)) + _FRAME_CHARS + len(str(index))
+        size = _chars(text) + _chars(json_bytes(label)) + _FRAME_CHARS + len(str(index))
         chars = len(told.line) + 1 + (len(body) + MARKERS_CHARS if body else 0)
         if chars > self._room:  # as JSON it does fit
             told = Told(f"{named} {json_line(value)}")
@@ -213,42 +249,46 @@ class Pages:
         data = {"index": index, "item": label, "value": value}
         return Shown(data, told, max(size, chars))
 
-    def _beginning(self, index: int, label: Any, named: str, result: Result) -> Shown:
+    def _beginning(self, outcome: AnyOutcome, chars: int, data: bytes) -> Shown:
         """Return how a result is shown that is larger than a page: by its beginning."""
+        index, label = outcome.index, short_label(self._kept.work.label_of(outcome.item))
         cursor = self._cursor(index=index, offset=0, byte=0)
-        start = result.part(0, min(_START_CHARS, self._max_chars // 2))
-        value = {
-            "truncated": True,
-            "json_chars": result.chars,
-            "json_start": start,
-            "cursor": cursor,
-        }
-        line = f'{named} {result.chars} characters of JSON, to be read with cursor="{cursor}":'
+        start = text_of(data, self._start_chars)
+        value = {"truncated": True, "json_chars": chars, "json_start": start, "cursor": cursor}
+        named = f"[{index}] {label_text(label)}"
+        line = f'{named} {chars} characters of JSON, to be read with cursor="{cursor}":'
         size = max(
             len(line) + 1 + len(start) + MARKERS_CHARS,
             _chars(json_bytes({"index": index, "item": label, "value": value})) + 1,
         )
         return Shown({"index": index, "item": label, "value": value}, Told(line, start), size)
 
-    def _part(self, index: int, offset: int, byte: int) -> Part:
+    @property
+    def _start_chars(self) -> int:
+        return min(_START_CHARS, self._max_chars // 2)
+
+    async def _part(self, index: int, offset: int, byte: int) -> Part:
         """Return the part that begins at a character, which begins at that byte."""
         outcomes = self._kept.batch.report().outcomes
         result = outcomes[index].value if index < len(outcomes) else None
-        text = self._fitting_part(result, byte) if result else ""
-        if result is None or result.chars is None or not text:  # the id was used anew since
+        text = await self._fitting_part(result, byte) if result else ""
+        if result is None or not result.is_large or not text:  # the id was used anew since
             raise self._wrong_cursor()
+        chars = await self._kept.chars_of(result)
         following, end = None, offset + len(text)
-        if end < result.chars:
+        if end < chars:
             byte += len(text.encode())
             following = self._cursor(index=index, offset=end, byte=byte)
-        return Part(index, offset, text, result.chars, following)
+        return Part(index, offset, text, chars, following)
 
-    def _fitting_part(self, result: Result, byte: int) -> str:
+    async def _fitting_part(self, result: Result, byte: int) -> str:
         """Return as much of the JSON from a byte on as fits, also with its quotes escaped."""
         room = self._max_chars
         if room > _PART_FIXED_CHARS * 10:  # a smaller budget is one for parts alone
             room -= _PART_FIXED_CHARS
-        text = result.part(byte, self._max_chars // 2)
+        most = self._max_chars // 2
+        (data,) = await self._kept.read([Piece.chars(result, byte, most)])
+        text = text_of(data, most)
         size = _chars(json_bytes(text))
         return text if size <= room else text[: max(1, len(text) * room // (2 * size))]
 
@@ -273,18 +313,6 @@ class Pages:
 
 def _chars(text: bytes) -> int:
     return len(text) if text.isascii() else len(text.decode())
-
-
-def _fitting(entries: Iterable[Shown], room: int) -> tuple[list[Shown], int]:
-    """Take entries while there is room for them, at least one; return them and what they take."""
-    taken: list[Shown] = []
-    used = 0
-    for entry in entries:
-        if taken and used + entry.size > room:
-            break
-        taken.append(entry)
-        used += entry.size
-    return taken, used
 
 
 def _index(shown: Shown) -> int:

@@ -16,7 +16,7 @@ import trio
 
 from nursery_patterns import Counts
 from trio_tools.answers.texts import json_line
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.outcomes import brief_data, progress_data, short_text
 from trio_tools.tools.call import Call
 
@@ -79,8 +79,8 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> None:
     async def settled() -> None:
         await call.state.store.settled(kept)
 
-    def latest(told: _Message) -> _Message:
-        return _message_of(kept, told)
+    async def latest(told: _Message) -> _Message:
+        return await _message_of(kept, told)
 
     async with _telling(call, latest, more_than, settled):
         await kept.batch.run()
@@ -105,7 +105,7 @@ class _Latest:
         self._message = _NOTHING
         self._changed = trio.Event()
 
-    def get(self, told: _Message) -> _Message:
+    async def get(self, told: _Message) -> _Message:
         del told
         return self._message
 
@@ -126,7 +126,7 @@ async def _nothing_to_wait_for() -> None:
 @asynccontextmanager
 async def _telling(
     call: Call,
-    latest: Callable[[_Message], _Message],
+    latest: Callable[[_Message], Awaitable[_Message]],
     more_than: Callable[[float], Awaitable[None]],
     settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
 ) -> AsyncGenerator[None]:
@@ -152,7 +152,7 @@ class _Teller:
     def __init__(
         self,
         call: Call,
-        latest: Callable[[_Message], _Message],
+        latest: Callable[[_Message], Awaitable[_Message]],
         more_than: Callable[[float], Awaitable[None]],
         settled: Callable[[], Awaitable[None]],
     ) -> None:
@@ -165,13 +165,13 @@ class _Teller:
     async def tell_changes(self) -> None:
         while True:
             await self._more_than(self._told.done)
-            message = self._latest(self._told)
+            message = await self._latest(self._told)
             await self._settled()
             await self._tell(message)
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
-        message = self._latest(self._told)
+        message = await self._latest(self._told)
         if message.done > self._told.done:
             with trio.move_on_after(_LAST_SECONDS):
                 await self._settled()
@@ -199,7 +199,7 @@ def _done(kept: StoredOperation) -> float:
     return kept.batch.progress.value.done + kept.timeline.share()
 
 
-def _message_of(kept: StoredOperation, told: _Message) -> _Message:
+async def _message_of(kept: StoredOperation, told: _Message) -> _Message:
     counts, work = kept.batch.progress.value, kept.work
     failed = counts.failed + counts.timed_out
     parts = [f"{kept.operation_id}: {counts.done} of {known_total(counts)} done"]
@@ -209,7 +209,7 @@ def _message_of(kept: StoredOperation, told: _Message) -> _Message:
         parts.append(f"last: {short_text(work.label_of(work.last))}")
     ended = [*reversed(kept.timeline.latest)][: counts.done - told.ended]
     lines = [", ".join(parts)]
-    lines += [json_line(brief_data(kept, outcome)) for outcome in reversed(ended)]
+    lines += [json_line(await brief_data(kept, outcome)) for outcome in reversed(ended)]
     reports = [each for each in kept.timeline.reports() if each.number > told.reports]
     lines += [json_line(progress_data(kept, each)) for each in reports[:_MAX_IN_FLIGHT]]
     number = reports[0].number if reports else told.reports

@@ -18,13 +18,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import trio
+from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from trio_tools.answers.error_mapping import outcome_failure
@@ -32,7 +33,8 @@ from trio_tools.answers.errors import NotFound
 from trio_tools.live.pages import page
 from trio_tools.live.snapshot import snapshot
 from trio_tools.live.state import ServerState
-from trio_tools.operations.store import StoredOperation
+from trio_tools.operations.stored_operation import CHUNK_BYTES, StoredOperation
+from trio_tools.tools.batches.outcomes import AnyOutcome, groups_of
 from trio_tools.transports.http.authentication import Denied
 
 PREFIX: Final = "/dashboard/"
@@ -175,14 +177,17 @@ class Dashboard:
 
     async def _download(self, send: Send, kept: StoredOperation, suffix: str) -> None:
         """Send all outcomes, a bounded piece at a time."""
-        write = _json_lines if suffix == ".jsonl" else _csv_rows
+        is_csv = suffix == ".csv"
         kind = "application/x-ndjson" if suffix == ".jsonl" else "text/csv; charset=utf-8"
         name = re.sub(r"[^\w-]", "_", kept.operation_id)[:80]
         disposition = f'attachment; filename="{name}{suffix}"'
         await _start(send, HTTPStatus.OK, {**_fields(kind), "content-disposition": disposition})
-        rows = _rows(kept)
-        for piece in write(rows):
-            await _send_more(send, piece)
+        if is_csv:
+            await _send_more(send, _csv_lines([_COLUMNS]))
+        outcomes = kept.batch.report().outcomes
+        for group in groups_of(outcomes, most_bytes=CHUNK_BYTES, most=_CHUNK_OUTCOMES):
+            rows = _rows(kept, group, await kept.whole_results(group))
+            await _send_more(send, _csv_rows(rows) if is_csv else _json_lines(rows))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -201,40 +206,33 @@ async def _until_departure(receive: Receive) -> AsyncGenerator[None]:
         nursery.cancel_scope.cancel(reason="the stream has ended")
 
 
-def _rows(kept: StoredOperation) -> Iterator[dict[str, Any]]:
+def _rows(
+    kept: StoredOperation, outcomes: Iterable[AnyOutcome], results: Iterable[bytes | None]
+) -> Iterator[dict[str, Any]]:
     running = kept.running
-    for outcome in kept.batch.report().outcomes:
+    for outcome, result in zip(outcomes, results, strict=True):
         row: dict[str, Any] = {"index": outcome.index, "item": outcome.item}
-        if outcome.succeeded and outcome.value is not None:
-            yield {**row, "status": "succeeded", "value": outcome.value.value()}
+        if result is not None:
+            yield {**row, "status": "succeeded", "value": from_json(result)}
         else:
             failure = outcome_failure(outcome, running=running)
             reason = {"error_code": failure.error_code, "reason": failure.message}
             yield {**row, "status": outcome.status.value, **reason}
 
 
-def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    lines: list[str] = []
-    for row in rows:
-        lines.append(json.dumps(row, ensure_ascii=False, default=str))
-        if len(lines) == _CHUNK_OUTCOMES:
-            yield ("\n".join(lines) + "\n").encode(errors="replace")
-            lines.clear()
-    if lines:
-        yield ("\n".join(lines) + "\n").encode(errors="replace")
+def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+    return "".join(f"{line}\n" for line in lines).encode(errors="replace")
 
 
-def _csv_rows(rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def _csv_rows(rows: Iterable[dict[str, Any]]) -> bytes:
+    return _csv_lines([_cell(row.get(column)) for column in _COLUMNS] for row in rows)
+
+
+def _csv_lines(lines: Iterable[Iterable[str]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    for number, row in enumerate(rows, 1):
-        writer.writerow([_cell(row.get(column)) for column in _COLUMNS])
-        if number % _CHUNK_OUTCOMES == 0:
-            yield text.getvalue().encode(errors="replace")
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue().encode(errors="replace")
+    csv.writer(text).writerows(lines)
+    return text.getvalue().encode(errors="replace")
 
 
 def _cell(value: Any) -> str:

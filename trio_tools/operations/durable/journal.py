@@ -1,0 +1,301 @@
+"""What an operation tells the disk: the journal of its batch, synchronous and without waiting.
+
+An outcome is pending, then part of a commit, then safe; where a commit fails it is pending again,
+before what ended since. Only a safe one may be told, and only of a safe one memory may let go.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from nursery_patterns import Batch, Journal, Outcome, Status
+from trio_tools.operations.durable.holders import has_died
+from trio_tools.operations.durable.records import (
+    GONE,
+    REFUSED,
+    Change,
+    Part,
+    Record,
+    Saved,
+    restored_name,
+)
+from trio_tools.operations.result import Result
+
+if TYPE_CHECKING:
+    from trio_tools.operations.durable.writer import Writer
+
+_log = logging.getLogger("trio_tools")
+
+MOST_BYTES_A_COMMIT: Final = 4 * 2**20
+"""What one commit writes of results, and at least one: it is in memory twice meanwhile."""
+
+# The index of the item that the current task works on.
+_index: ContextVar[int] = ContextVar("_index")
+
+_ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT})
+
+
+class ItemJournal(Journal[Any, Any]):
+    """Knows which item of an operation the current task works on.
+
+    Args:
+        operation_id: Of the operation.
+    """
+
+    def __init__(self, operation_id: str) -> None:
+        self._operation_id = operation_id
+
+    def started(self, index: int, item: Any) -> None:
+        """Note which item the current task works on."""
+        del item
+        _index.set(index)
+
+    @property
+    def item_key(self) -> str:
+        """The idempotency key of the item that the current task works on."""
+        return f"{self._operation_id}/{_index.get()}"
+
+    async def note_start(self) -> None:
+        """Write down that the current item starts, and return when that is safe."""
+
+
+class OperationJournal(ItemJournal):
+    """Hears what happens to the items of one operation, and has it written.
+
+    It is the `journal` of the operation's batch.
+
+    Args:
+        writer: Writes it.
+        record: What is stored of the operation itself; code that changes it calls `ask`.
+        outcomes: Those there are to begin with.
+        growth: Items that came to the operation while it ran, as they are stored.
+
+    Attributes:
+        refused: Why the operation may not be worked on, after a claim: the name of another holder,
+            or an empty text if another server has changed it; None if it may.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        record: Record,
+        outcomes: Iterable[Outcome[Any, Any]] = (),
+        growth: Iterable[bytes] = (),
+    ) -> None:
+        super().__init__(restored_name(record.operation_id))
+        self.record = record
+        self.refused: str | None = None
+        self.batch: Batch[Any, Any] | None = None
+        self._writer = writer
+        self._first = tuple(outcomes)
+        # Invariant: what has to be written is written, or is in `_pending`, `_started`, `_growth`
+        # or the record, or in a change that is being written; `asked - saved` counts the latter.
+        self._pending: list[Outcome[Any, Any]] = []
+        self.bytes_ahead = 0  # of the results in `_pending`
+        self._started: list[int] = []
+        self._growth: list[bytes] = []
+        self._all_growth = list(growth)
+        self._claims = False
+        self._unsure = False
+        self._whole = False
+        self._touched = False
+        self.asked = 0
+        self.saved = 0
+        # Results that are on the disk and in memory, in the order of their commits.
+        self._cached: dict[Result, None] = {}
+
+    def outcomes(self) -> Iterable[Outcome[Any, Any]]:
+        """Return the outcomes there are to begin with."""
+        return self._first
+
+    def ended(self, outcome: Outcome[Any, Any]) -> None:
+        """Take an outcome to be written. It waits for nothing."""
+        size = 0 if outcome.value is None else outcome.value.size
+        self._pending.append(outcome)
+        self.bytes_ahead += size
+        self.asked += 1
+        self._writer.heard_end(self, size)
+
+    def grow(self, growth: bytes) -> None:
+        """Take items that came to the operation to be written, before any of their outcomes."""
+        self._all_growth.append(growth)
+        self._growth.append(growth)
+        if self.batch is not None:  # before, the operation may turn out to be there already
+            self.ask()
+
+    def behind(self) -> bool:
+        """Whether so much is still to be written that no further item should start."""
+        return self._writer.behind
+
+    async def ready(self) -> None:
+        """Wait while too much is still to be written."""
+        await self._writer.room()
+
+    async def note_start(self) -> None:
+        """Write down that the current item starts, and return when that is on the disk."""
+        self._started.append(_index.get())
+        self.ask()
+        await self.settled()
+
+    def ask(self, *, claim: bool = False) -> None:
+        """Have the record written as it is when its turn comes.
+
+        Args:
+            claim: Take the operation over from a holder whose lease has ended.
+        """
+        self._claims |= claim
+        self.asked += 1
+        self._writer.heard(self)
+
+    async def settled(self) -> None:
+        """Wait until all that happened so far is on the disk, or the state is in trouble."""
+        await self._writer.settled(self)
+
+    def touch(self) -> None:
+        """Have the time of the last use written when something else is."""
+        self._touched = True
+        self._writer.heard(self)
+
+    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
+        """Return parts of results from the disk; None for one that is not there any more.
+
+        Raises:
+            StateTroubleError: The state cannot be read.
+        """
+        key = self.record.key
+        return await self._writer.read(lambda database: database.read(key, parts))
+
+    def let_go(self, most: int) -> int:
+        """Drop results from memory that are on the disk, the oldest first.
+
+        Args:
+            most: Stops when so many bytes are dropped.
+
+        Returns:
+            How many bytes were.
+        """
+        dropped = 0
+        while dropped < most and self._cached:
+            result = next(iter(self._cached))
+            del self._cached[result]
+            result.json = None
+            dropped += result.held_bytes
+        return dropped
+
+    def take(self, most: int) -> tuple[Change, int]:
+        """Return what is to be written, and what `saved` is when it is."""
+        record = self.record
+        if self.batch is not None:
+            counts = self.batch.counts
+            record.total = counts.total
+            record.succeeded, record.failed = counts.succeeded, counts.failed
+            record.timed_out = counts.timed_out
+        taken, size = self._next_outcomes(most)
+        change = Change(
+            copy.copy(record),
+            taken,
+            size,
+            self._started,
+            self._growth,
+            unsure=self._unsure,
+            whole=self._whole,
+            claim=self._claims,
+            touch=self.asked == self.saved and not self._whole,
+        )
+        self._started, self._growth = [], []
+        self._unsure, self._whole, self._claims, self._touched = False, False, False, False
+        return change, self.asked - len(self._pending)
+
+    def _next_outcomes(self, most: int) -> tuple[list[Outcome[Any, Any]], int]:
+        """Take outcomes from those that are pending; return them and the bytes of their results."""
+        if self.bytes_ahead > MOST_BYTES_A_COMMIT:
+            size = 0
+            for count, outcome in enumerate(self._pending[:most]):
+                more = 0 if outcome.value is None else outcome.value.size
+                if count and size + more > MOST_BYTES_A_COMMIT:
+                    most = count
+                    break
+                size += more
+        taken, self._pending = self._pending[:most], self._pending[most:]
+        size = sum(o.value.size for o in taken if o.value is not None)
+        self.bytes_ahead -= size
+        return taken, size
+
+    def put_back(self, change: Change) -> None:
+        """Have a change written again of which nobody can tell whether it was.
+
+        An outcome that is written twice is read once.
+        """
+        self._pending = [*change.outcomes, *self._pending]
+        self.bytes_ahead += change.size
+        self._started = [*change.started, *self._started]
+        self._growth = [*change.growth, *self._growth]
+        self._claims |= change.claim
+        self._whole |= change.whole
+        self._touched |= change.touch
+        self._unsure = True
+        self._writer.heard(self)
+
+    def wrote(self, change: Change, saved: Saved, asked: int) -> None:
+        """Take note of how a change went."""
+        if saved.revision == GONE:
+            self._write_whole(change)
+            return
+        self.saved = asked
+        if saved.revision == REFUSED:
+            self.refused = saved.holder or ""
+            if not change.claim or not change.record.revision:  # nobody waits for the claim
+                _log.warning(
+                    "operation %r was taken over by another server", self.record.operation_id
+                )
+                self._writer.taken_over(self)
+            return
+        self.record.revision = saved.revision
+        self.record.key = saved.key or self.record.key
+        self.record.size += change.size
+        self.refused = None
+        for result, place in saved.placed:
+            result.place = place
+            self._cached[result] = None
+        if saved.stop:
+            self._writer.asked_to_stop(self)
+
+    def _write_whole(self, change: Change) -> None:
+        """Have all written that memory has of an operation which is not stored any more."""
+        self._whole = True
+        self._claims |= change.claim
+        known = change.outcomes if self.batch is None else self.batch.report().outcomes
+        self._pending = [o for o in known if o.status in _ENDS and not _is_elsewhere(o)]
+        self.bytes_ahead = sum(o.value.size for o in self._pending if o.value is not None)
+        for result in self._cached:
+            result.place = None
+        self._cached.clear()
+        self._growth = list(self._all_growth)
+        self._writer.heard(self)
+
+    @property
+    def held_elsewhere(self) -> bool:
+        """Whether another server works on the operation, as far as is known here."""
+        holder = self.record.holder
+        if holder is None or holder == self._writer.holder:
+            return False
+        return self.record.lease_until > self._writer.now() and not has_died(holder)
+
+    @property
+    def outcomes_ahead(self) -> int:
+        """How many outcomes are still to be written."""
+        return len(self._pending)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything is still to be written."""
+        return self.asked > self.saved or self._whole or self._touched
+
+
+def _is_elsewhere(outcome: Outcome[Any, Any]) -> bool:
+    """Whether memory does not have the result of an outcome any more."""
+    return outcome.value is not None and outcome.value.json is None

@@ -1,0 +1,43 @@
+"""Which stored operations have to go."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Kept(NamedTuple):
+    """What decides about one operation; `idle` if no server works on it or will take it up."""
+
+    key: int
+    owner: str
+    size: int
+    last_used: float
+    idle: bool
+
+
+def doomed(rows: Sequence[Kept], *, oldest: float, max_bytes: int) -> list[int]:
+    """Return the keys of what has to go: what is old, and then what is over `max_bytes`.
+
+    Of several owners the one with most makes room, with the operation unused for longest.
+
+    Args:
+        rows: All operations, in the order of their last use.
+        oldest: What was used last before this time goes.
+        max_bytes: Most bytes of those that stay.
+    """
+    gone = [row.key for row in rows if row.idle and row.last_used < oldest]
+    left = [row for row in rows if not (row.idle and row.last_used < oldest)]
+    held = Counter[str]()
+    idle: defaultdict[str, deque[Kept]] = defaultdict(deque)
+    for row in left:
+        held[row.owner] += row.size
+        if row.idle:
+            idle[row.owner].append(row)
+    while held.total() > max_bytes and (owners := [owner for owner in held if idle[owner]]):
+        owner = max(owners, key=held.__getitem__)
+        row = idle[owner].popleft()
+        held[owner] -= row.size
+        gone.append(row.key)
+    return gone

@@ -1,0 +1,344 @@
+"""One operation that outlives its call, and what keeps such operations.
+
+A `Batch` keeps its books outside of the scope that runs it. So keeping an operation is no more than
+keeping its batch; nothing is copied, flushed or rescued when a call is cancelled. Results leave
+memory when they are on the disk, and are read back in parts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import trio
+
+from nursery_patterns import Batch, Counts, Outcome
+from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
+from trio_tools.operations.durable.journal import ItemJournal, OperationJournal
+from trio_tools.operations.durable.location import StateTroubleError
+from trio_tools.operations.durable.records import Counted, Part, Use
+from trio_tools.operations.item_runner import ItemRunner
+from trio_tools.operations.memory_budget import MemoryAccount
+from trio_tools.operations.operation import Operation
+from trio_tools.operations.output_state import OutputState
+from trio_tools.operations.result import Piece, Result, chars_of
+from trio_tools.operations.timeline import Timeline
+
+CHUNK_BYTES = 2**20
+"""What is read of results from the disk at a time."""
+
+
+@dataclass(eq=False)
+class StoredOperation:
+    """One operation: a batch, whose it is, and how long it is kept.
+
+    Attributes:
+        operation_id: Names it; unguessable if the server made it.
+        owner: The client that may see it.
+        tool: The tool that was called.
+        request: What was asked, to tell a resumed call from another one.
+        work: What is done to which items.
+        batch: The doing of it, with everything that finished.
+        request_id: The call that works on it, or did last.
+        deadline: When that call will answer, or did at the latest; None before the first.
+        journal: Hears what ends, if that is stored beyond memory.
+        background: Whether it goes on by itself, without a call that waits for it.
+        begun: Set when the work in the background has begun, or cannot.
+        cannot_go_on: Why its missing items cannot be done any more; empty if they can.
+        interrupted: Why its latest run ended early; empty if it did not, or if time was up or
+            somebody stopped it.
+        memory: What its items in flight have reserved.
+        timeline: When its latest items started and ended.
+        output: The file that its outcomes go to; None for no file. `note_output` changes it.
+    """
+
+    operation_id: str
+    owner: str
+    tool: str
+    request: Any
+    work: ItemRunner
+    batch: Batch[Any, Result]
+    created: float = field(default_factory=trio.current_time)
+    last_used: float = field(default_factory=trio.current_time)
+    request_id: str | None = None
+    deadline: float | None = None
+    journal: OperationJournal | None = None
+    background: bool = False
+    begun: trio.Event = field(default_factory=trio.Event)
+    cannot_go_on: str = ""
+    interrupted: str = ""
+    memory: MemoryAccount | None = None
+    timeline: Timeline = field(default_factory=Timeline)
+    output: OutputState | None = None
+    _scope: trio.CancelScope | None = None
+    _ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def running(self) -> bool:
+        """Whether a call is at work on it, or another server that shares its store."""
+        return self.running_here or (self.journal is not None and self.journal.held_elsewhere)
+
+    @property
+    def running_here(self) -> bool:
+        """Whether a call of this server is at work on it."""
+        return self._scope is not None
+
+    @contextmanager
+    def at_work(self) -> Generator[trio.CancelScope]:
+        """Mark the block as the call that works on it.
+
+        Yields:
+            The scope to work in, which `stop` cancels; it may have done so before it is entered.
+
+        Raises:
+            InvalidArgument: Another call is at work on it.
+        """
+        if self.running_here:
+            self.refuse_second_call()
+        self._scope = trio.CancelScope()
+        try:
+            yield self._scope
+        finally:
+            self._scope = None
+            self.last_used = trio.current_time()
+            self._ended.set()
+            self._ended = trio.Event()
+
+    async def ended_or_more_than(self, done: float) -> None:
+        """Wait until the call that works on it has ended, or more than so many items have."""
+
+        def is_news(counts: Counts) -> bool:
+            return counts.done > done
+
+        if not self.running_here or is_news(self.batch.progress.value):
+            await trio.lowlevel.checkpoint()
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_end() -> None:
+                await self._ended.wait()
+                nursery.cancel_scope.cancel(reason="the work on the operation has ended")
+
+            nursery.start_soon(wait_for_end)
+            await self.batch.progress.wait_value(is_news)  # pyright: ignore[reportUnknownMemberType] - trio-util annotates it loosely
+            nursery.cancel_scope.cancel(reason="there is news")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more of it is done without another call: it runs, or a start takes it up."""
+        return self.running or (self.background and not self.batch.progress.value.complete)
+
+    def note_output(self, output: OutputState | None) -> None:
+        """Keep what is known of the file of outcomes, also in the record that is stored."""
+        self.output = output
+        if self.journal is not None:
+            record = self.journal.record
+            options = OutputState.store_in(json.loads(record.options), output)
+            record.options = json.dumps(options).encode()
+
+    async def read(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """Return parts of results. Waits only for those that memory has let go of.
+
+        Args:
+            pieces: What to read. All of it is in memory at once.
+
+        Raises:
+            NotFound: One is not on the disk any more.
+            ToolFailure: The disk cannot be read.
+        """
+        here = [p.result.json[p.start : p.start + p.size] if p.result.json else b"" for p in pieces]
+        missing = [(n, p) for n, p in enumerate(pieces) if p.result.json is None]
+        if not missing:
+            return here
+        parts: list[Part] = []
+        for _, (result, start, size) in missing:
+            assert result.place is not None
+            parts.append(Part(result.place, result.size, start, size))
+        assert self.journal is not None
+        try:
+            found = await self.journal.read(parts)
+        except StateTroubleError as error:
+            raise ToolFailure(
+                f"the results are on the disk, and {error}: call again when it can be read, with "
+                f'get_operation(operation_id="{self.operation_id}")',
+                error_code="STATE_UNREADABLE",
+            ) from None
+        for (number, _), data in zip(missing, found, strict=True):
+            if data is None:
+                raise NotFound(
+                    f"a result of operation {self.operation_id!r} is not on the disk any more: the "
+                    "operation was deleted, or made room for others. Call the batch tool again to "
+                    "start anew.",
+                    error_code="UNKNOWN_OPERATION_ID",
+                )
+            here[number] = data
+        return here
+
+    async def whole_results(self, outcomes: Sequence[Outcome[Any, Result]]) -> list[bytes | None]:
+        """Return the JSON of results, and None for each item that has none. See `read`."""
+        found = await self.read([Piece.whole(o.value) for o in outcomes if o.value is not None])
+        results = iter(found)
+        return [None if o.value is None else next(results) for o in outcomes]
+
+    async def chars_of(self, result: Result) -> int:
+        """Return how many characters a large result has. The first time all of it may be read."""
+        if result.chars is None:
+            count = 0
+            for start in range(0, result.size, CHUNK_BYTES):
+                (data,) = await self.read([Piece(result, start, CHUNK_BYTES)])
+                count += chars_of(data)
+            result.chars = count
+        return result.chars
+
+    def stop_for_room(self) -> None:
+        """Stop the call: its own results take the memory that its next item would need."""
+        self.interrupted = (
+            "its results take all the memory that this server keeps for them, so no further item "
+            "was started. Read them with get_operation, and give what is missing to a new call, or "
+            "ask for less of each item. The operator can set state.url to a file, or raise "
+            "max_kept_bytes"
+        )
+        self.stop(for_good=True)
+
+    def refuse_second_call(self) -> NoReturn:
+        """Raise what a call is told that would work on it beside another one."""
+        raise InvalidArgument(
+            f"operation {self.operation_id!r} is running: read it with get_operation, stop it "
+            "with cancel_operation, or use another operation_id",
+            error_code="OPERATION_RUNNING",
+        )
+
+    def stop(self, *, for_good: bool = False) -> bool:
+        """Let the call that works on it return what it has. False if none does.
+
+        Args:
+            for_good: Also of one in the background: no server takes it up again by itself.
+        """
+        if for_good:
+            self.background = False
+        if self._scope is None:
+            return False
+        self._scope.cancel(reason="the operation was stopped")
+        return True
+
+
+class OperationStore(Protocol):
+    """Where operations are kept: in memory, or beyond the process.
+
+    Code that tells anybody what ended awaits `settled` first.
+    """
+
+    @property
+    def trouble(self) -> str:
+        """Why what ends is kept in memory only, though it should not be; empty if it is not."""
+        ...
+
+    def key(self) -> bytes | None:
+        """Return the secret that signs cursors; None for one that lasts as long as the server."""
+        ...
+
+    async def open_key(self) -> None:
+        """Have the secret at hand, if that takes longer than reading a small file."""
+        ...
+
+    async def count_use(self, use: Use) -> Counted | None:
+        """Count what a client used, over all servers of the state; None where that is not done."""
+        ...
+
+    async def load_library(self) -> None:
+        """Load the library of the database, so that the first operation need not wait for it."""
+        ...
+
+    async def write(self) -> None:
+        """Write what has to be written, until cancelled."""
+        ...
+
+    def journal(
+        self, operation_id: str, owner: str, tool: str, operation: Operation, request: object
+    ) -> ItemJournal | None:
+        """Return what hears from the batch of a new operation; None if nothing has to."""
+        ...
+
+    async def parked(self) -> list[StoredOperation]:
+        """Return the background operations that nobody works on, oldest first."""
+        ...
+
+    async def recall(self, operation_id: str, owner: str) -> None:
+        """Bring an operation into reach of `find` and `open`, if it is stored elsewhere."""
+        ...
+
+    async def begin(self, operation: StoredOperation) -> None:
+        """Take an operation for this server, which is about to work on it.
+
+        Raises:
+            InvalidArgument: Another server works on it.
+        """
+        ...
+
+    def end(self, operation: StoredOperation) -> None:
+        """Let others work on an operation."""
+        ...
+
+    async def stop_elsewhere(self, operation: StoredOperation) -> bool:
+        """Ask another server that works on an operation to stop it within seconds.
+
+        What is parked is not taken up again. Returns whether there was anything to stop.
+        """
+        ...
+
+    async def settled(self, operation: StoredOperation) -> None:
+        """Wait until what ended so far is safe: it may be told then."""
+        ...
+
+    async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
+        """Wait until another server tells of a change, at most so long.
+
+        Args:
+            operation: Whose change; None for one that is parked to be taken up.
+            seconds: Time after which the caller looks by itself.
+        """
+        ...
+
+    def find(self, operation_id: str, owner: str) -> StoredOperation:
+        """Return an operation of that owner, or raise `NotFound`."""
+        ...
+
+    def open(self, operation: StoredOperation) -> StoredOperation:
+        """Keep a new operation, or return the one of that id if it is the same request."""
+        ...
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all operations in memory take, about."""
+        ...
+
+    def make_room(self, owner: str, most: int) -> None:
+        """Drop what nobody works on until `most` bytes are kept, as far as `owner` may ask."""
+        ...
+
+    def reserve(self, owner: str, size: int) -> None:
+        """Count `size` bytes more for items of that owner, or raise `InvalidArgument`."""
+        ...
+
+    def count(self, owner: str, size: int) -> None:
+        """Count `size` bytes more for a result of that owner. It finished, so it is kept."""
+        ...
+
+    def let_go(self, most: int) -> None:
+        """Drop results from memory that are on the disk, until `most` bytes are kept."""
+        ...
+
+    def running(self) -> list[StoredOperation]:
+        """Return the operations that calls are at work on, oldest first."""
+        ...
+
+    def operations(self) -> list[StoredOperation]:
+        """Return the operations that are held in memory, the least recently used first."""
+        ...
+
+    async def names(self, owner: str) -> list[str]:
+        """Return the ids of an owner's operations, wherever they are, the newest first."""
+        ...
