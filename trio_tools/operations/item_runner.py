@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import trio
-from pydantic_core import from_json
 
 from nursery_patterns import Outcome
 from trio_tools.answers.error_mapping import to_failure
@@ -24,7 +23,7 @@ from trio_tools.answers.texts import json_line
 from trio_tools.operations.durable.journal import ItemJournal
 from trio_tools.operations.memory_estimate import held_bytes
 from trio_tools.operations.operation import BadItem, Operation
-from trio_tools.operations.result import BYTES_OBJECT_BYTES, Result, chars_of
+from trio_tools.operations.result import BYTES_OBJECT_BYTES, Result, chars_of, value_of
 from trio_tools.operations.timeline import Timeline
 
 _log = logging.getLogger("trio_tools")
@@ -189,7 +188,7 @@ class ItemRunner:
         try:
             text = json_bytes(value)
             if _MAYBE_UNREADABLE_BYTES < len(text) <= self._page_bytes:
-                from_json(text)  # nested too deep, or with too long a number, no page could show it
+                value_of(text)  # nested too deep, or with too long a number, no page could show it
         except ValueError as error:
             raise ToolFailure(
                 f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "

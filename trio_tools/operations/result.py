@@ -99,6 +99,11 @@ class Piece(NamedTuple):
         return cls(result, start, 4 * most)
 
 
+def value_of(json: bytes) -> Any:
+    """Return the JSON values of a result."""
+    return from_json(json)
+
+
 def text_of(data: bytes, most: int) -> str:
     """Return at most `most` characters. One whose bytes are not all there is left out."""
     return data.decode(errors="ignore")[:most]

@@ -9,9 +9,9 @@ records   operations, and what one commit changes of them
 blobs     outcomes as bytes, and what is read back of them
 notices   what servers that share a database tell each other
 pruning   which operations have to go
+counters  what clients used, over all servers
 tables    the tables, in SQLAlchemy, and how older ones become new ones
 engine    connections and transactions
-counters  what clients used, over all servers
 database  what is written, read, found and deleted; blocking, for threads
 journal   what an operation tells the disk
 writer    group commit: one thread, and the tasks that wait for it

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from nursery_patterns import Batch, Journal, Outcome, Status
 from trio_tools.operations.durable.holders import has_died
@@ -25,9 +25,6 @@ from trio_tools.operations.durable.records import (
 )
 from trio_tools.operations.result import Result
 
-if TYPE_CHECKING:
-    from trio_tools.operations.durable.writer import Writer
-
 _log = logging.getLogger("trio_tools")
 
 MOST_BYTES_A_COMMIT: Final = 4 * 2**20
@@ -37,6 +34,47 @@ MOST_BYTES_A_COMMIT: Final = 4 * 2**20
 _index: ContextVar[int] = ContextVar("_index")
 
 _ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT})
+
+
+class JournalWriter(Protocol):
+    """What writes the journals of all operations, as far as one of them asks it.
+
+    Attributes:
+        holder: The name of this server.
+        now: Returns the seconds since the epoch.
+        taken_over: Called with the journal of an operation that another server works on now.
+        asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
+    """
+
+    holder: str
+    now: Callable[[], float]
+    taken_over: Callable[[OperationJournal], None]
+    asked_to_stop: Callable[[OperationJournal], None]
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much is to be written that no further item should start."""
+        ...
+
+    def heard(self, journal: OperationJournal) -> None:
+        """Take note that a journal has something to be written."""
+        ...
+
+    def heard_end(self, journal: OperationJournal, size: int) -> None:
+        """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
+        ...
+
+    async def room(self) -> None:
+        """Wait while too much is still to be written."""
+        ...
+
+    async def settled(self, journal: OperationJournal) -> None:
+        """Wait until what the journal heard so far is written, or cannot be."""
+        ...
+
+    async def read_parts(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
+        """Return parts of results; None for one that is not there any more."""
+        ...
 
 
 class ItemJournal(Journal[Any, Any]):
@@ -81,7 +119,7 @@ class OperationJournal(ItemJournal):
 
     def __init__(
         self,
-        writer: Writer,
+        writer: JournalWriter,
         record: Record,
         outcomes: Iterable[Outcome[Any, Any]] = (),
         growth: Iterable[bytes] = (),
@@ -166,8 +204,7 @@ class OperationJournal(ItemJournal):
         Raises:
             StateTroubleError: The state cannot be read.
         """
-        key = self.record.key
-        return await self._writer.read(lambda database: database.read(key, parts))
+        return await self._writer.read_parts(self.record.key, parts)
 
     def let_go(self, most: int) -> int:
         """Drop results from memory that are on the disk, the oldest first.

@@ -23,7 +23,7 @@ from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.journal import MOST_BYTES_A_COMMIT, OperationJournal
 from trio_tools.operations.durable.location import Location, StateTroubleError
 from trio_tools.operations.durable.notices import payload_of
-from trio_tools.operations.durable.records import Change, Saved
+from trio_tools.operations.durable.records import Change, Part, Saved
 
 if TYPE_CHECKING:
     from trio_tools.operations.durable.database import StateDatabase
@@ -205,6 +205,14 @@ class Writer:
             return work(self._opened())
 
         return await run_in_thread(here, limiter=self._reading, abandon_on_cancel=True)
+
+    async def read_parts(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
+        """Return parts of results of an operation; None for one that is not there any more.
+
+        Raises:
+            StateTroubleError: The state cannot be read.
+        """
+        return await self.read(lambda database: database.read(key, parts))
 
     async def run(self) -> None:
         """Write what there is to write until cancelled, and then the rest."""

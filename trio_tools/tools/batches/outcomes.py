@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from pydantic_core import from_json
-
 from nursery_patterns import Outcome
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import Told, label_text, one_line
-from trio_tools.operations.result import Piece, Result, text_of
+from trio_tools.operations.result import Piece, Result, text_of, value_of
 from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.operations.timeline import ItemProgress
 
@@ -98,7 +96,7 @@ async def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, An
         return failure_data(kept, outcome, label)
     if result.size <= _BRIEF_BYTES:
         (data,) = await kept.read([Piece.whole(result)])
-        value = from_json(data)
+        value = value_of(data)
     else:
         (data,) = await kept.read([Piece.chars(result, 0, _BRIEF_CHARS)])
         start, chars = text_of(data, _BRIEF_CHARS), await kept.chars_of(result)

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from pydantic_core import from_json
 
 from trio_tools.answers.error_mapping import outcome_failure
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.state import ServerState
+from trio_tools.operations.result import value_of
 from trio_tools.operations.stored_operation import CHUNK_BYTES, StoredOperation
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.batches.outcomes import AnyOutcome, groups_of
@@ -103,7 +103,7 @@ def _lines(
 def _success(head: dict[str, Any], result: bytes, *, as_csv: bool) -> bytes:
     if not as_csv:  # as it is kept, which may be megabytes, and is not parsed
         return json_bytes(head)[:-1] + b',"value":' + result + b"}\n"
-    text = from_json(result) if result.startswith(b'"') else result.decode()
+    text = value_of(result) if result.startswith(b'"') else result.decode()
     return _csv_line((head["index"], _cell(head["item"]), "succeeded", "", "", text))
 
 

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from pydantic_core import from_json
-
 from nursery_patterns import Report, Status
 from trio_tools.answers.cursors import Cursors
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, label_text, one_line
-from trio_tools.operations.result import Piece, Result, text_of
+from trio_tools.operations.result import Piece, Result, text_of, value_of
 from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.outcomes import (
     AnyOutcome,
@@ -238,7 +236,7 @@ class Pages:
     def _result(self, outcome: AnyOutcome, text: bytes) -> Shown:
         index, label = outcome.index, short_label(self._kept.work.label_of(outcome.item))
         named = f"[{index}] {label_text(label)}"
-        value = from_json(text)
+        value = value_of(text)
         line, _, body = self._kept.work.text_of(value).partition("\n")
         told = Told(f"{named} {one_line(line)}", body)
         size = _chars(text) + _chars(json_bytes(label)) + _FRAME_CHARS + len(str(index))

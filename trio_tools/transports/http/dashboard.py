@@ -25,7 +25,6 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import trio
-from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from trio_tools.answers.error_mapping import outcome_failure
@@ -33,6 +32,7 @@ from trio_tools.answers.errors import NotFound
 from trio_tools.live.pages import page
 from trio_tools.live.snapshot import snapshot
 from trio_tools.live.state import ServerState
+from trio_tools.operations.result import value_of
 from trio_tools.operations.stored_operation import CHUNK_BYTES, StoredOperation
 from trio_tools.tools.batches.outcomes import AnyOutcome, groups_of
 from trio_tools.transports.http.authentication import Denied
@@ -213,7 +213,7 @@ def _rows(
     for outcome, result in zip(outcomes, results, strict=True):
         row: dict[str, Any] = {"index": outcome.index, "item": outcome.item}
         if result is not None:
-            yield {**row, "status": "succeeded", "value": from_json(result)}
+            yield {**row, "status": "succeeded", "value": value_of(result)}
         else:
             failure = outcome_failure(outcome, running=running)
             reason = {"error_code": failure.error_code, "reason": failure.message}
