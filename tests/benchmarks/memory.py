@@ -1,0 +1,251 @@
+"""Resident memory of a real server process: what it takes at most, and what is left a minute later.
+
+    python -m tests.benchmarks memory [--quick] [--json]
+
+* `results`: 120 pages of 5 MB with a bound of 20 MB. All are kept, on the disk, and read back.
+* `caps`: 20 calls at once of each tool with inputs at their caps, beside the sum of the table in
+  `docs/serving.md` and 150 MB.
+* `idle`: many batches of 4 MB, then small ones; what is left a minute later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sqlite3
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tests.benchmarks._runner import Verdict
+from tests.http.servers import answering, reply, serving
+from tests.processes.running import descendants, http_process
+from tests.transports.requests import Reader, connect, modern_call
+
+MEGABYTE = 10**6
+_SERVER = "tests.benchmarks.memory_server"
+SLACK = 150
+BOUND = 20
+CALLS = 20
+
+
+class Watched:
+    """A server process, its resident memory in megabytes, and calls to it."""
+
+    def __init__(self, pid: int, address: Any) -> None:
+        self.pid = pid
+        self._address = address
+
+    def resident(self, name: str = "VmRSS") -> float:
+        """Return the memory of the process without its workers, which have bounds of their own."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024 / MEGABYTE
+        raise AssertionError(name)
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool over a connection of its own; return the envelope."""
+        async with await connect(self._address) as stream:
+            await stream.send_all(modern_call(1, tool, **arguments))
+            answer = (await Reader(stream).read()).json()
+        result = answer.get("result")
+        if result is None:
+            return {"success": False, "error": answer}
+        return result["structuredContent"]
+
+
+@asynccontextmanager
+async def watched(**settings: Any) -> AsyncGenerator[Watched]:
+    async with http_process(module=_SERVER, **settings) as server:
+        process = Watched(server.process.pid, server.address)
+        await process.call("get_concurrency_status")
+        yield process
+        server.process.terminate()
+        with trio.fail_after(30):
+            await server.process.wait()
+
+
+async def results(folder: Path, count: int) -> list[Verdict]:
+    """Return how much a process grows whose results are many times its bound."""
+    url = f"sqlite:///{folder}/results.db"
+    async with watched(state__url=url, max_kept_bytes=BOUND * MEGABYTE) as server:
+        before = server.resident()
+        items = [[number, 5] for number in range(count)]
+        done = await server.call(
+            "batch_process", operation="page", items=items, operation_id="op", timeout_seconds=250
+        )
+        assert done["data"]["counts"]["succeeded"] == count, done["data"]["counts"]
+        peak = server.resident("VmHWM") - before
+        for index in (0, count // 2, count - 1):
+            await _read_whole(server, index)
+        after = server.resident("VmHWM") - before
+    print(
+        f"{count} pages of 5 MB, bound {BOUND} MB: peak +{peak:.0f} MB, read back +{after:.0f} MB"
+    )
+    return [
+        Verdict(f"{count} pages of 5 MB, bound of {BOUND} MB", peak, BOUND + SLACK, "MB"),
+        Verdict("the same with three read back by cursors", after, BOUND + SLACK, "MB"),
+    ]
+
+
+async def _read_whole(server: Watched, index: int) -> None:
+    cursor, found = None, None
+    while found is None:
+        page = await server.call(
+            "get_operation", operation_id="op", **({"cursor": cursor} if cursor else {})
+        )
+        cursor = page["meta"]["pagination"]["cursor"]
+        found = next((o for o in page["data"]["outcomes"] if o["index"] == index), None)
+    cursor, chars = found["value"]["cursor"], 0
+    for _ in range(20):  # not all 250 parts of it
+        part = await server.call("get_operation", operation_id="op", cursor=cursor)
+        text = part["data"]["json_part"]
+        assert f"{index:010}" in text
+        chars += len(text)
+        cursor = part["meta"]["pagination"]["cursor"]
+
+
+async def caps(folder: Path) -> list[Verdict]:
+    """Return the peak of a process with 20 calls at once of each tool with inputs at their caps."""
+    _write_inputs(folder)
+    body = b"<html><body>" + b"<p>Some words in a row.</p>" * 185_000
+    settings = {
+        "state__url": f"sqlite:///{folder}/caps.db",
+        "file_roots": json.dumps([str(folder)]),
+        "fetch": json.dumps({"allow_private": True, "ports": None}),
+        "databases": json.dumps({"shop": {"url": f"sqlite:///{folder}/shop.db"}}),
+        "max_memory_bytes": 256 * MEGABYTE,
+    }
+    async with serving(answering(reply(body, "Content-Type: text/html"))) as site:
+        async with watched(**settings) as server:
+            before = server.resident()
+            verdicts: list[Verdict] = []
+            # The rows of the table that these calls can fill: the budget, bodies of requests,
+            # SQLite of ours and of a database of the operator's.
+            table = 256 + 134 + 64
+            for name, (tool, arguments) in _at_caps(site.url).items():
+                server.forget_peak()
+                failed: list[str] = []
+
+                async def one(tool: str = tool, arguments: dict[str, Any] = arguments) -> None:
+                    answer = await server.call(tool, **arguments)
+                    if not answer["success"]:
+                        failed.append(str(answer["error"])[:100])  # noqa: B023 - joined below
+
+                async with trio.open_nursery() as nursery:
+                    for _ in range(CALLS):
+                        nursery.start_soon(one)
+                peak = server.resident("VmHWM") - before
+                told = f" ({len(failed)} refused: {failed[0]})" if failed else ""
+                print(f"  {name:40} peak +{peak:5.0f} MB{told}", flush=True)
+                verdicts.append(Verdict(f"{CALLS} x {name}", peak, table + SLACK, "MB"))
+            print(f"  workers {len(descendants(server.pid))}")
+    return verdicts
+
+
+def _write_inputs(folder: Path) -> None:
+    (folder / "large").write_bytes(random.Random(1).randbytes(50 * MEGABYTE))
+    lines = "".join(json.dumps({"n": n, "text": "x" * 3_900}) + "\n" for n in range(2_000))
+    (folder / "lines.jsonl").write_text(lines)
+    with closing(sqlite3.connect(folder / "shop.db")) as database, database:
+        database.execute("CREATE TABLE things (n INTEGER, text TEXT)")
+        rows = ((n, "x" * 400) for n in range(20_000))
+        database.executemany("INSERT INTO things VALUES (?, ?)", rows)
+
+
+def _at_caps(url: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    text = "some words " * 350_000  # a body of nearly 4 MB, the most of a request
+    sql = "SELECT * FROM things"
+    fetch: dict[str, Any] = {"max_bytes": 5_000_000, "body_as": "text"}
+    hash_items = ["x" * 3_900] * 1_000
+    return {
+        "fetch_urls, 10 pages of 5 MB": (
+            "fetch_urls",
+            {"urls": [f"{url}/{os.urandom(4).hex()}/{n}" for n in range(10)], **fetch},
+        ),
+        "fetch_urls as markdown": ("fetch_urls", {"urls": [url], **fetch, "body_as": "markdown"}),
+        "batch_process, 4 MB of items": (
+            "batch_process",
+            {"operation": "hash", "items": hash_items},
+        ),
+        "batch_process, 10 results of 5 MB": (
+            "batch_process",
+            {"operation": "page", "items": [[n, 5] for n in range(10)]},
+        ),
+        "process_large_dataset, 1,000 records": (
+            "process_large_dataset",
+            {
+                "dataset": "lines.jsonl",
+                "operation": "hash",
+                "chunk_size": 1_000,
+                "fields": {"text": "text"},
+            },
+        ),
+        "compute_hash of a text": ("compute_hash", {"text": text}),
+        "compute_hash of a file": ("compute_hash", {"path": "large"}),
+        "compress_data of a text": ("compress_data", {"text": text}),
+        "compress_data of a file of 50 MB": (
+            "compress_data",
+            {"path": "large", "algorithm": "lzma"},
+        ),
+        "query_database, 10,000 rows": (
+            "query_database",
+            {"database": "shop", "sql": sql, "max_rows": 10_000},
+        ),
+        "get_concurrency_status": ("get_concurrency_status", {}),
+    }
+
+
+async def idle(folder: Path, seconds: float) -> list[Verdict]:
+    """Return what a process has more, some time after batches of 4 MB than before them."""
+    settings = {"state__url": f"sqlite:///{folder}/idle.db"}
+    async with watched(**settings) as server:
+        before = server.resident()
+        big = {"operation": "hash", "items": ["x" * 3_900] * 1_000, "timeout_seconds": 20}
+        for _ in range(4):
+            async with trio.open_nursery() as nursery:
+                for _ in range(28):
+                    nursery.start_soon(partial(server.call, "batch_process", **big))
+        peak = server.resident("VmHWM") - before
+        for _ in range(210):
+            await server.call("batch_process", operation="hash", items=["x"])
+        await trio.sleep(seconds)
+        left = server.resident() - before
+    print(f"batches of 4 MB: peak +{peak:.0f} MB, {seconds:g} s later +{left:.0f} MB")
+    return [Verdict(f"resident {seconds:g} s after batches of 4 MB", left, 100, "MB")]
+
+
+async def _measure(*, quick: bool) -> list[Verdict]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return [
+            *await results(folder, 24 if quick else 120),
+            *([] if quick else await caps(folder)),
+            *await idle(folder, 12 if quick else 60),
+        ]
+
+
+def run(argv: Sequence[str] = ()) -> int:
+    """Measure, print, and return 0 if every bound was kept, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks memory")
+    parser.add_argument("--quick", action="store_true", help="24 pages, no caps, 12 s")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    verdicts = trio.run(lambda: _measure(quick=options.quick))
+    if options.json:
+        print(json.dumps([{**asdict(each), "reached": each.reached} for each in verdicts]))
+    else:
+        for verdict in verdicts:
+            print(verdict)
+    return 0 if all(verdict.reached for verdict in verdicts) else 1
