@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
-from tests.tools.kit import server_with
+from tests.tools.kit import server_with, until
 from trio_tools.server import tasks
 
 
@@ -98,8 +98,10 @@ async def test_a_call_that_takes_long_is_a_task_that_completes(state, at_once, m
 
 
 async def test_a_cancelled_task_ends_with_what_it_has(state, at_once):
-    async with Client(server_with(nap, **state), extensions=[Declares()]) as client:
+    server = server_with(nap, **state)
+    async with Client(server, extensions=[Declares()]) as client:
         await start(client, [0.001, 30.0])
+        await until(lambda: server.state.store.operations()[0].batch.counts.succeeded == 1)
         await ask(client, "tasks/cancel", "op.1")
         with trio.fail_after(20):
             while (task := await ask(client, "tasks/get", "op.1"))["status"] == "working":  # noqa: ASYNC110
