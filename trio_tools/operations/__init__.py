@@ -6,7 +6,7 @@ knows MCP. Each module imports only those above it.
 memory_estimate   how much memory values hold
 timeline          when the items of an operation started and ended, and how far they are
 operation         `Operation` and what it declares
-output_state      the file that the outcomes of an operation go to
+output_state      the file that outcomes go to, and whether they got there
 result            what an operation returned for one item, in memory or on the disk
 durable           what is stored beyond the process, and when it is safe
 item_runner       an operation over the items of one batch

@@ -316,10 +316,10 @@ class DurableStore(MemoryStore):
             record.background = operation.background and not complete
             self.writer.release(journal)
 
-    async def settled(self, operation: StoredOperation) -> None:
+    async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
         """Wait until what ended so far is on the disk, or cannot be written."""
         if operation.journal is not None:
-            await operation.journal.settled()
+            await operation.journal.settled(patient=patient)
 
     def let_go(self, most: int) -> None:
         """Drop results from memory that are on the disk, until `most` bytes are kept.

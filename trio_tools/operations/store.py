@@ -101,7 +101,7 @@ class MemoryStore:
         del operation
         return False
 
-    async def settled(self, operation: StoredOperation) -> None:
+    async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
         """Do nothing: what ended is as safe as it gets."""
 
     async def changed(self, operation: StoredOperation | None, seconds: float) -> None:

@@ -289,8 +289,13 @@ class OperationStore(Protocol):
         """
         ...
 
-    async def settled(self, operation: StoredOperation) -> None:
-        """Wait until what ended so far is safe: it may be told then."""
+    async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
+        """Wait until what ended so far is safe: it may be told then.
+
+        Args:
+            operation: Whose outcomes are to be told.
+            patient: Whether they may wait some milliseconds for others, to be written with them.
+        """
         ...
 
     async def changed(self, operation: StoredOperation | None, seconds: float) -> None:

@@ -68,7 +68,7 @@ class JournalWriter(Protocol):
         """Wait while too much is still to be written."""
         ...
 
-    async def settled(self, journal: OperationJournal) -> None:
+    async def settled(self, journal: OperationJournal, *, patient: bool = False) -> None:
         """Wait until what the journal heard so far is written, or cannot be."""
         ...
 
@@ -189,9 +189,14 @@ class OperationJournal(ItemJournal):
         self.asked += 1
         self._writer.heard(self)
 
-    async def settled(self) -> None:
-        """Wait until all that happened so far is on the disk, or the state is in trouble."""
-        await self._writer.settled(self)
+    async def settled(self, *, patient: bool = False) -> None:
+        """Wait until all that happened so far is on the disk, or the state is in trouble.
+
+        Args:
+            patient: Whether the commit may begin some milliseconds later, with what ends until
+                then.
+        """
+        await self._writer.settled(self, patient=patient)
 
     def touch(self) -> None:
         """Have the time of the last use written when something else is."""

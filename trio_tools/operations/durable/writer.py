@@ -151,11 +151,19 @@ class Writer:
                 journal.ask()
                 self._want()
 
-    async def settled(self, journal: OperationJournal) -> None:
-        """Wait until what the journal heard so far is written, or cannot be."""
+    async def settled(self, journal: OperationJournal, *, patient: bool = False) -> None:
+        """Wait until what the journal heard so far is written, or cannot be.
+
+        Args:
+            journal: Of an operation.
+            patient: Whether the commit may begin at its usual time, and not at once.
+        """
         target = journal.asked
         while journal.saved < target and self.running and not self.trouble:
-            self._want()
+            if patient:
+                self._heard.set()
+            else:
+                self._want()
             await self._news.park()
 
     async def room(self) -> None:

@@ -192,6 +192,7 @@ async def _run(
 ) -> Answer:
     """Work on the operation within the budget, and answer."""
     waited, was_background = call.waited, kept.background
+    tell_last = None
     async with working(call.state, kept):
         with time_budget(max(0.0, seconds - waited)) as budget:
             kept.deadline = budget.scope.deadline
@@ -205,9 +206,12 @@ async def _run(
             kept.batch.limit = concurrency
             kept.batch.item_timeout = item_seconds
             with call.state.counting_items(call.tool, kept.batch):
-                await run_with_progress(call, kept)
+                tell_last = await run_with_progress(call, kept)
         kept.background = was_background  # a task that has ended is not taken up again
-    await call.state.store.settled(kept)  # nothing is told before it is safe
+    # Nothing is told before it is safe. One commit has the last outcomes, and the end of the lease.
+    await call.state.store.settled(kept)
+    if tell_last is not None:
+        await tell_last()
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)

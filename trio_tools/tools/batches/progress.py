@@ -45,8 +45,10 @@ class _Message(NamedTuple):
 _NOTHING = _Message(-1, None, "")
 
 
-async def run_with_progress(call: Call, kept: StoredOperation) -> None:
-    """Run the batch and tell the caller how it goes.
+async def run_with_progress(call: Call, kept: StoredOperation) -> Callable[[], Awaitable[None]]:
+    """Run the batch and tell the caller how it goes; return what sends the last message.
+
+    The last message is for the time when all outcomes are safe, which the caller waits for anyway.
 
     The first line of a message has the operation id and the counts. Each further line is JSON: an
     item that ended since the message before, in the shape of an answer, or one in flight that told
@@ -77,13 +79,14 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> None:
             nursery.cancel_scope.cancel(reason="an item has ended")
 
     async def settled() -> None:
-        await call.state.store.settled(kept)
+        await call.state.store.settled(kept, patient=True)
 
     async def latest(told: _Message) -> _Message:
         return await _message_of(kept, told)
 
-    async with _telling(call, latest, more_than, settled):
+    async with _telling(call, latest, more_than, settled) as teller:
         await kept.batch.run()
+    return teller.tell_last
 
 
 @asynccontextmanager
@@ -94,8 +97,9 @@ async def paced_progress(call: Call) -> AsyncGenerator[Callable[[float, float | 
     the block ends, if more is done than in the message before.
     """
     latest = _Latest()
-    async with _telling(call, latest.get, latest.more_than):
+    async with _telling(call, latest.get, latest.more_than) as teller:
         yield latest.tell
+    await teller.tell_last()
 
 
 class _Latest:
@@ -129,14 +133,13 @@ async def _telling(
     latest: Callable[[_Message], Awaitable[_Message]],
     more_than: Callable[[float], Awaitable[None]],
     settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
-) -> AsyncGenerator[None]:
-    """Tell the caller what changes while the block runs, and at its end what it does not know."""
+) -> AsyncGenerator[_Teller]:
+    """Tell the caller what changes while the block runs."""
     teller = _Teller(call, latest, more_than, settled)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(teller.tell_changes)
-        yield
+        yield teller
         nursery.cancel_scope.cancel(reason="the work is done")
-    await teller.tell_last()
 
 
 class _Teller:
@@ -171,6 +174,7 @@ class _Teller:
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
+        """Tell what the caller does not know yet, without waiting long for a client to read it."""
         message = await self._latest(self._told)
         if message.done > self._told.done:
             with trio.move_on_after(_LAST_SECONDS):
