@@ -19,6 +19,8 @@ from trio_tools.operations.operation import Operation
 from trio_tools.settings.clients import ClientSettings
 from trio_tools.transports.memory import connect_in_process
 
+CLIENT = "alice"
+
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch):
@@ -33,17 +35,17 @@ async def same(item: int) -> int:
 
 
 def server_of(state, **quotas):
-    clients = {"alice": quotas}
+    clients = {CLIENT: quotas}
     return server_with(Operation(name="same", fn=same), clients=clients, **state)
 
 
 async def run(server, items=1):
     asked = {"operation": "same", "items": list(range(items))}
-    return await call_as(server, "alice", "batch_process", asked)
+    return await call_as(server, CLIENT, "batch_process", asked)
 
 
 async def usage_of(server):
-    status = await call_as(server, "alice", "get_concurrency_status")
+    status = await call_as(server, CLIENT, "get_concurrency_status")
     return status["data"]["usage"]
 
 
@@ -81,12 +83,13 @@ async def test_a_quota_of_items_holds_across_a_restart(state):
     assert refused["data"]["used"] == 5
 
 
-async def test_servers_of_one_state_take_no_call_too_many_together(anywhere):
+async def test_servers_of_one_state_take_no_call_too_many_together(anywhere, monkeypatch):
+    monkeypatch.setitem(globals(), "CLIENT", "bob")  # the database may be that of another test
     servers = [server_of(anywhere, calls_per_day=5) for _ in range(2)]
     answers = []
 
     async def call(server):
-        answers.append((await run(server))["success"])
+        answers.append(await run(server))
 
     async with (
         connect_in_process(servers[0]),
@@ -95,8 +98,10 @@ async def test_servers_of_one_state_take_no_call_too_many_together(anywhere):
     ):
         for server in servers * 5:
             nursery.start_soon(call, server)
-    assert answers.count(True) == 5
-    assert len(answers) == 10
+    taken = [answer for answer in answers if answer["success"]]
+    assert (len(answers), len(taken)) == (10, 5), answers
+    refused = {answer["data"]["error_code"] for answer in answers if not answer["success"]}
+    assert refused == {"QUOTA_EXCEEDED"}
 
 
 async def test_the_memory_forgets_and_the_status_says_so():
