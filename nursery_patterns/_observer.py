@@ -178,15 +178,10 @@ def ready_of(
 
 def _own(observer: object, name: str) -> Callable[..., Any] | None:
     method = getattr(observer, name, None)
-    return None if method is None or _is_inherited(method) else method
+    return None if getattr(method, "__func__", None) in _EMPTY else method
 
 
 # The methods of the two protocols. They do nothing, so they are never called.
 _EMPTY = frozenset(
     method for kind in (Observer, Journal) for method in vars(kind).values() if isfunction(method)
 )
-
-
-def _is_inherited(method: object) -> bool:
-    """Whether a method is the empty one of the protocol."""
-    return getattr(method, "__func__", None) in _EMPTY

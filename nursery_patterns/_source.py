@@ -69,7 +69,8 @@ class Source(Generic[ItemT]):
     @property
     def known(self) -> int:
         """Number of known items: the total, or the items pulled so far."""
-        return self.pulled if self.total is None else self.total
+        total = self.total
+        return self.pulled if total is None else total
 
     def stop(self) -> None:
         """End a run."""

@@ -189,6 +189,11 @@ class Operation:
 
     def item_schema(self) -> dict[str, Any]:
         """Return the JSON schema of one item."""
+        return self._schema
+
+    @functools.cached_property
+    def _schema(self) -> dict[str, Any]:
+        """The same: making it takes half a millisecond, and each batch asks for it."""
         return self._items.json_schema()
 
     def check_item(self, item: Any) -> Any:
