@@ -34,6 +34,8 @@ autodoc_default_options = {"members": True}
 
 html_theme = "furo"
 html_title = "trio-tools"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
@@ -88,11 +90,8 @@ def _list_names(_app, page, source):
         return
     module = _MODULES[name]
     directives = []
-    for public in sorted(vars(module), key=str.lower):
+    for public in sorted(module.__all__, key=str.lower):
         value = getattr(module, public)
-        home = getattr(value, "__module__", "")
-        if public.startswith("_") or not home.startswith("nursery_patterns"):
-            continue
         kind = "autofunction"
         if isinstance(value, type):
             kind = "autoexception" if issubclass(value, BaseException) else "autoclass"

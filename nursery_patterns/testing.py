@@ -31,6 +31,14 @@ from nursery_patterns._scenario_run import ScenarioRun
 if TYPE_CHECKING:
     from types import TracebackType
 
+__all__ = (
+    "CheckpointFailure",
+    "InFlightGauge",
+    "Probe",
+    "cancel_at_every_checkpoint",
+    "expire_at_every_instant",
+)
+
 Scenario = Callable[[Probe], Awaitable[object]] | Callable[[], Awaitable[object]]
 
 

@@ -101,7 +101,7 @@ def test_the_test_kit_exports_exactly_its_contract():
             "nursery_patterns"
         )
     }
-    assert ours - {"ScenarioRun"} == TESTING
+    assert ours - {"ScenarioRun"} == TESTING == set(nursery_patterns.testing.__all__)
 
 
 @pytest.mark.parametrize("module", [nursery_patterns, nursery_patterns.testing])
