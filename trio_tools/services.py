@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from nursery_patterns import single_flight
+from nursery_patterns import HedgeStatistics, single_flight
 from trio_tools.answers.errors import NotFound, brief_repr, use_one_of
 from trio_tools.files.output_folder import OutputFolder
 from trio_tools.files.roots import FileRoots
@@ -165,6 +165,11 @@ class Services:
         """Return the web hosts in use or in trouble that a client asked for, by name."""
         hosts = {} if self._fetcher is None else self._fetcher.hosts()
         return {name: host for name, host in hosts.items() if client_id in host.clients}
+
+    @property
+    def hedging(self) -> HedgeStatistics | None:
+        """Counts of second requests of the fetcher; None if it is not open or sends none."""
+        return None if self._fetcher is None else self._fetcher.hedging
 
     def _make_fetcher(self) -> Fetcher:
         from trio_tools.http.fetching.fetcher import Fetcher  # noqa: PLC0415 - see above

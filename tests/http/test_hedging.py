@@ -6,7 +6,10 @@ import trio
 from tests.http.servers import config, next_request, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
+from trio_tools.live.figures import figures_of
+from trio_tools.server import create_server
 from trio_tools.settings import Settings
+from trio_tools.transports.memory import connect_in_process
 
 LATE = 30.0
 
@@ -38,6 +41,8 @@ async def test_a_late_request_is_sent_a_second_time_and_the_first_reply_is_used(
         assert (page.text, page.elapsed, len(server.requests)) == ("second", 0.5, 2)
         await server.left.wait()  # the late one was cancelled, which closes its connection
         assert fetcher.hosts() == {}
+        told = fetcher.hedging
+        assert (told.calls, told.hedges, told.won, told.refused) == (1, 1, 1, 0)
 
 
 async def test_a_second_request_that_is_throttled_loses_nothing(autojump_clock):
@@ -72,3 +77,15 @@ def test_it_is_off_by_default_and_has_to_be_above_zero():
     assert Settings().fetch.hedge_after_seconds is None
     with pytest.raises(ValueError, match="hedge_after_seconds"):
         Settings(fetch={"hedge_after_seconds": 0})
+
+
+async def test_the_status_and_the_metrics_count_second_requests():
+    settings = Settings(fetch={"hedge_after_seconds": 30, "allow_private": True, "ports": None})
+    server = create_server(settings)
+    async with serving(first_is_late(seconds=0)) as page, connect_in_process(server) as client:
+        await client.call_tool("fetch_urls", {"urls": [page.url]})
+        told = (await client.call_tool("get_concurrency_status", {})).structured_content["data"]
+        assert told["hedging"] == {"delay": 30, "calls": 1, "hedges": 0, "refused": 0, "won": 0}
+        figures = {figure.name: figure.values for figure in figures_of(server.state)}
+        assert figures["trio_tools_fetch_hedges"] == {(): 0}
+        assert {"trio_tools_fetch_hedges_won", "trio_tools_fetch_hedges_refused"} < {*figures}

@@ -117,6 +117,18 @@ async def test_one_text_of_metrics_has_the_figures_of_every_worker(server):
     assert text.count("# TYPE trio_tools_calls_total counter\n") == 1
 
 
+async def test_the_status_tells_which_worker_answers_and_sums_up_all_of_them(server):
+    await both_are_up(server)
+    answer = await exchange(server.address, modern_call(1, "get_concurrency_status"))
+    told = answer.json()["result"]["structuredContent"]["data"]["workers"]
+    assert told["answered_by"] in {0, 1}
+    assert (told["count"], told["answering"]) == (2, 2)
+    assert told["all"]["connections"] >= 1
+    assert told["all"]["items_in_flight"] == 0
+    text = answer.json()["result"]["content"][0]["text"]
+    assert f"This is worker {told['answered_by']} of 2; all of them together have" in text
+
+
 async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(server):
     await both_are_up(server)
     os.kill(server.pids()[1], signal.SIGKILL)

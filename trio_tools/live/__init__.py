@@ -8,6 +8,7 @@ here knows MCP.
     usage        what each client used today
     jobs         work that goes on while the server serves
     limits       what is declared for a tool, under the capacity it has now
+    workers      what one of several worker processes tells of all of them
     state        `ServerState`: everything that lives as long as one server
     datasets     the records of a dataset as items
     operations   operations made for a call, brought back, and worked on

@@ -67,6 +67,7 @@ def figures_of(state: ServerState) -> Iterator[Figure]:
     yield _gauge("calls_waiting", "Calls that wait for their turn.", "tool", lines, "waiting")
     yield from _of_clients(state)
     yield from _of_upstreams(state)
+    yield from _of_hedging(state)
     yield _one(
         "blocked_steps",
         "Task steps that held the event loop too long.",
@@ -103,6 +104,18 @@ def _of_upstreams(state: ServerState) -> Iterator[Figure]:
     ):
         values = {(name,): float(getattr(status, field)) for name, status in statuses.items()}
         yield Figure(f"trio_tools_upstream_{field}", text, "counter", ("upstream",), values)
+
+
+def _of_hedging(state: ServerState) -> Iterator[Figure]:
+    hedging = state.services.hedging
+    if hedging is None:
+        return
+    for name, text, value in (
+        ("hedges", "Second requests sent because the first was late.", hedging.hedges),
+        ("hedges_won", "Fetches whose second request was answered first.", hedging.won),
+        ("hedges_refused", "Second requests that the budget did not allow.", hedging.refused),
+    ):
+        yield _one(f"fetch_{name}", text, "counter", value)
 
 
 def _one(name: str, text: str, kind: Literal["gauge", "counter"], value: float) -> Figure:

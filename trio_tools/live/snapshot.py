@@ -49,6 +49,9 @@ def snapshot(state: ServerState, client_id: str) -> dict[str, Any]:
             "version": __version__,
             "client": client_id,
             "calls": len(state.calls),
+            "worker": None
+            if state.workers is None
+            else {"index": state.workers.index, "count": state.workers.count},
             "others_running": sum(kept.owner != client_id for kept in running),
         },
         "operations": [operation_view(kept, now) for kept in newest],

@@ -28,6 +28,7 @@ from trio_tools.live.clients import Clients
 from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.usage import Usage
+from trio_tools.live.workers import Workers
 from trio_tools.operations.durable.blobs import Stored
 from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record
@@ -78,6 +79,7 @@ class ServerState:
         revive: Makes an operation of what was stored of it.
         largest_whole_result: Returns how many bytes of JSON are shown whole in so many characters.
         model_names: The models there were when the tools were listed last.
+        workers: The workers that serve the same address, if this process is one of several.
     """
 
     def __init__(self, settings: Settings, operations: Iterable[AnyOperation] = ()) -> None:
@@ -120,6 +122,7 @@ class ServerState:
         self.query_cursors = Cursors("trio-tools queries", self.store.key)
         self.dataset_cursors = Cursors("trio-tools datasets", self.store.key)
         self.model_names: tuple[str, ...] = ()
+        self.workers: Workers | None = None
         self.calls: dict[str, RunningCall] = {}
         self.durations: defaultdict[str, Durations] = defaultdict(Durations)
         self.ended_items: Counter[tuple[str, Status]] = Counter()

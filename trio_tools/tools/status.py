@@ -60,15 +60,18 @@ async def get_concurrency_status(call: Call) -> Answer:
     busy = sum(limit["in_use"] for limit in limits.values())
     waiting = sum(line["waiting"] for line in lines.values())
     shared = state.services.shared_limits
+    hedging = state.services.hedging
     not_written = _files_not_written(state, call.client_id)
+    workers = None if state.workers is None else await state.workers.status()
     return Answer(
         warnings=_warnings(state, not_written),
         summary=(
             f"{counted(len(state.calls), 'call')} under way ({waiting} waiting for their turn), "
             f"{counted(busy, 'item')} in flight, "
-            f"{counted(len(operations), 'batch operation')} running."
+            f"{counted(len(operations), 'batch operation')} running.{_of_workers(workers)}"
         ),
         data={
+            "workers": workers,
             "limits": limits,
             "lines": lines,
             "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
@@ -84,6 +87,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "rate_limits": {
                 name: asdict(api.rate_limit()) for name, api in state.services.apis.items()
             },
+            "hedging": None if hedging is None else asdict(hedging),
             "shared_limits": None if shared is None else shared.status(),
             "upstreams": _upstreams(state),
             "cluster": cluster_view(),
@@ -95,6 +99,18 @@ async def get_concurrency_status(call: Call) -> Answer:
             "advice": (advice := _advice(state)),
             "recommendations": {**_RECOMMENDATIONS, "by_operation": advice},
         },
+    )
+
+
+def _of_workers(workers: dict[str, Any] | None) -> str:
+    """Say whose figures these are, and add those of all workers."""
+    if workers is None:
+        return ""
+    total = workers["all"]
+    return (
+        f" This is worker {workers['answered_by']} of {workers['count']}; all of them together "
+        f"have {counted(total['calls_running'], 'call')} running, {total['calls_waiting']} "
+        f"waiting and {counted(total['items_in_flight'], 'item')} in flight."
     )
 
 

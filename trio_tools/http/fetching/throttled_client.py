@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from nursery_patterns import HedgePolicy, Retry, hedged
+from nursery_patterns import HedgePolicy, HedgeStatistics, Retry, hedged
 from trio_tools.http.fetching.content import media_of
 from trio_tools.http.fetching.host import HostState
 from trio_tools.http.fetching.host_throttle import HostLimits, Places
@@ -80,6 +80,11 @@ class ThrottledClient(PooledClient):
     def hosts(self) -> dict[str, HostState]:
         """Return the hosts in use or in trouble, by name."""
         return self._hosts.snapshot()
+
+    @property
+    def hedging(self) -> HedgeStatistics | None:
+        """Counts of second requests; None if `hedge_after_seconds` is not set."""
+        return None if self._hedging is None else self._hedging.statistics()
 
     async def _ask_until_heard(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float

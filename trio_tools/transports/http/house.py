@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp
 
+from trio_tools.live.workers import Workers
 from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
@@ -23,7 +24,7 @@ from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard, LiveView
 from trio_tools.transports.http.forwarded import TrustedProxies
-from trio_tools.transports.http.metrics import Metrics, metrics_of_all
+from trio_tools.transports.http.metrics import Metrics, metrics_of_all, sums_of_all
 from trio_tools.transports.http.oauth.scope_stage import bind_scopes
 from trio_tools.transports.http.operators.metrics_door import MetricsAccess, MetricsDoor
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
@@ -90,6 +91,10 @@ class HttpServer:
             connections=lambda: len(self.connections),
             restarts=None if siblings is None else siblings.place.restarts,
         )
+        if state is not None and siblings is not None:
+            place = siblings.place
+            ask = partial(sums_of_all, self._metrics, siblings)
+            state.workers = Workers(place.index, place.count, ask)
         self.memory_trim = MemoryTrim()
         if state is not None:
             state.memory.given_back = self.memory_trim.add

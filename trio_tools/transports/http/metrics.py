@@ -7,6 +7,7 @@ from the server's own names, never from a request, so no client can grow the tex
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, Final, cast
@@ -21,6 +22,7 @@ from starlette.types import Scope
 
 from trio_tools.live.figures import Figure, figures_of, process_figures
 from trio_tools.live.state import ServerState
+from trio_tools.live.workers import Sums
 from trio_tools.transports.http.siblings import Siblings
 from trio_tools.version import __version__
 
@@ -103,6 +105,9 @@ class Metrics:
         return result
 
 
+_ASK_WORKER: Final = b"GET /metrics?%s HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n" % OWN
+
+
 async def metrics_of_all(
     own: Metrics, siblings: Siblings | None, scope: Scope
 ) -> tuple[bytes, str]:
@@ -117,9 +122,23 @@ async def metrics_of_all(
     text, content_type = own.text()
     if siblings is None or scope["query_string"] == OWN:
         return text, content_type
-    request = b"GET /metrics?%s HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n" % OWN
-    texts = {siblings.place.index: text, **await siblings.ask_others(request)}
+    texts = {siblings.place.index: text, **await siblings.ask_others(_ASK_WORKER)}
     return merged(texts), content_type
+
+
+async def sums_of_all(own: Metrics, siblings: Siblings) -> dict[int, Sums | None]:
+    """Return the figures of each worker, summed over labels; None for one that does not answer."""
+    texts = {siblings.place.index: own.text()[0], **await siblings.ask_others(_ASK_WORKER)}
+    return {worker: None if text is None else _sums(text) for worker, text in texts.items()}
+
+
+def _sums(text: bytes) -> Sums:
+    sums: defaultdict[str, float] = defaultdict(float)
+    for line in text.decode().splitlines():
+        if not line.startswith("#"):
+            sample, _, value = line.rpartition(" ")
+            sums[sample.partition("{")[0]] += float(value)
+    return sums
 
 
 def merged(texts: Mapping[int, bytes | None]) -> bytes:
