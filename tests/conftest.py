@@ -9,9 +9,15 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.postgres import pooled_url, postgres_folder, postgres_tls, postgres_url
+from tests.support.postgres import (
+    pooled_url,
+    postgres_folder,
+    postgres_server,
+    postgres_tls,
+    postgres_url,
+)
 
-__all__ = ["pooled_url", "postgres_folder", "postgres_tls", "postgres_url"]
+__all__ = ["pooled_url", "postgres_folder", "postgres_server", "postgres_tls", "postgres_url"]
 
 # A run that a shell has put into the background ignores Ctrl-C, and so would the processes that it
 # starts, some of them in order to interrupt them.

@@ -105,11 +105,10 @@ async def test_postgresql_promises_the_same(postgres_url):
         page = await envelope_of(client, "get_operation", {"operation_id": "a\0b"})
         assert page["data"]["counts"]["succeeded"] == 2
         assert not page["data"]["running"]
-    database = StateDatabase(Location.of_url(postgres_url), new_holder())
-    assert database.parked() == []
-    assert len(database.key()) == 32
-    assert database.prune(ttl=-1.0, max_bytes=2**40) == 1
-    database.close()
+    with closing(StateDatabase(Location.of_url(postgres_url), new_holder())) as database:
+        assert database.parked() == []
+        assert len(database.key()) == 32
+        assert database.prune(ttl=-1.0, max_bytes=2**40) == 1
 
 
 async def test_a_wrong_password_is_not_shown(postgres_folder):

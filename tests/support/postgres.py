@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -42,9 +42,29 @@ def _own_address() -> str:
     return f"127.77.{number >> 8 & 255}.{number & 255}"
 
 
+class PostgresServer(NamedTuple):
+    """A running PostgreSQL that can be stopped and started.
+
+    Attributes:
+        folder: Of its socket.
+        start: Starts it, and returns when it answers.
+        stop: Ends it at once, as a crash would.
+    """
+
+    folder: Path
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
 @pytest.fixture(scope="session")
-def postgres_folder() -> Iterator[Path]:
+def postgres_folder(postgres_server: PostgresServer) -> Path:
     """The socket folder of a running PostgreSQL with the superuser `postgres`."""
+    return postgres_server.folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL of this session."""
     binaries = _postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL binaries (initdb) on this machine")
@@ -65,11 +85,18 @@ def postgres_folder() -> Iterator[Path]:
             f"-k {folder} -c listen_addresses='{_own_address()}' -c fsync=off -c max_connections=30"
         )
         control = [binaries / "pg_ctl", "-D", data, "-w"]
-        run(*control, "-l", folder / "log", "-o", options, "start")
-        try:
-            yield folder
-        finally:
+
+        def start() -> None:
+            run(*control, "-l", folder / "log", "-o", options, "start")
+
+        def stop() -> None:
             run(*control, "-m", "immediate", "stop")
+
+        start()
+        try:
+            yield PostgresServer(folder, start, stop)
+        finally:
+            stop()
     finally:
         shutil.rmtree(folder)
 

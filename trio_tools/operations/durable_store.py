@@ -75,6 +75,7 @@ class DurableStore(MemoryStore):
             taken_over=self._stop,
             asked_to_stop=self._stop_for_good,
             when_safe=self._committed,
+            came_back=self._write_what_is_gone,
             ttl=ttl,
             max_bytes=max_stored_bytes,
         )
@@ -349,6 +350,16 @@ class DurableStore(MemoryStore):
 
     def _committed(self) -> None:
         self.when_safe()
+
+    def _write_what_is_gone(self) -> None:
+        """Have those operations written again that are not on the disk any more.
+
+        The file may have been replaced. An operation that is there as it is known here stays, and
+        one that another server works on or has changed is that server's.
+        """
+        for kept in self._kept.values():
+            if not kept.running_here and kept.journal is not None:
+                kept.journal.ask(claim=True)
 
     def _is_only_here(self, kept: StoredOperation) -> bool:
         return kept.journal is not None and kept.journal.has_news

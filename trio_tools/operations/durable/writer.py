@@ -58,6 +58,7 @@ class Writer:
         taken_over: Called with the journal of an operation that another server works on now.
         asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
         when_safe: Called after each commit: memory may let go of results now.
+        came_back: Called when the state can be written again, which may be another one than before.
         ttl: Seconds after which what nobody has used is deleted.
         max_bytes: Most bytes that are kept there.
 
@@ -75,6 +76,7 @@ class Writer:
         taken_over: Callable[[OperationJournal], None] = lambda _: None,
         asked_to_stop: Callable[[OperationJournal], None] = lambda _: None,
         when_safe: Callable[[], None] = lambda: None,
+        came_back: Callable[[], None] = lambda: None,
         ttl: float = math.inf,
         max_bytes: int = 2**62,
     ) -> None:
@@ -89,6 +91,7 @@ class Writer:
         self.taken_over = taken_over
         self.asked_to_stop = asked_to_stop
         self.when_safe = when_safe
+        self.came_back = came_back
         self.trouble = ""
         self.running = False
         self._database: StateDatabase | None = None
@@ -283,6 +286,7 @@ class Writer:
         if self.trouble:
             _log.warning("the state is written again: %s", self.location.told)
             self.trouble = ""
+            self.came_back()
         for (journal, change, asked), saved in zip(taken, results, strict=True):
             journal.wrote(change, saved, asked)
             if not journal.has_news:
