@@ -6,9 +6,11 @@ import re
 import socket
 import stat
 from contextlib import closing, contextmanager
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from tests.transports.requests import exchange, get, http_server, modern_call
 from trio_tools.command_line.main import main
@@ -16,6 +18,7 @@ from trio_tools.settings import HttpSettings, Settings
 from trio_tools.transports.http import Address, check_http
 from trio_tools.transports.http.listening.handed import Handed
 from trio_tools.transports.http.listening.unix_socket import bind_unix
+from trio_tools.transports.http.operators.liveness import WorkerLinks
 from trio_tools.transports.http.operators.supervisor import Supervisor
 
 TOKEN = "m" * 32
@@ -133,6 +136,47 @@ async def test_the_loop_says_that_it_runs_twice_in_the_time_of_the_watchdog(fold
         assert messages() == ["WATCHDOG=1"] * 5  # at 0, 2, 4, 6, 8 s
         await Supervisor(str(folder / "n")).keep_alive()
         assert messages() == []
+
+
+async def worker(stream, *, answers=lambda: True):
+    """Do on the link to the parent what a worker does; answer while `answers` is true."""
+    await stream.send_all(b"+")
+    while await stream.receive_some():
+        if answers():
+            await stream.send_all(b"+")
+
+
+async def test_the_parent_of_workers_is_quiet_while_one_of_them_does_not_answer(
+    folder, autojump_clock
+):
+    links, pairs = WorkerLinks(2), [trio.testing.memory_stream_pair() for _ in range(3)]
+    with listening_for_messages(folder / "n") as messages:
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(str(folder / "n"), 4)
+            nursery.start_soon(supervisor.keep_alive, links.all_answer)
+            nursery.start_soon(links.hear, 0, pairs[0][0], lambda: None)
+            nursery.start_soon(worker, pairs[0][1])
+            await trio.sleep(9)
+            assert messages() == []  # the second one has not come
+            blocked = []
+            nursery.start_soon(links.hear, 1, pairs[1][0], lambda: None)
+            nursery.start_soon(partial(worker, pairs[1][1], answers=lambda: not blocked))
+            await trio.sleep(4)  # until 13
+            assert messages() == ["WATCHDOG=1"] * 3  # at 9, 10 and 12 s
+            blocked.append("its loop")
+            await trio.sleep(10)
+            assert messages() == []
+            blocked.clear()
+            await trio.sleep(4)  # until 27
+            assert messages() == ["WATCHDOG=1"] * 2  # at 24 and 26 s
+            await pairs[1][1].send_stream.aclose()  # it has died
+            await trio.sleep(10)
+            assert messages() == []
+            nursery.start_soon(links.hear, 1, pairs[2][0], lambda: None)
+            nursery.start_soon(worker, pairs[2][1])
+            await trio.sleep(2)
+            assert messages() == ["WATCHDOG=1"] * 2
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("pid", ["1", "", "x"])

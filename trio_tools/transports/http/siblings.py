@@ -51,7 +51,8 @@ class WorkerPlace:
         restarts: How often it was started again.
         listeners: The listening sockets, which all workers share.
         loads: The memory in which each tells how many connections it has.
-        link: A stream to the parent: a byte tells that calls are taken; its end is the parent's.
+        link: A stream to the parent: a byte tells that calls are taken, and one more
+            answers each of its bytes; its end is the parent's.
         inbox: Where connections arrive that other workers hand over.
         outboxes: The inboxes of all workers, by index.
         metrics_listeners: Listening sockets at which `/metrics` alone is served; empty for none.

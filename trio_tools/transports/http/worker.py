@@ -52,10 +52,11 @@ class Worker:
             os.kill(self._parent, signal.SIGHUP)
 
     async def follow(self, stop: Stop) -> None:
-        """Tell the parent that calls are taken, and ask for the stop when the parent is gone."""
+        """Tell the parent that calls are taken, and answer it; ask for the stop when it is gone."""
         with suppress(trio.BrokenResourceError):
             await self._link.send_all(b"+")
-            await self._link.receive_some(1)  # nothing but the end ever comes
+            while await self._link.receive_some():
+                await self._link.send_all(b"+")  # the event loop runs
         stop("the parent process is gone")
 
 

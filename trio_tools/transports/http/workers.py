@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +24,7 @@ import trio
 from trio_tools.settings import Settings
 from trio_tools.transports.http.listeners import Loads, address_of, listen, listen_for_metrics
 from trio_tools.transports.http.listening.handed import Handed
+from trio_tools.transports.http.operators.liveness import WorkerLinks
 from trio_tools.transports.http.operators.supervisor import Supervisor
 from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.shutdown import Stop, run_until_stopped, stop_on_signals
@@ -146,6 +147,7 @@ class _Workers:
         self._inboxes = [inbox for inbox, _ in pairs]
         self._outboxes = [outbox for _, outbox in pairs]
         self.first_status = 0
+        self._links = WorkerLinks(count)
         # Those that run.
         self._loads = Loads.make(count)
         self._processes: dict[int, trio.Process] = {}
@@ -172,7 +174,7 @@ class _Workers:
             _log.info("serving MCP at %s with %d workers", url, self._count)
             self._supervisor.ready()
             async with trio.open_nursery() as listening:
-                listening.start_soon(self._supervisor.keep_alive)
+                listening.start_soon(self._supervisor.keep_alive, self._links.all_answer)
                 listening.start_soon(self._hand_on_hangups)
                 await self._stop.wait()
                 listening.cancel_scope.cancel(reason="the server stops")
@@ -236,7 +238,7 @@ class _Workers:
             if self._stop.asked:  # while it was started
                 process.terminate()
             try:
-                nursery.start_soon(_hear, link, ready)
+                nursery.start_soon(self._links.hear, index, link, ready)
                 status = await process.wait()
             finally:
                 if process.returncode is None:
@@ -269,12 +271,6 @@ class _Workers:
             # What a terminal sends goes to the parent alone, which asks each worker once.
             process_group=0,
         )
-
-
-async def _hear(link: trio.SocketStream, ready: _Report) -> None:
-    with suppress(trio.BrokenResourceError):
-        if await link.receive_some(1):
-            ready()
 
 
 def _isolation() -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 
 import trio
@@ -58,14 +58,24 @@ class Supervisor:
         finally:
             self.ready()
 
-    async def keep_alive(self) -> None:
-        """Say that the event loop runs, twice in each `watchdog_seconds`, until this is cancelled.
+    async def keep_alive(
+        self, all_answer: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    ) -> None:
+        """Say that all is well, twice in each `watchdog_seconds`, until this is cancelled.
 
         A loop that is blocked says nothing, so the supervisor ends the process and starts another.
+
+        Args:
+            all_answer: Returns when all that has to run has answered. While it has not, nothing is
+                said; each half of `watchdog_seconds` it is called again.
         """
         while self._watchdog_seconds is not None:
-            self._tell("WATCHDOG=1")
-            await trio.sleep(self._watchdog_seconds / 2)
+            next_time = trio.current_time() + self._watchdog_seconds / 2
+            with trio.move_on_at(next_time) as patience:
+                await all_answer()
+            if not patience.cancelled_caught:
+                self._tell("WATCHDOG=1")
+            await trio.sleep_until(next_time)
 
     def _tell(self, message: str) -> None:
         if not self._address:
