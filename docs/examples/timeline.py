@@ -1,4 +1,4 @@
-# One batch on a virtual clock: a limit of three, a deadline that cuts, and the run that resumes.
+# One batch on a virtual clock: a limit of three, a deadline, and the run that resumes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
