@@ -1,4 +1,4 @@
-# A server answers in 10 ms while at most eight ask, and slows down above: the limit grows to there.
+# A server answers in 10 ms up to eight concurrent calls, and slows down above. The limit finds it.
 import trio
 import trio.testing
 

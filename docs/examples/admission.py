@@ -1,4 +1,4 @@
-# Two slots, a line of three, eight calls: the last ones are told at once when to come back.
+# Two slots, a queue of three, eight calls: further calls are refused with a time to retry.
 import trio
 
 from nursery_patterns import Admission, Overloaded
@@ -19,7 +19,7 @@ async def main() -> None:
         for _ in range(7):
             nursery.start_soon(call, "eager client", admission)
             await trio.sleep(0.001)
-        # The line is full of the eager client's calls, and yet there is room for another's one.
+        # The queue is full of the eager client's calls. A call of another client displaces one.
         nursery.start_soon(call, "modest client", admission)
     print(admission.statistics())
 

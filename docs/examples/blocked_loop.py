@@ -1,4 +1,4 @@
-# Who blocks the loop? One of these two tasks computes too long between its waits.
+# Which task blocks the event loop? One of these two computes too long between its waits.
 import trio
 
 from nursery_patterns import BlockedStep, StepMonitor
@@ -11,7 +11,7 @@ async def polite() -> None:
 
 async def greedy() -> None:
     await trio.sleep(0.05)
-    sum(range(5_000_000))  # nobody else runs meanwhile
+    sum(range(5_000_000))  # no other task runs meanwhile
     await trio.sleep(0.05)
 
 

@@ -28,7 +28,7 @@ async def run_by_hand(fetch: Fetch, pages: Iterable[int], found: dict[int, str])
 
 
 async def cut_and_resume_by_hand(fetch: Fetch, pages: Sequence[int]) -> dict[int, str]:
-    found: dict[int, str] = {}  # outside of the scope that is cancelled
+    found: dict[int, str] = {}  # outside the scope that is cancelled
     with trio.move_on_after(30):
         await run_by_hand(fetch, pages, found)
     print(f"by hand:  {len(found)} of {len(pages)} are there")

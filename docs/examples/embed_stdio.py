@@ -1,4 +1,4 @@
-# An MCP server on standard input and output, beside what else the application does.
+# An MCP server on standard input and output, beside the other tasks of the application.
 # Nothing is read here, so it ends at once: run it with a client, or type JSON-RPC into it.
 import sys
 

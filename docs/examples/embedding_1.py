@@ -1,11 +1,11 @@
-# Embedding, step one: a trio program as it was before, which watches the beds of a greenhouse.
+# Embedding, step one: the trio program before, which watches the beds of a greenhouse.
 import trio
 
 BEDS = ["tomatoes", "beans", "orchids"]
 
 
 async def read_sensor(bed: str) -> float:
-    await trio.sleep(0.02)  # stands for the wire to the sensor
+    await trio.sleep(0.02)  # represents the connection to the sensor
     if bed == "attic":
         raise OSError(f"the sensor of the {bed} does not answer")
     return 20.0 + len(bed) / 2

@@ -1,4 +1,4 @@
-# Calls of several customers share two slots; each customer gets its share, whoever calls more.
+# Calls of several customers share two slots. Each gets its share, however many calls it makes.
 from collections import Counter
 
 import trio

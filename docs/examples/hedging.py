@@ -1,4 +1,4 @@
-# The first try hangs, so a second one starts after a while, and its answer counts.
+# The first attempt hangs, so a second one starts after a delay, and its answer is used.
 import trio
 
 from nursery_patterns import HedgePolicy, hedged

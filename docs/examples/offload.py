@@ -1,4 +1,4 @@
-# A blocking call in a thread, a computation in a process, and a cancel that really stops it.
+# A blocking call in a thread, a computation in a process, and a cancel that stops it.
 import math
 import time
 import zlib
@@ -10,7 +10,7 @@ from nursery_patterns import run_in_process, run_in_thread
 
 
 def blocking_call(path: str) -> int:
-    time.sleep(0.1)  # a driver that knows nothing of trio
+    time.sleep(0.1)  # a driver that blocks
     return Path(path).stat().st_size
 
 
@@ -27,5 +27,5 @@ async def main() -> None:
     print(f"stopped {(trio.current_time() - scope.deadline) * 1000:.0f} ms after its deadline")
 
 
-if __name__ == "__main__":  # workers import this file, and must not run it again
+if __name__ == "__main__":  # worker processes import this module, too
     trio.run(main)

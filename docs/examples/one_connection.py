@@ -1,4 +1,4 @@
-# One task owns a connection, callers come and go, and its death is news to all of them.
+# One task owns a connection that many callers use. When it breaks, every caller gets an error.
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -13,7 +13,7 @@ class LostError(Exception):
 
 
 class Peer:
-    """The other side: answers each request after a while, and falls over when told to."""
+    """The other side: answers each request after a delay, and breaks on request."""
 
     def __init__(self) -> None:
         self.fallen = trio.Event()
@@ -26,7 +26,7 @@ class Peer:
 
 
 class Connection:
-    """Belongs to the task that runs it. Callers hold a reference, and are told when it is over."""
+    """Owned by the task that runs it. Callers have a reference, and get an error when it ends."""
 
     def __init__(self) -> None:
         self._peer = Peer()
@@ -102,7 +102,7 @@ async def main() -> None:
     async with trio.open_nursery() as home:
         home.start_soon(owner.run)
         with trio.move_on_after(0.01):
-            await owner.ask("too impatient")  # a caller that leaves leaves the connection alone
+            await owner.ask("too impatient")  # a cancelled caller does not affect the connection
         async with trio.open_nursery() as callers:
             callers.start_soon(caller, lambda: owner.ask("buy a ship"), "writes")
             callers.start_soon(caller, lambda: owner.ask("weather?", again=True), "reads")

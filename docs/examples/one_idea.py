@@ -1,4 +1,4 @@
-# The one idea: what finished lives outside of what is cancelled.
+# The one idea: finished results live outside the scope that is cancelled.
 import trio
 
 from nursery_patterns import Batch
@@ -13,9 +13,9 @@ async def main() -> None:
     batch = Batch(fetch, range(30), limit=10)
     with trio.move_on_after(1):
         await batch.run()
-    report = batch.report()  # complete, or as far as it got; nothing finished is lost
+    report = batch.report()  # complete or partial; no finished result is lost
     print(report.counts, report.values())
-    await batch.run()  # does only what is missing
+    await batch.run()  # runs only the missing items
     print(batch.report().counts)
 
 

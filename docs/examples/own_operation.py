@@ -1,4 +1,4 @@
-# An operation of one's own: an async function of one item, which batch_process runs over many.
+# Your own operation: an async function of one item, which batch_process runs over many.
 import trio
 
 from trio_tools.server import create_server

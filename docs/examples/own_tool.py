@@ -1,4 +1,4 @@
-# A tool of one's own: a function with annotated arguments, under the policy of the built-in ones.
+# Your own tool: a function with annotated arguments, with the same policy as the built-in ones.
 import trio
 
 from trio_tools import Settings, ToolContext, create_server, tool

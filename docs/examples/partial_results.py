@@ -1,4 +1,4 @@
-# A deadline cuts the work; what had finished is there, and what is missing has a name.
+# A deadline cancels the batch. The finished results stay, and the report names the missing items.
 import trio
 
 from nursery_patterns import run_batch

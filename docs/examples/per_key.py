@@ -1,4 +1,4 @@
-# Two requests at a time to each host: a slow host delays no other one.
+# Two requests at a time to each host: a slow host does not delay the others.
 import trio
 
 from nursery_patterns import TokenBucket, run_batch

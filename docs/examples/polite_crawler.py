@@ -17,7 +17,7 @@ class Busy(Exception):  # noqa: N818
 
 
 async def links_of(url: str) -> list[str]:
-    await trio.sleep(0.3)  # stands for the request
+    await trio.sleep(0.3)  # represents the request
     if url in busy:
         busy.discard(url)
         raise Busy(retry_after=2)

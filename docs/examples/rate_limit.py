@@ -16,7 +16,7 @@ async def main() -> None:
         for number in range(12):
             nursery.start_soon(call_api, number, bucket, start)
         await trio.sleep(0.45)
-        print("the API says: slow down")  # the one header that every client should obey
+        print("the API says: slow down")
         bucket.rate = 5
 
 

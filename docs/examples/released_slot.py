@@ -1,4 +1,4 @@
-# One host wants a pause. Its items wait without a slot, so those of the other host go on.
+# One host asks for a pause. Its items wait without a slot, so the items of the other host run.
 import trio
 
 from nursery_patterns import released_slot, run_batch
@@ -7,7 +7,7 @@ from nursery_patterns import released_slot, run_batch
 async def fetch(url: str) -> str:
     if url.startswith("busy"):
         async with released_slot():
-            await trio.sleep(0.5)  # as long as the host wants
+            await trio.sleep(0.5)  # the pause that the host asked for
     await trio.sleep(0.01)
     print(url, "is here")
     return url

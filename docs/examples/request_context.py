@@ -1,4 +1,4 @@
-# Two requests at once, and every line of the log says whose it is, from threads too.
+# Two concurrent requests: every log record names its request, also from threads.
 import logging
 import sys
 import time

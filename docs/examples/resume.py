@@ -1,4 +1,4 @@
-# A cut batch is run again: what was in flight comes first, what had finished is not repeated.
+# A cancelled batch runs again: items that were in flight come first, finished ones do not repeat.
 import trio
 
 from nursery_patterns import Batch

@@ -1,4 +1,4 @@
-# A batch keeps its outcomes in SQLite; its process is killed, and the next one goes on.
+# A batch stores its outcomes in SQLite. Its process is killed, and the next one continues.
 import json
 import os
 import signal
@@ -15,7 +15,7 @@ KILLED_AT = 60
 
 
 class SqliteJournal(Journal[int, int]):
-    """Each outcome is committed before the batch goes on: simple, and a file access an item."""
+    """Commits each outcome before the batch continues: simple, but one disk write per item."""
 
     def __init__(self, path: str) -> None:
         self.database = sqlite3.connect(path, isolation_level=None)

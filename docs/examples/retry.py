@@ -1,4 +1,4 @@
-# Failures that pass by themselves are tried again, and other items run during the back-off.
+# Temporary failures are retried, and other items run during the back-off.
 import random
 
 import trio

@@ -1,4 +1,4 @@
-# Two batches share one capacity, first come, first served; it is raised while they run.
+# Two batches share one capacity, first in, first out. It is raised while they run.
 import trio
 
 from nursery_patterns import Batch, Limits

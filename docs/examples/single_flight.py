@@ -1,4 +1,4 @@
-# Three tasks need the same address at the same time: it is looked up once.
+# Three tasks need the same address at the same time. It is resolved once.
 import trio
 
 from nursery_patterns import SingleFlight, single_flight

@@ -1,4 +1,4 @@
-# A source without end, three in flight, outcomes as they complete; leaving the block ends it all.
+# An endless source, three in flight, outcomes as they complete. Leaving the block ends the work.
 import itertools
 
 import trio

@@ -164,7 +164,7 @@ async def test_what_is_not_done_is_told_as_it_is_with_how_to_go_on(autojump_cloc
         complete = await call("get_operation", operation_id="mine")
     assert unfinished(running) == {("NOT_DONE_YET", "not done yet, its operation is running")}
     assert unfinished(ended) == {
-        ("CANCELLED", "started, but cut before it was done"),
+        ("CANCELLED", "started, but cancelled before it ended"),
         ("NOT_STARTED", "not started before the work was ended"),
     }
     (told,) = running["meta"]["warnings"]

@@ -133,7 +133,7 @@ def outcome_failure(outcome: Outcome[Any, Any], *, running: bool = False) -> Too
         case Status.TIMED_OUT:
             return TimedOut(f"{outcome.error}", error_code="ITEM_TIMEOUT")
         case Status.CANCELLED:
-            return _Unfinished("started, but cut before it was done", error_code="CANCELLED")
+            return _Unfinished("started, but cancelled before it ended", error_code="CANCELLED")
         case Status.NOT_STARTED:
             return _Unfinished("not started before the work was ended", error_code="NOT_STARTED")
         case _:
