@@ -73,8 +73,8 @@ OUTSIDERS = {
         "trio_tools.database.shared_store",
         "trio_tools.operations.durable.notices",
     ),
-    "backports": ("trio_tools.files.compression", "trio_tools.files.text_source"),
-    "charset_normalizer": ("trio_tools.files.text_source",),
+    "backports": ("trio_tools.files.compression", "trio_tools.files.text_layers"),
+    "charset_normalizer": ("trio_tools.files.text_format",),
     "mcp": (
         "trio_tools.tools",
         "trio_tools.server",

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "end_to_end": "1,000 URLs through stdio beside the asyncio form of the guideline",
     "answers": "tokens of one small page beside mcp-server-fetch",
     "lists": "characters of our list of tools beside those of other servers",
+    "datasets": "a file read through in chunks beside one pass of csv or json over it",
     "origins": "10,000 URLs over 500 origins: sockets and memory",
     "offload": "threads, processes and the small primitives",
     "cluster": "a call on a cluster beside a loop over Ray, and a cancel of what computes",

@@ -9,10 +9,14 @@ those above it:
     chunks         a file, piece by piece
     hashing        digests of texts and files
     compression    sizes and ratios, or a compressed copy
-    text_source    blocks of text, whatever they are packed and encoded with
+    text_layers    what is packed or in a wide encoding, as plain bytes
+    text_format    what a file of text is, found at its beginning
+    text_source    blocks of whole lines of text
     records        items, chunks and positions
+    csv_header     the columns of CSV, and the delimiter
     csv_records    records of CSV
-    json_records   records of JSON and of plain lines
+    json_lines     a JSON value on each line, and plain lines
+    json_values    the elements of a JSON array, or values in sequence
     table_files    rows of Parquet, Arrow and Excel files, in a worker process
     datasets       a dataset's items, from a position on
 """

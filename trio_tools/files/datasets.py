@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -19,8 +19,10 @@ import trio
 from nursery_patterns import WorkerCrashed
 from trio_tools.answers.errors import Forbidden, InvalidArgument, NotFound
 from trio_tools.files import table_files
-from trio_tools.files.csv_records import Header, read_csv
-from trio_tools.files.json_records import line_as_json, line_as_text, read_lines, read_values
+from trio_tools.files.csv_header import Header
+from trio_tools.files.csv_records import read_csv
+from trio_tools.files.json_lines import line_as_json, line_as_text, read_lines
+from trio_tools.files.json_values import read_values
 from trio_tools.files.records import (
     MAX_CHUNK_BYTES,
     Chunk,
@@ -28,13 +30,9 @@ from trio_tools.files.records import (
     Part,
     bad_position,
 )
-from trio_tools.files.text_source import (
-    MAX_RECORD_BYTES,
-    DamagedFileError,
-    TextFormat,
-    TextSource,
-    find_format,
-)
+from trio_tools.files.text_format import TextFormat, find_format
+from trio_tools.files.text_layers import DamagedFileError
+from trio_tools.files.text_source import MAX_RECORD_BYTES, TextSource
 from trio_tools.settings.threads import run_in_tool_process
 
 if TYPE_CHECKING:
@@ -165,7 +163,7 @@ class Dataset:
             path = os.path.join(folder, name)  # noqa: PTH118 - as the caller wrote it
             kind = self.kind or self._guess_kind(path)
             part = self._read_file(path, kind, inner, size - len(items))
-            items += [replace(item, source=name) for item in part.items]
+            items += [item._replace(source=name) for item in part.items]
             warnings += part.warnings
             used += part.size
             inner = part.next_position

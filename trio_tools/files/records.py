@@ -10,8 +10,7 @@ from trio_tools.answers.errors import InvalidArgument
 MAX_CHUNK_BYTES = 8_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetItem:
+class DatasetItem(NamedTuple):
     """One item, or the reason why it could not be read."""
 
     number: int

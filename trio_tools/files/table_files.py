@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from trio_tools.answers.errors import InvalidArgument, ToolFailure, UpstreamFailed
-from trio_tools.files.csv_records import distinct_names
+from trio_tools.files.csv_header import distinct_names
 from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, bad_position
 
 if TYPE_CHECKING:

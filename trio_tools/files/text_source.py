@@ -1,100 +1,41 @@
 """A file of records as blocks of text, whatever it is packed and encoded with.
 
-What a file is (packing, encoding, line ends) is found once, at its beginning, and is part of each
-position after that. A plain file is read on from an offset. One that is packed, or in an encoding
-in which a line end is not one byte, is read again from its beginning.
+A plain file is read on from an offset. One that is packed, or in an encoding in which a line end is
+not one byte, is read again from its beginning.
 """
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import lzma
-import re
-import zlib
-from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 import trio
-from backports import zstd
 
-from trio_tools.answers.errors import InvalidArgument
-from trio_tools.files.compression import Decoder, make_decoder
+from trio_tools.files.text_layers import (
+    DAMAGED,
+    ODD,
+    ODD_BYTES,
+    DamagedFileError,
+    Readable,
+    Recoded,
+    is_wide,
+    unpacked,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from trio_tools.files.text_format import TextFormat
 
 MAX_RECORD_BYTES = 1_000_000
 
-_SAMPLE_BYTES = 65_536
 _BLOCK_BYTES = 65_536
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_PACKINGS = (
-    (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\x00", "lzma"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-)
-_DAMAGED = (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError, OSError)
-_WESTERN = "cp1252"
-_LEAST_DIFFERENT = 3  # bytes that are not UTF-8, to guess another encoding from
+_LEAST_BYTES = 16_384  # of one read; a small block, such as a header, costs no more than that
 _LINE_ENDS = (b"\n", b"\r")
-# Bytes that are not of the encoding become these, so that what is around them is read all the same.
-ODD = re.compile("[\udc00-\udcff]")
-ODD_BYTES = "trio_tools.odd_bytes"
 
 
-def _keep_odd_bytes(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    bad = error.object[error.start : error.end]
-    return "".join(chr(0xDC00 + byte) for byte in bad), error.end
-
-
-codecs.register_error(ODD_BYTES, _keep_odd_bytes)
-
-
-class DamagedFileError(ValueError):
-    """A packed file that cannot be unpacked to its end."""
-
-
-class TextFormat(NamedTuple):
-    """What was found at the beginning of a file."""
-
-    packing: str
-    """Empty for none."""
-    encoding: str
-    line_end: str
-    """`n` for lines that end in LF or CR LF, `r` for CR alone."""
-    guessed: bool = False
-    """Whether the encoding was neither said nor marked, nor is it UTF-8."""
-
-    @property
-    def is_seekable(self) -> bool:
-        """Whether an offset is one of the file itself, at which reading can begin."""
-        return not self.packing and not _is_wide(self.encoding)
-
-    def has_codec(self) -> bool:
-        """Whether there is such an encoding."""
-        try:
-            codecs.lookup(self.encoding)
-        except (LookupError, ValueError):
-            return False
-        return True
-
-
-class Readable(Protocol):
-    """What is read from: a file, or a layer above it."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end."""
-        ...
+def has_long_line(text: str, lines: list[str]) -> bool:
+    """Whether one of the lines of a text may have more bytes than a record may."""
+    most = MAX_RECORD_BYTES // 4  # as many characters have at most the bytes of a record
+    return len(text) > most and max(map(len, lines)) > most
 
 
 class TextSource:
@@ -110,7 +51,7 @@ class TextSource:
     def __init__(self, file: BinaryIO, known: TextFormat) -> None:
         self.format = known
         self.offset = 0
-        self.codec = "utf-8" if _is_wide(known.encoding) else known.encoding
+        self.codec = "utf-8" if is_wide(known.encoding) else known.encoding
         self._end = b"\r" if known.line_end == "r" else b"\n"
         self._file = file
         self._stream = _layers(file, known)
@@ -149,7 +90,7 @@ class TextSource:
         self._rest = b""
         cut = 0
         while not self._at_end:
-            part = self._read(_BLOCK_BYTES)
+            part = self._read(min(max(least - size, _LEAST_BYTES), _BLOCK_BYTES))
             parts.append(part)
             size += len(part)
             if not part:
@@ -212,7 +153,7 @@ class TextSource:
     def _read(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise DamagedFileError(
                 f"the file is truncated or damaged and cannot be unpacked further ({error})"
             ) from error
@@ -229,7 +170,7 @@ class TextSource:
         return last
 
     def _skip_mark(self) -> None:
-        if _is_wide(self.format.encoding):
+        if is_wide(self.format.encoding):
             return  # the layer below has done it
         start = self._read(len(codecs.BOM_UTF8))
         if start == codecs.BOM_UTF8 and self.codec == "utf-8":
@@ -238,152 +179,6 @@ class TextSource:
             self._rest = start
 
 
-def find_format(file: BinaryIO, encoding: str | None) -> TextFormat:
-    """Look at the beginning of a file, which is left where it was.
-
-    Args:
-        file: At its beginning.
-        encoding: What the operator says of it, unless a mark in the file says something else.
-
-    Raises:
-        InvalidArgument: There is no such encoding.
-        DamagedFileError: What it is packed with is damaged at once.
-    """
-    start = file.read(8)
-    file.seek(0)
-    packing = next((name for mark, name in _PACKINGS if start.startswith(mark)), "")
-    stream = _unpacked(file, packing) if packing else file
-    try:
-        sample = b""
-        while len(sample) < _SAMPLE_BYTES and (part := stream.read(_SAMPLE_BYTES - len(sample))):
-            sample += part
-    except _DAMAGED as error:
-        raise DamagedFileError(f"the file cannot be unpacked ({error})") from error
-    finally:
-        file.seek(0)
-    found, guessed = _find_encoding(sample, encoding)
-    text = sample.decode(found, ODD_BYTES)
-    line_end = "r" if "\r" in text and "\n" not in text else "n"
-    return TextFormat(packing, found, line_end, guessed)
-
-
-def _find_encoding(sample: bytes, said: str | None) -> tuple[str, bool]:  # noqa: PLR0911
-    for mark, name in _MARKS:
-        if sample.startswith(mark):
-            return name, False
-    if said is not None:
-        return _check_encoding(said), False
-    text = sample.decode("utf-8", ODD_BYTES)
-    odd = ODD.findall(text)
-    # Some bad bytes among good characters: no other encoding looks like that.
-    beyond_ascii = sum(not character.isascii() for character in text)
-    if beyond_ascii >= 2 * len(odd) or _decodes(sample, "utf-8"):
-        return "utf-8", False
-    for half, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if sample[half::2].count(0) * 3 > len(sample) and _decodes(sample, name):
-            return name, True
-    text = sample.decode(_WESTERN, "replace")
-    letters = sum(map(str.isalpha, text))
-    if sum(byte >= 0x80 for byte in sample) * 3 < letters:  # noqa: PLR2004 - ASCII ends there
-        return (_WESTERN, True) if _reads_as_text(text) else ("utf-8", False)
-    # One stray byte that comes again and again tells nothing. A guess from it would turn each
-    # record that has it, and the good characters beside it, into wrong text without a word.
-    if len(set(odd)) < _LEAST_DIFFERENT:
-        return "utf-8", False
-    from charset_normalizer import from_bytes  # noqa: PLC0415 - few files need it
-
-    best = from_bytes(sample).best()
-    if best is None or not _reads_as_text(sample.decode(best.encoding, "replace")):
-        return "utf-8", False
-    return best.encoding, True
-
-
-def _reads_as_text(text: str) -> bool:
-    """Whether characters beyond ASCII are letters, and stand beside others: no lone odd bytes."""
-    strange = [character for character in text if not character.isascii()]
-    letters = sum(map(str.isalpha, strange)) - sum(map(strange.count, "ÿþ"))
-    if not strange or letters * 5 < len(strange) * 4:
-        return False
-    return any(
-        not second.isascii() and first.isalpha() and second.isalpha()
-        for first, second in pairwise(text)
-    )
-
-
-def _decodes(sample: bytes, encoding: str) -> bool:
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(sample)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _check_encoding(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise InvalidArgument(
-            f"encoding {name!r} of the dataset is unknown: let the operator write one such as "
-            "utf-8, cp1252 or shift_jis",
-            error_code="UNKNOWN_ENCODING",
-        ) from None
-
-
-def _is_wide(encoding: str) -> bool:
-    """Whether a line end is not one byte in it, or a byte that looks like one is something else."""
-    return encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32", "iso2022", "hz", "utf-7"))
-
-
 def _layers(file: BinaryIO, known: TextFormat) -> Readable:
-    stream: Readable = _unpacked(file, known.packing) if known.packing else file
-    return _Recoded(stream, known.encoding) if _is_wide(known.encoding) else stream
-
-
-class _Recoded:
-    """Text of a wide encoding, in UTF-8."""
-
-    def __init__(self, stream: Readable, encoding: str) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)(ODD_BYTES)
-        self._first = True
-
-    def read(self, size: int, /) -> bytes:
-        while True:
-            part = self._stream.read(size)
-            text = self._decoder.decode(part, final=not part)
-            if self._first and text:
-                text = text.removeprefix("\ufeff")
-                self._first = False
-            if text or not part:
-                return text.encode("utf-8", "surrogatepass")
-
-
-def _unpacked(file: BinaryIO, packing: str) -> _Unpacked:
-    if packing == "bzip2":
-        return _Unpacked(file, bz2.BZ2Decompressor)
-    return _Unpacked(file, lambda: make_decoder(packing))
-
-
-class _Unpacked:
-    """The unpacked content of a file with all of its members, read on demand."""
-
-    def __init__(self, file: BinaryIO, make: Callable[[], Decoder]) -> None:
-        self._file = file
-        self._make = make
-        self._decoder = make()
-
-    def read(self, size: int, /) -> bytes:
-        data = b""
-        while True:
-            if self._decoder.eof:
-                data = self._decoder.unused_data or self._file.read(_BLOCK_BYTES)
-                if not data.strip(b"\0"):  # nothing, or what pads a tape
-                    return b""
-                self._decoder = self._make()
-            part = self._decoder.decompress(data, size)
-            if part:
-                return part
-            if not self._decoder.eof:
-                data = self._file.read(_BLOCK_BYTES)
-                if not data:
-                    raise EOFError("it ends too early")
+    stream: Readable = unpacked(file, known.packing) if known.packing else file
+    return Recoded(stream, known.encoding) if is_wide(known.encoding) else stream

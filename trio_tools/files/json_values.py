@@ -1,103 +1,26 @@
-"""Records of JSON: a value on each line, the elements of an array, or values one after another."""
+"""Values of a JSON file: the elements of an array, or values one after another."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from trio_tools.files.csv_records import lines_of
+from trio_tools.files.json_lines import check_text
 from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, bad_position, too_long
-from trio_tools.files.text_source import MAX_RECORD_BYTES, ODD, ODD_BYTES
+from trio_tools.files.text_layers import ODD_BYTES
+from trio_tools.files.text_source import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from trio_tools.files.text_source import TextSource
 
 _LEAST_BLOCK = 16_384
-_BYTES_PER_LINE = 64
 _BETWEEN = re.compile(r"[\s,]*+")
 _SCALAR_END = re.compile(r"[\s,\]}\[{\"]")
 _IN_TEXT = re.compile(r'["\\]')
 _OUTSIDE = re.compile(r'["\[\]{}]')
-
-
-def read_lines(source: TextSource, line: int, size: int, convert: Callable[[str], Any]) -> Part:
-    """Return up to `size` items, one for each line that is not blank.
-
-    Args:
-        source: At the beginning of a line.
-        line: The lines before it.
-        size: Items, at least 1.
-        convert: Returns the value of a line; a `ValueError` is the item's.
-
-    Raises:
-        DamagedFileError: The file cannot be unpacked any further.
-    """
-    start = offset = source.offset
-    items: list[DatasetItem] = []
-    least = max(_LEAST_BLOCK, min(size * _BYTES_PER_LINE, MAX_RECORD_BYTES))
-    while block := source.read_block(least):
-        text = source.decode(block)
-        lines = lines_of(text)
-        has_odd = ODD.search(text) is not None
-        torn = not source.is_whole(block)
-        for done, one in enumerate(lines, 1):
-            line += 1
-            if torn and done == len(lines):
-                source.skip_line()
-                items.append(too_long(line))
-            elif one.strip():
-                items.append(_line_item(source, one, line, convert, has_odd=has_odd))
-            if len(items) == size and done < len(lines):
-                offset += source.length("".join(lines[:done]))
-                return Part(items, f"{offset}:{line}", offset - start)
-        offset = source.offset
-        if len(items) == size or offset - start > MAX_CHUNK_BYTES:
-            break
-    return Part(items, None if source.at_end() else f"{offset}:{line}", offset - start)
-
-
-def line_as_text(line: str) -> dict[str, str]:
-    """Return a plain line as a record."""
-    return {"text": line.rstrip("\r\n")}
-
-
-def line_as_json(line: str) -> Any:
-    """Return the JSON value of a line.
-
-    Raises:
-        ValueError: It is not JSON, or has a lone surrogate.
-    """
-    try:
-        value = json.loads(line.rstrip())
-    except json.JSONDecodeError as error:  # its own words would say "line 1" of every line
-        raise ValueError(f"{error.msg} at column {error.colno}") from error
-    return _checked(line, value)
-
-
-def _checked(text: str, value: Any) -> Any:
-    if "\\u" in text:  # an escape can be a lone surrogate, which is not text
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("it contains a lone surrogate") from error
-    return value
-
-
-def _line_item(
-    source: TextSource, text: str, line: int, convert: Callable[[str], Any], *, has_odd: bool
-) -> DatasetItem:
-    if len(text) > MAX_RECORD_BYTES // 4 and source.length(text) > MAX_RECORD_BYTES:
-        return too_long(line)
-    reason = source.odd_reason(text) if has_odd else None
-    if reason is None:
-        try:
-            return DatasetItem(line, convert(text))
-        except (ValueError, RecursionError) as error:
-            reason = str(error)
-    return DatasetItem(line, error=f"line {line}: {reason}")
+_decode = json.JSONDecoder().raw_decode
 
 
 def read_values(source: TextSource, position: str | None, size: int) -> Part:
@@ -136,7 +59,6 @@ class _Values:
     def __init__(self, source: TextSource) -> None:
         self._source = source
         self._decoder = codecs.getincrementaldecoder(source.codec)(ODD_BYTES)
-        self._decode = json.JSONDecoder().raw_decode
         self._text = ""
         self._at = 0
         # Of the text before self._counted: bytes and lines since the beginning of the file.
@@ -179,7 +101,7 @@ class _Values:
         first = self._at
         while True:
             try:
-                value, end = self._decode(self._text, first)
+                value, end = _decode(self._text, first)
             except (json.JSONDecodeError, RecursionError) as error:
                 if self._grow():
                     first = self._at
@@ -198,7 +120,7 @@ class _Values:
         if self._source.length(text) > MAX_RECORD_BYTES:
             return too_long(line)
         try:
-            value = _checked(text, value)
+            value = check_text(value)
         except ValueError as error:
             reason = str(error)
         return (
