@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOYING = ROOT / "docs" / "deploying"
 LIBRARY = tomllib.loads((DEPLOYING / "nursery-patterns" / "pyproject.toml").read_text("utf-8"))
 BOTH = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-OPTIONAL = {"pytest", "ray", "rich"}
+OPTIONAL = {"opentelemetry", "pytest", "ray", "rich"}
 
 
 def names(requirements):

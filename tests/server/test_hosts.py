@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 import trio_tools
 from tests.server.kit import connected, envelope_of, server_of, work
 from trio_tools.live.state import ServerState
+from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.operation import Operation
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import Settings
@@ -48,8 +49,9 @@ def test_servers_that_are_made_in_several_threads_leave_the_sdk_as_it_was(monkey
 
     def make():
         state = ServerState(Settings())
+        telemetry = Telemetry(state.settings, list)
         state.settings = Meeting()
-        ToolServer(state, ())
+        ToolServer(state, (), telemetry=telemetry)
 
     threads = [threading.Thread(target=make) for _ in range(2)]
     for thread in threads:

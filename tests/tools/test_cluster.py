@@ -211,7 +211,7 @@ def test_an_operation_that_cannot_be_placed_is_refused_at_the_start(settings, me
 
 @pytest.mark.parametrize("address", ["", "ray://", "head", "http://head:80", "head:port"])
 def test_an_address_that_is_none_is_refused(address):
-    with pytest.raises(ValueError, match=r"cluster.address\n.*no address of a cluster"):
+    with pytest.raises(ValueError, match=r"cluster.address\n.*not an address of a cluster"):
         Settings(cluster={"address": address})
 
 
