@@ -136,6 +136,8 @@ class WorkerPool:
                     self._over = trio.Event()
                     await self._over.wait()
                 await self._end_workers()
+            for worker in [worker for idle in self._idle.values() for worker in idle]:
+                worker.kill()  # if there was no time, or no thread, to wait for its end
 
     async def _end_workers(self) -> None:
         """End those that are idle. An error here would crash the run, so it is only logged."""
@@ -143,8 +145,8 @@ class WorkerPool:
             await trio.to_thread.run_sync(
                 self._shut_down, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
             )
-        except RuntimeError as error:  # no thread can be started; workers end with this process
-            _log.debug("idle workers were not waited for: %s", error)
+        except RuntimeError as error:  # no thread can be started
+            _log.debug("idle workers are not waited for: %s", error)
 
     def _shut_down(self) -> None:
         for idle in self._idle.values():

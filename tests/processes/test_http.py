@@ -102,8 +102,7 @@ async def test_a_signal_ends_the_process_in_time_in_every_state(states):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ends, signal.SIGTERM)
-        if states not in (["idle"], ["a stuck thread"]):  # the others are harder to interrupt
-            nursery.start_soon(ends, signal.SIGINT)
+        nursery.start_soon(ends, signal.SIGINT)
 
 
 async def test_a_thousand_connections_and_those_who_leave_without_a_word():

@@ -34,32 +34,41 @@ async def interrupt(server):
     server.kill(signal.SIGINT)
 
 
-A_CALL = [call(1, "nap", seconds=600)]
-STUCK = [call(2, "worker"), call(3, "stuck_thread")]
-UNREAD = [call(n, "talk", token=n, messages=10_000) for n in range(4, 7)]
-# Nobody notices the end of input while the loop is held; a signal has to do all the same.
-HELD = [call(1, "held_loop", seconds=600)]
-# Each state for one way to stop, and for the others those in which they differ.
+WAYS_TO_STOP = [close_input, close_output, terminate, interrupt]
 STATES = {
-    close_input: [[], A_CALL, A_CALL + STUCK + UNREAD],
-    close_output: [A_CALL, A_CALL + STUCK + UNREAD],
-    terminate: [[], A_CALL, STUCK, UNREAD, HELD],
-    interrupt: [A_CALL + STUCK + UNREAD, HELD],
+    "idle": [],
+    "a call": [call(1, "nap", seconds=600)],
+    "a worker, a stuck thread": [call(1, "worker"), call(2, "stuck_thread")],
+    "answers unread": [call(n, "talk", token=n, messages=10_000) for n in range(3)],
+    # Nobody notices the end of input while the loop is held; a signal has to do all the same.
+    "a held loop": [call(1, "held_loop", seconds=600)],
 }
 
 
-@pytest.mark.parametrize("stop", STATES)
+@pytest.mark.parametrize("stop", WAYS_TO_STOP)
 async def test_every_stop_ends_the_process_in_time_in_every_state(stop):
-    async def ends(calls):
+    async def ends(state):
         async with stdio_process() as server:
-            await server.client.write(*calls)
+            await server.client.write(*STATES[state])
             await trio.sleep(0.4)
             await stop(server)
             await server.ended()
 
     async with trio.open_nursery() as nursery:
-        for calls in STATES[stop]:
-            nursery.start_soon(ends, calls)
+        for state in STATES:
+            if state != "a held loop" or stop in {terminate, interrupt}:
+                nursery.start_soon(ends, state)
+
+
+async def test_a_worker_that_is_stopped_delays_no_stop_and_is_killed():
+    async with stdio_process() as server:
+        items = {"operation": "absolute", "items": [-1]}
+        await server.client.write(call(1, "batch_process", **items))
+        await server.client.read()
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        await terminate(server)
+        await server.ended()
 
 
 async def test_a_second_signal_ends_the_process_at_once():

@@ -4,6 +4,7 @@ Everything that decides the words or the shape of an answer belongs here. Nothin
 tool answers, or by which transport.
 
     errors          failures that a caller can act on
+    shortages       a shortage of this machine or process, as a failure
     json_values     values as JSON that JavaScript reads as it was meant
     texts           the text of an answer, with what is foreign between markers
     envelope        success_response, error_response and their schema

@@ -29,6 +29,7 @@ from trio_tools.answers.errors import (
     ToolFailure,
     UpstreamFailed,
 )
+from trio_tools.answers.shortages import is_shortage, local_shortage
 
 _log = logging.getLogger("trio_tools")
 
@@ -61,7 +62,7 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def _known(error: Exception) -> ToolFailure | None:
+def _known(error: Exception) -> ToolFailure | None:  # noqa: PLR0911 - a table
     match error:
         case ToolFailure():
             return error
@@ -79,6 +80,8 @@ def _known(error: Exception) -> ToolFailure | None:
             )
         case ClusterError() | WorkerCrashed():
             return _of_worker(error)
+        case OSError() if is_shortage(error):
+            return local_shortage(error.strerror or str(error))
         case NestedBatch():
             return InvalidArgument(
                 "This operation starts a batch within the limiter that its own items hold, and "

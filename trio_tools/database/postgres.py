@@ -29,6 +29,7 @@ from trio_tools.answers.errors import (
     ToolFailure,
     UpstreamFailed,
 )
+from trio_tools.answers.shortages import SHORTAGES, local_shortage
 from trio_tools.database.engine import SqlDatabase
 from trio_tools.database.results import QueryResult, QueryTiming, row_too_large, take_rows
 from trio_tools.database.statement import read_only, refused
@@ -234,6 +235,9 @@ class PostgresDatabase(SqlDatabase):
             trio.from_thread.check_cancelled()
             # The driver's message names host, port and user, which callers must not see.
             _log.warning("database %s cannot be reached: %s", self.config.name, _one_line(error))
+            for number in SHORTAGES:
+                if os.strerror(number) in str(error):
+                    raise local_shortage(os.strerror(number)) from None
             raise UpstreamFailed(
                 f"database {self.config.name!r} cannot be reached: the operator should look at "
                 "its URL, its role and the server (the log has the reason)",

@@ -24,6 +24,7 @@ from trio_tools.answers.errors import (
     ToolFailure,
     UpstreamFailed,
 )
+from trio_tools.answers.shortages import is_shortage, local_shortage
 
 DEFAULT_MAX_FILE_BYTES = 2**30
 _MAX_PATH_CHARS = 4_096  # as Linux has it
@@ -351,7 +352,7 @@ def _step(folder: int, part: str, flags: int) -> int:
         os.close(folder)
 
 
-def _refusal(path: str, error: OSError) -> ToolFailure:
+def _refusal(path: str, error: OSError) -> ToolFailure:  # noqa: PLR0911 - a table
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return NotFound(f"{path!r} does not exist: check the name, or list its folder first")
     if error.errno in {errno.EACCES, errno.EPERM}:
@@ -362,6 +363,8 @@ def _refusal(path: str, error: OSError) -> ToolFailure:
         return Forbidden(f"{path!r} became a link while it was opened: call again")
     if error.errno == errno.ENXIO:  # a socket cannot be opened at all
         return _not_regular(path)
+    if is_shortage(error):
+        return local_shortage(error.strerror or str(error))
     return UpstreamFailed(f"{path!r} cannot be opened: {error.strerror}")
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -216,9 +217,17 @@ async def answer_running(
         then()
 
 
+def _kill_workers() -> None:
+    """Kill the worker processes: one that is stopped would not see that its parent is gone."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    for worker in multiprocessing.active_children() if multiprocessing else ():
+        worker.kill()
+
+
 def end_process() -> NoReturn:
     """End the process with status 0 now: no clean-up, no waiting for threads."""
     note = b"trio-tools: something did not stop in time; the process ends without it\n"
+    _kill_workers()
     # The log may be what is stuck, so this is not logged, and only written if that cannot block.
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:

@@ -16,9 +16,17 @@ from typing import Any
 
 import trio
 
+from trio_tools.answers.shortages import is_shortage
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.connection import Connection, PlainWire, TlsWire
-from trio_tools.http.wire.errors import Code, FetchError, FetchTimedOut, Phase, proxy_failed
+from trio_tools.http.wire.errors import (
+    Code,
+    FetchError,
+    FetchTimedOut,
+    LocalShortageError,
+    Phase,
+    proxy_failed,
+)
 from trio_tools.http.wire.proxies import Proxies, Proxy
 from trio_tools.http.wire.response_parser import ReplyParser, State
 from trio_tools.http.wire.urls import Origin
@@ -273,6 +281,8 @@ def _dns_failed(host: str, reason: str) -> FetchError:
 
 def _connect_failed(origin: Origin, errors: Sequence[OSError]) -> FetchError:
     reasons = "; ".join(dict.fromkeys(exc.strerror or str(exc) for exc in errors))
+    if all(map(is_shortage, errors)):
+        return LocalShortageError(reasons)
     return FetchError(
         f"No connection to {origin.host} port {origin.port}: {reasons}.",
         code=Code.CONNECT_FAILED,

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from trio_tools.answers.errors import ErrorType, ToolFailure
+from trio_tools.answers.shortages import local_shortage
 
 
 class Code(StrEnum):
@@ -28,6 +29,7 @@ class Code(StrEnum):
     WEAK_SECRET = "WEAK_SECRET"  # noqa: S105 - the same
     DNS_FAILED = "DNS_FAILED"
     CONNECT_FAILED = "CONNECT_FAILED"
+    LOCAL_SHORTAGE = "LOCAL_SHORTAGE"
     PROXY_FAILED = "PROXY_FAILED"
     TLS_FAILED = "TLS_FAILED"
     CONNECTION_LOST = "CONNECTION_LOST"
@@ -80,6 +82,26 @@ class FetchError(ToolFailure):
     ) -> None:
         super().__init__(message, error_code=code, remediation=remediation, data=data)
         self.phase = phase
+
+
+class LocalShortageError(FetchError):
+    """Nothing was sent, since this machine or process is short of descriptors or memory.
+
+    Args:
+        reason: In the words of the system.
+    """
+
+    error_type = ErrorType.OVERLOADED
+
+    def __init__(self, reason: str) -> None:
+        told = local_shortage(reason)
+        super().__init__(
+            told.message,
+            code=Code.LOCAL_SHORTAGE,
+            remediation=told.remediation,
+            phase=Phase.CONNECT,
+            data=told.data,
+        )
 
 
 class FetchRefused(FetchError):  # noqa: N818 - said as it is

@@ -8,10 +8,10 @@ of the places in any case.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import ssl
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 import trio
 from starlette.types import ASGIApp, Scope
 
+from trio_tools.answers.shortages import is_shortage
 from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.http import http11
 from trio_tools.transports.http.http11 import HttpConnection
@@ -32,7 +33,9 @@ KNOWN: Final = "trio_tools.known"
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 """How long nothing is accepted after the system had no descriptor left for it."""
 
-_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Descriptors that no connection takes: for workers, databases and what tools open. Of a process
+# that may have few, half of them.
+_RESERVE: Final = 128
 
 _TURNED_AWAY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
@@ -78,7 +81,7 @@ class Connections:
         self._tell_load = tell_load
         self._tokens = tokens
         self._shared_by_many = shared_by_many
-        self._max = max_connections
+        self._max = min(max_connections, most_connections())
         self._max_per_peer = max_connections_per_peer
         self._max_header_bytes = max_header_bytes
         self.tls = tls
@@ -107,7 +110,7 @@ class Connections:
             try:
                 stream = await listener.accept()
             except OSError as error:
-                if error.errno not in _SHORTAGES:
+                if not is_shortage(error):
                     raise
                 if not self._short:  # once, however long it lasts
                     _log.warning("no connection is accepted for now: %s", error.strerror)
@@ -205,6 +208,18 @@ class Connections:
         if self.tls is None:
             with trio.move_on_after(1), suppress(trio.BrokenResourceError):
                 await stream.send_all(_TURNED_AWAY)
+
+
+def most_connections() -> float:
+    """Return how many connections leave enough descriptors for all else; math.inf for any."""
+    if sys.platform == "win32":
+        return math.inf
+    import resource  # noqa: PLC0415 - POSIX has it
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    return max(1, soft - min(_RESERVE, soft // 2))
 
 
 class _Place:
