@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import trio
 
@@ -62,7 +63,8 @@ class ForkedProcess:
     def send_signal(self, number):
         """Send a signal unless the process has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and nobody has waited for it yet
+                os.kill(self.pid, number)
 
     def kill(self):
         """End the process at once."""
