@@ -1,6 +1,8 @@
 """A state that cannot be written: the server goes on in memory, says so, and comes back to it."""
 
+import gc
 import sqlite3
+import weakref
 from contextlib import closing
 
 import pytest
@@ -61,6 +63,24 @@ async def test_the_work_goes_on_in_memory_and_is_written_when_it_can_be(state, m
             page = await envelope_of(client, "get_operation", asked)
             assert page["data"]["counts"]["succeeded"] == count
             assert page["meta"]["warnings"] == []
+
+
+async def test_memory_has_its_bound_while_the_state_is_away(state, monkeypatch, caplog):
+    server = server_with(same, max_operations=2, **state)
+    async with connect_in_process(server) as client:
+        await batch(client, "before", [1])
+        monkeypatch.setattr(StateDatabase, "commit", full(StateDatabase))
+        await batch(client, "first", [1])
+        (first,) = [o for o in server.state.store.operations() if o.operation_id == "first"]
+        freed = weakref.ref(first.batch)
+        del first
+        for name in ("second", "third"):
+            await batch(client, name, [1])
+        kept = [each.operation_id for each in server.state.store.operations()]
+        assert kept == ["second", "third"]  # what is on the disk goes first, then the oldest
+        assert "'first' is dropped before it could be written" in caplog.text
+        gc.collect()
+        assert freed() is None
 
 
 async def test_a_locked_file_and_one_that_is_no_database(state, state_file):

@@ -6,6 +6,7 @@ What the memory drops stays on the disk, and comes back with the next question f
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from trio_tools.operations.durable.database import StateDatabase
 
 _T = TypeVar("_T")
+_log = logging.getLogger("trio_tools")
 
 # How long a call waits to be counted in the state.
 _COUNT_SECONDS = 2.0
@@ -376,6 +378,12 @@ class DurableStore(MemoryStore):
         super()._drop(key)
         if kept.journal is not None:
             self.writer.forget(kept.journal)
+            if self.writer.trouble and kept.journal.has_news:
+                # It would take memory until the state is back, and memory has no room for it.
+                _log.warning(
+                    "operation %r is dropped before it could be written", kept.operation_id
+                )
+                self.writer.give_up(kept.journal)
             if not kept.journal.has_news:
                 # The two refer to each other, and would stay until the next full collection.
                 kept.journal.batch = None

@@ -205,6 +205,11 @@ class Writer:
         """Write nothing more of an operation than it has asked for already."""
         self._held.pop(journal, None)
 
+    def give_up(self, journal: OperationJournal) -> None:
+        """Write nothing more of an operation, not even what it has asked for."""
+        self._dirty.pop(journal, None)
+        journal.batch = None
+
     async def read(self, work: Callable[[StateDatabase], _T]) -> _T:
         """Run `work(database)` in a thread.
 
