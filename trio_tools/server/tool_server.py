@@ -267,7 +267,7 @@ class ToolServer(MCPServer[ServerState]):
         check_scopes(self.state, request.client_id, name, checked)
         call = Call(self.state, tool.name, request.client_id, report_progress, timed=tool.timed)
         if tool.control:
-            return succeeded(await tool.fn(call, **checked), forms)
+            return succeeded(await tool.run(call, checked), forms)
         refuse_inside_item(tool.name)
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
@@ -281,7 +281,7 @@ class ToolServer(MCPServer[ServerState]):
                 async with its_turn:
                     running.admitted = True
                     with nullcontext() if tool.timed else call.time_limit(None):
-                        return succeeded(await tool.fn(call, **checked), forms)
+                        return succeeded(await tool.run(call, checked), forms)
             except Exception as error:  # noqa: BLE001 - within the block, as `tracked` asks
                 return failed(to_failure(error), forms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
@@ -11,6 +12,7 @@ from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.stored_operation import StoredOperation
+from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.background import (
     counts_of,
     counts_text,
@@ -24,18 +26,7 @@ from trio_tools.tools.batches.output import with_output
 from trio_tools.tools.batches.pagination import Page, Pages, Part
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import (
-    Background,
-    BackgroundSeconds,
-    BudgetSeconds,
-    Detail,
-    ItemTimeoutSeconds,
-    MaxConcurrent,
-    OperationId,
-    OutputFile,
-    Retry,
-    Tool,
-)
+from trio_tools.tools.declaration import Tool
 from trio_tools.tools.naming import operation_lines, operation_names
 
 
@@ -46,35 +37,17 @@ async def batch_process(
     items: Annotated[
         list[Any] | None, Field(description="As listed above; or plain values.")
     ] = None,
-    max_concurrent: MaxConcurrent = None,
-    timeout_seconds: BudgetSeconds = None,
-    item_timeout_seconds: ItemTimeoutSeconds = None,
-    operation_id: OperationId = None,
     retry: Retry = None,
-    detail: Detail = "full",
-    output_file: OutputFile = None,
-    background: Background = False,
-    background_timeout_seconds: BackgroundSeconds = None,
+    how: BatchOptions = USUAL,
 ) -> Answer:
     """Run an operation over many items. Answers in time with what finished, and names the rest."""
-    options: dict[str, Any] = {
-        "max_concurrent": max_concurrent,
-        "timeout_seconds": timeout_seconds,
-        "item_timeout_seconds": item_timeout_seconds,
-        "operation_id": operation_id,
-        "background": background,
-        "background_timeout_seconds": background_timeout_seconds,
-        "retry": retry,
-        "detail": detail,
-        "output_file": output_file,
-    }
     if operation is None and items is None:
-        return await go_on(call, "operation and items", **options)
+        return await go_on(call, "operation and items", how, retry=retry)
     if operation is None or items is None:
         missing = "operation" if operation is None else "items"
         raise InvalidArgument(f"{missing} is missing. Correct that and call batch_process again.")
     found = await call.state.operations.look_up(operation)
-    return await run_batch_call(call, BatchRequest(operation=found, items=items, **options))
+    return await run_batch_call(call, BatchRequest(found, items, retry=retry, **asdict(how)))
 
 
 async def get_operation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
@@ -18,20 +18,11 @@ from trio_tools.operations.crawl import (
     make_crawl,
     pages_operation,
 )
+from trio_tools.tools.arguments import USUAL, BatchOptions
 from trio_tools.tools.batches.background import find_operation
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import (
-    Background,
-    BackgroundSeconds,
-    BudgetSeconds,
-    Detail,
-    ItemTimeoutSeconds,
-    MaxConcurrent,
-    OperationId,
-    OutputFile,
-    Tool,
-)
+from trio_tools.tools.declaration import Tool
 
 
 def _is_on(state: ServerState) -> bool:
@@ -48,14 +39,7 @@ async def crawl_site(
     max_chars: Annotated[
         int, Field(gt=0, le=MAX_PAGE_CHARS, description="Most characters of a page.")
     ] = 2_000,
-    max_concurrent: MaxConcurrent = None,
-    timeout_seconds: BudgetSeconds = None,
-    item_timeout_seconds: ItemTimeoutSeconds = None,
-    operation_id: OperationId = None,
-    detail: Detail = "full",
-    output_file: OutputFile = None,
-    background: Background = False,
-    background_timeout_seconds: BackgroundSeconds = None,
+    how: BatchOptions = USUAL,
 ) -> Answer:
     """Crawl a site: follow links and its sitemap, each page as Markdown. Obeys robots.txt."""
     most = call.state.settings.max_items
@@ -64,7 +48,7 @@ async def crawl_site(
             f"max_pages must be at most {most}, got {max_pages}: lower it",
             data={"argument": "max_pages", "maximum": most},
         )
-    asked = await _asked(call, url, operation_id, scope, max_depth, max_pages, max_chars)
+    asked = await _asked(call, url, how.operation_id, scope, max_depth, max_pages, max_chars)
     crawl = await make_crawl(
         call.state.services, call.state.settings, CrawlItem.model_validate(asked)
     )
@@ -77,15 +61,8 @@ async def crawl_site(
             items=[asked],
             items_argument="url",
             checked=True,
-            max_concurrent=max_concurrent,
-            timeout_seconds=timeout_seconds,
-            item_timeout_seconds=item_timeout_seconds,
-            operation_id=operation_id,
-            background=background,
-            background_timeout_seconds=background_timeout_seconds,
-            detail=detail,
-            output_file=output_file,
             source=crawl.frontier,
+            **asdict(how),
         ),
     )
     if answer.data["counts"]["total"] < asked["max_pages"]:

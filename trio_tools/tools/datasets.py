@@ -6,7 +6,7 @@ Between calls nothing is held open: the cursor says where the next chunk begins.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from mcp.types import ToolAnnotations
@@ -17,20 +17,10 @@ from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
 from trio_tools.operations.operation import Operation, Texts
+from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.calls import BatchRequest, Timing, counts_of, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import (
-    Background,
-    BackgroundSeconds,
-    BudgetSeconds,
-    Detail,
-    ItemTimeoutSeconds,
-    MaxConcurrent,
-    OperationId,
-    OutputFile,
-    Retry,
-    Tool,
-)
+from trio_tools.tools.declaration import Tool
 from trio_tools.tools.naming import dataset_names, has_datasets, operation_names
 
 # They become part of each item.
@@ -68,34 +58,16 @@ async def process_large_dataset(
         Field(description="Further fields of each item."),
         AfterValidator(_check_options),
     ] = None,
-    max_concurrent: MaxConcurrent = None,
-    timeout_seconds: BudgetSeconds = None,
-    item_timeout_seconds: ItemTimeoutSeconds = None,
-    operation_id: OperationId = None,
     retry: Retry = None,
-    detail: Detail = "full",
-    output_file: OutputFile = None,
-    background: Background = False,
-    background_timeout_seconds: BackgroundSeconds = None,
+    how: BatchOptions = USUAL,
 ) -> Answer:
     """Run an operation over a dataset, a chunk in each call, which says how to go on.
 
     background=true goes through all chunks. Records are {"path": …} for a folder, objects for a
     table or CSV.
     """
-    how: dict[str, Any] = {
-        "max_concurrent": max_concurrent,
-        "timeout_seconds": timeout_seconds,
-        "item_timeout_seconds": item_timeout_seconds,
-        "operation_id": operation_id,
-        "background": background,
-        "background_timeout_seconds": background_timeout_seconds,
-        "retry": retry,
-        "detail": detail,
-        "output_file": output_file,
-    }
     if dataset is None and operation is None:
-        return await go_on(call, "dataset and operation", checked=True, **how)
+        return await go_on(call, "dataset and operation", how, checked=True, retry=retry)
     if dataset is None or operation is None:
         missing = "dataset" if dataset is None else "operation"
         raise InvalidArgument(f"{missing} is missing. Correct that and call {call.tool} again.")
@@ -107,15 +79,20 @@ async def process_large_dataset(
             data={"argument": "chunk_size", "maximum": most},
         )
     start = _position(call, dataset, cursor)
-    with call.time_limit(timeout_seconds):
+    with call.time_limit(how.timeout_seconds):
         chunk = await read_chunk(call.state, dataset, start, chunk_size)
     if not chunk.records and chunk.following is None:
-        return _nothing(call, found, dataset, max_concurrent, timeout_seconds)
+        return _nothing(call, found, dataset, how)
     asked = DatasetRequest(dataset, start, chunk_size, fields, options or {})
     request = BatchRequest(
-        operation=found, items=[], items_argument="chunk_size", checked=True, **how
+        operation=found,
+        items=[],
+        items_argument="chunk_size",
+        checked=True,
+        retry=retry,
+        **asdict(how),
     )
-    if background:
+    if how.background:
         request = replace(request, items=[asked.as_json()], dataset=DatasetStart(asked, chunk))
         answer = await run_batch_call(call, request)
         return _with_all_chunks(answer, chunk)
@@ -128,12 +105,11 @@ def _nothing(
     call: Call,
     operation: Operation,
     dataset: str,
-    max_concurrent: int | None,
-    timeout_seconds: float | None,
+    how: BatchOptions,
 ) -> Answer:
     summary = f"{brief_repr(dataset)} has no records from there on."
-    concurrency = call.state.limits_of(operation.limit_name).concurrency_for(max_concurrent)
-    timing = Timing(call.waited, call.limits.seconds_for(timeout_seconds), expired=False)
+    concurrency = call.state.limits_of(operation.limit_name).concurrency_for(how.max_concurrent)
+    timing = Timing(call.waited, call.limits.seconds_for(how.timeout_seconds), expired=False)
     data: dict[str, Any] = {
         "summary": summary,
         "counts": {**counts_of(Counts(total=0)), "concurrency_limit": concurrency},

@@ -18,14 +18,15 @@ from itertools import islice
 from typing import Annotated, Any, Final, Literal, cast
 
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_core import from_json
 
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, brief_repr
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
 from trio_tools.settings.computing import EXECUTIONS
-from trio_tools.tools.call import Answer
+from trio_tools.tools.arguments import REQUIRED, arguments_of, folded
+from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.schemas import add_to_description, lean_schema, short_number, with_names
 
 MAX_DESCRIPTION_CHARS: Final = 1_024
@@ -37,31 +38,6 @@ _MAX_NAME_CHARS = 60
 # So much of a list or an object that comes as JSON text is read in one step of the event loop.
 _MOST_JSON_CHARS = 4_000_000
 _MOST_JSON_PARTS = 250_000
-
-# The arguments that several tools share, each with one meaning and one description.
-MaxConcurrent = Annotated[int | None, Field(gt=0, description="Items at once.")]
-TimeoutSeconds = Annotated[float | None, Field(ge=0.001, description="Time for the call.")]
-BudgetSeconds = Annotated[
-    float | None,
-    Field(ge=0.001, description="Answer in that time."),
-]
-ItemTimeoutSeconds = Annotated[float | None, Field(gt=0, description="Time for one item.")]
-OperationId = Annotated[
-    str | None,
-    Field(min_length=1, max_length=128, description="Alone: go on with that one."),
-]
-
-Detail = Annotated[
-    Literal["full", "errors", "summary"],
-    Field(description="What the answer shows."),
-]
-Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
-OutputFile = Annotated[
-    str | None,
-    Field(max_length=1_000, description="Write all outcomes there: .jsonl or .csv."),
-]
-Background = Annotated[bool, Field(description="Answer at once.")]
-BackgroundSeconds = Annotated[float | None, Field(gt=0, description="Time in the background.")]
 
 
 def check_count(argument: str, count: int, most: int) -> None:
@@ -136,16 +112,14 @@ class Tool:
 
     @cached_property
     def _model(self) -> type[BaseModel]:
-        hints = typing.get_type_hints(self.fn, include_extras=True)
-        _, *parameters = inspect.signature(self.fn).parameters.values()
         fields: dict[str, Any] = {
-            p.name: (
-                Annotated[hints[p.name], BeforeValidator(_no_truth_for_a_number)]
-                if _takes_number(hints[p.name])
-                else hints[p.name],
-                ... if p.default is inspect.Parameter.empty else p.default,
+            name: (
+                Annotated[kind, BeforeValidator(_no_truth_for_a_number)]
+                if _takes_number(kind)
+                else kind,
+                ... if default is REQUIRED else default,
             )
-            for p in parameters
+            for name, (kind, default) in arguments_of(self.fn).items()
         }
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
         return create_model(self.name, __config__=config, **fields)
@@ -257,6 +231,10 @@ class Tool:
                 data={"problems": problems, "arguments": list(self._fields)},
             )
         return {name: getattr(checked, name) for name in self._fields}
+
+    async def run(self, call: Call, arguments: Mapping[str, Any]) -> Answer:
+        """Call the tool with arguments that `check` returned."""
+        return await self.fn(call, **folded(self.fn, arguments))
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:

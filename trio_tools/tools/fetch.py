@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from mcp.types import ToolAnnotations
@@ -10,20 +11,10 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.operation import Texts
 from trio_tools.operations.web import MAX_CHARS, most_bytes
+from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import (
-    Background,
-    BackgroundSeconds,
-    BudgetSeconds,
-    Detail,
-    ItemTimeoutSeconds,
-    MaxConcurrent,
-    OperationId,
-    OutputFile,
-    Retry,
-    Tool,
-)
+from trio_tools.tools.declaration import Tool
 
 _DEFAULTS: dict[str, Any] = {
     "method": "GET",
@@ -54,30 +45,12 @@ async def fetch_urls(
         Field(gt=0, le=MAX_CHARS, description="Most characters of a text."),
     ] = None,
     offset: Annotated[int, Field(ge=0, description="To read texts on: next_offset.")] = 0,
-    max_concurrent: MaxConcurrent = None,
-    timeout_seconds: BudgetSeconds = None,
-    item_timeout_seconds: ItemTimeoutSeconds = None,
-    operation_id: OperationId = None,
     retry: Retry = None,
-    detail: Detail = "full",
-    output_file: OutputFile = None,
-    background: Background = False,
-    background_timeout_seconds: BackgroundSeconds = None,
+    how: BatchOptions = USUAL,
 ) -> Answer:
     """Fetch many URLs at once: status and body. Answers in time with what finished."""
-    options: dict[str, Any] = {
-        "max_concurrent": max_concurrent,
-        "timeout_seconds": timeout_seconds,
-        "item_timeout_seconds": item_timeout_seconds,
-        "operation_id": operation_id,
-        "background": background,
-        "background_timeout_seconds": background_timeout_seconds,
-        "retry": retry,
-        "detail": detail,
-        "output_file": output_file,
-    }
     if urls is None:
-        return await go_on(call, "urls", **options)
+        return await go_on(call, "urls", how, retry=retry)
     most = most_bytes(call.state.settings.fetch.max_body_bytes, body_as)
     if max_bytes is not None and max_bytes > most:
         raise InvalidArgument(
@@ -100,7 +73,8 @@ async def fetch_urls(
             operation=call.state.operations.find("fetch"),
             items=[{"url": url, **common} for url in urls] if common else urls,
             items_argument="urls",
-            **options,
+            retry=retry,
+            **asdict(how),
         ),
     )
 

@@ -5,10 +5,10 @@ Many hosts fill in every argument of the schema, and some add keys of their own 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Collection
-from functools import cache
 from typing import Any, Final
+
+from trio_tools.tools.arguments import REQUIRED, arguments_of
 
 # Which an empty text is a value for, unless the other source of the same is given.
 _EMPTY_TEXT: Final = "text"
@@ -25,7 +25,7 @@ def as_meant(
         fn: The tool's function, whose arguments with a default are optional.
         ignored: Keys that hosts add; dropped where the tool has no such argument.
     """
-    optional = _optional(fn)
+    optional = {name: default is not REQUIRED for name, (_, default) in arguments_of(fn).items()}
     return {
         name: value
         for name, value in arguments.items()
@@ -39,10 +39,3 @@ def as_meant(
 def _is_absent(name: str, value: Any, arguments: dict[str, Any]) -> bool:
     empty = value == "" and (name != _EMPTY_TEXT or bool(arguments.get(_OTHER_SOURCE)))
     return value is None or empty
-
-
-@cache
-def _optional(fn: Callable[..., Awaitable[Any]]) -> dict[str, bool]:
-    """Return the arguments of a tool, and whether each may be left out."""
-    _, *parameters = inspect.signature(fn).parameters.values()
-    return {p.name: p.default is not inspect.Parameter.empty for p in parameters}

@@ -12,8 +12,9 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.data import InferItem
+from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import TimeoutSeconds, Tool
+from trio_tools.tools.declaration import Tool
 from trio_tools.tools.naming import has_models, model_names
 
 

@@ -8,7 +8,7 @@ the same `operation_id` does only what is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trio import move_on_after
@@ -23,6 +23,7 @@ from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.result import Result
 from trio_tools.operations.store import new_operation_id
 from trio_tools.operations.stored_operation import StoredOperation
+from trio_tools.tools.arguments import BatchOptions
 from trio_tools.tools.batches.background import (
     HowToGoOn,
     counts_of,
@@ -42,58 +43,43 @@ _TIGHT = 0.8  # the share of a budget above which a larger call may well not mak
 
 
 @dataclass(frozen=True)
-class BatchRequest:
-    """What a batch-like tool was asked to do.
+class BatchRequest(BatchOptions):
+    """What a batch-like tool was asked to do: the options, and what is done to which items.
 
     Attributes:
         operation: What is done to each item.
         items: As the caller gave them.
         items_argument: The argument they came in, for messages.
         checked: Whether they were checked and are as the operation takes them.
-        max_concurrent: Items in flight; None for the default.
-        timeout_seconds: Budget of the call; None for the default.
-        item_timeout_seconds: Time of one item; None for no bound of its own.
-        operation_id: Chosen by the caller, to find the operation again; None for a new one.
-        background: Whether to answer at once, and let the work go on.
-        background_timeout_seconds: Budget of the work in the background; None for the most.
         retry: `"failed"` to run the failed and timed out items of an earlier call again.
-        detail: How much of the outcomes the answer shows.
         source: Gives the items where they are found on the way; then `items` only tell this
             request from others, and the operation is kept in memory alone.
         dataset: Where the items come from if they are those of a whole dataset.
-        output_file: Where all outcomes are written to; None for nowhere.
     """
 
     operation: Operation
     items: list[Any]
     items_argument: str = "items"
     checked: bool = False
-    max_concurrent: int | None = None
-    timeout_seconds: float | None = None
-    item_timeout_seconds: float | None = None
-    operation_id: str | None = None
-    background: bool = False
-    background_timeout_seconds: float | None = None
     retry: Literal["failed"] | None = None
-    detail: Literal["full", "errors", "summary"] = "full"
     source: Frontier[Any] | None = None
     dataset: DatasetStart | None = None
-    output_file: str | None = None
 
 
-async def go_on(call: Call, missing: str, *, operation_id: str | None, **options: Any) -> Answer:
+async def go_on(call: Call, missing: str, how: BatchOptions, **options: Any) -> Answer:
     """Go on with an earlier operation of the caller, whose items need not be given again.
 
     Args:
         call: The call.
         missing: What was not given, for messages.
-        operation_id: Names the operation.
-        options: The other attributes of a `BatchRequest`.
+        how: The options of the call; their `operation_id` names the operation.
+        options: Other attributes of a `BatchRequest`.
 
     Raises:
         InvalidArgument: No id was given, or one of another tool.
         NotFound: The caller has no operation of that id.
     """
+    operation_id = how.operation_id
     if operation_id is None:
         raise InvalidArgument(
             f"{missing} is missing: give it, or an operation_id alone to go on with what is "
@@ -106,9 +92,7 @@ async def go_on(call: Call, missing: str, *, operation_id: str | None, **options
             error_code="OPERATION_MISMATCH",
         )
     operation, items = kept.work.operation, kept.request[1]
-    return await run_batch_call(
-        call, BatchRequest(operation, items, operation_id=operation_id, **options)
-    )
+    return await run_batch_call(call, BatchRequest(operation, items, **asdict(how), **options))
 
 
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:

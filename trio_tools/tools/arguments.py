@@ -1,0 +1,106 @@
+"""The arguments that several tools share: each has one meaning, one bound and one description.
+
+A batch-like tool takes most of them. It declares one parameter of the type `BatchOptions`, and each
+field of that is an argument of the tool.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import Field
+
+TimeoutSeconds = Annotated[float | None, Field(ge=0.001, description="Time for the call.")]
+BudgetSeconds = Annotated[float | None, Field(ge=0.001, description="Answer in that time.")]
+OperationId = Annotated[
+    str | None,
+    Field(min_length=1, max_length=128, description="Alone: go on with that one."),
+]
+Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
+
+REQUIRED: Final = inspect.Parameter.empty
+"""The default of an argument that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How a batch-like tool works on its items, and what it answers.
+
+    Attributes:
+        max_concurrent: Items in flight; None for the default.
+        timeout_seconds: Budget of the call; None for the default.
+        item_timeout_seconds: Time of one item; None for no bound of its own.
+        operation_id: Chosen by the caller, to find the operation again; None for a new one.
+        detail: How much of the outcomes the answer shows.
+        output_file: Where all outcomes are written to; None for nowhere.
+        background: Whether to answer at once, and let the work go on.
+        background_timeout_seconds: Budget of the work in the background; None for the most.
+    """
+
+    max_concurrent: Annotated[int | None, Field(gt=0, description="Items at once.")] = None
+    timeout_seconds: BudgetSeconds = None
+    item_timeout_seconds: Annotated[float | None, Field(gt=0, description="Time for one item.")] = (
+        None
+    )
+    operation_id: OperationId = None
+    detail: Annotated[
+        Literal["full", "errors", "summary"], Field(description="What the answer shows.")
+    ] = "full"
+    output_file: Annotated[
+        str | None,
+        Field(max_length=1_000, description="Write all outcomes there: .jsonl or .csv."),
+    ] = None
+    background: Annotated[bool, Field(description="Answer at once.")] = False
+    background_timeout_seconds: Annotated[
+        float | None, Field(gt=0, description="Time in the background.")
+    ] = None
+
+
+USUAL: Final = BatchOptions()
+"""The options of a call that gives none."""
+
+
+class Argument(NamedTuple):
+    """One argument of a tool: its annotation, and its default or `REQUIRED`."""
+
+    annotation: Any
+    default: Any
+
+
+@cache
+def arguments_of(fn: Callable[..., Awaitable[Any]]) -> Mapping[str, Argument]:
+    """Return the arguments of a tool's function by name, with those of its `BatchOptions`."""
+    found: dict[str, Argument] = {}
+    for name, annotation, default in _parameters(fn):
+        if annotation is BatchOptions:
+            hints = typing.get_type_hints(BatchOptions, include_extras=True)
+            found |= {
+                each.name: Argument(hints[each.name], each.default) for each in fields(BatchOptions)
+            }
+        else:
+            found[name] = Argument(annotation, default)
+    return found
+
+
+def folded(fn: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked arguments as the function takes them: those of its options as one object."""
+    given = dict(arguments)
+    for name, annotation, _ in _parameters(fn):
+        if annotation is BatchOptions:
+            given[name] = BatchOptions(
+                **{each.name: given.pop(each.name) for each in fields(BatchOptions)}
+            )
+    return given
+
+
+@cache
+def _parameters(fn: Callable[..., Awaitable[Any]]) -> tuple[tuple[str, Any, Any], ...]:
+    """Return name, annotation and default of each parameter, without the `Call`."""
+    hints = typing.get_type_hints(fn, include_extras=True)
+    _, *parameters = inspect.signature(fn).parameters.values()
+    return tuple((p.name, hints[p.name], p.default) for p in parameters)
