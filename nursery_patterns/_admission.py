@@ -53,6 +53,13 @@ class AdmissionStatistics:
     refused: int
     mean_hold: float | None
 
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that one task more would wait in the queue, as far as holds tell; else 0."""
+        if self.mean_hold is None or not self.capacity or self.holding < self.capacity:
+            return 0.0
+        return _expected_wait(self.mean_hold, self.waiting, self.capacity)
+
 
 @final
 class Admission:
@@ -293,7 +300,7 @@ class Admission:
     def _overloaded(self) -> Overloaded:
         self._refused += 1
         capacity = self.limiter.total_tokens
-        expected = self._seconds_per_hold() * (self.waiting + 1) / max(1, capacity)
+        expected = _expected_wait(self._seconds_per_hold(), self.waiting, max(1, capacity))
         retry_after = max(expected, _LEAST_RETRY_SECONDS)
         return Overloaded(
             f"all {capacity} slots are taken and {self.waiting} of at most {self.max_waiting} "
@@ -306,6 +313,11 @@ class Admission:
         # If even the latest holder has held its slot for longer, the mean is out of date.
         latest = next(reversed(self._holders.values()), None)
         return mean if latest is None else max(mean, trio.current_time() - latest)
+
+
+def _expected_wait(seconds_per_hold: float, waiting: int, capacity: float) -> float:
+    """Return after how many seconds one task more would get a slot."""
+    return seconds_per_hold * (waiting + 1) / capacity
 
 
 def _check_key(key: Hashable) -> None:

@@ -1,7 +1,7 @@
 """What surrounds a call that does work: it is seen, waits its turn, and is missed if it leaves.
 
 Both are structure: a call is at work for as long as the block of its nursery lasts, and holds a
-place in its line for as long as the block of its slot.
+place in its queue for as long as the block of its slot.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[No
 
 @asynccontextmanager
 async def turn(
-    line: Admission,
+    queue: Admission,
     share: trio.CapacityLimiter,
     client_id: str,
     seconds: float,
@@ -58,10 +58,10 @@ async def turn(
     timed: bool,
     client: ClientSettings,
 ) -> AsyncGenerator[None]:
-    """Hold a slot of the line, which has to be had within the time of the call.
+    """Hold a slot of the queue, which has to be had within the time of the call.
 
     Args:
-        line: Where to wait.
+        queue: Where to wait.
         share: What the client may hold of the slots; where it waits for its own calls.
         client_id: Whose turn it is.
         seconds: How long to wait.
@@ -69,16 +69,16 @@ async def turn(
         client: Its weight and its priority.
 
     Raises:
-        Overloaded: The line is full.
-        ServerOverloaded: What stands before the call is expected to take longer than its time, or
-            time was up in the line.
+        Overloaded: The queue is full.
+        ServerOverloaded: The calls before it are expected to take longer than its time, or its time
+            was up in the queue.
     """
-    statistics = line.statistics()
+    statistics = queue.statistics()
     _refuse_if_too_late(statistics, seconds, timed=timed)
     if share.available_tokens < 1 and share.statistics().tasks_waiting >= statistics.max_waiting:
         usual = statistics.mean_hold or 1.0
         raise ServerOverloaded(
-            f"{share.borrowed_tokens} calls of this client are at work and {line.max_waiting} wait "
+            f"{share.borrowed_tokens} calls of this client are at work and {queue.max_waiting} wait "
             "already: call again later.",
             data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
         )
@@ -86,13 +86,13 @@ async def turn(
     with trio.move_on_after(seconds) as patience:
         async with (
             share,
-            line.slot(key=client_id, weight=client.weight, priority=client.priority),
+            queue.slot(key=client_id, weight=client.weight, priority=client.priority),
         ):
             patience.deadline = math.inf  # it is there
             record_wait(trio.current_time() - asked)
             yield
     if patience.cancelled_caught:
-        usual = line.statistics().mean_hold or 1.0
+        usual = queue.statistics().mean_hold or 1.0
         raise ServerOverloaded(
             f"This call did not get its turn within {seconds:g} s: call again later"
             f"{', or allow more with timeout_seconds' if timed else ''}.",
@@ -100,17 +100,15 @@ async def turn(
         )
 
 
-def _refuse_if_too_late(line: AdmissionStatistics, seconds: float, *, timed: bool) -> None:
-    """Refuse at once a call that would not get its turn in time, by how long others took of late.
+def _refuse_if_too_late(queue: AdmissionStatistics, seconds: float, *, timed: bool) -> None:
+    """Refuse at once a call that would not get its turn in time, as recent calls tell.
 
-    While nothing is known of that, and in a pause, it may wait.
+    While nothing is known of those, and in a pause, it may wait.
     """
-    if line.mean_hold is None or line.holding < line.capacity or not line.capacity:
-        return
-    expected = line.mean_hold * (line.waiting + 1) / line.capacity
+    expected = queue.expected_wait
     if expected > seconds:
         raise ServerOverloaded(
-            f"{line.waiting} calls wait already, and this one is expected to wait {expected:.3g} s "
+            f"{queue.waiting} calls wait already, and this one is expected to wait {expected:.3g} s "
             f"for its turn, longer than the {seconds:g} s it has: call again in "
             f"{expected - seconds:.3g} s{', or allow more with timeout_seconds' if timed else ''}.",
             data={

@@ -56,13 +56,13 @@ from trio_tools.server.telemetry import RequestSpans, take_over
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
+from trio_tools.tools.arguments import as_meant
 from trio_tools.tools.batches.background import take_up
 from trio_tools.tools.batches.calls import resume_call
 from trio_tools.tools.batches.pagination import largest_whole_result
 from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
 from trio_tools.tools.declaration import Tool
-from trio_tools.tools.host_arguments import as_meant
 from trio_tools.version import __version__
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class ToolServer(MCPServer[ServerState]):
     def drain(self) -> None:
         """Let every batch call return now, with what it has: those that run, and later ones too.
 
-        So a call that waits in line answers as well, with its `operation_id` and nothing done.
+        So a call that waits in its queue answers as well, with its `operation_id` and nothing done.
         """
         self.state.drained = True
         for operation in self.state.store.running():
@@ -271,11 +271,11 @@ class ToolServer(MCPServer[ServerState]):
         refuse_inside_item(tool.name)
         seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
-        line = self.state.admission_of(tool.name)
-        share = self.state.clients.share_of(f"calls of {tool.name}", line.limiter)
+        queue = self.state.admission_of(tool.name)
+        share = self.state.clients.share_of(f"calls of {tool.name}", queue.limiter)
         client = settings.client(request.client_id)
         await self.state.usage.take_call(request.client_id, client)
-        its_turn = turn(line, share, request.client_id, seconds, timed=tool.timed, client=client)
+        its_turn = turn(queue, share, request.client_id, seconds, timed=tool.timed, client=client)
         async with tracked(self.state, running):
             try:
                 async with its_turn:

@@ -6,8 +6,7 @@ done by `operations` and the doors below. Each module imports only those above i
 call          what a tool gets to work with, and what it answers
 schemas       schemas that every model API takes
 naming        the names that schemas and descriptions tell
-arguments     the arguments that several tools share
-host_arguments  arguments as hosts send them
+arguments     the arguments that several tools share; arguments as hosts send them
 declaration   what a tool declares: arguments, execution, annotations
 batches       what every batch-like tool does: run, page, report, go on
 fetch         fetch_urls

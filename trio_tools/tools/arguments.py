@@ -2,13 +2,16 @@
 
 A batch-like tool takes most of them. It declares one parameter of the type `BatchOptions`, and each
 field of that is an argument of the tool.
+
+Many hosts fill in every argument of the schema, with nulls and empty texts for what is not given,
+and some add keys of their own to each call. `as_meant` undoes that.
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -22,6 +25,10 @@ OperationId = Annotated[
     Field(min_length=1, max_length=128, description="Alone: go on with that one."),
 ]
 Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
+
+# The argument that an empty text is a value for, unless the other source of the same is given.
+_EMPTY_TEXT: Final = "text"
+_OTHER_SOURCE: Final = "path"
 
 REQUIRED: Final = inspect.Parameter.empty
 """The default of an argument that has none."""
@@ -96,6 +103,32 @@ def folded(fn: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> d
                 **{each.name: given.pop(each.name) for each in fields(BatchOptions)}
             )
     return given
+
+
+def as_meant(
+    arguments: dict[str, Any], fn: Callable[..., Awaitable[Any]], ignored: Collection[str]
+) -> dict[str, Any]:
+    """Return the arguments without what a host added, and without what it says is not given.
+
+    Args:
+        arguments: As they came.
+        fn: The tool's function, whose arguments with a default are optional.
+        ignored: Keys that hosts add; dropped where the tool has no such argument.
+    """
+    optional = {name: default is not REQUIRED for name, (_, default) in arguments_of(fn).items()}
+    return {
+        name: value
+        for name, value in arguments.items()
+        if not (
+            (optional.get(name) and _is_absent(name, value, arguments))
+            or (name in ignored and name not in optional)
+        )
+    }
+
+
+def _is_absent(name: str, value: Any, arguments: dict[str, Any]) -> bool:
+    empty = value == "" and (name != _EMPTY_TEXT or bool(arguments.get(_OTHER_SOURCE)))
+    return value is None or empty
 
 
 @cache

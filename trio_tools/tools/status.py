@@ -56,9 +56,9 @@ async def get_concurrency_status(call: Call) -> Answer:
     hosts = state.services.hosts(call.client_id)
     departed = sum(running.departed for running in state.calls.values())
     limits = {name: _limit(state, name) for name in state.limits}
-    lines = _lines(state)
+    queues = _queues(state)
     busy = sum(limit["in_use"] for limit in limits.values())
-    waiting = sum(line["waiting"] for line in lines.values())
+    waiting = sum(queue["waiting"] for queue in queues.values())
     shared = state.services.shared_limits
     hedging = state.services.hedging
     not_written = _files_not_written(state, call.client_id)
@@ -73,7 +73,8 @@ async def get_concurrency_status(call: Call) -> Answer:
         data={
             "workers": workers,
             "limits": limits,
-            "lines": lines,
+            "queues": queues,
+            "lines": queues,  # the name of before
             "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
             "operations": [_operation(kept, now) for kept in own_operations],
             "files_not_written": not_written[:_MAX_FILES],
@@ -193,8 +194,8 @@ def _limit(state: ServerState, name: str) -> dict[str, Any]:
     return {**snapshot, "per_call": state.limits_of(name).concurrency}
 
 
-def _lines(state: ServerState) -> dict[str, dict[str, Any]]:
-    return {name: asdict(line.statistics()) for name, line in state.admissions().items()}
+def _queues(state: ServerState) -> dict[str, dict[str, Any]]:
+    return {name: asdict(queue.statistics()) for name, queue in state.admissions().items()}
 
 
 def _operation(kept: StoredOperation, now: float) -> dict[str, Any]:

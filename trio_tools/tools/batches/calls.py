@@ -98,7 +98,7 @@ async def go_on(call: Call, missing: str, how: BatchOptions, **options: Any) -> 
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     """Run the operation over the items, and answer with all that finished within the budget.
 
-    The budget is counted from when the call arrived, waiting in line included.
+    The budget is counted from when the call arrived, the time in the queue included.
 
     Raises:
         InvalidArgument: An argument is out of its bounds, or the operation id is taken.
