@@ -78,8 +78,8 @@ async def turn(
     if share.available_tokens < 1 and share.statistics().tasks_waiting >= statistics.max_waiting:
         usual = statistics.mean_hold or 1.0
         raise ServerOverloaded(
-            f"{share.borrowed_tokens} calls of this client are at work and {queue.max_waiting} wait "
-            "already: call again later.",
+            f"{share.borrowed_tokens} calls of this client are at work and {queue.max_waiting} "
+            "wait already: call again later.",
             data={"retry_after_seconds": round(max(usual, _LEAST_RETRY_SECONDS), 3)},
         )
     asked = trio.current_time()
@@ -108,8 +108,8 @@ def _refuse_if_too_late(queue: AdmissionStatistics, seconds: float, *, timed: bo
     expected = queue.expected_wait
     if expected > seconds:
         raise ServerOverloaded(
-            f"{queue.waiting} calls wait already, and this one is expected to wait {expected:.3g} s "
-            f"for its turn, longer than the {seconds:g} s it has: call again in "
+            f"{queue.waiting} calls wait already, and this one is expected to wait "
+            f"{expected:.3g} s for its turn, longer than the {seconds:g} s it has: call again in "
             f"{expected - seconds:.3g} s{', or allow more with timeout_seconds' if timed else ''}.",
             data={
                 "expected_wait_seconds": round(expected, 3),
