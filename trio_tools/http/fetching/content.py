@@ -94,7 +94,7 @@ def media_type(value: bytes) -> MediaType:
 
 def media_of(fields: Mapping[bytes, bytes]) -> MediaType:
     """Return what the fields of a reply say that its body is."""
-    return media_type(fields.get(b"content-type", b""))
+    return _media_type(fields.get(b"content-type", b"")[:200])
 
 
 @functools.lru_cache(maxsize=256)

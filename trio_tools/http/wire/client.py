@@ -23,7 +23,7 @@ from trio_tools.http.wire.pool import Pool, PoolLimits
 from trio_tools.http.wire.proxies import Proxies
 from trio_tools.http.wire.reply import header_fields, read_body
 from trio_tools.http.wire.response_parser import Reply
-from trio_tools.settings.telemetry.seam import current_tracing
+from trio_tools.settings.telemetry.seam import Tracing, current_tracing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -124,7 +124,9 @@ class PooledClient:
         if self._pool is not None:
             self._pool.close()
 
-    async def _ask(self, request: WireRequest, wanted: Callable[[Reply, Fields], int]) -> Answer:
+    def _ask(
+        self, request: WireRequest, wanted: Callable[[Reply, Fields], int]
+    ) -> Awaitable[Answer]:
         """Send one request and read its reply; no redirect is followed, nothing is repeated.
 
         With telemetry it is a span. Only the subclass that talks to the operator's own APIs sends
@@ -139,7 +141,12 @@ class PooledClient:
         """
         tracing = current_tracing.get()
         if tracing is None:
-            return await self._exchange(request, wanted)
+            return self._exchange(request, wanted)
+        return self._exchange_in_span(tracing, request, wanted)
+
+    async def _exchange_in_span(
+        self, tracing: Tracing, request: WireRequest, wanted: Callable[[Reply, Fields], int]
+    ) -> Answer:
         origin = request.origin
         path = None if self._is_trusted else request.head.split(b" ", 2)[1].decode("latin-1")
         with tracing.request(request.method, origin.scheme, origin.host, origin.port, path) as span:

@@ -197,7 +197,9 @@ class Pool:
         site.slots.release()
 
     def _take_idle(self, site: _Site) -> Connection | None:
-        self._drop_expired(trio.current_time())
+        expired = trio.current_time() - self._limits.keepalive_seconds
+        while self._idle and next(iter(self._idle)).idle_since <= expired:
+            self._drop_oldest()
         while site.idle:
             connection = site.idle.pop()
             del self._idle[connection]
@@ -233,7 +235,8 @@ class Pool:
 
     def _leave(self, site: _Site) -> None:
         site.users -= 1
-        self._forget_if_unused(site)
+        if not site.users:
+            self._forget_if_unused(site)
 
     def _forget_if_unused(self, site: _Site) -> None:
         if not site.users and not site.idle:
@@ -250,8 +253,3 @@ class Pool:
         site.idle.popleft()  # the oldest of all is the oldest of its site
         connection.close()
         self._forget_if_unused(site)
-
-    def _drop_expired(self, now: float) -> None:
-        expired = now - self._limits.keepalive_seconds
-        while self._idle and next(iter(self._idle)).idle_since <= expired:
-            self._drop_oldest()

@@ -208,7 +208,9 @@ class ReplyParser:
             self._recover(exc)
         if self.state >= _BODY:
             self._raw.clear()
-        self._check_sizes(len(data), self._reply.body_bytes - before)
+        self._framing_bytes += len(data) - (self._reply.body_bytes - before)
+        if self._framing_bytes > self._max_head_bytes:
+            self._check_sizes()
 
     def _recover(self, exc: httptools.HttpParserError) -> None:
         """Begin the reply anew with a repaired head, if its head is what is broken."""
@@ -259,10 +261,7 @@ class ReplyParser:
         elif self.begun:
             raise _violation("the connection ended before the header fields did")
 
-    def _check_sizes(self, received: int, body: int) -> None:
-        self._framing_bytes += received - body
-        if self._framing_bytes <= self._max_head_bytes:
-            return
+    def _check_sizes(self) -> None:
         # Only here, where it is rare, is an exact count worth its time: the piece that ended the
         # head may have held other bytes too.
         head = len(self._reply.reason)
