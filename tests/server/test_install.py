@@ -20,7 +20,7 @@ from trio_tools.command_line.host_files import (
     remove_from_toml,
 )
 from trio_tools.command_line.hosts import HOSTS
-from trio_tools.command_line.main import main
+from trio_tools.command_line.main import _COMMANDS, main
 from trio_tools.settings import Settings
 
 ENTRY = {"command": "/opt/bin/trio-tools", "args": ["serve", "--file-root", "/srv/ü"]}
@@ -184,6 +184,29 @@ def test_printing_an_entry_writes_nothing(home, capsys):
         tomllib.loads(capsys.readouterr().out)["mcp_servers"]["trio-tools"]["args"][-1] == "serve"
     )
     assert list(home.iterdir()) == []
+
+
+def test_an_entry_has_every_option_that_names_a_setting(home, capsys):
+    (home / "hosts.json").write_text('{"mcpServers": {}}')
+    given = ["--upstreams", "hosts.json", "--state", "sqlite:///s.db", "--set", "max_items=9"]
+    given += ["--tools", "fetch_urls,batch_process", "--log-level", "debug"]
+    assert main(["install", "codex", "--print", *given]) == 0
+    entry = tomllib.loads(capsys.readouterr().out)["mcp_servers"]["trio-tools"]
+    words = entry["args"][entry["args"].index("serve") + 1 :]
+    absolute = ["--upstreams", f"{home}/hosts.json", "--state", f"sqlite:///{home}/s.db"]
+    assert words == [*absolute, "--set", "max_items=9", "--tools", *given[7:]]
+
+
+def test_the_name_of_a_host_is_no_address_to_bind(home, monkeypatch):
+    seen = []
+    monkeypatch.setitem(_COMMANDS, "install", lambda _, settings, __: note(seen, settings))
+    assert main(["install", "cursor"]) == 0
+    assert seen == ["127.0.0.1"]
+
+
+async def note(seen, settings):
+    seen.append(settings.http.host)
+    return 0
 
 
 def test_a_file_behind_a_link_keeps_its_link_and_mode(home):

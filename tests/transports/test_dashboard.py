@@ -3,7 +3,9 @@
 import csv
 import io
 import json
-from contextlib import asynccontextmanager
+import resource
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import httpx
@@ -181,6 +183,50 @@ async def test_streams_have_a_bound_and_give_their_places_back(monkeypatch):
         with trio.fail_after(10):
             while (await _status_of_stream(client)) != 200:
                 await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def many_descriptors():
+    """Let this process have both ends of a thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, 2_500)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"a process may have {hard} open files here, and this needs {wanted}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_a_thousand_streams_that_never_read_leave_the_server_to_the_others(monkeypatch):
+    request = b"GET /dashboard/events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    monkeypatch.setattr(dashboard, "_SEND_SECONDS", 0.5)
+    answers = Counter()
+
+    async with site(max_connections=1_100, max_connections_per_peer=1_050) as (client, server):
+        port = client.base_url.port
+        before = trio.lowlevel.current_statistics().tasks_living
+        async with AsyncExitStack() as connections, trio.open_nursery() as nursery:
+
+            async def ask():
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                connections.push_async_callback(stream.aclose)
+                await stream.send_all(request)
+                with trio.fail_after(60):
+                    first = await stream.receive_some(12)  # and no more is ever read
+                answers[first.partition(b" ")[2]] += 1
+
+            for _ in range(1_000):
+                nursery.start_soon(ask)
+            with trio.fail_after(60):
+                while answers.total() < 1_000:
+                    assert (await client.get("/healthz")).status_code == 200
+            assert answers == {b"200": dashboard.MAX_STREAMS, b"503": 1_000 - dashboard.MAX_STREAMS}
+            assert (await run(server, "meanwhile", ["a"])).is_error is False
+        with trio.fail_after(60):
+            while trio.lowlevel.current_statistics().tasks_living > before + 3:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert (await first_event(client))["operations"][0]["operation_id"] == "meanwhile"
 
 
 async def _status_of_stream(client):

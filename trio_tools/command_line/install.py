@@ -49,7 +49,7 @@ async def install(options: argparse.Namespace, _: Settings, __: list[str]) -> in
     if not options.dry_run:
         _say(f"{host.title} has {options.name} now, in {file}. To use it: {host.restart}.")
         _say(f"Of an answer, {host.title} shows its model {host.forwards}.")
-        _say(f"Undo: trio-tools uninstall {options.host}{_scope_words(options)}")
+        _say(f"Undo: trio-tools uninstall {options.host_name}{_scope_words(options)}")
     return 0
 
 
@@ -79,12 +79,24 @@ def serve_command(options: argparse.Namespace) -> list[str]:
         words += ["--config", str(Path(options.config).resolve())]
     for root in options.file_root or ():
         words += ["--file-root", str(Path(root).resolve())]
+    for file in options.upstreams or ():
+        words += ["--upstreams", str(Path(file).resolve())]
+    if options.state:
+        words += ["--state", _absolute(options.state)]
     for assignment in options.set:
         words += ["--set", assignment]
-    for flag in ("toolset", "log_level", "log_format"):
+    for flag in ("toolset", "tools", "log_level", "log_format"):
         if getattr(options, flag):
             words += [f"--{flag.replace('_', '-')}", getattr(options, flag)]
     return words
+
+
+def _absolute(state: str) -> str:
+    """Return where the state is, whatever folder the server is started in."""
+    scheme, slashes, path = state.partition(":///")
+    if scheme != "sqlite" or not slashes:
+        return state
+    return f"{scheme}{slashes}{Path(path).expanduser().resolve()}"
 
 
 def installed_entries(project: Path) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -113,7 +125,7 @@ def _program() -> list[str]:
 
 
 def _chosen(options: argparse.Namespace) -> tuple[Host, Path]:
-    host = HOSTS[options.host]
+    host = HOSTS[options.host_name]
     if options.file:
         return host, Path(options.file)
     return host, host.file("project" if options.project else "user", Path.cwd())

@@ -261,7 +261,10 @@ def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
         ("uninstall", "remove it from there"),
     ):
         command = subparsers.add_parser(name, parents=[shared], help=words, description=words)
-        command.add_argument("host", choices=tuple(HOSTS), metavar="HOST", help=", ".join(HOSTS))
+        # Not `host`, which is the address that `serve` binds.
+        command.add_argument(
+            "host_name", choices=tuple(HOSTS), metavar="HOST", help=", ".join(HOSTS)
+        )
         command.add_argument("--project", action="store_true", help="the file of this folder")
         command.add_argument("--file", metavar="FILE", help="another file than the host's own")
         command.add_argument("--name", default=ENTRY_NAME, help="name of the entry")
