@@ -192,6 +192,9 @@ class Connection:
         self._orders: queue.SimpleQueue[Callable[[ClusterEngine], None] | None] = (
             queue.SimpleQueue()
         )
+        # Calls that have ended, until trio has run `_end_all`. At most one for each call.
+        self._ended: list[tuple[_Call, bytes | Exception]] = []
+        self._ended_lock = threading.Lock()
         before = None if previous is None else previous.thread
         self.thread = threading.Thread(
             target=self._serve, args=(partial(engine, address), before), name="cluster", daemon=True
@@ -230,6 +233,12 @@ class Connection:
         call.ended.set()
         self.calls.discard(call)
 
+    def _end_all(self) -> None:
+        with self._ended_lock:
+            ended, self._ended = self._ended, []
+        for call, result in ended:
+            self._end(call, result)
+
     def _set_connected(self, error: Exception | None) -> None:
         self.error = error
         self.connected.set()
@@ -263,7 +272,7 @@ class Connection:
     def _submit(
         self, call: _Call, job: ClusterJob, resources: dict[str, float], engine: ClusterEngine
     ) -> None:
-        ended = partial(self._tell, self._end, call)
+        ended = partial(self._tell_ended, call)
         try:
             call.task = engine.submit(job, resources, ended)
         except Exception as error:  # noqa: BLE001 - it is raised by the call
@@ -272,6 +281,14 @@ class Connection:
     def _cancel(self, call: _Call, engine: ClusterEngine) -> None:
         if call.task is not None:
             engine.cancel(call.task)
+
+    def _tell_ended(self, call: _Call, result: bytes | Exception) -> None:
+        """Wake trio for the end of a call; once for all that end before it has run."""
+        with self._ended_lock:
+            self._ended.append((call, result))
+            is_first = len(self._ended) == 1
+        if is_first:
+            self._tell(self._end_all)
 
     def _tell(self, fn: Callable[..., None], *args: Any) -> None:
         with suppress(trio.RunFinishedError):  # no task waits for it

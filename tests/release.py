@@ -2,7 +2,8 @@
 
 It builds the sdist, and the wheel from the sdist, as an installer would. It checks the metadata
 with twine. Then it installs the wheel into an empty environment, outside of the checkout, and runs
-the commands, the examples of the README and the tests of the public API there.
+the commands, the examples of the README and the tests of the public API there. The library is
+installed by itself into another environment, where it has four dependencies and no server.
 """
 
 import os
@@ -20,6 +21,16 @@ ROOT = Path(__file__).parents[1]
 # Tests that need nothing but the installed packages and pytest.
 TESTS = ("tests/__init__.py", "tests/test_public_api.py")
 WITHOUT = ("__pycache__", ".venv")
+LIBRARY_DEPENDENCIES = {"outcome", "trio", "trio-parallel", "trio-util"}
+# Prints what an installed distribution requires without extras, and whether the server is there.
+ASK_LIBRARY = """
+import importlib.metadata, importlib.util, re
+needs = importlib.metadata.requires("nursery-patterns")
+print(*(re.match("[a-z-]+", need)[0] for need in needs if "extra ==" not in need))
+import nursery_patterns
+for name in nursery_patterns.__all__: getattr(nursery_patterns, name)
+assert importlib.util.find_spec("trio_tools") is None
+"""
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -98,6 +109,21 @@ def check_installed(wheel: Path, work: Path) -> None:
     print(shown.strip().splitlines()[-1])
 
 
+def check_library(work: Path) -> None:
+    """Install the library's own wheel into an empty environment and use it there."""
+    out = work / "both"
+    run(sys.executable, ROOT / "docs" / "deploying" / "build_wheels.py", out)
+    (wheel,) = out.glob("nursery_patterns-*.whl")
+    venv.create(work / "library", with_pip=True)
+    python = work / "library" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt")
+    run(python, "-m", "pip", "check")
+    needs = set(run(python, "-c", ASK_LIBRARY, cwd=work).split())
+    assert needs == LIBRARY_DEPENDENCIES, f"the library depends on {sorted(needs)}"
+    shutil.copy(ROOT / "docs" / "examples" / "one_idea.py", work)
+    assert "succeeded=30" in run(python, "one_idea.py", cwd=work)
+
+
 def main() -> None:
     """Check the checkout as a release."""
     with tempfile.TemporaryDirectory() as folder:
@@ -105,6 +131,7 @@ def main() -> None:
         sdist, wheel = build(work / "dist")
         check_contents(sdist, wheel)
         check_installed(wheel, work)
+        check_library(work)
         print("ready:", sdist.name, wheel.name)
 
 
