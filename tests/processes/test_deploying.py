@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import trustme
 
 from tests.processes.running import http_process
 from tests.support.maps import ROOT
+from tests.support.nginx import NEEDS_NGINX, free_port, nginx, until_it_listens
 from trio_tools.command_line.main import main
 from trio_tools.server import create_server
 from trio_tools.settings import Settings, UpstreamSettings
@@ -25,11 +25,6 @@ from trio_tools.transports.http.metrics import Metrics, merged
 from trio_tools.version import __version__
 
 FOLDER = ROOT / "docs" / "deploying"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 def build_mcpb():
@@ -135,7 +130,7 @@ def test_systemd_takes_the_units(tmp_path):
     assert [line for line in done.stderr.splitlines() if "trio-tools." in line] == []
 
 
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed (apt: nginx-light)")
+@NEEDS_NGINX
 async def test_a_call_goes_through_the_proxy(tmp_path):
     authority = trustme.CA()
     leaf = authority.issue_cert("127.0.0.1", "mcp.example")
@@ -145,33 +140,17 @@ async def test_a_call_goes_through_the_proxy(tmp_path):
     port = free_port()
     async with http_process(http__allowed_hosts='["mcp.example"]') as server:
         upstream = f"127.0.0.1:{server.address.port}"
-        text = (FOLDER / "nginx.conf").read_text("utf-8")
-        for old, new in (
-            ("127.0.0.1:8000", upstream),
-            ("listen 8443", f"listen 127.0.0.1:{port}"),
-            ("/etc/trio-tools", str(tmp_path)),
-        ):
-            assert old in text
-            text = text.replace(old, new)
-        (tmp_path / "site.conf").write_text(text)
-        user = "user root;" if os.geteuid() == 0 else ""
-        places = "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (tmp_path / "nginx.conf").write_text(
-            f"daemon off; pid {tmp_path}/pid; error_log stderr warn; {user}"
-            "events { worker_connections 64; }"
-            f"http {{ access_log off; {places} include {tmp_path}/site.conf; }}"
-        )
-        command = ["nginx", "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.run_process, command)
+        changes = {
+            "127.0.0.1:8000": upstream,
+            "listen 8443": f"listen 127.0.0.1:{port}",
+            "/etc/trio-tools": str(tmp_path),
+        }
+        async with nginx(tmp_path, FOLDER / "nginx.conf", changes):
+            await until_it_listens(port)
             trust = ssl.create_default_context(cafile=None)
             authority.configure_trust(trust)
             with trio.fail_after(20):
                 assert (await _initialize(port, trust)).status_code == 200
-            nursery.cancel_scope.cancel()
         server.kill()
         await server.ended()
 
@@ -189,10 +168,4 @@ async def _initialize(port, trust):
     }
     headers = {"Accept": "application/json, text/event-stream", "Host": "mcp.example"}
     async with httpx.AsyncClient(verify=trust) as client:
-        while True:
-            try:
-                return await client.post(
-                    f"https://127.0.0.1:{port}/mcp", json=body, headers=headers
-                )
-            except httpx.ConnectError:
-                await trio.sleep(0.05)  # nginx is starting
+        return await client.post(f"https://127.0.0.1:{port}/mcp", json=body, headers=headers)

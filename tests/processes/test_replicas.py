@@ -10,9 +10,11 @@ import pytest
 import trio
 
 from tests.processes.running import ROOT, environment
-from tests.transports.requests import Reader, modern_call
+from tests.support.nginx import NEEDS_NGINX, free_port, nginx, until_it_listens
+from tests.transports.requests import PING, Reader, exchange, modern_call, open_session, post
 from trio_tools.transports.http import Address
 
+DEPLOYING = ROOT / "docs" / "deploying"
 ITEMS = 2_000
 AT_ONCE = 10
 
@@ -91,6 +93,33 @@ async def ask_whole(address, tool, **arguments):
     async with await trio.open_tcp_stream(address.host, address.port) as stream:
         await stream.send_all(modern_call(1, tool, **arguments))
         return (await Reader(stream).read()).json()["result"]["structuredContent"]
+
+
+@NEEDS_NGINX
+async def test_behind_nginx_a_client_keeps_its_replica_and_reads_what_the_other_one_runs(
+    two_replicas, tmp_path
+):
+    (_, one), (_, other), _ = two_replicas
+    port = free_port()
+    changes = {
+        "127.0.0.1:8001": f"127.0.0.1:{one.port}",
+        "127.0.0.1:8002": f"127.0.0.1:{other.port}",
+        "127.0.0.1:8080": f"127.0.0.1:{port}",
+    }
+    proxy = Address("127.0.0.1", port, f"http://127.0.0.1:{port}/mcp")
+    with trio.fail_after(120):
+        async with nginx(tmp_path, DEPLOYING / "nginx-replicas.conf", changes):
+            await until_it_listens(port)
+            sessions = [await open_session(proxy, authorization=f"Bearer {n}") for n in range(8)]
+            for session in sessions:  # on a connection of its own each time
+                for _ in range(3):
+                    assert (await exchange(proxy, post(PING, **session))).json()["result"] == {}
+            at_one = [(await exchange(one, post(PING, **each))).status for each in sessions]
+            assert set(at_one) == {200, 404}  # both have clients
+            await ask(proxy, "batch_process", operation="note", items=[1, 2], operation_id="both")
+            for each in (one, other, proxy):
+                seen = await ask(each, "get_operation", operation_id="both")
+                assert seen["counts"]["succeeded"] == 2
 
 
 async def test_a_replica_that_is_killed_has_its_work_finished_by_the_other(two_replicas):
