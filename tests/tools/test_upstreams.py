@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -192,6 +194,25 @@ async def test_an_answer_that_is_too_large_is_one_failed_item():
             errors_of(done)
             == ["its answer is larger than max_reply_bytes (100,000): ask for less"] * 2
         )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell peaks of memory")
+async def test_an_answer_of_100_mb_takes_little_memory_and_the_next_call_works():
+    async with server_over(small=small()) as run:
+        assert (await run("small.large", {"size": 10}))["data"]["complete"]
+        before = resident("VmRSS", forget_peak=True)
+        done = await run("small.large", {"size": 100_000_000})
+        assert "is larger than max_reply_bytes (10,000,000)" in errors_of(done)[0]
+        assert resident("VmHWM") - before < 50_000_000
+        assert (await run("small.large", {"size": 10}))["data"]["complete"]
+        assert run.status("small").restarts == 0
+
+
+def resident(field, *, forget_peak=False):
+    if forget_peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 @pytest.mark.parametrize("way", ["flood", "late"])
