@@ -13,6 +13,7 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
+from trio_tools.tools.batches.answers import how_to_go_on
 from trio_tools.tools.batches.background import (
     counts_of,
     counts_text,
@@ -21,7 +22,7 @@ from trio_tools.tools.batches.background import (
     trouble_of,
     wait_for_news,
 )
-from trio_tools.tools.batches.calls import BatchRequest, go_on, how_to_go_on, run_batch_call
+from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.batches.output import with_output
 from trio_tools.tools.batches.pagination import Page, Pages, Part
 from trio_tools.tools.batches.progress import known_total

@@ -8,5 +8,6 @@ output        all outcomes in a file
 pagination    what of an operation fits into one answer
 progress      how a tool tells its caller how it goes
 background    operations that go on after their call has answered
+answers       what a batch call answers, and how to go on
 calls         how a batch-like tool runs an operation over many items
 """

@@ -13,33 +13,25 @@ from typing import Any, Literal
 
 from trio import move_on_after
 
-from nursery_patterns import Counts, Frontier, Report, current_request, time_budget
+from nursery_patterns import Frontier, current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.answers.texts import counted
 from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.output_state import OutputState
-from trio_tools.operations.result import Result
 from trio_tools.operations.store import new_operation_id
 from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.arguments import BatchOptions
+from trio_tools.tools.batches.answers import Timing, answer_of
 from trio_tools.tools.batches.background import (
     HowToGoOn,
-    counts_of,
     find_operation,
     go_on_in_background,
-    link_to,
-    trouble_of,
 )
 from trio_tools.tools.batches.output import check_output, with_output, write_output
-from trio_tools.tools.batches.pagination import Digest, Pages
-from trio_tools.tools.batches.progress import known_total, run_with_progress
+from trio_tools.tools.batches.progress import run_with_progress
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import check_count
-
-_A_FEW = 3  # outcomes of each kind in an answer that is to be short
-_TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
 
 
 @dataclass(frozen=True)
@@ -154,7 +146,7 @@ async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any
     """
     await call.state.store.settled(kept)  # nothing is told before it is safe
     timing = Timing(0.0, how["seconds"], expired=False)
-    answer = await _answer(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
+    answer = await answer_of(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
     return with_output(answer, kept)
 
 
@@ -199,7 +191,7 @@ async def _run(
     report = kept.batch.report()
     call.state.pace_of(kept.work.operation.limit_name).add(report)
     timing = Timing(waited + budget.elapsed, waited + budget.seconds, expired=budget.expired)
-    return await _answer(call, kept, report, timing, concurrency, detail)
+    return await answer_of(call, kept, report, timing, concurrency, detail)
 
 
 async def _open(call: Call, request: BatchRequest) -> StoredOperation:
@@ -237,127 +229,3 @@ def _refuse_what_cannot_go_on(kept: StoredOperation) -> None:
             "with get_operation, and use another operation_id for what is missing.",
             error_code="CANNOT_GO_ON",
         )
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How the time of a call was used, in seconds since it arrived."""
-
-    elapsed: float
-    seconds: float
-    expired: bool
-
-    @property
-    def tight(self) -> bool:
-        """Whether more than 80 % of the time was used."""
-        return self.elapsed > _TIGHT * self.seconds
-
-    def as_data(self) -> dict[str, float]:
-        """Return the timing as every answer shows it."""
-        return {
-            "elapsed_seconds": round(self.elapsed, 3),
-            "timeout_seconds": round(self.seconds, 3),
-            "headroom_seconds": round(max(0.0, self.seconds - self.elapsed), 3),
-        }
-
-
-async def _answer(
-    call: Call,
-    kept: StoredOperation,
-    report: Report[Any, Result],
-    timing: Timing,
-    concurrency: int,
-    detail: str,
-) -> Answer:
-    counts = report.counts
-    pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
-    few = None if detail == "full" else _A_FEW
-    digest = await pages.digest(report, few, few if detail == "summary" else None)
-    summary = _summary(kept, report, timing)
-    data = {
-        "summary": summary,
-        "counts": {**counts_of(counts), "concurrency_limit": concurrency},
-        "complete": report.complete,
-        "results": digest.results,
-        "errors": digest.errors or None,
-        "timing": timing.as_data(),
-        "operation_id": kept.operation_id,
-    }
-    pagination, total = None, known_total(counts)
-    if digest.cursor:
-        pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": total}
-    return Answer(
-        summary=summary,
-        data=data,
-        told=digest.told,
-        text=_closing(kept, timing, concurrency),
-        warnings=_warnings(call, kept, report, timing, digest),
-        pagination=pagination,
-        link=link_to(call, kept),
-    )
-
-
-def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing) -> str:
-    counts = report.counts
-    parts = [f"{counts.succeeded} of {known_total(counts)} succeeded"]
-    names = ("failed", "timed_out", "cancelled", "not_started")
-    parts += [f"{n} {name.replace('_', ' ')}" for name in names if (n := getattr(counts, name))]
-    told = f"{kept.batch.name}: {', '.join(parts)}, in {timing.elapsed:.3g} s"
-    if report.complete:
-        return f"{told}."
-    why = "it was stopped"
-    if timing.expired:
-        why = f"the {timing.seconds:g} s were up"
-    elif kept.interrupted:
-        why = "its results leave no room for more"
-    return f"{told} ({why})."
-
-
-def _warnings(
-    call: Call,
-    kept: StoredOperation,
-    report: Report[Any, Result],
-    timing: Timing,
-    digest: Digest,
-) -> list[str]:
-    counts = report.counts
-    warnings = trouble_of(call)
-    bad = counts.failed + counts.timed_out
-    if bad:
-        warnings.append(
-            f"{bad} of {counted(known_total(counts), 'item')} failed or timed out: "
-            "see `errors` for each and its reason."
-        )
-    if not report.complete:
-        if kept.interrupted:
-            warnings.append(f"It ended early: {kept.interrupted}.")
-        warnings.append(how_to_go_on(kept, counts))
-    elif timing.tight:
-        warnings.append(
-            f"{timing.elapsed:.3g} of {timing.seconds:g} s were used, so a larger call may not "
-            "finish: allow more time or fewer items."
-        )
-    if digest.cursor:
-        warnings.append(
-            f"This answer leaves out {counted(digest.left_out, 'outcome')}: read on with "
-            f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
-        )
-    return warnings
-
-
-def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
-    """Say how many items of an operation are not done, and how the caller gets them done."""
-    count = counts.cancelled + counts.not_started
-    missing, are = ("1", "item is") if count == 1 else (str(count), "items are")
-    how = f'repeat the call with operation_id="{kept.operation_id}".'
-    if counts.total is None:
-        return f"{missing} known {are} not done, and more may follow. To go on with them, {how}"
-    return f"{missing} {are} not done. To go on with just those, {how}"
-
-
-def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
-    used, seconds, left = timing.as_data().values()
-    return (
-        f"operation_id {kept.operation_id}, concurrency_limit {concurrency}, {used} of {seconds} s "
-        f"used, {left} s left"
-    )
