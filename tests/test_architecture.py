@@ -69,6 +69,7 @@ OUTSIDERS = {
     "duckdb": ("trio_tools.database.duckdb_worker",),
     "psycopg": (
         "trio_tools.database.postgres",
+        "trio_tools.database.postgres_cancel",
         "trio_tools.database.postgres_session",
         "trio_tools.database.shared_store",
         "trio_tools.operations.durable.notices",

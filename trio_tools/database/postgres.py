@@ -1,19 +1,12 @@
-"""PostgreSQL: its connections, a cancel that reaches the server, and what its errors mean.
-
-The thread waits inside the driver and cannot look around. So a task beside it waits for the end
-or for a cancel; on a cancel it asks the server to drop the statement, which ends the thread's
-wait. The caller waits half a second for that. A server that takes longer is asked for two seconds
-and then hung up on, by threads that are left behind.
-"""
+"""PostgreSQL: its connections, and how a query runs in a thread on one of them."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby
@@ -23,25 +16,24 @@ import trio
 
 from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import (
-    Forbidden,
     InvalidArgument,
-    TimedOut,
     ToolFailure,
     UpstreamFailed,
 )
 from trio_tools.answers.shortages import SHORTAGES, local_shortage
 from trio_tools.database.engine import SqlDatabase
+from trio_tools.database.postgres_cancel import RunningStatement, cancel_on_server
+from trio_tools.database.postgres_errors import failure_of, lost
 from trio_tools.database.results import QueryResult, QueryTiming, row_too_large, take_rows
-from trio_tools.database.statement import read_only, refused
 from trio_tools.settings.database_urls import PostgresUrl
-from trio_tools.settings.threads import PATIENCE_SECONDS, run_in_tool_thread
+from trio_tools.settings.threads import run_in_tool_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     import psycopg
 
-    from trio_tools.database.postgres_session import PostgresError, Row, RowTooLarge, Session
+    from trio_tools.database.postgres_session import Row, RowTooLarge, Session
     from trio_tools.database.postgres_values import Converter
     from trio_tools.database.results import DatabaseConfig, Query
     from trio_tools.database.statement import Statement
@@ -50,21 +42,9 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("trio_tools.database")
 
-_CANCEL_GRACE_SECONDS = 2.0
-_CANCEL_AGAIN_SECONDS = 0.02
 _OUTLINE_SECONDS = 30.0
 _TABLES_TOLD = 1_000
 _COLUMNS_TOLD = 100_000
-
-_READ_ONLY_STATES = frozenset({"25006"})
-_PERMISSION_STATES = frozenset({"42501"})
-_TIMEOUT_STATES = frozenset({"57014"})
-_LOCK_STATES = frozenset({"55P03", "40P01"})
-_TOO_LARGE_STATES = frozenset({"54000", "54001", "53200"})
-_UNTYPED_STATES = frozenset({"42P18", "42P08"})
-# syntax and names; data; feature; cardinality; invalid cursor or transaction command
-_REFUSED_CLASSES = frozenset({"42", "22", "0A", "21", "25", "2F", "34", "3D", "3F", "P0", "54"})
-_REFUSED_STATES = frozenset({"08P01"})  # $1 without a value
 
 _OUTLINE = f"""
 SELECT n.nspname, c.relname, CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
@@ -136,9 +116,11 @@ class PostgresDatabase(SqlDatabase):
         """Return what makes JSON values of the columns of a result."""
         return session.types_of(types, self._element_types)
 
-    async def _watched(self, work: Callable[[_Running], _T], limiter: trio.CapacityLimiter) -> _T:
+    async def _watched(
+        self, work: Callable[[RunningStatement], _T], limiter: trio.CapacityLimiter
+    ) -> _T:
         await self._load(limiter)
-        running, finished = _Running(), trio.Event()
+        running, finished = RunningStatement(), trio.Event()
 
         def attempt() -> _T | ToolFailure:
             try:
@@ -150,7 +132,7 @@ class PostgresDatabase(SqlDatabase):
                 return failure
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_server, running, finished)
+            nursery.start_soon(cancel_on_server, running, finished)
             try:
                 # A failure comes back as a value, or the nursery would wrap it in a group.
                 outcome = await run_in_tool_thread(attempt, limiter=limiter)
@@ -178,7 +160,7 @@ class PostgresDatabase(SqlDatabase):
 
     def _with_session(
         self,
-        running: _Running,
+        running: RunningStatement,
         seconds: float,
         statement: Statement | None,
         work: Callable[[Session], _T],
@@ -198,12 +180,12 @@ class PostgresDatabase(SqlDatabase):
                     trio.from_thread.check_cancelled()
                     if kept and error.lost:
                         self._forget_idle()
-                        raise _StaleConnection(self._lost(error)) from error
+                        raise _StaleConnection(lost(self.config.name, error)) from error
                     raise
                 return work(session)
             except PostgresError as error:
                 trio.from_thread.check_cancelled()  # then the error is only how it ended
-                raise self._failure(error, statement) from error
+                raise failure_of(self.config.name, error, statement) from error
             except (TypeError, ValueError) as error:
                 raise InvalidArgument(
                     f"a parameter does not fit the database: {error}", error_code="BAD_PARAMETERS"
@@ -262,42 +244,6 @@ class PostgresDatabase(SqlDatabase):
         for connection in idle:
             connection.close()
 
-    def _lost(self, error: PostgresError) -> str:
-        return f"database {self.config.name!r} closed the connection ({error.primary}): call again"
-
-    def _failure(self, error: PostgresError, statement: Statement | None) -> ToolFailure:  # noqa: PLR0911 - a table
-        state, reason = error.state, _reason(error)
-        if state is None or error.lost or state.startswith("57P"):
-            return UpstreamFailed(self._lost(error), error_code="DATABASE_UNREACHABLE")
-        if state in _READ_ONLY_STATES:
-            return read_only(reason)
-        if state in _PERMISSION_STATES:
-            if statement is None or statement.seems_to_write:
-                return read_only(reason)
-            return Forbidden(
-                f"the role of database {self.config.name!r} may not do that: {reason}",
-                error_code="PERMISSION_DENIED",
-                remediation="Read another table, or let the operator grant it to the role.",
-            )
-        if state in _TIMEOUT_STATES:
-            return TimedOut(
-                f"the database stopped the statement: {reason}; narrow it with WHERE or LIMIT"
-            )
-        if state in _LOCK_STATES:
-            return UpstreamFailed(
-                f"a lock in database {self.config.name!r} was not to be had: {reason}; call again",
-                error_code="DATABASE_LOCKED",
-            )
-        if state in _TOO_LARGE_STATES and error.function != "chr":
-            return InvalidArgument(
-                f"the statement asks for too much: {reason}", error_code="TOO_LARGE"
-            )
-        if state in _UNTYPED_STATES and statement is not None:
-            return _untyped(statement, reason)
-        if statement is not None and (state[:2] in _REFUSED_CLASSES or state in _REFUSED_STATES):
-            return refused(statement, reason)
-        return UpstreamFailed(f"database {self.config.name!r} failed: {reason} ({state})")
-
 
 def _import_driver() -> None:
     import_module("trio_tools.database.postgres_session")
@@ -305,30 +251,6 @@ def _import_driver() -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _reason(error: PostgresError) -> str:
-    """Return the error in the words of the server, with all that it says how to mend it."""
-    parts = [error.primary]
-    if error.position is not None and error.position > 0:
-        parts.append(f"at character {error.position}")
-    if error.detail:
-        parts.append(f"detail: {error.detail}")
-    if error.hint:
-        parts.append(f"hint: {error.hint}")
-    return "; ".join(" ".join(part.split()) for part in parts)
-
-
-def _untyped(statement: Statement, reason: str) -> InvalidArgument:
-    _, names = statement.in_dollars()
-    for number, name in reversed([*enumerate(names, 1)]):
-        reason = reason.replace(f"${number}", f":{name}")
-    example = next((name for name in names if f":{name}" in reason), names[0] if names else "name")
-    return InvalidArgument(
-        f"the database cannot tell the type of a parameter in sql: {reason}. Write the type, as in "
-        f"CAST(:{example} AS text), at each place where it stands alone",
-        error_code="BAD_SQL",
-    )
 
 
 def _query(session: Session, query: Query, database: PostgresDatabase) -> QueryResult:
@@ -423,73 +345,3 @@ def _column(
     if comment:
         column["comment"] = comment
     return column
-
-
-class _Running:
-    """What a query's thread shows of itself, so that another one can end it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # Under the lock: None, or a connection that runs this query and no other.
-        self._connection: psycopg.Connection | None = None
-        # A double of the connection's socket, closed when the connection is given back.
-        self._socket: socket.socket | None = None
-        # Set unless a connection is in use or being cleaned.
-        self._at_rest = threading.Event()
-        self._at_rest.set()
-
-    @contextmanager
-    def watch(self, connection: psycopg.Connection) -> Generator[None]:
-        """Show `connection` while it is in use. Called by the query's thread."""
-        with socket.socket(fileno=os.dup(connection.fileno())) as self._socket:
-            self._at_rest.clear()
-            with self._lock:
-                self._connection = connection
-            try:
-                yield
-            finally:
-                self._at_rest.set()
-
-    def over(self) -> None:
-        """Say that the query is over, before the connection is cleaned for others."""
-        with self._lock:  # waits for a cancel on its way, so it hits no later statement
-            self._connection = None
-
-    def end(self) -> None:
-        """See to it that the thread gives its connection back. Blocks, for 2 s or little more."""
-        give_up_at = time.monotonic() + _CANCEL_GRACE_SECONDS
-        while not self._at_rest.is_set():
-            if time.monotonic() > give_up_at:
-                self._hang_up()
-                return
-            self._cancel()
-            # Between two statements the server drops nothing, so it is asked again.
-            self._at_rest.wait(_CANCEL_AGAIN_SECONDS)
-
-    def _cancel(self) -> None:
-        """Ask the server to drop the statement, if one runs. Blocks on the network."""
-        import psycopg  # noqa: PLC0415 - an extra
-
-        with self._lock, suppress(psycopg.Error):
-            if self._connection is not None:
-                self._connection.cancel_safe(timeout=_CANCEL_GRACE_SECONDS)
-
-    def _hang_up(self) -> None:
-        """End the thread's wait for the server, and the connection with it. Does not block."""
-        double = self._socket
-        with suppress(OSError):  # the thread was faster, and has closed it
-            if double is not None:
-                double.shutdown(socket.SHUT_RDWR)
-
-
-async def _cancel_on_server(running: _Running, finished: trio.Event) -> None:
-    """Wait for the end of a query; on a cancel, see to it that it ends, if need be later."""
-    try:
-        await finished.wait()
-    finally:
-        if not finished.is_set():
-            deadline = trio.current_time() + PATIENCE_SECONDS
-            with trio.CancelScope(shield=True, deadline=deadline):
-                await run_in_thread(
-                    running.end, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
-                )
