@@ -24,7 +24,7 @@ extensions = [
 ]
 root_doc = "index"
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["deploying"]
+exclude_patterns = ["changes", "deploying"]
 # Pages link to headings and files as on a code host, so that both places read the same.
 myst_heading_anchors = 4
 suppress_warnings = ["myst.xref_missing"]  # links to files outside docs: a test checks them
