@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trio_tools.files.csv_header import SENTINEL, Header, lines_of
-from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, too_long
+from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, new_item, too_long
 from trio_tools.files.text_layers import has_odd
 from trio_tools.files.text_source import MAX_RECORD_BYTES, has_long_line
 
@@ -78,7 +78,7 @@ class _Records:
             # Nearly every record: a line without a fault, as many fields as there are names.
             if is_clean and done == before + 1 and len(fields) == width:
                 value = dict(zip(names, fields))  # noqa: B905 - a third faster than `strict`
-                items.append(DatasetItem(line + done, value))
+                items.append(new_item((line + done, value, None, None)))
             elif fields:
                 items.append(self._item(fields, before, done))
             self._done = done

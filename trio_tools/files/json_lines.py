@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from trio_tools.files.csv_header import lines_of
-from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, too_long
+from trio_tools.files.records import MAX_CHUNK_BYTES, DatasetItem, Part, new_item, too_long
 from trio_tools.files.text_layers import has_odd
 from trio_tools.files.text_source import MAX_RECORD_BYTES, has_long_line
 
@@ -46,7 +46,7 @@ def read_lines(source: TextSource, line: int, size: int, convert: Callable[[str]
                 items.append(too_long(line))
             elif is_clean and not one.isspace():
                 try:
-                    items.append(DatasetItem(line, convert(one)))
+                    items.append(new_item((line, convert(one), None, None)))
                 except (ValueError, RecursionError) as error:
                     items.append(DatasetItem(line, error=f"line {line}: {error}"))
             elif not one.isspace():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from trio_tools.answers.errors import InvalidArgument
@@ -21,6 +23,10 @@ class DatasetItem(NamedTuple):
     """A sentence that names the line. None for a good item."""
     source: str | None = None
     """The name of its file, where the dataset has several."""
+
+
+new_item: Callable[[tuple[int, Any, None, None]], DatasetItem] = partial(tuple.__new__, DatasetItem)
+"""Makes the item of a good record from all four fields, in a third of the time of the class."""
 
 
 @dataclass(frozen=True, slots=True)
