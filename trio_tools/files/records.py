@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from trio_tools.answers.errors import InvalidArgument
 
@@ -25,7 +25,9 @@ class DatasetItem(NamedTuple):
     """The name of its file, where the dataset has several."""
 
 
-new_item: Callable[[tuple[int, Any, None, None]], DatasetItem] = partial(tuple.__new__, DatasetItem)
+new_item: Callable[[tuple[int, Any, None, None]], DatasetItem] = partial(
+    cast("Any", tuple).__new__, DatasetItem
+)
 """Makes the item of a good record from all four fields, in a third of the time of the class."""
 
 
