@@ -238,3 +238,18 @@ async def test_integers_that_javascript_would_change_are_strings(shop, era):
     text, envelope = await forms_of(server_with(**shop), "query_database", asked, era)
     assert envelope["data"]["rows"] == [["9007199254740993", 9007199254740991]]
     assert "| 9007199254740993 | 9007199254740991 |" in text
+
+
+async def test_the_text_of_a_failure_tells_each_name_once(shop, era):
+    server = server_with(shout, **shop)
+    async with connected(server, era) as client:
+        text, envelope = await both_forms(client, "compute_hash", {"text": "a", "algorithm": "x"})
+        assert text.count("sha3_256") == 1
+        assert "sha3_256" in envelope["data"]["algorithms"]
+        assert envelope["data"]["remediation"].startswith("use one of sha256, ")
+        text, envelope = await both_forms(client, "batch_process", {"operation": "n", "items": [1]})
+        assert text.startswith("UNKNOWN_OPERATION: no operation is named 'n': use one of fetch, ")
+        assert text.count("shout") == 1
+        many = {"operation": "shout", "items": []}
+        text, _ = await both_forms(client, "batch_process", many)
+        assert '"maximum":1000' in text

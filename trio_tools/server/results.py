@@ -5,7 +5,8 @@ Hosts show their model one of both, so each is complete by itself.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Any, Final, Literal, cast
 
 from mcp.types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
@@ -15,6 +16,9 @@ from trio_tools.answers.json_values import safe_value
 from trio_tools.answers.texts import Told, json_line, one_line, write_text
 from trio_tools.tools.batches.pagination import OPERATION_MIME
 from trio_tools.tools.call import Answer
+
+# Longer lists are told apart from the message.
+_MAX_TEXTS: Final = 100
 
 Forms = Literal["both", "text", "structured"]
 
@@ -54,12 +58,27 @@ def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
         data=data,
         rate_limit=failure.rate_limit,
     )
-    lines = [f"{failure.error_code}: {one_line(failure.user_message)}"]
+    line = f"{failure.error_code}: {one_line(failure.user_message)}"
+    lines = [line]
     if forms != "structured":
-        lines += [json_line(data)] if data else []
+        further = {name: value for name, value in data.items() if not _is_in(line, value)}
+        lines += [json_line(further)] if further else []
         lines += [f"rate_limit {json_line(failure.rate_limit)}"] if failure.rate_limit else []
     result = _result("\n".join(lines), None if forms == "text" else envelope)
     return result.model_copy(update={"is_error": True})
+
+
+def _is_in(line: str, value: Any) -> bool:
+    """Whether a line has a text, or each of some texts, as words of their own."""
+    texts: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if not 0 < len(texts) <= _MAX_TEXTS:
+        return False
+    return all(
+        isinstance(text, str)
+        and text
+        and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", line) is not None
+        for text in texts
+    )
 
 
 def _closing(answer: Answer) -> str:

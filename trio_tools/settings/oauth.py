@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-
-FAMILIES: Final = (
-    "web",
-    "apis",
-    "data",
-    "compute",
-    "inference",
-    "batch",
-    "operations",
-    "status",
-    "upstreams",
-    "application",
-    "admin",
-)
-"""Families of tools. Each may require a scope."""
 
 Family = Literal[
     "web",
@@ -36,6 +21,9 @@ Family = Literal[
     "application",
     "admin",
 ]
+"""A family of tools. Each may require a scope."""
+
+FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
 
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
