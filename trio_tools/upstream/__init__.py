@@ -12,6 +12,8 @@ connection; callers come and go. Nothing here knows of operations or of our own 
     catalog     which tools there are, and which of them may be used
     content     what a tool's result is as a value
     client_requests  what an upstream asks its client, handed on or refused
+    tool_list   the tools of one connection, and their changes
+    cancels     whether an upstream over stdio reacts to cancels
     connection  one connection, from its handshake to its end
     upstream    one upstream: started on first use, restarted, given back
     upstreams   all upstreams of one server

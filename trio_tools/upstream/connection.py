@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, Literal
 
 import trio
-from mcp.client import Client, ClientSession, IncomingMessage
-from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp.client import Client, ClientSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
     CallToolRequest,
     CallToolRequestParams,
     Implementation,
-    PaginatedRequestParams,
-    Tool,
-    ToolListChangedNotification,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import RootModel, ValidationError
@@ -31,7 +27,8 @@ from pydantic import RootModel, ValidationError
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
 from trio_tools.settings.telemetry.seam import current_tracing
-from trio_tools.upstream.catalog import Catalog, make_catalog
+from trio_tools.upstream.cancels import Cancels
+from trio_tools.upstream.catalog import Catalog
 from trio_tools.upstream.client_requests import ClientRequests
 from trio_tools.upstream.http import over_http
 from trio_tools.upstream.launch import Launch, Program
@@ -46,16 +43,11 @@ from trio_tools.upstream.messages import (
     sending,
 )
 from trio_tools.upstream.stdio import over_stdio
+from trio_tools.upstream.tool_list import ToolList
 from trio_tools.version import __version__
 
 Mode = Literal["auto", "legacy"]
 
-LISTED_AT_MOST: Final = 1_000
-"""Tools that are looked at of one upstream."""
-
-_MAX_PAGES: Final = 50
-_CANCEL_SECONDS: Final = 1.0
-_RELIST_SECONDS: Final = 1.0
 _SESSION_ENDED: Final = "Session terminated"
 _OUR_ERRORS: Final = {TOO_LARGE: "REPLY_TOO_LARGE", INPUT_REQUIRED: "INPUT_REQUIRED"}
 
@@ -92,7 +84,6 @@ class Connection:
         link: What its transport knows.
         in_flight: Calls that were made and not answered.
         answered: Calls that were answered.
-        let_go: Cancelled calls whose upstream did not react within a second.
         modern: Whether it speaks the protocol of 2026.
     """
 
@@ -111,26 +102,24 @@ class Connection:
         self._launch = launch
         self._mode: Mode = mode
         self._own_name = own_name
-        self._catalog = catalog
-        self._on_catalog = on_catalog
         self._requests = requests
         self._over_stdio = isinstance(launch.target, Program)
         self.link = Link()
         self.in_flight = 0
         self.answered = 0
-        self.let_go = 0
         self.modern = False
         self._session: ClientSession | None = None
         self._protocol: str | None = None
         self._calls = 0
         self._closing = self._idle = False
         self._used = -math.inf
-        self._stale = trio.Event()
-        # Cancels whose effect is not known yet: at most one probe for all of them is under way.
-        self._cancelled = 0
-        self._to_probe = trio.Event()
-        self._settled = trio.Event()
-        self._settled.set()
+        self._tools = ToolList(settings, self.link, catalog, on_catalog)
+        self._cancels = Cancels()
+
+    @property
+    def let_go(self) -> int:
+        """Cancelled calls whose upstream did not react within a second."""
+        return self._cancels.let_go
 
     @property
     def usable(self) -> bool:
@@ -171,7 +160,7 @@ class Connection:
             self._transport(),
             mode=self._mode,
             cache=None,
-            message_handler=self._hear,
+            message_handler=self._tools.hear,
             sampling_callback=self._requests.sample,
             elicitation_callback=self._requests.elicit,
             list_roots_callback=self._requests.list_roots,
@@ -195,17 +184,17 @@ class Connection:
         self._session = client.session
         self._protocol = client.protocol_version
         self.modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
-        await self._list_tools(client.session)
+        await self._tools.read(client.session)
 
     async def _hold(self, client: Client, ready: Callable[[Connection], None]) -> None:
         self._used = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_changes, client.session)
+            nursery.start_soon(self._tools.follow_changes, client.session)
             if self._over_stdio:
-                nursery.start_soon(self._see_cancels_through, client.session)
+                nursery.start_soon(self._cancels.see_through, client.session)
             tools = client.server_capabilities.tools
             if self.modern and tools is not None and tools.list_changed:
-                nursery.start_soon(self._listen, client)
+                nursery.start_soon(self._tools.listen, client)
             if self._settings.start == "lazy":
                 nursery.start_soon(self._leave_when_idle)
             ready(self)
@@ -240,7 +229,7 @@ class Connection:
                 client too often.
         """
         if self._settings.exclusive:
-            await self._settled.wait()
+            await self._cancels.wait_until_settled()
         session, this = self._session, Sending()
         if session is None or not self.usable:
             raise ConnectionLost(sent=False)
@@ -271,8 +260,8 @@ class Connection:
             self.link.progress.pop(number, None)
             self.in_flight -= 1
             self._used = trio.current_time()
-            if not answered and this.sent:
-                self._was_cancelled()
+            if not answered and this.sent and self._over_stdio:
+                self._cancels.sent()
         self.answered += 1
         return raw.root
 
@@ -281,26 +270,6 @@ class Connection:
         if tracing is None:
             return nullcontext()
         return tracing.upstream_call(tool, protocol=self._protocol, over_stdio=self._over_stdio)
-
-    def _was_cancelled(self) -> None:
-        if self._over_stdio:
-            self._cancelled += 1
-            if self._settled.is_set():
-                self._settled = trio.Event()
-            self._to_probe.set()
-
-    async def _see_cancels_through(self, session: ClientSession) -> None:
-        """After a cancel, see that the upstream still reads; it answers no cancelled call."""
-        while True:
-            await self._to_probe.wait()
-            self._to_probe = trio.Event()
-            asked, self._cancelled = self._cancelled, 0
-            with trio.move_on_after(_CANCEL_SECONDS) as patience, suppress(MCPError):
-                await session.send_ping()  # any answer will do, also that it knows no ping
-            if patience.cancelled_caught:
-                self.let_go += asked
-            if not self._cancelled:
-                self._settled.set()
 
     def _translated(self, error: MCPError, this: Sending) -> Exception:
         if error.code == UNREACHABLE or error.message == _SESSION_ENDED:
@@ -314,46 +283,6 @@ class Connection:
         if code == "UPSTREAM_ERROR":
             self.answered += 1
         return UpstreamFailed(self._launch.redacted(error.message), error_code=code)
-
-    async def _list_tools(self, session: ClientSession) -> None:
-        listed: list[Tool] = []
-        cursor: str | None = None
-        self.link.left_out.clear()
-        for _ in range(_MAX_PAGES):
-            params = None if cursor is None else PaginatedRequestParams(cursor=cursor)
-            page = await session.list_tools(params=params)
-            listed += page.tools
-            cursor = page.next_cursor
-            if cursor is None or len(listed) > LISTED_AT_MOST:
-                break
-        left_out = self.link.left_out
-        for tool in listed[LISTED_AT_MOST:]:
-            left_out[tool.name[:128]] = f"it lists more than {LISTED_AT_MOST:,} tools"
-        listed = listed[:LISTED_AT_MOST]
-        self._catalog = await make_catalog(listed, self._settings.tools, left_out, self._catalog)
-        self._on_catalog(self._catalog)
-
-    async def _hear(self, message: IncomingMessage) -> None:
-        await trio.lowlevel.checkpoint()
-        if isinstance(message, ToolListChangedNotification):
-            self._stale.set()
-
-    async def _follow_changes(self, session: ClientSession) -> None:
-        while True:
-            await self._stale.wait()
-            self._stale = trio.Event()
-            try:
-                with trio.fail_after(self._settings.start_timeout_seconds):
-                    await self._list_tools(session)
-            except (MCPError, ValidationError, trio.TooSlowError) as error:
-                self.link.trouble(f"its changed list of tools cannot be read: {error}")
-            await trio.sleep(_RELIST_SECONDS)  # a flood of notices is one change a second
-
-    async def _listen(self, client: Client) -> None:
-        with suppress(MCPError, ListenNotSupportedError, SubscriptionLost):
-            async with client.listen(tools_list_changed=True) as changes:
-                async for _ in changes:
-                    self._stale.set()
 
     def _failure(self, error: Exception) -> UpstreamFailed:
         for leaf in _leaves(error):
