@@ -48,12 +48,12 @@ RATIOS = (
 def run(argv: Sequence[str] = ()) -> int:
     """Measure, print, and return 0 if every bound was kept, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks map")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the items, 3 repeats")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the items")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--repeats", type=int, default=None)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
-    items = 10_000 if options.quick else 40_000
-    repeats = options.repeats or (3 if options.quick else 5)
+    items = 10_000 if options.quick else 100_000
+    repeats = options.repeats
 
     costs = _costs_per_contender(items, repeats)
     streamed = 100_000 if options.quick else 1_000_000
