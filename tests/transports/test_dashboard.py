@@ -254,3 +254,7 @@ async def test_a_timeline_keeps_the_latest_items_alone(autojump_clock):
     assert [span[0] for span in spans[:2]] == [5, 6]
     assert spans[-1][2:] == (None, "running")
     assert timeline.rate(trio.current_time(), 1.0) == pytest.approx(100, rel=0.05)
+    for index in range(10_000, 10_000 + 2 * MAX_SPANS):
+        timeline.started(index, None)
+    running = [span[0] for span in timeline.spans() if span[3] == "running"]
+    assert running == [9_999, *range(10_000, 10_000 + MAX_SPANS - 1)]  # those that run for longest

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import trio
@@ -19,7 +20,7 @@ import trio
 from nursery_patterns import Observer, Outcome
 
 MAX_SPANS: Final = 400
-"""How many ended items are kept."""
+"""How many ended items are kept, and how many in flight are shown."""
 MAX_LATEST: Final = 20
 """How many outcomes are kept."""
 
@@ -159,8 +160,12 @@ class Timeline(Observer[Any, Any]):
             self._ended.append((index, started, trio.current_time(), status))
 
     def spans(self) -> list[Span]:
-        """Return what is kept: ended items in the order of their ends, then those in flight."""
-        running: list[Span] = [(i, at, None, "running") for i, at in self._in_flight.items()]
+        """Return ended items in the order of their ends, then those that run for longest.
+
+        At most `MAX_SPANS` of each.
+        """
+        oldest = islice(self._in_flight.items(), MAX_SPANS)  # in the order of their starts
+        running: list[Span] = [(i, at, None, "running") for i, at in oldest]
         return [*self._ended, *running]
 
     def rate(self, now: float, window: float) -> float:
