@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,10 @@ class Watched:
         """Call a tool over a connection of its own; return the envelope."""
         async with await connect(self._address) as stream:
             await stream.send_all(modern_call(1, tool, **arguments))
-            answer = (await Reader(stream).read()).json()
-        result = answer.get("result")
-        if result is None:
-            return {"success": False, "error": answer}
-        return result["structuredContent"]
+            answer = await Reader(stream).read()
+        if answer.status != HTTPStatus.OK:  # such as 503: too many bodies at once
+            return {"success": False, "error": f"{answer.status}: {answer.body[:80]!r}"}
+        return answer.json()["result"]["structuredContent"]
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def watched(**settings: Any) -> AsyncGenerator[Watched]:
         process = Watched(server.process.pid, server.address)
         await process.call("get_concurrency_status")
         yield process
-        server.process.terminate()
+        server.kill()
         with trio.fail_after(30):
             await server.process.wait()
 
