@@ -1,23 +1,23 @@
-"""An MCP server on trio for bulk work: bounded, on time, and never losing what is finished.
+"""An MCP server on trio for bulk work: bounded, on time, and without losing finished work.
 
-The rooms, lowest first. Each imports only from rooms below its own; a test enforces it. Every room
-says in its docstring what belongs there, and draws its inner order in the same way.
+The subpackages, lowest first. A subpackage imports only from lower ones; a test checks this. The
+docstring of each says what belongs there, and lists its modules in the same order.
 
     L0   version                             of the distribution
-    L1   settings                            what the operator decides; the log
+    L1   settings                            the operator's settings; the log
     L2   answers                             the envelope, failures, cursors
-    L3   http  database  files               doors to the outside; no MCP server import
+    L3   http  database  files               services, without imports of an MCP server
          inference  upstream                 models, and other MCP servers
-    L4   services                            what lives as long as the server
+    L4   services                            objects that live as long as the server
     L5   operations                          functions of one item, by name; their store
-    L6   live                                limits, queues, calls: what status and metrics read
+    L6   live                                limits, queues, calls, read by status and metrics
     L7   tools                               the MCP tools, one file per family
     L8   server                              composition root, and the policy around each call
     L9   transports                          stdio, Streamable HTTP, in memory
     L10  command_line                        arguments, commands, terminal; the only `trio.run`
-    L11  __main__                            what a signal means while all this is imported
+    L11  __main__                            signal handling during the imports
 
-The names for applications that embed the server are here, and loaded when they are first used.
+The names for applications that embed the server are loaded at their first use.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _CLOSING_SECONDS = 1.0
-# The bound on queries and inference is held by whoever calls, in the limits of the server, which
+# The bound on queries and inference is applied by the caller, in the limits of the server, which
 # can be resized. The services' own limiters only keep their threads apart from other threads.
 _NEVER_BINDING = 1_000
 _MAX_REPLY_BYTES = 500_000

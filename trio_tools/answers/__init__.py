@@ -1,7 +1,7 @@
-"""What a caller is answered: the envelope, failures, and the marks of pages.
+"""Answers to callers: the envelope, failures, and cursors.
 
-Everything that decides the words or the shape of an answer belongs here. Nothing here knows which
-tool answers, or by which transport.
+Everything that determines the text or the structure of an answer belongs here. Nothing here depends
+on a tool or a transport.
 
     errors          failures that a caller can act on
     shortages       a shortage of this machine or process, as a failure

@@ -1,4 +1,4 @@
-"""Opaque page marks: a position that a client carries for us and cannot change unnoticed."""
+"""Cursors: signed positions that a client returns and cannot change."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MAC_BYTES = 12
 
 
 class Cursors:
-    """Turns positions into cursors and back, with a secret that lives as long as the state.
+    """Encodes and decodes positions, with a secret that is kept with the state.
 
     Args:
-        purpose: What the cursors are for; those of another purpose are refused.
-        secret: Shared secret, or what returns it when the first cursor is made or read; by default
-            a new random one.
+        purpose: The purpose of the cursors. Cursors of another purpose are refused.
+        secret: The secret, or a function that returns it at the first use; by default a new random
+            one.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Cursors:
         """Return the position of a cursor.
 
         Raises:
-            InvalidArgument: It was not made here, or was changed since.
+            InvalidArgument: It was not made with this secret, or was changed.
         """
         try:
             raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))

@@ -1,9 +1,10 @@
-"""The one shape in which every tool answers, whatever happened.
+"""The envelope: the one structure of every answer.
 
-`success`, `data`, `error`, `meta`: published as each tool's output schema, so that a program that
-can read one answer can read them all. The schema is brief, since a list of tools repeats it for
-each tool. On failure, `error` is a sentence that says what to do, and `data` has `error_code`,
-`error_type` and `remediation`. `meta` has `version`, `request_id`, `warnings`, `pagination`,
+It has `success`, `data`, `error` and `meta`, and is published as each tool's output schema. So a
+program that can read one answer can read them all. The schema is brief, because a list of tools
+repeats it for each tool. On failure, `error` is a sentence that says what to do, and `data` has
+`error_code`, `error_type` and `remediation`. `meta` has `version`, `request_id`, `warnings`,
+`pagination`,
 `rate_limit` and `telemetry`.
 """
 
@@ -38,7 +39,7 @@ def success_response(
 
     Args:
         data: The result, as JSON values.
-        warnings: Sentences a caller should read although the call succeeded.
+        warnings: Sentences that the caller should read although the call succeeded.
         pagination: `cursor` for the next page, `page_size`, `total`.
         rate_limit: `limit`, `remaining`, `retry_after_seconds`, `waited_seconds`.
     """
@@ -60,10 +61,10 @@ def error_response(
 
     Args:
         message: One sentence that says what is wrong and what to do.
-        error_code: Upper-case name for machines.
+        error_code: Upper-case name for programs.
         error_type: One of `ErrorType`.
         remediation: What to do, as an instruction; the message by default.
-        data: Further fields, such as bounds, names, or what was finished all the same.
+        data: Further fields, such as bounds, names or partial results.
         warnings: Further sentences.
         rate_limit: As for `success_response`.
     """

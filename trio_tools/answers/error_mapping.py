@@ -1,7 +1,7 @@
-"""THE table from an exception to what the caller is told, for whole calls and for single items.
+"""THE table from exceptions to the errors that callers see, for whole calls and for single items.
 
-Whatever the table does not know is a defect of this server or of an operation: it is logged whole,
-and the caller gets a reference to that log entry instead of its text.
+An exception that is not in the table is a defect of this server or of an operation. It is logged
+with its traceback, and the caller gets a reference to that log record instead of its text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _log = logging.getLogger("trio_tools")
 def to_failure(error: Exception) -> ToolFailure:
     """Return the failure to report for `error`, which may be a group of several.
 
-    Of a group the first failure that a caller can act on is told; a defect beside it is logged.
+    For a group it is the first failure that a caller can act on. A defect in the group is logged.
     """
     told = [_known(leaf) for leaf in _leaves(error)]
     request = current_request()
@@ -124,11 +124,11 @@ def _of_cluster(message: str, error: ClusterError) -> ToolFailure:
 
 
 def outcome_failure(outcome: Outcome[Any, Any], *, running: bool = False) -> ToolFailure:
-    """Return why an item has no result, in the same words as for a whole call.
+    """Return why an item has no result, with the same message as for a whole call.
 
     Args:
-        outcome: Of the item; not one that succeeded.
-        running: Whether its batch is still at work, so that what is not done may yet be.
+        outcome: The outcome of an item that did not succeed.
+        running: Whether its batch still runs, so that the item may still end.
     """
     match outcome.status:
         case Status.CANCELLED | Status.NOT_STARTED if running:

@@ -1,7 +1,7 @@
-"""Failures that a caller can act on, as exceptions with the words the answer will carry.
+"""Failures that a caller can act on, as exceptions with the message of the answer.
 
-Services and operations raise them. `error_mapping` holds the one table that turns any other
-exception into one of them. What it does not know is a defect: its text never reaches the client.
+Services and operations raise them. `error_mapping` has the one table that maps other exceptions to
+them. An exception that is not in it is a defect, and its text never reaches the client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, ClassVar, Final
 
 MAX_MESSAGE_CHARS: Final = 2_000
-"""Most characters of a failure's message, whatever it quotes."""
+"""Most characters of a failure's message."""
 
 _SHOWN_CHARS = 80
 
@@ -38,24 +38,24 @@ class ErrorType(StrEnum):
     FORBIDDEN = "forbidden"
     """The settings of this server do not allow it."""
     UPSTREAM = "upstream"
-    """Something behind this server failed."""
+    """A service that this server uses failed."""
     INTERNAL = "internal"
     """A defect here: quote the request id to the operator."""
 
 
 class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the caller can mend
-    """A failure with everything an answer needs.
+    """A failure with everything that an answer needs.
 
     Args:
-        message: One sentence that says what is wrong and what to do. Of one that is longer than
-            `MAX_MESSAGE_CHARS`, the beginning and the end are kept.
-        error_code: Upper-case name for machines; the class has a default.
-        remediation: What to do, as an instruction. Empty if the message says it all.
+        message: One sentence that says what is wrong and what to do. If it is longer than
+            `MAX_MESSAGE_CHARS`, its beginning and its end are kept.
+        error_code: Upper-case name for programs; the class has a default.
+        remediation: What to do, as an instruction. Empty if the message contains it.
         data: Further fields for the answer, such as bounds or names.
 
     Attributes:
         error_type: The kind, one for each class.
-        rate_limit: What is known of the rate limit that the call was under, for `meta.rate_limit`.
+        rate_limit: The rate limit of the call, for `meta.rate_limit`.
     """
 
     error_type: ClassVar[ErrorType] = ErrorType.INTERNAL
@@ -118,7 +118,7 @@ class TimedOut(ToolFailure):
 
 
 class ServerOverloaded(ToolFailure):
-    """The waiting line is full; `data["retry_after_seconds"]` says when to come back."""
+    """The queue is full; `data["retry_after_seconds"]` says when to retry."""
 
     error_type = ErrorType.OVERLOADED
     default_code = "OVERLOADED"
@@ -153,10 +153,10 @@ class UpstreamFailed(ToolFailure):
 
 
 def brief_repr(value: object) -> str:
-    """Return how a message quotes what a caller sent: in 80 characters, and at little cost.
+    """Return a value of a caller for a message, in at most 80 characters and at little cost.
 
-    Writing out megabytes only to cut them would hold the event loop, so of a long text the
-    beginning and the end are quoted, and of a long list or object the first entries.
+    Formatting megabytes only to truncate them would block the event loop. So a long text is quoted
+    by its beginning and its end, and a long list or object by its first entries.
     """
     text = _brief.repr(value)
     return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"

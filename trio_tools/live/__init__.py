@@ -13,7 +13,7 @@ here knows MCP.
     datasets     the records of a dataset as items
     operations   operations made for a call, brought back, and worked on
     snapshot     what the dashboard shows
-    figures      what metrics tell, whoever reads them
+    figures      the figures of metrics
     telemetry    traces and metrics through OpenTelemetry
     stored_view  the same of a state that other processes write to
     pages        the pages that show it

@@ -48,7 +48,7 @@ class Durations:
 
 @dataclass(eq=False)
 class Pace:
-    """How long an item of one operation takes, of late. For advice on batch sizes."""
+    """How long recent items of one operation took. For advice on batch sizes."""
 
     seconds: float | None = None
 

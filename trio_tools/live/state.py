@@ -69,7 +69,7 @@ class ServerState:
         query_cursors: The same of query results.
         dataset_cursors: The same of datasets.
         calls: Calls under way, by request id.
-        durations: How long calls took of late, by tool.
+        durations: How long recent calls took, by tool.
         ended_items: How many items of batch calls ended, each counted once, by tool and how.
         monitor: Who blocked the event loop.
         jobs: What goes on without a call that waits for it.
@@ -137,7 +137,7 @@ class ServerState:
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
-        """Keep services open and watch the event loop, for as long as a connection is served."""
+        """Keep services open and watch the event loop, while a connection is served."""
         self.drained = False  # which the stop of an earlier one may have left behind
         if "cluster" in self.settings.model_fields_set:
             use_cluster(self.settings.cluster.address)

@@ -1,7 +1,8 @@
-"""`tool`: a function of an application as a tool, with what the built-in ones have.
+"""`tool`: an application's function as a tool, with the policy of the built-in ones.
 
-Its call waits in a bounded line, holds a place in a limit, keeps its deadline, and answers in the
-envelope and in both forms. Failures go through the one table, and the description tells all that.
+Its call waits in a bounded queue, holds a token of a limit, has a deadline, and is answered in the
+envelope and in both forms. Failures go through the one error table. The description states the
+limits.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _TIME = "timeout_seconds"
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool of an application may know and tell during a call.
+    """The call that an application's tool serves, and its progress.
 
-    A parameter with this annotation is given one; callers do not see it.
+    A parameter with this annotation gets one. It is not an argument of the tool.
 
     Attributes:
-        client_id: Who calls.
+        client_id: The caller.
         request_id: Of this call, as in its envelope and in the log.
     """
 
@@ -56,15 +57,16 @@ class ToolContext:
     _tell: Callable[[float, float | None, str], object]
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Tell the caller how far the work is. It waits for nothing, in tasks and in threads.
+        """Report progress to the caller. It never waits, and works in tasks and in threads.
 
-        At most 20 messages a second are sent, the latest each time, and only if `done` has grown.
+        At most 20 messages a second are sent, each with the latest values, and only if `done` has
+        grown.
         """
         self._tell(done, total, message)
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the call arrived, waiting in line included."""
+        """Seconds since the call arrived, including its time in the queue."""
         return self._call.waited
 
 
@@ -73,7 +75,7 @@ class ApplicationTool(Tool):
     """A tool that an application made with `tool`.
 
     Attributes:
-        usual_limits: What holds where the settings say nothing else.
+        usual_limits: The limits, unless the settings override them.
     """
 
     usual_limits: ToolLimits = ToolLimits()  # noqa: RUF009 - frozen in practice
@@ -97,40 +99,40 @@ def tool(
 ) -> ApplicationTool:
     """Make a tool of a function, for `create_server(tools=[...])`.
 
-    The names, annotations and defaults of its parameters are the arguments. What it returns has to
-    be JSON values: an object is `data`, anything else is `data["result"]`. It may return an
-    `Answer` too. A `ToolFailure` that it raises is told as it is; the text of any other exception
-    goes to the log alone.
+    The names, annotations and defaults of its parameters are the arguments. It must return JSON
+    values: an object becomes `data`, anything else `data["result"]`. It may also return an
+    `Answer`. A `ToolFailure` reaches the caller unchanged. The text of any other exception is only
+    in the log.
 
-    A cancel, or the end of its time, ends an async function at its next checkpoint and kills a
-    worker process. A thread is waited for half a second, so it should call
+    A cancel or the deadline ends an async function at its next checkpoint, and kills a worker
+    process. A thread has half a second to end, so it should call
     `trio.from_thread.check_cancelled()`.
 
     Args:
-        fn: Async for `runs="async"`, else a plain function; for `"process"` an importable one,
-            for `"cluster"` one that can be pickled by value. A parameter annotated `ToolContext`
-            is given one, except in a process and on a cluster.
+        fn: Async for `runs="async"`, otherwise synchronous; for `"process"` it must be importable,
+            for `"cluster"` it must be picklable by value. A parameter annotated `ToolContext` gets
+            one, except in a process and on a cluster.
         name: For callers; by default the name of the function.
         title: For people; by default made from the name.
         description: For models; by default the docstring.
-        runs: Where.
-        limit: Most calls at work at once. `limits.<name>` in the settings changes all four bounds.
-        max_waiting: Most calls in line.
-        timeout_seconds: Time of a call since it arrived.
-        max_timeout_seconds: If given, callers have an argument `timeout_seconds` up to that.
-        render: How a result reads in the text for a model: called with its JSON value, returns one
-            line, or a line and below it foreign text, which then stands between markers. By
-            default the JSON on a line. A result whose rendering fails, or does not fit into an
-            answer, is shown as JSON.
-        read_only: Whether it changes nothing; clients run such tools in parallel.
+        runs: Where the function runs.
+        limit: Most running calls. `limits.<name>` in the settings overrides this and the next three
+            bounds.
+        max_waiting: Most calls in the queue.
+        timeout_seconds: Timeout of a call, counted from its arrival.
+        max_timeout_seconds: If given, callers have an argument `timeout_seconds` with this maximum.
+        render: Formats a result as text for a model. It gets the JSON value and returns one line,
+            or a line followed by foreign text, which is put between markers. By default the text is
+            the JSON on one line, also if rendering fails or its text does not fit into an answer.
+        read_only: Whether the tool changes nothing. Clients run such tools in parallel.
         annotations: Hints for clients, instead of `read_only`.
         task: For clients that declare the Tasks extension: `"optional"` makes a task of a call
             that takes longer than 1.5 s, `"required"` of every call, and refuses other clients.
 
     Raises:
-        TypeError: The function is of another kind than `runs` says, a parameter is not annotated
-            or cannot be given by name, or `render` cannot be called.
-        ValueError: The name, the description or a bound is none that callers can use.
+        TypeError: The function does not match `runs`, a parameter is not annotated or is
+            positional-only, or `render` is not callable.
+        ValueError: The name, the description or a bound is not valid.
     """
     name = str(name or getattr(fn, "__name__", ""))
     if not _NAME.fullmatch(name):
@@ -218,7 +220,7 @@ def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
 def _parameters_of(
     name: str, fn: Callable[..., Any], runs: str
 ) -> tuple[list[inspect.Parameter], str | None]:
-    """Return the arguments that callers give, and the parameter for the context."""
+    """Return the arguments of callers, and the parameter for the context."""
     hints = typing.get_type_hints(getattr(fn, "func", fn), include_extras=True)
     parameters: list[inspect.Parameter] = []
     context = None
@@ -287,7 +289,7 @@ async def _value(fn: Callable[..., Any], runs: Runs, arguments: dict[str, Any]) 
 
 
 def _answer(name: str, render: Render | None, call: Call, value: Any) -> Answer:
-    """Return what a function returned as an answer, which has to fit into one."""
+    """Return the function's result as an answer, which must fit into `max_output_chars`."""
     if isinstance(value, Answer):
         return value
     try:
@@ -315,7 +317,7 @@ def _answer(name: str, render: Render | None, call: Call, value: Any) -> Answer:
 
 
 def _rendered(name: str, render: Render, value: Any, most_chars: int) -> Told | None:
-    """Return how a result reads by the function of its author; None if that cannot be shown."""
+    """Return the text of a result by its `render`; None if that cannot be shown."""
     try:
         line, _, body = render(value).partition("\n")
     except Exception as error:  # noqa: BLE001 - of the author of the tool
@@ -326,15 +328,15 @@ def _rendered(name: str, render: Render, value: Any, most_chars: int) -> Told | 
 
 
 def checked_tools(tools: Any, taken: frozenset[str]) -> tuple[ApplicationTool, ...]:
-    """Return the tools of an application; a plain async function is one with the defaults.
+    """Return the tools of an application. An async function becomes a tool with the defaults.
 
     Args:
         tools: As `create_server` was given them.
         taken: Names of the built-in tools.
 
     Raises:
-        TypeError: It is no list of tools.
-        ValueError: A name is taken, or there twice.
+        TypeError: It is not a list of tools.
+        ValueError: A name is taken, or appears twice.
     """
     if not isinstance(tools, list | tuple):
         raise TypeError(

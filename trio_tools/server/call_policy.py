@@ -1,7 +1,7 @@
 """What surrounds a call that does work: it is seen, waits its turn, and is missed if it leaves.
 
-Both are structure: a call is at work for as long as the block of its nursery lasts, and holds a
-place in its queue for as long as the block of its slot.
+Both are structure: a call runs while the block of its nursery is open, and holds a
+place in its queue while the block of its slot is open.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class TaskNotifications:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Follow the tasks that a request to listen names, for as long as it lasts."""
+        """Follow the tasks that a listen request names, until it ends."""
         wanted = _task_ids(ctx)
         if not wanted:
             return await call_next(ctx)

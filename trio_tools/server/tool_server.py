@@ -390,7 +390,7 @@ async def _lifespan(server: MCPServer[ServerState]) -> AsyncGenerator[ServerStat
 def _logging_left_alone() -> Generator[None]:
     # The SDK's constructor configures the root logger, and loads a console library for it. Logging
     # belongs to the host, and the command line configures its own. The SDK has no option against
-    # it, so the function is out of the way for as long as the constructor runs.
+    # it, so the function is out of the way while the constructor runs.
     names = sdk_server.__dict__
     with _sdk_is_changed:
         configure_logging = names["configure_logging"]

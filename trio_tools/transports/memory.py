@@ -1,4 +1,4 @@
-"""A client in the same process, without any wire: for the command line, tests and embedding."""
+"""A client in the same process, without a network: for the command line, tests and embedding."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ async def connect_in_process(server: MCPServer[Any]) -> AsyncGenerator[Client]:
         async with connect_in_process(create_server(settings)) as client:
             answer = await client.call_tool("get_concurrency_status", {})
 
-    A call runs inside the caller's task: cancelling the one cancels the other. The server's
-    lifespan is that of the block. Catch errors inside the block: the SDK wraps what leaves it in
-    exception groups.
+    A call runs inside the caller's task, so a cancel of the task cancels the call. The server's
+    lifespan is that of the block. Catch errors inside the block: the SDK wraps exceptions that
+    leave it in exception groups.
 
     Args:
-        server: What to connect to, served to nobody else meanwhile.
+        server: The server, which nothing else may serve meanwhile.
     """
     async with Client(server) as client:
         yield client

@@ -37,7 +37,7 @@ class Reload:
             thread.
         take: Gives them to the server; raises ValueError or OSError before anything has changed.
         owns_log: Whether the level of the process's log is changed too.
-        around: Entered for as long as each reload takes.
+        around: Entered during each reload.
     """
 
     def __init__(

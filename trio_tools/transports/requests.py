@@ -196,7 +196,7 @@ class _Client:
             self._mean = mean + (took - mean) * _NEWEST
 
     def seconds_until_one_ends(self) -> float:
-        """Estimate from what calls took of late, taking those in flight as evenly staggered."""
+        """Estimate from recent calls, assuming that calls in flight are evenly staggered."""
         seconds = _UNMEASURED_CALL if self._mean is None else self._mean
         # If even the latest has been running for longer, the mean is out of date.
         latest = next(reversed(self.began.values()))
@@ -204,7 +204,9 @@ class _Client:
 
 
 def _overloaded(what: str, seconds: float) -> dict[str, Any]:
-    retry_after_seconds = math.ceil(seconds * 1000) / 1000  # whoever waits that long is not early
+    retry_after_seconds = (
+        math.ceil(seconds * 1000) / 1000
+    )  # a caller that waits that long is not early
     message = f"Overloaded: {what}. Call again in {retry_after_seconds:g} s."
     envelope = error_response(
         message,

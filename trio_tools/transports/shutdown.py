@@ -73,7 +73,7 @@ async def run_until_stopped(
 
     Args:
         engine: Serves. Its end is a reason to stop; its exception leaves from here.
-        stop: Asked for by whoever sees a reason.
+        stop: Requests the stop.
         wind_down: Lets calls finish, and then ends the engine's intake so that it returns. It
             keeps to the grace itself. A cancel does not reach it.
         grace_seconds: Time for running calls to answer, in seconds. `CLOSE_SECONDS` later

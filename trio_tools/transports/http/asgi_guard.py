@@ -242,7 +242,7 @@ class AsgiGuard:
     async def _answer_openly(self, path: str, scope: Scope, send: Send) -> bool:
         """Answer what needs no token; return whether it was that."""
         if path in {"/healthz", "/readyz"}:
-            # For whoever starts and watches the server: no secrets, no token, any Host.
+            # For supervisors: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
             return True
         if path in PAGE_PATHS and self._dashboard is not None:

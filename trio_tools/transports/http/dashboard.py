@@ -1,6 +1,6 @@
 """The page at `/`: what goes on, live, in a browser.
 
-The page itself holds no data and is served to whoever may reach the server; what it shows comes
+The page itself holds no data and needs no token; what it shows comes
 from the paths below `/dashboard/`, under the same rules of Host, Origin and token as MCP. It is one
 file without a build step. Foreign text is shown as text only, and the content security policy
 lets nothing run but the script of this page.

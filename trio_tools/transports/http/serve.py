@@ -1,4 +1,4 @@
-"""MCP over Streamable HTTP: both eras of the protocol, on trio, guarded, measured, stoppable."""
+"""MCP over Streamable HTTP on trio: all protocol versions, access checks, metrics and shutdown."""
 
 from __future__ import annotations
 
@@ -59,36 +59,37 @@ async def serve_http(
             ...  # address.url is where clients connect
             nursery.cancel_scope.cancel()
 
-    Beside MCP at `settings.http.path` there are `/healthz` (alive), `/readyz` (takes calls) and
-    `/metrics` (for Prometheus). It stops on a cancel, and on SIGTERM and Ctrl-C if asked to handle
-    signals. Then new requests are refused, calls that run have `settings.shutdown_grace_seconds`
-    to answer; halfway through it, batch calls are told to answer with what they have; the rest are
-    cancelled and answered with an error, and all connections are closed.
+    Besides MCP at `settings.http.path` it serves `/healthz` (alive), `/readyz` (accepts calls) and
+    `/metrics` (for Prometheus).
 
-    Several servers may run in one process, each with a server object of its own.
+    It stops on a cancel, and with `handle_signals` on SIGTERM and Ctrl-C. Then new requests are
+    refused, and running calls have `settings.shutdown_grace_seconds` to answer. Halfway through,
+    batch calls answer with their partial results. At the end the remaining calls are cancelled and
+    answered with an error, and all connections are closed.
+
+    Several servers may run in one process, each with its own server object.
 
     Args:
-        settings: By default those that `server` was made with; without one, from the environment.
-            Port 0 binds a free one.
-        server: What to serve, and over nothing else meanwhile; by default
+        settings: By default the settings of `server`; without a server, those of the environment.
+            Port 0 binds a free port.
+        server: The server, which no other transport may serve meanwhile; by default
             `create_server(settings)`.
-        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
-            when something does not stop in time. A supervisor that the environment names is told
-            how it goes, and sockets that it opened take the place of the address of the settings.
-            For the owner of the process only.
-        read_settings: Returns the settings as they are now, for a reload; called in a thread. A
-            reload is asked for by SIGHUP, if signals are handled, and by `POST /reload`. Without
-            it, a reload reads the file of tokens again and nothing else.
-        task_status: Reports the `Address` once requests are taken.
+        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process if
+            the shutdown exceeds its time. Notify a supervisor named by the environment, and use the
+            sockets that it opened instead of the configured address. Only for the owner of the
+            process.
+        read_settings: Returns the current settings for a reload; called in a thread. SIGHUP (with
+            `handle_signals`) and `POST /reload` request a reload. Without this function, a reload
+            reads only the token file.
+        task_status: Reports the `Address` once requests are accepted.
 
     Raises:
-        ValueError: The settings would let other machines in without tokens, a token is weak or
-            missing, or the certificate, its key or the key's password is not right. Or an upstream
-            is this server itself.
-        OSError: The address cannot be bound, or a file of tokens or of the certificate cannot be
-            read.
-        RuntimeError: `server` is being served already, or signals are to be handled in another
-            thread than the main one.
+        ValueError: The settings would serve other machines without tokens; a token is weak or
+            missing; the certificate, its key or the key's password is wrong; or an upstream is this
+            server itself.
+        OSError: The address cannot be bound, or the token or certificate file cannot be read.
+        RuntimeError: `server` is already served, or `handle_signals` is used outside the main
+            thread.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
     await _serve(
@@ -108,7 +109,7 @@ async def serve_worker(
     *,
     read_settings: Callable[[], Settings],
 ) -> None:
-    """Serve as one of several worker processes, until told to stop or the parent is gone.
+    """Serve as one of several worker processes, until a stop or the end of the parent.
 
     Args:
         settings: Those of this worker alone.
@@ -206,7 +207,7 @@ def _same(settings: Settings) -> Settings:
 
 
 def check_http(settings: HttpSettings) -> None:
-    """Look at what `serve_http` would refuse, without binding an address.
+    """Check everything that `serve_http` would refuse, without binding an address.
 
     Raises:
         ValueError, OSError: As `serve_http`.

@@ -28,7 +28,7 @@ IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""
 
 MAX_HANDSHAKE_BYTES: Final = 2**17
-"""Longest body of a request that opens a session: the SDK keeps it for as long as the session."""
+"""Longest body of a request that opens a session: the SDK keeps it as long as the session."""
 
 BODY_BYTES: Final = "trio_tools.body_bytes"
 """Key of the ASGI scope: the length of the body, which has been read."""

@@ -1,6 +1,6 @@
 """The stdio wire without the I/O: bytes to lines, a line to a message or to the reply it is owed.
 
-The SDK drops what it cannot parse, and then whoever sent it waits for ever. Here every line ends
+The SDK drops what it cannot parse, and then its sender waits for ever. Here every line ends
 as a message for the SDK, as a `Refusal` whose reply goes out, or as a refusal that is owed no
 reply (a broken notification or response) and is only logged.
 """

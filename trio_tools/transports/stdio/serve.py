@@ -1,9 +1,8 @@
-"""MCP over standard input and output, never deaf and always stopping.
+"""MCP over standard input and output.
 
-One task reads, one task writes, and neither ever waits for a tool: a ping or a cancel is read and
-answered while every thread and slot is busy. What bounds memory is the number and size of the
-requests that still wait for their answer; a client that does not read its answers is at last not
-read from either.
+One task reads and one task writes, and neither waits for a tool. So a ping or a cancel is answered
+while every thread and slot is busy. The number and size of unanswered requests bound the memory: if
+a client does not read its answers, the server stops reading from it.
 """
 
 from __future__ import annotations
@@ -50,25 +49,25 @@ async def serve_stdio(
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_stdio, settings)
 
-    It stops at the end of input, when the client closes our output, on a cancel, and on SIGTERM
-    and Ctrl-C if asked to handle signals. Each time, calls that run have
-    `settings.shutdown_grace_seconds` to answer; halfway through it, batch calls are told to answer
-    with what they have; the rest are cancelled and answered with an error. Nothing is raised for
-    any of these reasons.
+    It stops at the end of input, when the client closes our output, on a cancel, and with
+    `handle_signals` on SIGTERM and Ctrl-C. Then running calls have
+    `settings.shutdown_grace_seconds` to answer. Halfway through, batch calls answer with their
+    partial results. At the end the remaining calls are cancelled and answered with an error. None
+    of these reasons raises an exception, except the cancel.
 
     Args:
-        settings: By default those that `server` was made with; without one, from the environment.
-        server: What to serve, and over nothing else meanwhile; by default
+        settings: By default the settings of `server`; without a server, those of the environment.
+        server: The server, which no other transport may serve meanwhile; by default
             `create_server(settings)`.
-        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process
-            when something does not stop in time. For the owner of the process only.
-        read_settings: Returns the settings as they are now, for a reload on SIGHUP; called in a
-            thread. Only with `handle_signals`.
+        handle_signals: Install handlers for SIGTERM and SIGINT meanwhile, and end the process if
+            the shutdown exceeds its time. Only for the owner of the process.
+        read_settings: Returns the current settings for a reload on SIGHUP; called in a thread. Only
+            with `handle_signals`.
         task_status: Reports when input is being read.
 
     Raises:
-        RuntimeError: Standard input and output serve another server already, or `server` is being
-            served already, or signals are to be handled in another thread than the main one.
+        RuntimeError: Standard input and output already serve another server, `server` is already
+            served, or `handle_signals` is used outside the main thread.
         OSError: Standard input or output was closed when the process began.
         ExceptionGroup: The server's lifespan failed, at its start or at its end.
     """
@@ -109,9 +108,10 @@ async def serve_streams(
     """Serve one client over any pair of byte streams, as `serve_stdio` does; they stay open.
 
     Args:
-        server: What to serve, and over nothing else meanwhile.
-        reading: Where the client's lines come from.
-        writing: Where the answers go.
+        server: The server, which no other transport may serve meanwhile.
+        reading: Where the
+            client's lines come from.
+        writing: The answers are written to it.
         grace_seconds: Time for running calls to answer at the stop, in seconds.
         handle_signals: As for `serve_stdio`.
         reload: Listens for SIGHUP, in the main thread.

@@ -80,7 +80,7 @@ class IssuerKeys:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Fetch the keys now, and again before they are old, for as long as the block lasts."""
+        """Fetch the keys now, and again before they expire, while the block is open."""
         async with trio.open_nursery() as nursery:
             self._refresh = single_flight(self._load, nursery)
             nursery.start_soon(self._keep_fresh, self._refresh)

@@ -54,7 +54,7 @@ class ResourceServer:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Keep the issuer's keys for as long as the block lasts."""
+        """Keep the issuer's keys up to date while the block is open."""
         async with self._fetcher, self._keys.running():
             yield
 
