@@ -130,7 +130,9 @@ async def test_no_input_at_all_ends_quietly():
             capture_stderr=True,
             env=environment(),
         )
-    assert (result.stdout, result.stderr) == (b"", b"")
+    # A machine that does other things too may hold the event loop, which is logged.
+    said = [line for line in result.stderr.splitlines() if b" held the event loop " not in line]
+    assert (result.stdout, said) == (b"", [])
 
 
 async def test_stray_output_does_not_reach_the_wire():
