@@ -148,7 +148,7 @@ def test_a_cancel_anywhere_in_a_call_of_an_api():
     assert cancelled_everywhere(scenario) >= 4
 
 
-def test_a_cancel_anywhere_in_the_waiting_line_delays_nobody():
+def test_a_cancel_anywhere_in_the_queue_delays_no_other_waiter():
     async def scenario(cancellable):
         async def slow(stream, server):
             await trio.sleep(0.001)

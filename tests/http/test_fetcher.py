@@ -97,7 +97,7 @@ async def test_content_encodings_are_undone(encoding, encode):
         ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
     ],
 )
-async def test_a_bomb_is_cut_at_the_cap(encoding, encode):
+async def test_a_bomb_is_truncated_at_the_cap(encoding, encode):
     raw = reply(encode(b"\0" * 50_000_000), f"Content-Encoding: {encoding}")
     page = await fetch(answering(raw), max_bytes=100_000)
     assert (page.length, page.truncated) == (100_000, True)

@@ -68,7 +68,7 @@ async def test_at_most_the_limiters_tokens_are_inside_and_all_get_their_turn(
     assert nobody_is_left(admission)
 
 
-async def test_a_full_line_refuses_at_once(autojump_clock, make_limiter):
+async def test_a_full_queue_refuses_at_once(autojump_clock, make_limiter):
     admission = Admission(make_limiter(1), max_waiting=2)
     async with crowd(admission, (100,), (100,), (100,)):
         with pytest.raises(Overloaded) as refusal:
@@ -307,7 +307,7 @@ async def test_keys_are_served_in_turn_and_each_in_order_of_arrival(autojump_clo
     assert [name for name, _ in log] == ["a0", "a1", "a2", "b0", "c0", "a3", "b1"]
 
 
-async def test_a_full_line_makes_room_for_a_key_that_has_less_of_it(autojump_clock):
+async def test_a_full_queue_makes_room_for_a_key_with_fewer_waiting_tasks(autojump_clock):
     admission = Admission(trio.CapacityLimiter(1), max_waiting=4)
     entered, refused = [], []
 
@@ -447,7 +447,7 @@ def test_overloaded_can_be_copied_and_pickled_as_any_exception(through):
     assert (again.retry_after, str(again), again.__notes__) == (2.5, "full", ["item 7"])
 
 
-async def test_a_line_full_of_one_keys_tasks_is_full_for_that_key_only(autojump_clock):
+async def test_a_queue_full_of_one_keys_tasks_is_full_for_that_key_only(autojump_clock):
     admission = Admission(trio.CapacityLimiter(1), max_waiting=3)
 
     async def hold(key):

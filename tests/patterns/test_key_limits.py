@@ -146,7 +146,7 @@ def test_a_wrong_call_is_refused_with_the_right_one(options, kind, message):
         ({"key": str, "bucket_per_key": lambda _: 5}, "must return a TokenBucket, got 5"),
     ],
 )
-async def test_a_key_that_is_none_ends_the_run(options, message):
+async def test_an_invalid_key_ends_the_run(options, message):
     batch = Batch(trio.sleep, [0], **options)
     with pytest.RaisesGroup(pytest.RaisesExc(TypeError, match=message)):
         await batch.run()

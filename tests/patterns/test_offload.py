@@ -96,7 +96,7 @@ async def test_offloaded_threads_leave_trios_own_threads_alone():
 
 
 @pytest.mark.parametrize("run", [run_in_thread, run_in_process])
-async def test_a_limiter_that_is_none_is_refused_with_the_right_call(run):
+async def test_an_object_that_is_not_a_limiter_is_refused_with_the_right_call(run):
     with pytest.raises(TypeError) as caught:
         await run(len, "abc", limiter=3)
     assert str(caught.value) == (
@@ -435,7 +435,7 @@ async def test_a_call_that_computes_for_longer_than_it_may_ends_with_its_worker(
         ),
     ],
 )
-async def test_a_bound_that_is_none_is_refused(bound, kind, message):
+async def test_an_invalid_bound_is_refused(bound, kind, message):
     with pytest.raises(kind) as error:
         await run_in_process(len, "abc", **bound)
     assert str(error.value) == message

@@ -50,7 +50,7 @@ async def test_a_slow_stage_slows_the_one_before(autojump_clock):
     assert 5 * 2 <= downloaded <= 5 * 2 + 3 + 2
 
 
-async def test_a_cut_pipeline_is_resumed(autojump_clock):
+async def test_a_cancelled_pipeline_is_resumed(autojump_clock):
     first = Batch(download, range(10), limit=2)
     done = []
     for _ in range(2):

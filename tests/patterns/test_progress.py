@@ -42,7 +42,7 @@ async def test_the_bar_ends_with_all_that_ended_and_failed(width, autojump_clock
     assert not any("progress" in name or "Refresh" in name for name in names)
 
 
-async def test_a_batch_that_is_cut_leaves_its_counts_on_the_screen(autojump_clock):
+async def test_a_cancelled_batch_leaves_its_counts_on_the_screen(autojump_clock):
     console = terminal()
     batch = Batch(trio.sleep, [1, 1, 60], limit=3)
     with (

@@ -152,7 +152,7 @@ async def test_item_timeout_is_for_an_attempt_and_total_timeout_for_all(autojump
     assert report.outcomes[0].elapsed == 3
 
 
-async def test_a_cut_back_off_leaves_the_item_cancelled_with_its_last_error_as_a_note(
+async def test_a_cancelled_back_off_leaves_the_item_cancelled_with_its_last_error_as_a_note(
     autojump_clock,
 ):
     batch = Batch(Flaky(), ["a"], retry=exactly())

@@ -208,7 +208,7 @@ async def test_nothing_is_kept_after_the_last_one():
         gc.enable()
 
 
-async def test_a_call_that_waits_for_itself_is_told_so():
+async def test_a_call_that_waits_for_itself_is_refused():
     async def look_up(name):
         return await shared(name)
 
@@ -218,7 +218,7 @@ async def test_a_call_that_waits_for_itself_is_told_so():
             await shared("a")
     assert str(caught.value).endswith(
         "look_up with key (('a',), ()) would wait for itself: inside of it call "
-        "test_a_call_that_waits_for_itself_is_told_so.<locals>.look_up directly, or use another key"
+        "test_a_call_that_waits_for_itself_is_refused.<locals>.look_up directly, or use another key"
     )
 
 

@@ -259,7 +259,7 @@ async def test_an_async_generator_that_waits_to_be_asked_is_resumed(autojump_clo
     assert report.complete
 
 
-async def test_a_channel_cut_while_it_waits_loses_nothing(autojump_clock):
+async def test_a_channel_cancelled_while_it_waits_loses_nothing(autojump_clock):
     send, receive = trio.open_memory_channel(0)
 
     async def feed():

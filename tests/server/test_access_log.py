@@ -66,7 +66,7 @@ async def test_refusals_are_recorded_by_code_and_quote_no_argument(era, records,
     assert "PRIVATE" not in caplog.text
 
 
-async def test_a_call_that_is_cut_has_a_record_too(records, autojump_clock):
+async def test_a_cancelled_call_has_a_log_record_too(records, autojump_clock):
     async with connected(server_of(work)) as client:
         with trio.move_on_after(1):
             await client.call_tool("work", {"seconds": 60.0})

@@ -15,7 +15,7 @@ def finished():
     return []
 
 
-async def test_a_call_waits_for_its_turn_and_one_too_many_is_told_at_once_when_to_come_back(
+async def test_a_call_waits_for_its_turn_and_one_too_many_is_refused_with_a_time_to_retry(
     era, autojump_clock, finished
 ):
     async def call_once(name):
@@ -64,7 +64,7 @@ async def test_clients_take_turns_whoever_has_more_calls_in_line(autojump_clock,
     assert finished == ["greedy 0", "greedy 1", "greedy 2", "modest 0", "greedy 3", "greedy 4"]
 
 
-async def test_a_full_line_of_one_client_makes_room_for_another(autojump_clock):
+async def test_a_queue_full_of_one_client_makes_room_for_another(autojump_clock):
     server = server_of(work, **limits("work", max_calls=1, max_waiting=4))
     answers = {}
 
@@ -151,7 +151,7 @@ async def test_many_quick_calls_at_once_all_have_their_turn(era, autojump_clock)
     assert [answer["success"] for answer in answers] == [True] * 50
 
 
-async def test_a_call_that_would_not_get_its_turn_in_time_is_told_so_at_once(autojump_clock):
+async def test_a_call_whose_turn_would_come_too_late_is_refused_at_once(autojump_clock):
     async with connected(server_of(work, **limits("work", max_calls=1))) as client:
         await envelope_of(client, "work", {"seconds": 16})  # so that it knows how long one takes
         async with trio.open_nursery() as nursery:

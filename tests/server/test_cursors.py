@@ -43,7 +43,7 @@ def test_a_cursor_with_any_byte_changed_is_refused(position, data):
 
 
 @given(POSITIONS, st.integers(min_value=1))
-def test_a_cursor_that_is_cut_is_refused(position, length):
+def test_a_truncated_cursor_is_refused(position, length):
     cursor = CURSORS.encode(position)
     assert refused(cursor[: -1 - length % (len(cursor) - 1)])
 

@@ -70,7 +70,7 @@ def test_the_failures_and_the_internal_one_are_all_kinds_there_are():
 
 
 @WRAPPINGS
-async def test_a_full_line_says_when_to_come_back(wrap):
+async def test_a_full_queue_says_when_to_retry(wrap):
     envelope = await told(wrap(Overloaded("all taken", retry_after=2.34567)))
     assert envelope["error"].startswith(
         "This server has all the work it can take. Call again in 2.346 s."

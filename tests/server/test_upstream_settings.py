@@ -124,7 +124,7 @@ def test_the_file_of_vs_code_is_read_with_its_comments_and_variables(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"mcpServers": 5}', "{,", "\xff"])
-def test_a_file_that_is_none_of_a_host_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_hosts_configuration_is_refused(tmp_path, text):
     path = tmp_path / "file.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match="name a host's file of servers"):

@@ -62,7 +62,7 @@ async def test_an_unknown_algorithm_is_answered_with_the_known_ones(roots):
 
 
 @pytest.mark.parametrize("fn", [hash_text, compress_text])
-async def test_a_text_that_is_none_is_refused_where_it_ends(fn):
+async def test_text_with_a_lone_surrogate_is_refused_with_its_position(fn):
     with pytest.raises(InvalidArgument) as caught:
         await in_thread(fn, "ab\ud800")
     assert caught.value.error_code == "NOT_TEXT"

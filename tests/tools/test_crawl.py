@@ -148,7 +148,7 @@ async def test_a_page_that_hangs_times_out_and_delays_no_other(autojump_clock):
     assert trio.current_time() == 22
 
 
-async def test_a_crawl_that_is_cut_goes_on_with_what_is_missing(autojump_clock):
+async def test_a_cancelled_crawl_continues_with_the_missing_pages(autojump_clock):
     site = Site({"/": ["/a", "/b", "/c"], "/b": ["/d"]}, hangs=["/b"])
     crawl = site.crawl()
     batch = Batch(crawl.visit, crawl.frontier, limit=1)

@@ -122,7 +122,7 @@ async def test_a_configured_name_stands_for_a_path(tmp_path):
     assert values_of(chunk) == [2, 4]
 
 
-async def test_a_chunk_that_was_cut_is_finished_under_its_id(tmp_path):
+async def test_a_chunk_that_was_cancelled_is_completed_under_its_id(tmp_path):
     hanging = [2]
 
     async def nap(n: int) -> int:

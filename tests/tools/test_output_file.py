@@ -173,7 +173,7 @@ def test_a_folder_that_is_swapped_for_a_link_is_not_followed(root, tmp_path, mon
     assert names_in(tmp_path / "elsewhere") == []
 
 
-async def test_a_cut_batch_writes_what_there_is_and_going_on_writes_the_whole(root):
+async def test_a_cancelled_batch_writes_its_outcomes_and_a_second_call_writes_all(root):
     hanging = [2]
 
     async def hang(n: int) -> int:
@@ -278,6 +278,6 @@ async def test_a_stop_before_the_file_is_written_is_told(root):
         assert "stopped before output_file was written" in " ".join(answer["meta"]["warnings"])
 
 
-def test_a_folder_that_is_none_ends_the_start(tmp_path):
+def test_a_path_that_is_not_a_folder_ends_the_start(tmp_path):
     with pytest.raises(ValueError, match="name the one that may be written"):
         Settings(output_root=tmp_path / "none")

@@ -88,7 +88,7 @@ async def test_a_result_larger_than_a_page_is_read_in_parts(era):
 
 
 @pytest.mark.parametrize("how", ["tampered", "of another operation", "of a dataset", "nonsense"])
-async def test_a_cursor_that_is_none_is_refused(how):
+async def test_an_invalid_cursor_is_refused(how):
     server = server_with(echo)
     async with calling(server) as call:
         ids = [

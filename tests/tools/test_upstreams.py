@@ -340,7 +340,7 @@ async def test_an_upstream_that_asks_without_end_is_stopped_and_named(tmp_path):
         assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
 
 
-async def test_a_cut_item_sends_the_upstream_a_cancel(tmp_path):
+async def test_a_cancelled_item_sends_the_upstream_a_cancel(tmp_path):
     trace = tmp_path / "trace"
     async with server_over(small=small(env={"UPSTREAM_TRACE": str(trace)})) as run:
         await run("small.echo", {"text": "x"})  # so that it has started

@@ -297,7 +297,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing(end):
 
 
 @pytest.mark.parametrize("leaves", ["call", "stream"])
-async def test_a_client_that_leaves_with_a_request_in_line_leaves_nothing(leaves, monkeypatch):
+async def test_a_client_that_disconnects_with_a_queued_request_leaves_nothing(leaves, monkeypatch):
     monkeypatch.setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", 0.05)
     async with http_server() as address:
         session = await open_session(address)
