@@ -172,6 +172,13 @@ def test_the_python_on_each_page_compiles():
     assert compiled > 50
 
 
+def test_each_api_has_one_row_of_guarantees():
+    page = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    rows = Counter(re.findall(r"^\| ([^|\s][^|]*) \|", page, re.MULTILINE))
+    assert len(rows) > 50
+    assert [name for name, times in rows.items() if times > 1 and name.strip("-")] == []
+
+
 def test_every_fence_is_closed():
     assert [p.name for p in PAGES if "```" in FENCE.sub("", p.read_text("utf-8"))] == []
 
