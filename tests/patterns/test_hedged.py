@@ -1,4 +1,4 @@
-"""A second try when the first is late: which wins, what becomes of the others, what it may cost."""
+"""A second try when the first is late: which wins, what happens to the others, what it may cost."""
 
 import math
 

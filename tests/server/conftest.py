@@ -1,4 +1,4 @@
-"""Both eras of the protocol, and no settings of whoever runs the tests."""
+"""Both eras of the protocol, and no settings from the environment of the tests."""
 
 from tests.server.kit import era, no_settings_from_outside
 

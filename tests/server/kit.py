@@ -35,7 +35,7 @@ def era(request):
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch):
-    """Keep the settings of whoever runs the tests away from the servers."""
+    """Keep settings in the environment of the tests away from the servers."""
     for name in [name for name in os.environ if name.startswith("TRIO_TOOLS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TRIO_TOOLS_STATE__URL", "memory")  # see tests/conftest.py

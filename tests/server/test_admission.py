@@ -1,4 +1,4 @@
-"""Overload is an answer at once, the line is fair, and whoever steers never waits in it."""
+"""A full queue refuses at once, it is fair, and status and cancel never wait in it."""
 
 import pytest
 import trio

@@ -1,4 +1,4 @@
-"""The log of the command line: what its lines are made of, whoever wrote the record."""
+"""The log of the command line: the format of its lines, for all records."""
 
 import json
 import subprocess

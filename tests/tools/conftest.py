@@ -1,4 +1,4 @@
-"""Both eras of the protocol, no settings of whoever runs the tests, and a shop to ask."""
+"""Both eras of the protocol, no settings from the environment, and a shop to ask."""
 
 import sqlite3
 from contextlib import closing

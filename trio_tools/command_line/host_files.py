@@ -318,7 +318,7 @@ def _checked(
     place: tuple[str, str],
     entry: Mapping[str, Any] | None,
 ) -> str:
-    """Return `changed` if, but for the entry at `place`, its values are those of before."""
+    """Return `changed` if it differs from before only in the entry at `place`."""
     container, name = place
     expected = {**before, container: {**before.get(container, {})}}
     if entry is None:

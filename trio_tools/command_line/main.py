@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = partial(_COMMANDS[options.command], options, settings, rest)
         status = _run(_ending_in_time(command) if options.command == "serve" else command)
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
-    except BrokenPipeError:  # whoever read our output has left, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         return _without_reader()
     except (OSError, ValueError) as error:  # of the start: later ones come in groups
         for line in problem_lines(error):

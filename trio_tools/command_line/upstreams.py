@@ -48,7 +48,7 @@ async def upstreams(options: argparse.Namespace, settings: Settings, _: list[str
 
 
 async def examine(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Start all upstreams at once, for as long as each may take, and tell what there is."""
+    """Start all upstreams at once, each within its start timeout, and report what they offer."""
     from trio_tools.upstream.upstreams import Upstreams  # noqa: PLC0415 - only if there are some
 
     known = Upstreams(settings.upstreams, own_name=settings.name)

@@ -29,7 +29,7 @@ DEFAULT_MAX_INPUT_BYTES = 50_000_000
 DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
 
 _CHUNK_BYTES = 2**13  # the slowest levels take some 25 ms for it
-# Of zstd, which would gather 128 KiB and then be deaf for as long as those take.
+# Of zstd, which would gather 128 KiB and check for no cancel meanwhile.
 _CHUNKS_PER_BLOCK = 4
 _UNFOLD_BYTES = 2**18
 _WINDOW_BYTES = 2**23  # level 9 of lzma would take 64 MiB and ten times that to search it

@@ -271,7 +271,7 @@ def _advice(state: ServerState) -> list[str]:
         parallel = state.limits_of(name).concurrency
         fitting = min(int(budget / seconds * parallel * _SAFETY), state.settings.max_items)
         advice.append(
-            f"{name}: an item takes {seconds:.3g} s of late, so about {max(1, fitting)} fit into "
+            f"{name}: an item takes {seconds:.3g} s recently, so about {max(1, fitting)} fit into "
             f"one call of {budget:g} s with {parallel} in parallel."
         )
     return advice

@@ -76,7 +76,7 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
         if start:
             yield
         end = start + _STEP_BYTES
-        # A quote within a text is escaped, but for one behind an escaped backslash: nearly so.
+        # A quote within a text is escaped, except after an escaped backslash. This is close enough.
         texts += text.count(b'"', start, end) - text.count(b'\\"', start, end)
         containers += text.count(b"{", start, end) + text.count(b"[", start, end)
         values += text.count(b",", start, end)

@@ -159,12 +159,12 @@ def too_large_line(request_id: int, most: int) -> bytes:
 
 
 class LineWriter(Closable):
-    """What is said to the program. A line that was begun is finished, whoever is cancelled."""
+    """The input of the program. A line that was begun is finished, also after a cancel."""
 
     def __init__(self, child: Child, link: Link) -> None:
         self._stdin = child.stdin
         self._link = link
-        # What of a line is not written yet; whoever comes meanwhile waits. At most one line.
+        # What of a line is not written yet; later writers wait. At most one line.
         self._rest = b""
         self._blocked = trio.Event()
         self._free = trio.Event()
@@ -198,7 +198,7 @@ class LineWriter(Closable):
             self._blocked.set()
 
     async def finish_lines(self) -> None:
-        """Write what did not fit into the pipe at once, for as long as the program runs."""
+        """Write what did not fit into the pipe at once, while the program runs."""
         while True:
             await self._blocked.wait()
             self._blocked = trio.Event()

@@ -1,6 +1,6 @@
 """Replies that are used again, by the rules of RFC 9111 for a private cache.
 
-A reply is fresh for `cache_seconds`, or for as long as it says itself if that is shorter. Then it
+A reply is fresh for `cache_seconds`, or for its own lifetime if that is shorter. Then it
 is asked for again with its validators, and used again if the server says that it is the same. What
 depends on who asks, or is not to be stored, is not: `no-store`, `Vary: *`, cookies, credentials.
 """

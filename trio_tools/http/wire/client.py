@@ -63,7 +63,7 @@ class Answer(NamedTuple):
 
 
 class PooledClient:
-    """Base of clients that have connections for as long as their block lasts, and no tasks.
+    """Base of clients that have connections while their block is open, and no tasks.
 
     Args:
         guard: What may be connected to.

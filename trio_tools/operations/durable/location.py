@@ -67,7 +67,7 @@ class Location:
                 found = database.execute("SELECT 1 FROM operations WHERE background LIMIT 1")
                 return found.fetchone() is not None
         except sqlite3.Error:
-            return True  # whoever opens it for good says what is wrong
+            return True  # opening it for use reports the error
 
     def make_file(self) -> None:
         """Make the SQLite file if there is none, readable for its owner only.

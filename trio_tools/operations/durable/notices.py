@@ -1,6 +1,6 @@
 """What servers that share a PostgreSQL database tell each other: LISTEN and NOTIFY.
 
-A notice is a hint and nothing more. It may be lost while the connection is, so whoever waits for
+A notice is a hint and nothing more. It may be lost with the connection, so a task that waits for
 one also looks by itself from time to time.
 """
 
@@ -39,10 +39,10 @@ def payload_of(kind: Kind, owner: str, operation_id: str) -> str:
 
 
 class Notices:
-    """Hears what other servers tell, and wakes who waits for it.
+    """Receives notices of other servers, and wakes the tasks that wait for them.
 
     Args:
-        location: Of the database. A file has no notices: who waits then looks by itself.
+        location: Of the database. A file has no notices: waiting tasks then check by themselves.
         heard: Called with each payload.
     """
 

@@ -67,7 +67,7 @@ class Sessions:
         # By name: those that have a session.
         self._clients: dict[str, _Client] = {}
         # Invariants: every session that the SDK keeps, and every one that is being opened, is in
-        # `sessions` of one client, but for those that are being ended; `max_sessions` at most are.
+        # `sessions` of one client, except those that are being ended; `max_sessions` at most are.
         # `_by_id` has those of them that were opened. The SDK does not tell when it ends one: it is
         # known here until it has been left for that long, or is asked for.
         self._by_id: dict[bytes, _Session] = {}
@@ -183,7 +183,7 @@ class Sessions:
         }
         if session.user is not None:
             scope["user"] = session.user
-        # Begun, it is ended whoever cancels the newcomer: the SDK would keep half of it.
+        # Once begun, it is completed also after a cancel: the SDK would keep a half-ended session.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
             await self._app(scope, _no_body, _unsent)
 
