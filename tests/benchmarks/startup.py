@@ -65,7 +65,10 @@ def run(argv: Sequence[str] = ()) -> int:
 def cpu_seconds_of(source: str) -> float:
     """Run a program to its end; return the CPU time that the kernel counted for it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", source], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", source],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TRIO_TOOLS_LOG_LEVEL": "warning"},
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
