@@ -18,12 +18,13 @@ def text_of(node):
 def codes():
     """Every literal that is given as an `error_code`, is a class's default, or is one of `Code`."""
     for node in (node for tree in TREES for node in ast.walk(tree)):
-        if isinstance(node, ast.keyword) and node.arg == "error_code":
-            yield from text_of(node.value)
-        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "default_code":
-            yield from text_of(node.value)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "default_code":
-            yield from text_of(node.value)
+        match node:
+            case ast.keyword(arg="error_code"):
+                yield from text_of(node.value)
+            case ast.AnnAssign(target=ast.Name(id="default_code")):
+                yield from text_of(node.value)
+            case _:
+                pass
     yield from map(str, Code)
 
 
