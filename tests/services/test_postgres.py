@@ -92,6 +92,11 @@ async def test_whatever_does_more_than_read_is_forbidden(databases, sql):
     assert (await databases.query("shop", "SELECT count(*) FROM shop")).rows == ((100,),)
 
 
+async def test_what_writes_is_refused_by_its_word_and_not_for_its_syntax(databases):
+    with pytest.raises(Forbidden, match=r"only be read \(it has CREATE\)"):
+        await databases.query("shop", "EXPLAIN ANALYZE CREATE TABLE copied AS SELECT 1")
+
+
 @pytest.mark.parametrize("word", ["SHOW", "EXPLAIN"])
 @pytest.mark.parametrize(
     "disguise",

@@ -143,6 +143,12 @@ def read_only(reason: str) -> Forbidden:
 def refused(statement: Statement, reason: str) -> ToolFailure:
     """Return the error for a statement that the database does not understand or allow."""
     if statement.seems_to_write:
+        # PostgreSQL gets the statement inside of one that reads, where a writing word is an error
+        # of syntax. The syntax is right for the caller, who needs to know the word.
+        if reason.startswith("syntax error"):
+            writes = _WRITING_WORDS_INSIDE | {"CREATE"}
+            word = next((word for word in statement.words if word in writes), statement.kind)
+            reason = f"it has {word}"
         return read_only(reason)
     return InvalidArgument(
         f"the database refuses the statement in sql: {reason}; correct it and call again",
