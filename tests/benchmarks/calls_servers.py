@@ -19,6 +19,7 @@ from mcp.types import ToolAnnotations
 
 from nursery_patterns import run_in_process, run_in_thread
 from trio_tools.live.state import ServerState
+from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
@@ -42,13 +43,18 @@ def add_echo(server):
     return server
 
 
+def server_of(tools, **settings):
+    state = ServerState(Settings(**settings))
+    return ToolServer(state, tools, telemetry=Telemetry(state.settings, list))
+
+
 def under_policy():
-    return ToolServer(ServerState(Settings(http=HTTP)), (*TOOLSETS["default"], of_ours(echo)))
+    return server_of((*TOOLSETS["default"], of_ours(echo)), http=HTTP)
 
 
 def ours():
-    state = ServerState(Settings(http=HTTP, limits=LIMITS))
-    server = add_echo(ToolServer(state, (*TOOLSETS["default"], *map(of_ours, OUR_TOOLS))))
+    tools = (*TOOLSETS["default"], *map(of_ours, OUR_TOOLS))
+    server = add_echo(server_of(tools, http=HTTP, limits=LIMITS))
 
     @server.tool()
     async def talk(messages: int, ctx: Context) -> str:
