@@ -101,11 +101,8 @@ class Intake(Generic[ItemT, ValueT]):
         if not (slot.may_keep() and self._may_wait()):
             return None
         if self.turn.taken:
-            slot.lend()
-            try:
-                await self.turn.wait()
-            finally:
-                slot.end_loan()
+            slot.release()  # a worker that only waits for its turn holds nothing
+            await self.turn.wait()
         with self.turn:
             if queue is not None:
                 await queue.wait_for_fresh()
