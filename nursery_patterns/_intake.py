@@ -161,7 +161,7 @@ class Intake(Generic[ItemT, ValueT]):
         """Wait for the token of the bucket and for the slot, and note that the item starts."""
         plan = self._plan
         if plan.bucket is not None and not _has_taken(plan.bucket):
-            slot.release()  # no slot is held while a token is waited for
+            slot.release_for_wait()  # no slot is held while a token is waited for
             self._tell_waiting(entry, "bucket")
             await plan.bucket.acquire()
         if not slot.acquire_nowait():

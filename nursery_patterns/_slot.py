@@ -24,9 +24,9 @@ class SlotLimiters:
     Args:
         batch: Bounds the items of this batch.
         shared: Bounds the items of several batches, if there is one.
-        keep_batch_token: Whether an item that releases its slot keeps its token of `batch`.
-            Required for ordered streams: outcomes hold their tokens there while they wait for the
-            outcome of an item before them.
+        keep_batch_token: Whether an item keeps its token of `batch` while it waits. Required for
+            ordered streams: outcomes hold their tokens there while they wait for the outcome of an
+            item before them, which would then wait for a token of theirs.
     """
 
     __slots__ = ("batch", "keep_batch_token", "lent", "reacquiring", "released", "shared")
@@ -44,9 +44,10 @@ class SlotLimiters:
         # Slots that their items released, until they are reacquired or their worker ends. At most
         # _MAX_RELEASED.
         self.released: set[Slot] = set()
-        self.reacquiring = 0  # how many of these wait to be reacquired
-        # Slots whose workers wait for an item to come, or for their turn to do so. Those that hold
-        # a token meanwhile give it to an item that acquires its slot again. Longest wait first.
+        # How many of these are being reacquired without a token of `batch`.
+        self.reacquiring = 0
+        # Slots whose workers wait for an item to come. Those that hold a token meanwhile give it to
+        # an item that acquires its slot again. Longest wait first.
         self.lent: dict[Slot, None] = {}
 
 
@@ -103,7 +104,7 @@ class Slot:
 
     async def acquire(self) -> None:
         """Wait for each token that is not held yet."""
-        if self._is_over_limit():
+        if self._is_over_limit() and not self._limiters.keep_batch_token:
             self.release()
         await self.acquire_batch_token()
         if self._shared_limiter is not None and not self._has_shared_token:
@@ -177,6 +178,13 @@ class Slot:
             self.has_batch_token = False
             self._batch_limiter.release_on_behalf_of(self)
 
+    def release_for_wait(self) -> None:
+        """Release what an item must not hold while it waits for anything but its slot."""
+        if self._limiters.keep_batch_token:
+            self.release_shared_token()
+        else:
+            self.release()
+
     def try_release_for_wait(self) -> bool:
         """Release the slot while the item only waits; return False if the item must keep it.
 
@@ -191,19 +199,13 @@ class Slot:
             or self._task is not trio.lowlevel.current_task()
         ):
             return False
-        if limiters.keep_batch_token:
-            self.release_shared_token()
-        else:
-            self.release()
+        self.release_for_wait()
         limiters.released.add(self)
         return True
 
     def set_aside(self) -> bool:
         """Release the slot while its item waits for its key; return whether to pull others."""
-        if self._limiters.keep_batch_token:
-            self.release_shared_token()
-        else:
-            self.release()
+        self.release_for_wait()
         if len(self._limiters.released) >= _MAX_RELEASED:
             return False
         self._limiters.released.add(self)
@@ -211,16 +213,20 @@ class Slot:
 
     async def reacquire(self) -> None:
         """Wait for the released tokens again, first in, first out with all other tasks."""
-        lent = next(iter(self._limiters.lent), None)
-        if lent is not None:
-            lent.end_loan()
-            lent.release()
-        self._limiters.reacquiring += 1
-        try:
+        limiters = self._limiters
+        if self.has_batch_token:
             await self.acquire()
-        finally:
-            self._limiters.reacquiring -= 1
-        self._limiters.released.discard(self)
+        else:
+            lent = next(iter(limiters.lent), None)
+            if lent is not None:
+                lent.end_loan()
+                lent.release()
+            limiters.reacquiring += 1
+            try:
+                await self.acquire()
+            finally:
+                limiters.reacquiring -= 1
+        limiters.released.discard(self)
 
     @property
     def limiter(self) -> trio.CapacityLimiter | None:
