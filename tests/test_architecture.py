@@ -68,9 +68,9 @@ OUTSIDERS = {
     "platformdirs": ("trio_tools.operations.durable.location",),
     "duckdb": ("trio_tools.database.duckdb_worker",),
     "psycopg": (
-        "trio_tools.database.postgres",
-        "trio_tools.database.postgres_cancel",
-        "trio_tools.database.postgres_session",
+        "trio_tools.database.postgres.connections",
+        "trio_tools.database.postgres.cancel",
+        "trio_tools.database.postgres.session",
         "trio_tools.database.shared_store",
         "trio_tools.operations.durable.notices",
     ),

@@ -240,7 +240,7 @@ async def test_json_that_a_parser_would_change_keeps_its_text(databases, text):
 )
 async def test_a_row_that_is_too_large_is_not_sent(databases, value, monkeypatch):
     sent = []
-    monkeypatch.setattr("trio_tools.database.postgres_session._row", lambda *row: sent.append(row))
+    monkeypatch.setattr("trio_tools.database.postgres.session._row", lambda *row: sent.append(row))
     with pytest.raises(InvalidArgument) as caught:
         await databases.query("shop", f"SELECT {value}", timeout_seconds=60)
     assert caught.value.error_code == "TOO_LARGE"
@@ -539,7 +539,7 @@ async def test_a_server_that_is_not_there_is_not_the_callers_fault(tmp_path):
 
 
 async def test_without_the_extra_the_error_says_what_to_install(databases, monkeypatch):
-    monkeypatch.setattr("trio_tools.database.postgres.find_spec", lambda name: None)
+    monkeypatch.setattr("trio_tools.database.postgres.connections.find_spec", lambda name: None)
     with pytest.raises(UpstreamFailed) as caught:
         await databases.query("shop", "SELECT 1")
     assert "pip install trio-tools[postgres]" in caught.value.remediation

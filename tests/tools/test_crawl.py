@@ -12,7 +12,7 @@ from tests.server.kit import connected
 from tests.tools.kit import calling, server_with
 from trio_tools.http.fetching.types import FetchedPage
 from trio_tools.http.wire.errors import InvalidRequest
-from trio_tools.operations.crawl import Crawl, CrawlItem
+from trio_tools.operations.builtin.crawl import Crawl, CrawlItem
 
 HOST = "http://site.test"
 

@@ -9,11 +9,7 @@ Each module imports only from those above it:
     sqlite              SQLite files
     duckdb_worker       one statement on DuckDB, in a worker process
     duckdb              DuckDB files, and folders of Parquet and CSV files
-    postgres_values     values of PostgreSQL as JSON has them
-    postgres_session    one statement in a transaction that reads
-    postgres_errors     errors of PostgreSQL as failures
-    postgres_cancel     a cancel that reaches the server
-    postgres            connections and queries
+    postgres            PostgreSQL: connections, sessions, values, errors
     databases           `Databases`: what `query_database` uses
     shared_store        what replicas share of limits, in PostgreSQL
     shared_limits       limits that several replicas keep to together

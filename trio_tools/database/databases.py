@@ -13,7 +13,7 @@ import trio
 from nursery_patterns import run_in_thread
 from trio_tools.answers.errors import InvalidArgument, NotFound, brief_repr, use_one_of
 from trio_tools.database.duckdb import DuckDatabase
-from trio_tools.database.postgres import PostgresDatabase
+from trio_tools.database.postgres.connections import PostgresDatabase
 from trio_tools.database.results import Query, QueryResult, QueryTiming, shown_size
 from trio_tools.database.sqlite import SqliteDatabase
 from trio_tools.database.statement import Statement, too_slow

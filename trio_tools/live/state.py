@@ -29,6 +29,7 @@ from trio_tools.live.jobs import Job, Jobs
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.usage import Usage
 from trio_tools.live.workers import Workers
+from trio_tools.operations.builtin.upstream import UpstreamOperations
 from trio_tools.operations.durable.blobs import Stored
 from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Record
@@ -44,7 +45,6 @@ from trio_tools.operations.registry import (
 )
 from trio_tools.operations.store import MemoryStore
 from trio_tools.operations.stored_operation import OperationStore, StoredOperation
-from trio_tools.operations.upstream import UpstreamOperations
 from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
 

@@ -14,11 +14,7 @@ memory_budget     what items in flight and kept results may take together
 stored_operation  one operation that outlives its call, and what a store of them does
 store             operations that outlive their calls
 durable_store     operations that outlive the process
-web               fetch, call_api
-crawl             crawl
-content           hash, compress
-data              query, infer
-upstream          the tools of the MCP servers behind this one
+builtin           the operations that come with the server
 registry          the operations of one server, by name
 """
 

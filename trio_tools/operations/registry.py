@@ -9,12 +9,12 @@ from itertools import chain
 from typing import Any
 
 from trio_tools.answers.errors import NotFound, brief_repr, use_one_of
-from trio_tools.operations.content import content_operations
-from trio_tools.operations.crawl import crawl_operations
-from trio_tools.operations.data import data_operations
+from trio_tools.operations.builtin.content import content_operations
+from trio_tools.operations.builtin.crawl import crawl_operations
+from trio_tools.operations.builtin.data import data_operations
+from trio_tools.operations.builtin.upstream import UpstreamOperations
+from trio_tools.operations.builtin.web import web_operations
 from trio_tools.operations.operation import Operation
-from trio_tools.operations.upstream import UpstreamOperations
-from trio_tools.operations.web import web_operations
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 from trio_tools.settings.computing import Place

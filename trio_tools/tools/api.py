@@ -12,8 +12,8 @@ from trio_tools.answers.errors import NotFound, ToolFailure
 from trio_tools.answers.texts import Told
 from trio_tools.http.apis.types import Waiting
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
+from trio_tools.operations.builtin.web import MAX_METHOD_LENGTH, reply_data, reply_text
 from trio_tools.operations.operation import TextLists
-from trio_tools.operations.web import MAX_METHOD_LENGTH, reply_data, reply_text
 from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool

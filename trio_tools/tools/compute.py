@@ -12,7 +12,7 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told, counted
 from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
-from trio_tools.operations.content import compression_text
+from trio_tools.operations.builtin.content import compression_text
 from trio_tools.settings.computing import run_at
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.arguments import TimeoutSeconds

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import Forbidden, InvalidArgument
 from trio_tools.live.state import ServerState
-from trio_tools.operations.crawl import (
+from trio_tools.operations.builtin.crawl import (
     MAX_DEPTH,
     MAX_PAGE_CHARS,
     CrawlItem,

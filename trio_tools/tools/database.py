@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.texts import Told, counted
-from trio_tools.operations.data import query_data, rows_text
+from trio_tools.operations.builtin.data import query_data, rows_text
 from trio_tools.operations.item_runner import same_json
 from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call

@@ -9,8 +9,8 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
+from trio_tools.operations.builtin.web import MAX_CHARS, most_bytes
 from trio_tools.operations.operation import Texts
-from trio_tools.operations.web import MAX_CHARS, most_bytes
 from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
-from trio_tools.operations.data import InferItem
+from trio_tools.operations.builtin.data import InferItem
 from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool

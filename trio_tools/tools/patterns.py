@@ -37,7 +37,7 @@ from trio_tools.answers.texts import Told, counted, json_line
 from trio_tools.files.hashing import Digest, encode_text, hash_text
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.live.state import ServerState
-from trio_tools.operations.data import query_data, rows_text
+from trio_tools.operations.builtin.data import query_data, rows_text
 from trio_tools.settings.threads import run_in_tool_thread
 from trio_tools.tools.arguments import BudgetSeconds, OperationId, TimeoutSeconds
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from psycopg import postgres, pq
 
-from trio_tools.database.postgres_values import Converter, array_converter, converter_of
+from trio_tools.database.postgres.values import Converter, array_converter, converter_of
 from trio_tools.database.statement import without_comments_in_front
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from trio_tools.answers.errors import (
 )
 from trio_tools.answers.shortages import SHORTAGES, local_shortage
 from trio_tools.database.engine import SqlDatabase
-from trio_tools.database.postgres_cancel import RunningStatement, cancel_on_server
-from trio_tools.database.postgres_errors import failure_of, lost
+from trio_tools.database.postgres.cancel import RunningStatement, cancel_on_server
+from trio_tools.database.postgres.errors import failure_of, lost
 from trio_tools.database.results import QueryResult, QueryTiming, row_too_large, take_rows
 from trio_tools.settings.database_urls import PostgresUrl
 from trio_tools.settings.threads import run_in_tool_thread
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from trio_tools.database.postgres_session import Row, RowTooLarge, Session
-    from trio_tools.database.postgres_values import Converter
+    from trio_tools.database.postgres.session import Row, RowTooLarge, Session
+    from trio_tools.database.postgres.values import Converter
     from trio_tools.database.results import DatabaseConfig, Query
     from trio_tools.database.statement import Statement
 
@@ -166,7 +166,7 @@ class PostgresDatabase(SqlDatabase):
         work: Callable[[Session], _T],
     ) -> _T:
         """Call `work` with a transaction on a connection. Runs in a thread."""
-        from trio_tools.database.postgres_session import PostgresError, Session  # noqa: PLC0415
+        from trio_tools.database.postgres.session import PostgresError, Session  # noqa: PLC0415
 
         connection, kept = self._take()
         session = Session(connection, self._url.schema)
@@ -227,7 +227,7 @@ class PostgresDatabase(SqlDatabase):
             ) from None
 
     def _give_back(self, connection: psycopg.Connection, session: Session) -> None:
-        from trio_tools.database.postgres_session import PostgresError  # noqa: PLC0415
+        from trio_tools.database.postgres.session import PostgresError  # noqa: PLC0415
 
         clean = False
         with suppress(PostgresError):
@@ -246,7 +246,7 @@ class PostgresDatabase(SqlDatabase):
 
 
 def _import_driver() -> None:
-    import_module("trio_tools.database.postgres_session")
+    import_module("trio_tools.database.postgres.session")
 
 
 def _one_line(error: Exception) -> str:
@@ -254,7 +254,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _query(session: Session, query: Query, database: PostgresDatabase) -> QueryResult:
-    from trio_tools.database.postgres_session import RowTooLarge  # noqa: PLC0415 - loaded by now
+    from trio_tools.database.postgres.session import RowTooLarge  # noqa: PLC0415 - loaded by now
 
     started = time.monotonic()
     statement = query.statement

@@ -14,7 +14,7 @@ from trio_tools.answers.errors import (
 from trio_tools.database.statement import read_only, refused
 
 if TYPE_CHECKING:
-    from trio_tools.database.postgres_session import PostgresError
+    from trio_tools.database.postgres.session import PostgresError
     from trio_tools.database.statement import Statement
 
 _READ_ONLY_STATES = frozenset({"25006"})
