@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trio_tools.database.shared_limits import SharedBucket, SharedLimits
     from trio_tools.http.apis.client import ApiClient
     from trio_tools.http.fetching.fetcher import Fetcher
-    from trio_tools.http.fetching.host import HostState
+    from trio_tools.http.fetching.hosts.host import HostState
     from trio_tools.http.wire.client import Share
     from trio_tools.inference.models import Models
     from trio_tools.upstream.upstream import Upstream

@@ -6,11 +6,11 @@ import zlib
 import pytest
 
 from tests.http.servers import OK, config, next_request, reply, serving
-from trio_tools.http.fetching import content
-from trio_tools.http.fetching.charsets import detected_charset, undeclared_utf8
-from trio_tools.http.fetching.content import to_pdf_text
 from trio_tools.http.fetching.fetcher import Fetcher
-from trio_tools.http.fetching.pdf import MAX_PAGES, extract_pdf
+from trio_tools.http.fetching.text import content
+from trio_tools.http.fetching.text.charsets import detected_charset, undeclared_utf8
+from trio_tools.http.fetching.text.content import to_pdf_text
+from trio_tools.http.fetching.text.pdf import MAX_PAGES, extract_pdf
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.http.wire.errors import FetchError
 

@@ -7,9 +7,9 @@ import trio
 from nursery_patterns import request_context, run_batch
 from nursery_patterns.testing import InFlightGauge
 from trio_tools.answers.errors import ErrorType
-from trio_tools.http.fetching.host import HostState
-from trio_tools.http.fetching.host_throttle import HostLimits
-from trio_tools.http.fetching.throttling import parse_retry_after
+from trio_tools.http.fetching.hosts.host import HostState
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits
+from trio_tools.http.fetching.hosts.throttling import parse_retry_after
 from trio_tools.http.wire.errors import HostCoolingDown
 
 
@@ -189,7 +189,7 @@ async def test_slowness_cuts_the_limit_without_a_pause(autojump_clock):
 async def test_hosts_in_trouble_are_forgotten_before_they_fill_the_memory(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr("trio_tools.http.fetching.host_throttle._MAX_REMEMBERED", 10)
+    monkeypatch.setattr("trio_tools.http.fetching.hosts.host_throttle._MAX_REMEMBERED", 10)
     hosts = make()
     for number in range(50):
         await hosts.enter(str(number))

@@ -5,9 +5,9 @@ import trio
 
 from tests.http.servers import answering, config, reply, serving
 from tests.http.test_fetcher import failure, fetch
-from trio_tools.http.fetching.extraction import extract_markdown
 from trio_tools.http.fetching.fetcher import Fetcher
-from trio_tools.http.fetching.pdf import MAX_PAGES, extract_pdf
+from trio_tools.http.fetching.text.extraction import extract_markdown
+from trio_tools.http.fetching.text.pdf import MAX_PAGES, extract_pdf
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.http.wire.errors import Code
 

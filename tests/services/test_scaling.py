@@ -13,7 +13,7 @@ from nursery_patterns import Batch
 from tests.services.test_shared_limits import tables as tables  # noqa: PLC0414 - a fixture
 from tests.support.shared_tables import SimulatedStore
 from trio_tools.database.shared_limits import SharedLimits
-from trio_tools.http.fetching.host_throttle import HostLimits
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits
 
 HOSTS, ITEMS, REPLICAS = 2_000, 2_400, 4
 AT_ONCE, PER_HOST = 100, 4

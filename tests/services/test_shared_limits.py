@@ -18,7 +18,7 @@ from trio_tools.database.shared_store import (
     SharedStoreError,
     Wanted,
 )
-from trio_tools.http.fetching.host_throttle import HostLimits
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits
 
 
 @pytest.fixture

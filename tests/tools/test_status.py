@@ -8,8 +8,8 @@ import trio
 from nursery_patterns import request_context
 from tests.server.kit import call_as
 from tests.tools.kit import calling, nap_server
-from trio_tools.http.fetching.host import HostState
-from trio_tools.http.fetching.host_throttle import HostLimits
+from trio_tools.http.fetching.hosts.host import HostState
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits
 from trio_tools.live.snapshot import host_view
 
 

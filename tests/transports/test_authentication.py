@@ -1,7 +1,7 @@
 import pytest
 
 from trio_tools.settings import HttpSettings
-from trio_tools.transports.http.authentication import Authenticator, Denied, is_loopback
+from trio_tools.transports.http.access.authentication import Authenticator, Denied, is_loopback
 
 SECRET, OTHER = "s" * 32, "o" * 32
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.transports.lines import INITIALIZE
 from tests.transports.requests import PING, exchange, get, http_server, open_session, post
-from trio_tools.transports.http.forwarded import TrustedProxies
+from trio_tools.transports.http.access.forwarded import TrustedProxies
 
 SECRET = "s" * 32
 ORIGIN = "https://inspector.example.com"

@@ -26,7 +26,7 @@ from tests.transports.requests import (
     open_session,
     post,
 )
-from trio_tools.transports.http.authentication import Denied
+from trio_tools.transports.http.access.authentication import Denied
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions
 
 SECRETS = {name: name * 20 for name in ("alice", "bob", "carol")}

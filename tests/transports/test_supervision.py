@@ -18,8 +18,8 @@ from trio_tools.settings import HttpSettings, Settings
 from trio_tools.transports.http import Address, check_http
 from trio_tools.transports.http.listening.handed import Handed
 from trio_tools.transports.http.listening.unix_socket import bind_unix
-from trio_tools.transports.http.operators.liveness import WorkerLinks
 from trio_tools.transports.http.operators.supervisor import Supervisor
+from trio_tools.transports.http.workers.liveness import WorkerLinks
 
 TOKEN = "m" * 32
 

@@ -13,11 +13,11 @@ from tests.transports.lines import INITIALIZE, make_server
 from tests.transports.requests import PING, Reader, get, post
 from trio_tools.settings import Settings
 from trio_tools.settings.shares import share_of
-from trio_tools.transports.http.listeners import Loads
+from trio_tools.transports.http.listening.listeners import Loads
 from trio_tools.transports.http.metrics import merged
 from trio_tools.transports.http.serve import _serve
-from trio_tools.transports.http.siblings import WorkerPlace
-from trio_tools.transports.http.worker import Worker
+from trio_tools.transports.http.workers.child import Worker
+from trio_tools.transports.http.workers.siblings import WorkerPlace
 
 COUNT = 2
 

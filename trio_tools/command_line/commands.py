@@ -16,7 +16,7 @@ from trio_tools.settings.upstreams import check_upstreams_are_others
 
 if TYPE_CHECKING:
     from trio_tools.server import ToolServer
-    from trio_tools.transports.http.siblings import WorkerPlace
+    from trio_tools.transports.http.workers.siblings import WorkerPlace
 
 USAGE_ERROR = 2
 """Exit status of a command or a setting that is wrong."""
@@ -53,11 +53,11 @@ async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -
     place = None
     if options.transport == "http" and settings.http.workers > 1 and not options.check:
         if options.worker is None:
-            from trio_tools.transports.http.workers import serve_workers  # noqa: PLC0415
+            from trio_tools.transports.http.workers.parent import serve_workers  # noqa: PLC0415
 
             return await serve_workers(settings, options.argv, count=settings.http.workers)
         from trio_tools.settings.shares import share_of  # noqa: PLC0415
-        from trio_tools.transports.http.siblings import WorkerPlace  # noqa: PLC0415
+        from trio_tools.transports.http.workers.siblings import WorkerPlace  # noqa: PLC0415
 
         place = WorkerPlace.of_json(options.worker)
         settings = share_of(settings, place.count)

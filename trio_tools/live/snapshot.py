@@ -22,7 +22,7 @@ from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.version import __version__
 
 if TYPE_CHECKING:
-    from trio_tools.http.fetching.host import HostState
+    from trio_tools.http.fetching.hosts.host import HostState
 
 MAX_OPERATIONS: Final = 50
 MAX_FAILED: Final = 20

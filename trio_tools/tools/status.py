@@ -27,7 +27,7 @@ from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaration import Tool
 
 if TYPE_CHECKING:
-    from trio_tools.http.fetching.host import HostState
+    from trio_tools.http.fetching.hosts.host import HostState
 
 # The share of a budget that advice plans with.
 _SAFETY = 0.8

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 from trio_tools.settings import HttpSettings
+from trio_tools.transports.http.access.authentication import Authenticator, Denied
 from trio_tools.transports.http.asgi_guard import AsgiGuard
-from trio_tools.transports.http.authentication import Authenticator, Denied
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard, View
-from trio_tools.transports.http.listeners import listen
+from trio_tools.transports.http.listening.listeners import listen
 
 _TOKEN_BYTES: Final = 24
 _MAX_CONNECTIONS: Final = 64

@@ -22,15 +22,15 @@ from nursery_patterns import Retry, TokenBucket, TokenBucketStatistics
 from trio_tools.http.apis.paths import check_path
 from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS, Secret
 from trio_tools.http.apis.types import ApiConfig, ApiReply, OwnPace, Pace, Waiting
-from trio_tools.http.fetching.content import decode_any_text, media_type, parse_json
 from trio_tools.http.fetching.headers import header_lines
-from trio_tools.http.fetching.host_throttle import HostLimits, Places
-from trio_tools.http.fetching.throttling import (
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits, Places
+from trio_tools.http.fetching.hosts.throttling import (
     THROTTLED,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
 )
+from trio_tools.http.fetching.text.content import decode_any_text, media_type, parse_json
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.client import Answer, PooledClient, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context

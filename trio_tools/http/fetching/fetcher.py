@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import trio
 
-from trio_tools.http.fetching.content import media_of
 from trio_tools.http.fetching.headers import RequestHeaders, within_origin, wrong_argument
-from trio_tools.http.fetching.host_throttle import Places
+from trio_tools.http.fetching.hosts.host_throttle import Places
+from trio_tools.http.fetching.hosts.throttled_client import ThrottledClient
 from trio_tools.http.fetching.kept_pages import KeptPages
-from trio_tools.http.fetching.page_content import Content, content_of
 from trio_tools.http.fetching.redirects import ChainCookies, location_of, redirected
 from trio_tools.http.fetching.reply_cache import ReplyCache
 from trio_tools.http.fetching.robots import MAX_ROBOTS_BYTES, Robots, RobotsReply
-from trio_tools.http.fetching.throttled_client import ThrottledClient
+from trio_tools.http.fetching.text.content import media_of
+from trio_tools.http.fetching.text.page_content import Content, content_of
 from trio_tools.http.fetching.types import FetchConfig, FetchedPage, FetchRequest
 from trio_tools.http.wire.client import Answer, Share, unshared
 from trio_tools.http.wire.connector import Resolver, create_ssl_context

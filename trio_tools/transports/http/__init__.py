@@ -1,17 +1,12 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
-authentication   which address, which Host, which Origin, which token
+access           which address, Host, Origin and token may send a request
 operators        what operators ask for while it runs
 oauth            access tokens of an authorization server
-browsers         what a page of another origin may do and read
-forwarded        the client behind a trusted proxy
 tls              a certificate, its key, and the password of the key
-listening        unix sockets, and sockets that a supervisor opened
-listeners        the address that is bound; how workers share it
+listening        ports, unix sockets, and sockets that a supervisor opened
 http11           one connection: h11 and an ASGI application
-siblings         what the workers of one address do for each other
-worker           what one of them has of its parent
-workers          the parent, which owns them
+workers          several processes that serve one address
 connections      accepted up to a bound, fairly, closable at once
 sessions         of the older era: each client has its share
 dashboard        the page at /, and what it reads
@@ -26,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trio_tools.transports.http.listeners import Address as Address
+    from trio_tools.transports.http.listening.listeners import Address as Address
     from trio_tools.transports.http.serve import check_http as check_http
     from trio_tools.transports.http.serve import serve_http as serve_http
 

@@ -20,20 +20,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import request_context
 from trio_tools.settings.logs import FIELDS
-from trio_tools.transports.http.authentication import (
+from trio_tools.transports.http.access.authentication import (
     ANONYMOUS,
     Authenticator,
     Denied,
     bearer_token,
 )
-from trio_tools.transports.http.browsers import is_preflight, preflight_fields, readable
+from trio_tools.transports.http.access.browsers import is_preflight, preflight_fields, readable
+from trio_tools.transports.http.access.forwarded import TrustedProxies
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
-from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.operators.metrics_door import METRICS_PATH, MetricsAccess
 from trio_tools.transports.http.operators.reload_door import RELOAD_PATH, answer_reload
 from trio_tools.transports.http.sessions import BODY_BYTES
-from trio_tools.transports.http.siblings import SIBLING
+from trio_tools.transports.http.workers.siblings import SIBLING
 from trio_tools.transports.json_weight import TOO_MANY, weigh
 from trio_tools.transports.reload import Reload
 

@@ -24,8 +24,8 @@ from trio_tools.answers.shortages import is_shortage
 from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.http import http11
 from trio_tools.transports.http.http11 import HttpConnection
-from trio_tools.transports.http.listeners import Listener
-from trio_tools.transports.http.siblings import HandedOver, Siblings, pump
+from trio_tools.transports.http.listening.listeners import Listener
+from trio_tools.transports.http.workers.siblings import HandedOver, Siblings, pump
 
 KNOWN: Final = "trio_tools.known"
 """Key of the ASGI scope: called without arguments when a request has shown a token."""

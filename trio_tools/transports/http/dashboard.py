@@ -35,7 +35,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.operations.result import value_of
 from trio_tools.operations.stored_operation import CHUNK_BYTES, StoredOperation
 from trio_tools.tools.batches.outcomes import AnyOutcome, groups_of
-from trio_tools.transports.http.authentication import Denied
+from trio_tools.transports.http.access.authentication import Denied
 
 PREFIX: Final = "/dashboard/"
 PAGE_PATHS: Final = frozenset({"/", "/dashboard"})

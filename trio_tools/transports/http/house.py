@@ -19,17 +19,17 @@ from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
 from trio_tools.settings.upstreams import check_upstreams_are_others
+from trio_tools.transports.http.access.authentication import Authenticator
+from trio_tools.transports.http.access.forwarded import TrustedProxies
 from trio_tools.transports.http.asgi_guard import AsgiGuard
-from trio_tools.transports.http.authentication import Authenticator
 from trio_tools.transports.http.connections import Connections
 from trio_tools.transports.http.dashboard import Dashboard, LiveView
-from trio_tools.transports.http.forwarded import TrustedProxies
 from trio_tools.transports.http.metrics import Metrics, metrics_of_all, sums_of_all
 from trio_tools.transports.http.oauth.scope_stage import bind_scopes
 from trio_tools.transports.http.operators.metrics_door import MetricsAccess, MetricsDoor
 from trio_tools.transports.http.sessions import IDLE_SECONDS, Sessions, watch_handshake
 from trio_tools.transports.http.tls import tls_context
-from trio_tools.transports.http.worker import Worker
+from trio_tools.transports.http.workers.child import Worker
 from trio_tools.transports.memory_trim import MemoryTrim
 from trio_tools.transports.reload import Reload
 from trio_tools.transports.requests import ClientShare, RunningCalls, middleware

@@ -23,7 +23,7 @@ from starlette.types import Scope
 from trio_tools.live.figures import Figure, figures_of, process_figures
 from trio_tools.live.state import ServerState
 from trio_tools.live.workers import Sums
-from trio_tools.transports.http.siblings import Siblings
+from trio_tools.transports.http.workers.siblings import Siblings
 from trio_tools.version import __version__
 
 OWN: Final = b"own"

@@ -14,9 +14,10 @@ from mcp.server.mcpserver import MCPServer
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.upstreams import check_upstreams_are_others
-from trio_tools.transports.http.authentication import Authenticator
+from trio_tools.transports.http.access.authentication import Authenticator
 from trio_tools.transports.http.house import HttpServer
-from trio_tools.transports.http.listeners import (
+from trio_tools.transports.http.listening.handed import Handed
+from trio_tools.transports.http.listening.listeners import (
     Address,
     Listener,
     address_of,
@@ -24,13 +25,12 @@ from trio_tools.transports.http.listeners import (
     listen_for_metrics,
     metrics_url,
 )
-from trio_tools.transports.http.listening.handed import Handed
 from trio_tools.transports.http.operators.metrics_door import MetricsAccess
 from trio_tools.transports.http.operators.supervisor import Supervisor
 from trio_tools.transports.http.operators.token_reload import watch_tokens
-from trio_tools.transports.http.siblings import WorkerPlace
 from trio_tools.transports.http.tls import tls_context
-from trio_tools.transports.http.worker import Worker
+from trio_tools.transports.http.workers.child import Worker
+from trio_tools.transports.http.workers.siblings import WorkerPlace
 from trio_tools.transports.reload import Reload
 from trio_tools.transports.sdk import quiet_ends_of_sessions
 from trio_tools.transports.shutdown import (

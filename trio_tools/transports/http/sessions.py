@@ -22,7 +22,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nursery_patterns import current_request
-from trio_tools.transports.http.authentication import ANONYMOUS, Denied
+from trio_tools.transports.http.access.authentication import ANONYMOUS, Denied
 
 IDLE_SECONDS: Final = 30 * 60.0
 """How long after it was left the SDK ends a session by itself."""

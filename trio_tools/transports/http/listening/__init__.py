@@ -1,5 +1,8 @@
-"""Sockets that listen and are not opened by host and port.
+"""Where the server listens: a port, a unix socket, or sockets that a supervisor opened.
+
+Code that binds an address, or accepts from one that several workers share, belongs here.
 
 unix_socket  a socket in the file system
 handed       sockets that a supervisor has opened
+listeners    the address that is bound; how workers share it
 """

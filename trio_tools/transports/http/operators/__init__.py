@@ -3,6 +3,5 @@
 token_reload  the file of tokens, read again when it changes
 reload_door   POST /reload
 metrics_door  who may read /metrics, and the port of its own
-liveness      whether all workers answer their parent
 supervisor    what systemd is told: ready, reloading, stopping, alive
 """

@@ -17,7 +17,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from trio_tools.settings import HttpSettings
-from trio_tools.transports.http.authentication import (
+from trio_tools.transports.http.access.authentication import (
     LOOPBACK_NAMES,
     MIN_TOKEN_CHARS,
     Authenticator,

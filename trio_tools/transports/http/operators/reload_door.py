@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from starlette.types import Send
 
-from trio_tools.transports.http.authentication import Denied
+from trio_tools.transports.http.access.authentication import Denied
 from trio_tools.transports.reload import Reload, ReloadRefused
 
 RELOAD_PATH: Final = "/reload"

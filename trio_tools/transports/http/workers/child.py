@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import trio
 
-from trio_tools.transports.http.listeners import Loads, SharedListener, listener_over
 from trio_tools.transports.http.listening.handed import Handed
-from trio_tools.transports.http.siblings import Siblings, WorkerPlace
+from trio_tools.transports.http.listening.listeners import Loads, SharedListener, listener_over
+from trio_tools.transports.http.workers.siblings import Siblings, WorkerPlace
 from trio_tools.transports.shutdown import Stop
 
 

@@ -10,16 +10,16 @@ from functools import partial
 import trio
 
 from nursery_patterns import HedgePolicy, HedgeStatistics, Retry, hedged
-from trio_tools.http.fetching.content import media_of
-from trio_tools.http.fetching.host import HostState
-from trio_tools.http.fetching.host_throttle import HostLimits, Places
-from trio_tools.http.fetching.redirects import location_of
-from trio_tools.http.fetching.throttling import (
+from trio_tools.http.fetching.hosts.host import HostState
+from trio_tools.http.fetching.hosts.host_throttle import HostLimits, Places
+from trio_tools.http.fetching.hosts.throttling import (
     THROTTLED,
     ThrottledError,
     parse_retry_after,
     seconds_to_retry,
 )
+from trio_tools.http.fetching.redirects import location_of
+from trio_tools.http.fetching.text.content import media_of
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 from trio_tools.http.wire.client import Answer, Fields, PooledClient, Share
 from trio_tools.http.wire.connector import Resolver

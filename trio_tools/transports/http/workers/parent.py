@@ -22,11 +22,16 @@ from typing import Final, NamedTuple
 import trio
 
 from trio_tools.settings import Settings
-from trio_tools.transports.http.listeners import Loads, address_of, listen, listen_for_metrics
 from trio_tools.transports.http.listening.handed import Handed
-from trio_tools.transports.http.operators.liveness import WorkerLinks
+from trio_tools.transports.http.listening.listeners import (
+    Loads,
+    address_of,
+    listen,
+    listen_for_metrics,
+)
 from trio_tools.transports.http.operators.supervisor import Supervisor
-from trio_tools.transports.http.siblings import WorkerPlace
+from trio_tools.transports.http.workers.liveness import WorkerLinks
+from trio_tools.transports.http.workers.siblings import WorkerPlace
 from trio_tools.transports.shutdown import Stop, run_until_stopped, stop_on_signals
 
 FIRST_PAUSE_SECONDS: Final = 0.1

@@ -6,7 +6,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from nursery_patterns import run_in_thread
-from trio_tools.http.fetching.content import (
+from trio_tools.http.fetching.text.content import (
     Decoded,
     MediaType,
     decode_any_text,

@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from nursery_patterns import released_slot
-from trio_tools.http.fetching.host import Host, HostState
+from trio_tools.http.fetching.hosts.host import Host, HostState
 from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import trio
 
 from nursery_patterns import WorkerCrashed
-from trio_tools.http.fetching.charsets import (
+from trio_tools.http.fetching.text.charsets import (
     Charset,
     charset_of_label,
     declared_charset,
     detected_charset,
     undeclared_utf8,
 )
-from trio_tools.http.fetching.extraction import Extracted, extract_markdown
-from trio_tools.http.fetching.pdf import PdfText, extract_pdf
+from trio_tools.http.fetching.text.extraction import Extracted, extract_markdown
+from trio_tools.http.fetching.text.pdf import PdfText, extract_pdf
 from trio_tools.http.wire.errors import Code, FetchError
 from trio_tools.settings.computing import run_computation
 
