@@ -64,7 +64,7 @@ class AIMD:
         slow_after: A call that takes longer, in seconds, counts as dropped.
 
     Raises:
-        TypeError: An argument is no number.
+        TypeError: An argument is not a number.
         ValueError: An argument is out of its bounds.
     """
 
@@ -105,7 +105,7 @@ class Gradient2:
         tolerance: Factor by which calls may be slower than usual before the limit shrinks (>= 1).
 
     Raises:
-        TypeError: An argument is no number.
+        TypeError: An argument is not a number.
         ValueError: An argument is out of its bounds.
     """
 
@@ -129,7 +129,7 @@ class Gradient2:
         else:
             self._measure(elapsed)
             if in_flight < limit / 2:
-                return limit  # too few calls to tell
+                return limit  # too few calls for an estimate
             slowdown = self.tolerance * self._usual / elapsed if elapsed > 0 else 1.0
             gradient = max(0.5, min(1.0, slowdown))
         wanted = limit * gradient + self.queue_size
@@ -236,7 +236,7 @@ class AdaptiveLimiter(DelegatingLimiter):
             dropped: Whether the call timed out or was refused because of the load.
 
         Raises:
-            TypeError: `elapsed` is no number.
+            TypeError: `elapsed` is not a number.
             ValueError: `elapsed` is negative or NaN.
         """
         check_seconds("elapsed", elapsed, call="limiter.record(0.25)", zero=True)

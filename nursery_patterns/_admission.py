@@ -55,7 +55,7 @@ class AdmissionStatistics:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds that one task more would wait in the queue, as far as holds tell; else 0."""
+        """Seconds that one more task would wait, estimated from recent holds; 0 without any."""
         if self.mean_hold is None or not self.capacity or self.holding < self.capacity:
             return 0.0
         return _expected_wait(self.mean_hold, self.waiting, self.capacity)

@@ -50,7 +50,7 @@ def check_async_function(fn: object, *, call: str, item: bool = True) -> None:
         name = getattr(fn, "__name__", type(fn).__name__)
         if name == "<lambda>":
             raise TypeError(
-                "expected an async function, got a lambda, of which nobody can tell whether it is "
+                "expected an async function, got a lambda, which does not show whether it is "
                 f"async: write {call.format(fn='fn')} with `async def fn(item): ...`, or use "
                 "functools.partial(async_function, ...)"
             )
@@ -66,7 +66,7 @@ def check_async_function(fn: object, *, call: str, item: bool = True) -> None:
 def _check_takes_one_item(fn: Callable[..., object], call: str) -> None:
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # it has none that can be told
+    except (TypeError, ValueError):  # its signature is not available
         return
     try:
         signature.bind(object())
@@ -84,7 +84,7 @@ def _is_async_callable(fn: Any) -> bool:
 
 
 def _is_kind(is_kind: Callable[[Any], bool], fn: Any) -> bool:
-    """Ask a question of `inspect` about what is called in the end."""
+    """Apply a function of `inspect` to the function that is called in the end."""
     while isinstance(fn, functools.partial):
         fn = fn.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return any(

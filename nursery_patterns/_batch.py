@@ -81,10 +81,10 @@ class Batch(Generic[ItemT, ValueT]):
         bucket_per_key: A `TokenBucket` to make one like it for each key; or a function of the key
             that makes one.
         on_error: `"collect"` makes a failure an outcome. `"cancel"` makes the first failure cancel
-            the rest and leave the run as an `ExceptionGroup`. (A timed-out item is no failure.)
+            the rest and leave the run as an `ExceptionGroup`. (A timed-out item is not a failure.)
         journal: Keeps outcomes beyond this process, and gives those there are to begin with.
-        observer: Is told when items start, end, wait and are tried again; or several observers,
-            told in their order.
+        observer: Called when items start, end, wait and are retried; or several observers, called
+            in their order.
         name: Shown in `repr` and in the names of the tasks.
 
     Attributes:
@@ -317,7 +317,7 @@ class Batch(Generic[ItemT, ValueT]):
             self._states.source.stop()
             self._publish()
             self._plan.settle()  # last: it may run code that is not ours, and raise
-        if self._states.source.broken is not None:  # what was within reach has ended
+        if self._states.source.broken is not None:  # the items before the error have ended
             raise ExceptionGroup(f"{self!r}", [self._states.source.broken])
 
     @property

@@ -111,7 +111,7 @@ class ClusterJob:
         if (size := len(function) + len(told)) > self.max_bytes:
             raise TooLargeForCluster(
                 f"{self.name} and its arguments have {size:,} bytes and may have "
-                f"{self.max_bytes:,}: put what is large into the cluster once, with "
+                f"{self.max_bytes:,}: put large values into the cluster once, with "
                 "ray.put(value), and give the reference as the argument"
             )
         return told, self.max_bytes, function, *(self.args[n] for n in places)

@@ -22,8 +22,8 @@ def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -
     """Run a call, and return its pickled result.
 
     Args:
-        call: Name, arguments, places of `shared` among them, request and trace; pickled.
-        max_result_bytes: Most bytes of what is returned.
+        call: Name, arguments, positions of `shared` among them, request and trace; pickled.
+        max_result_bytes: Most bytes of the result.
         function: Pickled.
         shared: Arguments that the engine transferred.
 

@@ -26,8 +26,8 @@ _log = logging.getLogger("nursery_patterns.cluster")
 # Seconds that a cancelled call waits until its core is free.
 _GRACE = 1.0
 
-# Seconds that the end of the run waits until the engine has closed. What it started on this machine
-# ends with this process, or with the thread, in any case.
+# Seconds that the end of the run waits until the engine has closed. Processes that it started on
+# this machine end with this process, or with the thread, in any case.
 _CLOSING = 0.5
 
 ClusterState = Literal["not connected", "connecting", "connected", "failed", "lost"]
@@ -88,7 +88,7 @@ class ClusterLink:
         self._crashed = 0
 
     async def connect(self) -> Connection:
-        """Return the connection. If there is none that works, connect.
+        """Return the connection. If no connection works, connect.
 
         Raises:
             ClusterError: It cannot be made.

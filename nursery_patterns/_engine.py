@@ -38,8 +38,8 @@ class Engine(Generic[ItemT, ValueT]):
     """One run of a batch: its dispatcher and its workers.
 
     Args:
-        plan: What is run, and how.
-        queue: Where outcomes are handed to the consumer of a stream, if it is one.
+        plan: The function, and the rules for each item.
+        queue: Where outcomes are handed to the consumer of a stream; None without a consumer.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Engine(Generic[ItemT, ValueT]):
         self._states = plan.states
         self._source = plan.states.source
         self._queue = queue
-        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+        self._now = trio.lowlevel.current_clock().current_time  # the source of trio.current_time
         self._limiters = SlotLimiters(
             plan.batch_limiter,
             plan.shared_limiter,
@@ -80,8 +80,8 @@ class Engine(Generic[ItemT, ValueT]):
     async def _work(self, slot: Slot) -> None:  # noqa: C901, PLR0912 - one frame on purpose
         """Run items one after the other, while there are items and the slot may be kept.
 
-        When an item waits and when it goes on, that passes through each frame between the item
-        and trio. A second frame here costs as much as the record of an outcome.
+        A waiting item suspends and resumes through each frame between the item and trio. A second
+        frame here costs as much as the record of an outcome.
         """
         plan, states, intake, queue = self._plan, self._states, self._intake, self._queue
         now = self._now
@@ -122,7 +122,7 @@ class Engine(Generic[ItemT, ValueT]):
                         )
                 except* Exception as failures:
                     # A nursery of the item's own failed while it was cancelled: the failure is the
-                    # item's, and the cancel that came with it goes on from here.
+                    # item's, and the cancel is raised again from here.
                     self._conclude(self._failure(index, item, failures, now() - started))
                     plan.raised.append(failures)
                     if plan.fail_fast:
@@ -145,7 +145,7 @@ class Engine(Generic[ItemT, ValueT]):
 
     @contextmanager
     def _worker_of(self, slot: Slot) -> Generator[None]:
-        """Give back all that a worker holds, and tell the dispatcher if it was the last one."""
+        """Release what a worker holds, and wake the dispatcher if it was the last worker."""
         with slot:
             try:
                 yield

@@ -66,7 +66,7 @@ class _Level(Generic[ItemT]):
         self.virtual = 0.0
         self._started: _Heap[ItemT] = []  # by finish tag
         self._to_start: _Heap[ItemT] = []  # by start tag
-        self._served_until: dict[Hashable, float] = {}  # of keys without a line: their last finish
+        self._served_until: dict[Hashable, float] = {}  # last finish of keys without items
         self._number = count()
 
     def push(self, item: ItemT, key: Hashable, weight: float, now: float) -> None:
@@ -111,7 +111,7 @@ class _Level(Generic[ItemT]):
                 _, number, line = heapq.heappop(self._started)
                 if line.entry == number:
                     return line
-            self.virtual = max(self.virtual, self._to_start[0][0])  # nobody is due before
+            self.virtual = max(self.virtual, self._to_start[0][0])  # no item is due earlier
 
     def _enter(self, line: _Line[ItemT]) -> None:
         line.entry = next(self._number) + 1

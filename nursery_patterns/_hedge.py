@@ -57,7 +57,7 @@ class HedgePolicy:
     Usage::
 
         policy = HedgePolicy(budget=0.05)
-        answer = await hedged(ask, question, delay=policy)
+        answer = await hedged(fetch, url, delay=policy)
 
     An attempt is late if it takes longer than the `percentile` of the last 256 successful calls
     (Dean and Barroso, The Tail at Scale, 2013). Until 20 of them are known, it is late after
@@ -71,7 +71,7 @@ class HedgePolicy:
         budget: Most further attempts per call on average, above 0 and at most 1.
 
     Raises:
-        TypeError: An argument is no number.
+        TypeError: An argument is not a number.
         ValueError: An argument is out of its bounds.
     """
 

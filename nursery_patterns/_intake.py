@@ -21,8 +21,8 @@ from nursery_patterns._token_bucket import TokenBucket
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
-# Seconds after which a worker looks at the deadline itself. Trio makes a cancel of it only when the
-# loop gets to run, which items that do not wait prevent.
+# Seconds after which a worker checks the deadline itself. Trio delivers a cancel only when the
+# loop runs, and items that do not wait keep it from running.
 _DEADLINE_UNCHECKED = 0.001
 
 # Items in a row that are skipped, since they have an outcome from before.
@@ -189,7 +189,7 @@ class Intake(Generic[ItemT, ValueT]):
             self._plan.on_waiting(*entry, reason=reason)
 
     def _tell_started(self, entry: tuple[int, ItemT]) -> None:
-        self._states.pulled(*entry)  # where it stays if this raises, which keeps it from starting
+        self._states.pulled(*entry)  # if this raises, it stays there and does not start
         if self._plan.on_started is not None:
             self._plan.on_started(*entry)
 

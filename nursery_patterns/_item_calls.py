@@ -44,7 +44,7 @@ class ItemRetries(Generic[ItemT, ValueT]):
     """Calls the function of an item until it succeeds, the policy gives up, or its time is up.
 
     Attributes:
-        on_retried: Told of each failure that is tried again, if anybody is.
+        on_retried: Called for each failure that is retried; None for no call.
     """
 
     def __init__(

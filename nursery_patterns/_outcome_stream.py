@@ -72,10 +72,10 @@ class OutcomeQueue(Generic[ItemT, ValueT]):
 
     def wait_until_taken(self) -> Awaitable[None]:
         """Wait until the consumer has taken as many outcomes as are stored now."""
-        return self._workers.park()  # without a frame of its own, which costs
+        return self._workers.park()  # no frame of its own: a frame costs time
 
     def end(self) -> None:
-        """Tell the consumers that no further item will start."""
+        """Signal the consumers that no further item will start."""
         self._consumers.unpark_all()
 
     def close(self) -> None:

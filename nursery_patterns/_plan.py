@@ -1,4 +1,4 @@
-"""What a batch runs, and how: what outlives each run, and may be changed while one goes on."""
+"""What a batch runs and by which rules. It outlives each run, and may change during one."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class Plan(Generic[ItemT, ValueT]):
     @item_timeout.setter
     def item_timeout(self, seconds: float | None) -> None:
         self._item_timeout = seconds
-        # A cancel scope per item costs nearly as much as all the rest, so there is none without
+        # A cancel scope per item costs nearly as much as all other costs, so there is none without
         # a deadline.
         self.call = self.fn if seconds is None else in_time(self.fn, seconds)
 
     def observe(self, *observers: object) -> None:
-        """Tell these too what happens, after those that are told already."""
+        """Add observers, called after those that are there."""
         self._observers += observers
         self.on_started = hook(self._observers, "started")
         self.on_ended = hook(self._observers, "ended")
@@ -98,7 +98,7 @@ class Plan(Generic[ItemT, ValueT]):
         """After a run: name the items that were cancelled, and let go of the frames of its tasks.
 
         Raises:
-            ExceptionGroup: Observers raised; each was told of every such item.
+            ExceptionGroup: Observers raised; each was called for every such item.
         """
         for error in self.raised:
             release_frames(error)

@@ -31,7 +31,7 @@ _PATIENCE = 10 * 365 * 24 * 3600
 # Seconds in which the host of an address has to accept a connection.
 _CONNECT_SECONDS = 5.0
 
-# Room for a `struct sigaction`, which has 152 bytes or fewer.
+# Size of the buffer for a `struct sigaction`, which has 152 bytes or fewer.
 _ACTION_BYTES = 512
 
 # A larger function is sent once through the object store, and not with each call.
@@ -43,7 +43,7 @@ def connect(address: str) -> RayEngine:
 
     Raises:
         ClusterNotInstalled: Ray is not installed.
-        ClusterUnreachable: There is none at the address, or none could be started.
+        ClusterUnreachable: No cluster is at the address, or none could be started.
         ClusterMismatch: It has another Python or Ray.
     """
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_PATIENCE))

@@ -126,7 +126,7 @@ class ScenarioRun(trio.abc.Instrument):
         self.cut = True
         self._scope.cancel(reason=_CUT)
 
-    # ------------------------------------------------------------------ what trio tells
+    # ------------------------------------------------------------------ callbacks of trio
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         nursery = task.parent_nursery
@@ -147,7 +147,7 @@ class ScenarioRun(trio.abc.Instrument):
                 task.coro.close()
         elif self.cut and not self._swallowed and is_told_of_cancel(task, _CUT):
             self.place = _place_of(task)
-            self._swallowed = f"the cancel was swallowed: it was told to {describe(task)}"
+            self._swallowed = f"the cancel was swallowed: it was delivered to {describe(task)}"
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._idle_since = None
@@ -209,7 +209,7 @@ def _has_children(task: trio.lowlevel.Task) -> bool:
 
 @final
 class _Remains:
-    """The state before a run, to find out afterwards what is left."""
+    """The state before a run, compared afterwards to find what is left."""
 
     def __init__(self) -> None:
         self._tasks = _all_tasks()

@@ -131,7 +131,7 @@ class StepMonitor(trio.abc.Instrument):
                     trio.lowlevel.remove_instrument(self)
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        """Note the time, as the loop goes on to run tasks; called by trio."""
+        """Note the time, when the loop continues with tasks; called by trio."""
         self._began = self._timer()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:

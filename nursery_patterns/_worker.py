@@ -43,10 +43,10 @@ def patch_multiprocessing() -> None:
 def _leave_main_module_out() -> None:
     """Have workers of `run_in_process` import the main module when a job needs it, or never.
 
-    By default a new process imports it first. A program without `if __name__ == "__main__":` would
-    then run again in each worker. There is no option against it, so the function that collects the
-    data for a new process is wrapped to omit the main module. Other processes of this program get
-    all the data.
+    By default a new process imports it first. A program without `if __name__ == "__main__":`
+    would then run again in each worker. Multiprocessing has no option for this, so the function
+    that collects the data for a new process is wrapped to omit the main module. Other processes
+    of this program get all the data.
     """
     spawn: Any = importlib.import_module("multiprocessing.spawn")
     original: Callable[[str], dict[str, Any]] = spawn.get_preparation_data

@@ -1,6 +1,6 @@
 """The worker processes of one trio run: warm ones are reused, few start at a time, all end with it.
 
-trio-parallel has the worker and the pipes to it. What is here chooses a worker for each call, and
+trio-parallel provides the worker and its pipes. This module chooses a worker for each call, and
 ends all of them in time.
 """
 
@@ -112,7 +112,7 @@ class WorkerPool:
     async def _start(self, max_memory_bytes: int | None) -> Any:
         from trio_parallel._proc import SpawnProcWorker  # noqa: PLC0415 - see above
 
-        # Before the main module is left out of what a new process is told.
+        # Set before a new process receives its data, which must not contain the main module.
         first: Any = partial(prepare, max_memory_bytes, main_module())
         self._starting += 1
         told = starting_worker.set(True)
@@ -152,7 +152,7 @@ class WorkerPool:
         for idle in self._idle.values():
             try:
                 idle.shutdown(_GRACE)
-            except RuntimeError as error:  # it says which; every one of them is gone now
+            except RuntimeError as error:  # the message names it; all of them have ended
                 _log.debug("not all idle workers ended by themselves: %s", error)
 
 

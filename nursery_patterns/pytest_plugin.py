@@ -58,7 +58,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     function: Any = item.obj
     if not inspect.iscoroutinefunction(function):
         raise pytest.UsageError(
-            f"{item.nodeid} is marked {_NAME} but is no async test: declare it with `async def`"
+            f"{item.nodeid} is marked {_NAME} but is not an async test: declare it with `async def`"
         )
     only: int | None = item.config.getoption("--cancel-at")
     item.obj = _everywhere(function, item, only, **marker.kwargs)

@@ -44,7 +44,7 @@ _NANOSECONDS: Final = 10**9
 
 
 def type_of_error(error: BaseException) -> str:
-    """Return what stands in `error.type` of a span: the name of the exception's class."""
+    """Return the value of `error.type` of a span: the name of the exception's class."""
     return type(error).__qualname__
 
 
@@ -78,7 +78,7 @@ def batch_span(
         The span, for further attributes.
 
     Raises:
-        TypeError: `batch` is no `Batch`.
+        TypeError: `batch` is not a `Batch`.
     """
     check_instance("batch", batch, Batch, call="with batch_span(batch): await batch.run()")
     told = {f"{_PREFIX}.batch.name": batch.name, **(attributes or {})}
@@ -118,10 +118,10 @@ class ItemSpans(Observer[Any, Any]):
     Args:
         sample: The share of items with a span, from 0 to 1.
         tracer: Makes the spans; by default one of the global tracer provider.
-        name: Of the spans.
-        attributes: Further ones for each span.
-        error_type: Returns what stands in `error.type` for an exception; by default the name of
-            its class. It must not return the message, which may hold secrets.
+        name: The name of the spans.
+        attributes: Further attributes of each span.
+        error_type: Returns the value of `error.type` for an exception; by default the name of its
+            class. It must not return the message, which may contain secrets.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -207,7 +207,7 @@ class ItemSpans(Observer[Any, Any]):
         del item
         self._waiting.clear()
         if (opened := self._open.pop(index, None)) is not None:
-            span, _ = opened  # the context was that of a worker which is gone
+            span, _ = opened  # the context belonged to a worker that has ended
             span.set_attribute(f"{_PREFIX}.item.status", ItemStatus.CANCELLED.value)
             span.set_attribute("error.type", "cancelled")
             span.end()
@@ -279,5 +279,5 @@ def _headers_of_trace() -> dict[str, str]:
     return headers
 
 
-# From now on `run_in_cluster` hands the trace on to its nodes.
+# From now on `run_in_cluster` passes the trace to its nodes.
 carry_trace(_headers_of_trace)

@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-# Modules that applications imported before they moved into rooms. Both names are one module.
+# Former names of modules that applications import. Both names are one module.
 _MOVED = {
     "trio_tools.errors": "trio_tools.answers.errors",
     "trio_tools.responses": "trio_tools.answers.envelope",
@@ -87,14 +87,14 @@ _MOVED = {
 
 
 class _MovedModules(Loader):
-    """Finds a module by its former name. The import system asks it last."""
+    """Finds a module by its former name. The import system calls it last."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> ModuleSpec | None:
         return ModuleSpec(name, _MovedModules()) if name in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to the import system."""
+        """Return None: the import system loads the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = importlib.import_module(_MOVED[module.__name__])

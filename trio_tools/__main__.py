@@ -1,7 +1,7 @@
 """`trio-tools` and `python -m trio_tools`: signals first, then the command line.
 
 The imports of the command line take long enough to be interrupted, and an interrupted import is a
-traceback. So this module imports nothing heavy, and what a signal means is settled before the rest
+traceback. So this module imports nothing heavy, and it sets the signal handlers before the rest
 is loaded.
 """
 
@@ -17,9 +17,9 @@ _INTERRUPTED: Final = 130  # as in `commands`, which may not be loaded yet
 def main() -> int:
     """Run the command line and return the exit status, as `cli.main` does.
 
-    A server that is told to stop while it starts has promised nothing: Ctrl-C and SIGTERM end it
-    at once with status 0. They do so until it takes the signals over to stop in order, and again
-    once it has stopped. Every other command ends with status 130 on Ctrl-C.
+    A server that receives a signal while it starts has no work to finish: Ctrl-C and SIGTERM end
+    it at once with status 0. This holds until the server installs its own handlers for an orderly
+    stop, and again once it has stopped. Every other command ends with status 130 on Ctrl-C.
     """
     _fill_standard_descriptors()
     if sys.argv[1:2] == ["serve"]:
@@ -29,21 +29,22 @@ def main() -> int:
         from trio_tools.command_line.main import main as command_line  # noqa: PLC0415 - see above
 
         return command_line()
-    except KeyboardInterrupt:  # before there is an event loop, which sees to it from then on
+    except KeyboardInterrupt:  # before the event loop runs; later the loop handles it
         return _INTERRUPTED
 
 
 def _fill_standard_descriptors() -> None:
-    # On one that is closed, the next file to be opened would get what is printed, also by children.
+    # If standard error were closed, the next opened file would get its descriptor, and receive
+    # what is printed.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # it is the lowest that is free, so what is opened gets its number
+        except OSError:  # it is the lowest free number, so the opened file gets it
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    # Not an exception: it would be raised in the middle of some import, which may swallow it.
+    # Not an exception: it would be raised inside some import, which may swallow it.
     os._exit(0)
 
 

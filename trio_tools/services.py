@@ -1,9 +1,9 @@
-"""What lives as long as the server: each door to the outside, opened when it is first used.
+"""Objects that live as long as the server: each external service, opened at its first use.
 
-Services are made with the server and opened when it starts serving; several connections that are
-served at once share them, and the last one that ends closes them. Those that few callers need are
-imported and made with their first use. Calls that several callers share, such as the look-up of a
-name, run in a nursery of the services (`Services.share`).
+Services are made with the server and opened when it starts serving. Connections that are served
+at the same time share them, and the last one that ends closes them. Rarely used ones are imported
+and made at their first use. Calls that several callers share, such as a name look-up, run in a
+nursery of the services (`Services.share`).
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class Services:
     """The services of one server.
 
     Args:
-        settings: What the operator decided.
-        api_limiter: Bounds the requests to all APIs together; held only while one is in flight.
+        settings: The operator's settings.
+        api_limiter: Bounds the requests to all APIs together; held only while a request is in
+            flight.
 
     Attributes:
         files: The folders that tools may read.
         output: The folder that tools may write into.
-        shared_limits: The limits that several servers keep to together; None if it is but one.
+        shared_limits: The limits that several servers share; None for a single server.
     """
 
     def __init__(self, settings: Settings, *, api_limiter: trio.CapacityLimiter) -> None:
@@ -67,7 +68,7 @@ class Services:
         self._databases: Databases | None = None
         self._apis: dict[str, ApiClient] = {}
         self._open = AsyncExitStack()
-        # One for each connection that is served. The services are open while there is any, and
+        # One nursery for each served connection. The services are open while there is one, and
         # shared calls run in the oldest.
         self._nurseries: list[trio.Nursery] = []
         self._homes = Homes()
@@ -91,7 +92,7 @@ class Services:
                 self._fetcher = None
                 self._databases = None
                 for api in self._apis.values():
-                    api.retire()  # no call of it is in flight any more
+                    api.retire()  # its last call has ended
                 self._apis.clear()
                 with trio.move_on_after(_CLOSING_SECONDS, shield=True):
                     await self._open.aclose()
@@ -99,12 +100,12 @@ class Services:
     def share(
         self, fn: Callable[_P, Awaitable[_T]], *, key: Callable[_P, Hashable] | None = None
     ) -> Callable[_P, Awaitable[_T]]:
-        """Return `fn` with a difference: concurrent calls with the same key share one call.
+        """Return a version of `fn` in which concurrent calls with the same key share one call.
 
-        As `single_flight`, in the nursery of the oldest connection that is served. When that one
-        ends first, the call is made again in the nursery of the next one, so `fn` has to be a
-        function that may be called again after a cancel. While nothing is served each call is
-        made by itself.
+        As `single_flight`, in the nursery of the oldest served connection. When that connection
+        ends first, the call is made again in the nursery of the next one. So `fn` must be a
+        function that can be called again after a cancel. Without a served connection, calls are
+        not shared.
 
         Args:
             fn: An async function.
@@ -117,7 +118,7 @@ class Services:
             while self._nurseries:
                 nursery = self._nurseries[0]
                 if nursery not in in_nursery:
-                    in_nursery.clear()  # of the earlier ones, which have ended
+                    in_nursery.clear()  # calls of earlier connections, which have ended
                     in_nursery[nursery] = single_flight(fn, nursery, key=key)
                 try:
                     return await in_nursery[nursery](*args, **kwargs)
@@ -129,10 +130,10 @@ class Services:
         return shared
 
     def take(self, settings: Settings) -> None:
-        """Go by other settings from now on: APIs, upstreams, and times of requests.
+        """Apply other settings: APIs, upstreams, and timeouts of requests.
 
-        Calls in flight end as they began: a client or an upstream that was replaced is closed when
-        its last call has ended.
+        Calls in flight keep the old settings. A replaced client or upstream is closed when its
+        last call has ended.
         """
         before, self._settings = self._settings, settings
         timed = _longest(before, "call_external_api") == _longest(settings, "call_external_api")
@@ -147,12 +148,12 @@ class Services:
 
     @property
     def has_upstreams(self) -> bool:
-        """Whether the settings name any, so that `upstreams` is worth its import."""
+        """Whether the settings have any, so that `upstreams` must be imported."""
         return bool(self._settings.upstreams)
 
     @property
     def has_made_upstreams(self) -> bool:
-        """Whether there ever were any."""
+        """Whether any were ever made."""
         return "upstreams" in self.__dict__
 
     async def fetcher(self) -> Fetcher:
@@ -162,13 +163,13 @@ class Services:
         return self._fetcher
 
     def hosts(self, client_id: str) -> Mapping[str, HostState]:
-        """Return the web hosts in use or in trouble that a client asked for, by name."""
+        """Return the web hosts in use or throttled that a client requested, by name."""
         hosts = {} if self._fetcher is None else self._fetcher.hosts()
         return {name: host for name, host in hosts.items() if client_id in host.clients}
 
     @property
     def hedging(self) -> HedgeStatistics | None:
-        """Counts of second requests of the fetcher; None if it is not open or sends none."""
+        """Counts of the fetcher's hedging requests; None if it is not open or sends none."""
         return None if self._fetcher is None else self._fetcher.hedging
 
     def _make_fetcher(self) -> Fetcher:
@@ -176,7 +177,7 @@ class Services:
         from trio_tools.http.fetching.types import FetchConfig  # noqa: PLC0415
 
         fetch = self._settings.fetch.model_dump()
-        del fetch["crawl"], fetch["crawl_robots"]  # of the operation, not of the client
+        del fetch["crawl"], fetch["crawl_robots"]  # settings of the operation, not of the client
         fetch["proxy"] = _proxy_of(self._settings)
         config = FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls"))
         places = self.shared_limits and self.shared_limits.places(
@@ -186,7 +187,7 @@ class Services:
 
     @property
     def databases(self) -> Databases:
-        """The databases of the settings. Nothing is connected to before the first query."""
+        """The databases of the settings. The first query connects."""
         from trio_tools.database.databases import Databases  # noqa: PLC0415 - see above
         from trio_tools.database.results import DatabaseConfig  # noqa: PLC0415
 
@@ -206,7 +207,7 @@ class Services:
         """The models of the settings.
 
         Raises:
-            NotFound: The settings name no folder of models.
+            NotFound: The settings have no folder of models.
         """
         from trio_tools.inference.models import Models  # noqa: PLC0415 - see above
 
@@ -221,13 +222,13 @@ class Services:
 
     @cached_property
     def upstreams(self) -> Upstreams:
-        """The MCP servers behind this one, by name. None is started before it is used."""
+        """The upstream MCP servers, by name. Each is started at its first use."""
         from trio_tools.upstream.upstreams import Upstreams  # noqa: PLC0415 - see above
 
         return Upstreams(self._settings.upstreams, own_name=self._settings.name, homes=self._homes)
 
     def upstream_bucket(self, upstream: Upstream) -> SharedBucket | None:
-        """Return the bucket of an upstream that several servers share; None if it is not shared."""
+        """Return an upstream's rate limit that several servers share; None if it is not shared."""
         rate = upstream.settings.rate_per_second
         if self.shared_limits is None or rate is None:
             return None
@@ -235,14 +236,14 @@ class Services:
 
     @property
     def apis(self) -> Mapping[str, ApiClient]:
-        """The APIs that were called so far, by name."""
+        """The clients of the APIs that were called so far, by name."""
         return self._apis
 
     async def api(self, name: str) -> ApiClient:
-        """Return the client of an API, opened with its first call.
+        """Return the client of an API, opened at its first call.
 
         Raises:
-            NotFound: The settings name no such API; the message lists those there are.
+            NotFound: The settings have no such API; the message lists the known ones.
         """
         if name not in self._apis:
             if name not in self._settings.apis:

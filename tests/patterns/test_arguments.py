@@ -42,7 +42,7 @@ WRONG = {
     "a lambda": (
         lambda: Batch(lambda url: fetch(url), []),  # noqa: PLW0108 - the lambda is the case
         (
-            "TypeError: expected an async function, got a lambda, of which nobody can tell whether "
+            "TypeError: expected an async function, got a lambda, which does not show whether "
             "it is async: write Batch(fn, items, limit=10) with `async def fn(item): ...`, or use "
             "functools.partial(async_function, ...)"
         ),

@@ -129,4 +129,6 @@ def test_a_plain_test_that_is_marked_is_refused(tmp_path):
         "import pytest\n@pytest.mark.cancel_everywhere\ndef test_plain(): pass\n"
     )
     output = run_pytest(tmp_path, "-p", "nursery_patterns.pytest_plugin")
-    assert "test_plain is marked cancel_everywhere but is no async test: declare it with" in output
+    assert (
+        "test_plain is marked cancel_everywhere but is not an async test: declare it with" in output
+    )

@@ -318,7 +318,8 @@ def test_a_swallowed_cancel_is_found():
     complaint = complaint_about(deaf)
     assert complaint.startswith(
         "cancelled at checkpoint 0, before its first step: "
-        f"the cancel was swallowed: it was told to task {deaf.__module__}.{deaf.__qualname__} at "
+        "the cancel was swallowed: it was delivered to task "
+        f"{deaf.__module__}.{deaf.__qualname__} at "
     )
 
 

@@ -55,7 +55,7 @@ class Cursors:
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(body)):
             raise InvalidArgument(
-                "cursor is not one that this server gave out, or its state was lost since: "
+                "cursor was not made by this server, or its state was lost since then: "
                 "call again without cursor to start from the beginning.",
                 error_code="INVALID_CURSOR",
             )

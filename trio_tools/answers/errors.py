@@ -14,11 +14,11 @@ from itertools import islice
 from typing import Any, ClassVar, Final
 
 MAX_MESSAGE_CHARS: Final = 2_000
-"""Most characters of a failure's message."""
+"""Limit of characters of a failure's message."""
 
 _SHOWN_CHARS = 80
 
-# Between what is wrong and what to do about it.
+# Between the problem and the fix.
 _SEPARATOR = re.compile(r"[.:;] ")
 
 
@@ -32,7 +32,7 @@ class ErrorType(StrEnum):
     OVERLOADED = "overloaded"
     """Wait `retry_after_seconds` and call again, unchanged."""
     RATE_LIMITED = "rate_limited"
-    """The upstream or a bucket says wait."""
+    """The upstream or a rate limit requires a pause."""
     NOT_FOUND = "not_found"
     """Nothing has that name: list the names first."""
     FORBIDDEN = "forbidden"
@@ -78,27 +78,27 @@ class ToolFailure(Exception):  # noqa: N818 - a failure of the call, which the c
 
     @property
     def advice(self) -> str:
-        """What to do: the remediation, or else the end of the message, or else all of it.
+        """The fix: the remediation, or else the end of the message, or else the whole message.
 
-        Messages say what is wrong and then, behind a colon or in a sentence of its own, the fix.
+        A message states the problem and then the fix, after a colon or in its own sentence.
         """
         if self.remediation:
             return self.remediation
         end = _SEPARATOR.split(self.message)[-1]
-        # Not an end that is cut out of a value, such as a JSON object.
+        # Not a piece from inside a value, such as a JSON object.
         is_text = end[:1].isalpha() and end.count("'") % 2 == 0 and not {"{", "}"} & set(end)
         return end if is_text else self.message
 
     @property
     def user_message(self) -> str:
-        """The message and what to do about it, for places that show one text only."""
+        """The message with its fix, for places that show one text only."""
         if not self.remediation:
             return self.message
         return f"{self.message.rstrip('.')}. {self.remediation}"
 
 
 def use_one_of(names: Iterable[str]) -> str:
-    """Return the fix of an unknown name: the names there are."""
+    """Return the fix of an unknown name: a list of the known names."""
     known = ", ".join(names)
     return f"use one of {known}" if known else "the operator has configured none"
 
@@ -153,7 +153,7 @@ class UpstreamFailed(ToolFailure):
 
 
 def brief_repr(value: object) -> str:
-    """Return a value of a caller for a message, in at most 80 characters and at little cost.
+    """Return a caller's value for a message, in at most 80 characters and at little cost.
 
     Formatting megabytes only to truncate them would block the event loop. So a long text is quoted
     by its beginning and its end, and a long list or object by its first entries.

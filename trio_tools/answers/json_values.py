@@ -1,4 +1,4 @@
-"""Values as the JSON of an answer, which JavaScript reads as it was meant."""
+"""Values as the JSON of an answer, which JavaScript reads without loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from pydantic_core import from_json, to_json
 
 MAX_SAFE_INTEGER: Final = 2**53 - 1
-"""The largest integer that survives in a host that reads numbers into doubles."""
+"""The largest integer that a host keeps exactly if it reads numbers as doubles."""
 
 # 2**53 has 16 digits.
 _LONG_NUMBER = b"0" * 16
@@ -21,11 +21,11 @@ def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> b
     Integers beyond `MAX_SAFE_INTEGER` become strings.
 
     Args:
-        value: JSON values, and what pydantic knows how to make JSON of.
-        fallback: Called with anything else; what it returns is taken instead.
+        value: JSON values, and other types that pydantic serialises.
+        fallback: Called with any other value; its return value is encoded instead.
 
     Raises:
-        ValueError: It cannot be expressed.
+        ValueError: JSON cannot express it.
     """
     text = to_json(value, inf_nan_mode="null", fallback=fallback)
     if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):

@@ -1,4 +1,4 @@
-"""A shortage of this machine or process: no fault of a peer, of a file or of the caller."""
+"""A shortage of this machine or process; not the fault of a peer, a file or the caller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from trio_tools.answers.errors import ServerOverloaded
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""Numbers of `OSError` that say so: descriptors of the process or the system, memory, buffers."""
+"""`OSError` numbers of a shortage: descriptors of the process or the system, memory, buffers."""
 
 LOCAL_SHORTAGE: Final = "LOCAL_SHORTAGE"
 
@@ -16,7 +16,7 @@ _RETRY_SECONDS: Final = 1.0
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that this machine or process is short of something."""
+    """Whether an error reports a shortage of this machine or process."""
     return isinstance(error, OSError) and error.errno in SHORTAGES
 
 
@@ -24,7 +24,7 @@ def local_shortage(reason: str) -> ServerOverloaded:
     """Return the failure for a shortage.
 
     Args:
-        reason: In the words of the system, such as `Too many open files`.
+        reason: The system's message, such as `Too many open files`.
     """
     return ServerOverloaded(
         f"This server itself is short of something ({reason}), so it did not try: call again in "

@@ -11,8 +11,8 @@
     [1] https://nowhere.invalid/ failed NAME_NOT_FOUND: …
     </data-9c41d0ab>
 
-What comes from a page, a file, a row or another server stands between markers with a value that is
-new for each answer, so it cannot end its own block, and cannot pass for a line of ours.
+Text of a page, a file, a row or another server is put between markers. Their value is random and
+new for each answer, so foreign text cannot end its own block or imitate a line of ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARKERS_CHARS: Final = 40
 """Characters of the two markers around a body, with their line breaks."""
 
 _MARK_BYTES = 4
-# What a reader may take for the end of a line, and what cannot be seen at all.
+# Characters that a reader may interpret as a line end, and invisible ones.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -37,9 +37,9 @@ class Told(NamedTuple):
     """One entry of a text.
 
     Attributes:
-        line: One line. With a body it stands outside of the markers, so nothing foreign that a
-            reader could take for ours belongs there; alone it stands inside of them.
-        body: Foreign text of any number of lines, between markers. Empty for none.
+        line: One line. With a body it is outside of the markers, so it must not contain foreign
+            text that could be mistaken for ours. Without a body it is inside of them.
+        body: Foreign text of any number of lines, between markers; may be empty.
     """
 
     line: str
@@ -55,7 +55,7 @@ def write_text(
         summary: Its first line.
         warnings: A line each.
         told: The data, in order.
-        closing: What to read at the end, such as how to go on.
+        closing: Text at the end, such as how to continue.
     """
     mark = secrets.token_hex(_MARK_BYTES)
     begin, end = f"<data-{mark}>", f"</data-{mark}>"
@@ -86,25 +86,25 @@ def counted(count: int, noun: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text with its line breaks and control characters as blanks."""
+    """Return a text with its line breaks and control characters replaced by blanks."""
     return " ".join(_BREAKS.sub(" ", text).split()) if _BREAKS.search(text) else text
 
 
 def json_line(value: Any) -> str:
-    """Return a value as JSON on one line, whatever its texts contain."""
+    """Return a value as JSON on one line, even if its texts contain line breaks."""
     text = json_bytes(value).decode()
     return _BREAKS.sub(_escaped, text) if _BREAKS.search(text) else text
 
 
 def label_text(label: Any) -> str:
-    """Return the name of an item as one word or as JSON, so that it is seen where it ends."""
+    """Return an item's name as one word or as JSON, so that its end is visible."""
     if isinstance(label, str) and label and label.isprintable() and " " not in label:
         return label
     return json_line(label)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as a Markdown table; a cell that is no text is JSON."""
+    """Return rows as a Markdown table; a cell that is not text is JSON."""
     head = "| " + " | ".join(map(_cell, columns)) + " |"
     rule = "|" + "---|" * len(columns)
     return "\n".join([head, rule, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
@@ -113,7 +113,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         text = value
-    else:  # an integer as it is: JavaScript does not read tables
+    else:  # an integer unchanged: JavaScript does not read tables
         text = str(value) if type(value) is int else json_bytes(value).decode()
     if text.isprintable() and "|" not in text and "\\" not in text:
         return text

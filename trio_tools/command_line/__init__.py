@@ -4,10 +4,10 @@
 
     answer_tables  answers of batch calls as tables that fit
     console      tables, progress and colours of the terminal
-    demo         a run over a web site of its own on which things go wrong
-    host_files   one entry in a host's file; every other byte stays      no I/O
+    demo           a run over its own web site, with every kind of failure
+    host_files     one entry in a host's file; every other byte stays     no I/O
     hosts        where each host keeps its servers
-    host_answers  what a host does with our answers
+    host_answers   how a host uses our answers
     top          top: a server in a terminal
     dashboard    dashboard: the page of a stored state
     reload       reload
@@ -15,6 +15,6 @@
     upstreams    upstreams, and the hosts' files of servers
     doctor       doctor
     operations   operations
-    commands     what each command does
-    main         arguments to settings, and settings to a command
+    commands       the function of each command
+    main           arguments to settings, and settings to a command
 """

@@ -1,7 +1,7 @@
-"""Answers of batch calls in the terminal: counts, a table of results, and what is missing.
+"""Answers of batch calls in the terminal: counts, a table of results, and the missing items.
 
-A table is as wide as the terminal. Of a column that is cut, what its cells have in common goes
-first, so that what tells them apart stays.
+A table is as wide as the terminal. If a column is shortened, the common beginning of its cells is
+removed first, so that their differences stay visible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from rich.table import Table
 _MAX_ROWS = 12
 _MAX_COLUMNS = 5
 _MAX_CELL = 60
-# A column that is cut has at least so many characters; one that has no room for them is left out.
+# A shortened column keeps at least this many characters; a column without room for them is
+# omitted.
 _LEAST_CELL = 12
 _LEAST_ITEM = 24
 _BETWEEN = 3  # characters between two columns
@@ -79,9 +80,9 @@ def _widest(name: str, cells: Sequence[str]) -> int:
 
 
 def _widths(wanted: dict[str, int], room: int) -> dict[str, int]:
-    """Share the width of the terminal: who wants little has it, the others share the rest.
+    """Divide the width of the terminal: narrow columns get their width, others share the rest.
 
-    The last columns are left out if there is no room for all.
+    The last columns are omitted if there is no room for all.
     """
     least = {
         name: min(width, _LEAST_ITEM if name == "item" else _LEAST_CELL)
@@ -98,7 +99,7 @@ def _widths(wanted: dict[str, int], room: int) -> dict[str, int]:
 
 
 def cut_alike(cells: Sequence[str], width: int) -> list[str]:
-    """Cut texts to a width, in the middle of what they all begin with first."""
+    """Shorten texts to a width; their common beginning is shortened in the middle first."""
     if max(map(len, cells)) <= width:
         return list(cells)
     low, high = min(cells), max(cells)
@@ -112,7 +113,7 @@ def cut_alike(cells: Sequence[str], width: int) -> list[str]:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Cut a text to a width in the middle: of a URL, host and page stay."""
+    """Shorten a text to a width in the middle, so that host and page of a URL stay."""
     if len(text) <= width:
         return text
     kept = max(0, width - 1)

@@ -1,4 +1,4 @@
-"""What each command does. Whatever is heavy is imported by the command that needs it."""
+"""The function of each command. Heavy modules are imported by the command that needs them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from trio_tools.transports.http.workers.siblings import WorkerPlace
 
 USAGE_ERROR = 2
-"""Exit status of a command or a setting that is wrong."""
+"""Exit status if the command or a setting is wrong."""
 
 PARTLY_FAILED = 3
-"""Exit status of a call some of whose items failed."""
+"""Exit status of a call if some of its items failed."""
 
 INTERRUPTED = 130
-"""Exit status of what was interrupted before there was anything to answer."""
+"""Exit status if the command was interrupted before it had an answer."""
 
 
 def parse_value(text: str) -> Any:
-    """Return what a word of the command line stands for: JSON if it is that, else itself."""
+    """Return the value of a word of the command line: parsed JSON, or else the word itself."""
     try:
         return json.loads(text)
     except ValueError:
@@ -37,7 +37,7 @@ def parse_value(text: str) -> Any:
 
 
 async def serve(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    """Check that what the settings name is there; serve MCP until it is told to stop."""
+    """Check that everything in the settings exists, then serve MCP until a stop is requested."""
     if options.workers is not None and options.transport == "stdio":
         raise ValueError(
             "--workers is for HTTP, as stdio has one client: add --transport http, or leave it out"
@@ -150,7 +150,7 @@ async def _help_on(tool: str, server: ToolServer) -> int:
 
 
 def _tool_arguments(words: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-    """Read `--name value` pairs; what the schema calls a list takes all values up to the next name.
+    """Read `--name value` pairs. An argument of type list takes all values up to the next name.
 
     A value that begins with two hyphens is written `--name=value`.
     """
@@ -191,7 +191,7 @@ async def tools(options: argparse.Namespace, settings: Settings, _: list[str]) -
     from trio_tools.server import create_server  # noqa: PLC0415
 
     server = create_server(settings)
-    async with server.state.serving():  # which upstreams need to be asked for their tools
+    async with server.state.serving():  # upstreams list their tools only while serving
         listings = await server.list_tools()
     if options.json:
         dumped = [
@@ -204,7 +204,7 @@ async def tools(options: argparse.Namespace, settings: Settings, _: list[str]) -
 
 
 async def show_settings(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    """Print every setting, its value and its meaning; or a file of settings to begin with."""
+    """Print every setting, its value and its meaning; or an example file of settings."""
     await trio.lowlevel.checkpoint()
     if options.example:
         from trio_tools.settings.reference import example_toml  # noqa: PLC0415
@@ -237,13 +237,13 @@ def _setting_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, str, 
             rows.append(
                 (f"{prefix}{name}", "(secret)" if value else "none", info.description or "")
             )
-    for key, inner in (section.model_extra or {}).items():  # which the operator named
+    for key, inner in (section.model_extra or {}).items():  # names chosen by the operator
         rows += _setting_rows(inner, f"{prefix}{key}.")
     return rows
 
 
 def _sections(name: str, value: Any) -> dict[str, BaseModel]:
-    """Return the sections that a setting is or, as `databases`, holds by name."""
+    """Return the sections that a setting is or, as `databases`, contains by name."""
     if isinstance(value, BaseModel):
         return {name: value}
     if not isinstance(value, dict):
@@ -275,14 +275,14 @@ async def uninstall(options: argparse.Namespace, settings: Settings, rest: list[
 
 
 async def doctor(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
-    """Check the settings and what they name."""
+    """Check the settings and the services and files that they name."""
     from trio_tools.command_line.doctor import doctor  # noqa: PLC0415
 
     return await doctor(options, settings, rest)
 
 
 async def reload(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
-    """Let a server that runs read its settings again."""
+    """Make a running server read its settings again."""
     from trio_tools.command_line.reload import reload  # noqa: PLC0415
 
     return await reload(options, settings, rest)
@@ -298,7 +298,7 @@ async def completion(options: argparse.Namespace, _: Settings, __: list[str]) ->
 
 
 async def top(options: argparse.Namespace, settings: Settings, rest: list[str]) -> int:
-    """Show what a server does now."""
+    """Show the current activity of a server."""
     from trio_tools.command_line.top import top  # noqa: PLC0415
 
     return await top(options, settings, rest)

@@ -1,4 +1,4 @@
-"""What people see in the terminal: progress while a call runs, then its answer."""
+"""The output in the terminal: progress while a call runs, then its answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.table import Column, Table
 
 from trio_tools.command_line.answer_tables import cut_middle, show_batch
 
-# What the first line of a progress message says that the bar shows too.
+# The part of a progress message's first line that the bar shows already.
 _COUNT = re.compile(r"(?:[^\s:]+: )?\d+ of \S+ done(?:, )?")
 _LEAST_BAR = 10
 _WIDEST_BAR = 32
@@ -33,7 +33,7 @@ _TIME_AND_SPACES = len("0:00:00") + 4
 
 
 class ProgressBar:
-    """A bar fed by MCP progress: done, total and a line of text. Without any it stays unseen."""
+    """A bar driven by MCP progress: done, total and a line of text. Hidden without progress."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress
@@ -41,7 +41,7 @@ class ProgressBar:
         self._task = progress.add_task(title, total=None, told="", visible=False, width=_LEAST_BAR)
 
     async def update(self, progress: float, total: float | None, message: str | None) -> None:
-        """Move the bar. Its shape is that of an MCP client's progress callback."""
+        """Move the bar. The signature is that of an MCP client's progress callback."""
         told = _COUNT.sub("", (message or "").partition("\n")[0], count=1)
         whole = "?" if total is None else f"{total:.0f}"
         count = max(len(whole), len(f"{progress:.0f}")) + 1 + len(whole)
@@ -59,19 +59,19 @@ class ProgressBar:
 
 
 class _Bar(BarColumn):
-    """A bar as wide as its task says."""
+    """A bar with the width that its task sets."""
 
     def render(self, task: Task) -> Bar:
-        """Return the bar, drawn for the room that there is."""
+        """Return the bar, drawn for the available width."""
         self.bar_width = task.fields["width"]
         return super().render(task)
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Generator[ProgressBar]:
-    """Show a bar for the length of the block: what, how far, how many, how long, and what is new.
+    """Show a bar during the block: name, bar, count, time, and the latest result.
 
-    It takes one line at any width from 40 columns on. What is new is cut first.
+    It takes one line at any width from 40 columns on. The latest result is shortened first.
     """
     columns = (
         TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
@@ -85,7 +85,7 @@ def progress_bar(console: Console, title: str) -> Generator[ProgressBar]:
 
 
 def show_answer(console: Console, text: str, envelope: dict[str, Any] | None) -> None:
-    """Print an answer: batch-like ones as counts, results and what is missing, others whole."""
+    """Print an answer: a batch as counts, results and missing items, any other one whole."""
     if envelope is None:
         console.print(text, markup=False)
         return
@@ -121,7 +121,7 @@ def show_tools(console: Console, listings: list[Any]) -> None:
 
 
 def show_tool(console: Console, listing: Any) -> None:
-    """Print one tool: what it does, its arguments as the command line takes them, its limits."""
+    """Print one tool: its description, its arguments in command-line form, its limits."""
     text, _, lines = listing.description.rpartition("\n\n")
     console.print(f"[bold cyan]{listing.name}[/bold cyan]  {escape(text)}\n")
     required = set(listing.input_schema.get("required", ()))
@@ -140,7 +140,7 @@ def show_tool(console: Console, listing: Any) -> None:
 
 
 def _taken(schema: dict[str, Any]) -> str:
-    """Say in a few words what values a schema lets pass."""
+    """Return a short description of the values that a schema allows."""
     kinds: list[str] = []
     for option in schema.get("anyOf", [schema]):
         kind = " | ".join(map(str, option.get("enum", ()))) or option.get("type", "any JSON")

@@ -1,4 +1,4 @@
-"""`trio-tools dashboard`: the page of a stored state, for servers that have none, as on stdio."""
+"""`trio-tools dashboard`: the page of a stored state, for servers without one, as on stdio."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ async def dashboard(options: argparse.Namespace, settings: Settings, _: list[str
         0.
 
     Raises:
-        ValueError: The state is memory, is not there, or cannot be read.
-        OSError: The port is taken.
+        ValueError: The state is memory, does not exist, or cannot be read.
+        OSError: The port is in use.
     """
     from trio_tools.live.stored_view import StoredView  # noqa: PLC0415 - of this command alone
     from trio_tools.server import create_server  # noqa: PLC0415
     from trio_tools.transports.local_page import serve_page  # noqa: PLC0415 - heavy
 
-    # Upstreams are of no use for reading, and naming their operations would start them.
+    # Reading does not need upstreams, and listing their operations would start them.
     server = create_server(settings.model_copy(update={"upstreams": {}}))
     view, problem = StoredView(server.state), ""
     try:

@@ -1,4 +1,4 @@
-"""`trio-tools demo`: bulk work that goes wrong in every way, and what comes of it.
+"""`trio-tools demo`: bulk work with every kind of failure, and the results.
 
 The command serves its own web site on loopback: most pages answer quickly, some are slow, one
 breaks off, some hang. Every call goes through a real MCP server and client.
@@ -51,13 +51,15 @@ async def run_demo(settings: Settings) -> None:
                 update={
                     "file_roots": (Path(folder),),
                     "fetch": settings.fetch.model_copy(update=door_opened),
-                    # Its operation ends with it, so that the next demonstration begins anew.
+                    # Its operation ends with it, so the next demonstration starts a new one.
                     "state": type(settings.state).model_validate({"url": "memory"}),
                 }
             )
         )
         async with _site() as site, connect_in_process(server) as client:
-            await client.call_tool("get_concurrency_status", {})  # the client loads its validator
+            await client.call_tool(
+                "get_concurrency_status", {}
+            )  # makes the client load its validator
             await _fetch_under_a_deadline(console, client, site)
             await _hash_files(console, client, files)
             await _ask_for_too_much(console, client)
@@ -124,7 +126,7 @@ def _write_files(folder: Path) -> list[str]:
 
 
 class Site:
-    """A web site on loopback, some pages of which are in trouble while it is `broken`."""
+    """A web site on loopback. While it is `broken`, some of its pages fail."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -165,7 +167,7 @@ async def _site() -> AsyncGenerator[Site]:
             async with stream:
                 await site.serve(stream)
         except trio.BrokenResourceError:
-            await trio.lowlevel.checkpoint()  # the client left in the middle, as clients do
+            await trio.lowlevel.checkpoint()  # the client disconnected
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(trio.serve_listeners, handle, [listener]))

@@ -1,7 +1,7 @@
-"""`trio-tools doctor`: check the settings and what they name, and say what to do.
+"""`trio-tools doctor`: check the settings and everything they name, and print how to fix it.
 
-Each check is an async function that yields findings. All of them run at once as one batch: a check
-that hangs is cancelled at its deadline and reported, and the others are not delayed.
+Each check is an async function that yields findings. All of them run concurrently as one batch: a
+check that hangs is cancelled at its deadline and reported, and delays no other.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failure": ("F
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         level: A failure ends the command with status 1; a warning does not.
-        subject: The setting or the thing that was checked.
-        message: What is the case.
-        fix: What to do; empty if there is nothing to do.
+        subject: The checked setting or object.
+        message: The fact.
+        fix: What to do; empty for nothing.
     """
 
     level: Level
@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A named function that looks at one thing."""
+    """A named function that makes one check."""
 
     subject: str
     look: Callable[[], AsyncIterator[Finding]]
@@ -79,8 +79,8 @@ async def examine(settings: Settings, *, host: str | None = None) -> list[Findin
     """Return the findings of all checks, in the order of the checks.
 
     Args:
-        settings: What is checked.
-        host: Which host the server is for; by default those that have an entry for it.
+        settings: The settings to check.
+        host: The host that starts the server; by default all hosts with an entry for it.
     """
     todo = list(checks(settings, host=host))
     report = await run_batch(_run, todo, item_timeout=_CHECK_SECONDS)
@@ -88,7 +88,7 @@ async def examine(settings: Settings, *, host: str | None = None) -> list[Findin
 
 
 def checks(settings: Settings, *, host: str | None = None) -> Iterable[Check]:
-    """Yield what there is to check under these settings."""
+    """Yield the checks for these settings."""
     yield Check("versions", _versions)
     yield Check("server", lambda: _server(settings))
     for root in settings.file_roots:
@@ -252,7 +252,7 @@ async def _state(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _new_state(path: Path) -> Finding:
-    """Look whether the file of a state could be made."""
+    """Check whether the file of a state could be created."""
     folder = next(parent for parent in path.parents if parent.exists())
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return Finding("ok", "state", f"{path} is made with the first operation")

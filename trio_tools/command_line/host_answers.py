@@ -1,6 +1,6 @@
-"""What a host does with the answers of a server that has these settings, and what to do about it.
+"""How a host uses the answers of a server with these settings, and advice about it.
 
-Plain functions over settings. What each host forwards is in the table of hosts.
+Plain functions of settings. The table of hosts lists the form that each host forwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from trio_tools.command_line.hosts import HOSTS
 from trio_tools.settings import Settings
 
 _HOST_SECONDS: Final = 60.0
-"""Time after which most hosts give up on a call."""
+"""Seconds after which most hosts abandon a call."""
 
 _CLAUDE_CODE_CHARS: Final = 50_000
 _CLAUDE_CODE_MOST_CHARS: Final = 500_000
@@ -20,10 +20,10 @@ _CLAUDE_CODE_WARNS_CHARS: Final = 40_000
 
 
 class Advice(NamedTuple):
-    """One thing to know of a host.
+    """One fact about a host.
 
     Attributes:
-        level: A warning if a model there misses something.
+        level: A warning if the model of the host misses a part of the answer.
         message: What the host does.
         fix: What to do; empty for nothing.
     """
@@ -34,7 +34,7 @@ class Advice(NamedTuple):
 
 
 def advice_for(name: str, settings: Settings) -> Iterator[Advice]:
-    """Yield what a host does with our answers, the usual first."""
+    """Yield how a host uses our answers, the most common fact first."""
     host, answers = HOSTS[name], settings.answers
     if host.reads == "text" and answers == "structured":
         yield Advice(

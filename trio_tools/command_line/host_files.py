@@ -1,11 +1,11 @@
-"""One entry in a host's file of MCP servers, added or removed; every other byte stays as it is.
+"""One entry in a host's file of MCP servers, added or removed; every other byte stays.
 
-Strategy: find where the entry stands, or belongs, by a scan that knows strings, comments and
-nesting, and change only that span of the text. Parsing the file and writing it anew would lose
-comments, order and indentation. Each result is parsed before it is returned, so a text that this
-scan reads in another way than the host is refused instead of written.
+Strategy: find the position of the entry by a scan that knows strings, comments and nesting, and
+    change only that part of the text. Writing the parsed file again would lose comments, order
+    and indentation. Each result is parsed before it is returned. So if this scan reads a text
+    differently from the host, the text is refused and not written.
 
-JSON may carry comments and trailing commas, as VS Code and Zed write it. Everything here is a
+JSON may have comments and trailing commas, as VS Code and Zed write it. Everything here is a
 function from text to text and does no I/O.
 """
 
@@ -25,7 +25,7 @@ _LEAD = re.compile(r"\s*")
 
 
 class NotEditable(ValueError):  # noqa: N818 - the file is at fault, not this program
-    """The file is not what its host writes; the message says where. Nothing was changed."""
+    """The file does not have its host's form; the message says where. Nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Member:
     """Index of the quote that opens the key."""
     value: int
     end: int
-    """Index behind the value."""
+    """Index after the value."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class _Object:
     """Index of the closing brace."""
     members: tuple[_Member, ...]
     commas: tuple[int, ...]
-    """Index of the comma behind each member; one fewer than members without a trailing comma."""
+    """Index of the comma after each member; one fewer than members without a trailing comma."""
 
     def find(self, key: str) -> int | None:
-        """Return the position among the members of the last one with that key."""
+        """Return the position of the last member with that key."""
         places = [place for place, member in enumerate(self.members) if member.key == key]
         return places[-1] if places else None
 
 
 def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
-    """Return `text` with `entry` under `container` and `name`, instead of one that was there.
+    """Return `text` with `entry` under `container` and `name`, replacing an existing one.
 
     Args:
-        text: A JSON object, with or without comments; an empty text stands for an empty object.
-        container: Key of the root under which the servers are.
+        text: A JSON object, with or without comments; an empty text is an empty object.
+        container: Key of the root that contains the servers.
         name: Key of the entry.
         entry: JSON values.
 
@@ -71,7 +71,8 @@ def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) 
     root = _root(text)
     place = root.find(container)
     if place is None:
-        # No blank behind the inner brace: so a removal knows that the container was made here.
+        # No blank after the inner brace, which tells a removal that this function made the
+        # container.
         written = "{" + f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" + "}"
         changed = _with_member(text, root, container, written)
     else:
@@ -93,7 +94,7 @@ def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) 
 def remove_from_json(text: str, container: str, name: str) -> str:
     """Return `text` without the entry, and without a container that `add_to_json` made for it.
 
-    A text without such an entry is returned as it is.
+    A text without such an entry is returned unchanged.
 
     Raises:
         NotEditable: The text is not a JSON object, or the container is not one.
@@ -114,7 +115,7 @@ def remove_from_json(text: str, container: str, name: str) -> str:
 
 
 def add_to_toml(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
-    """Return `text` with the table `[container.name]` at its end, instead of one that was there.
+    """Return `text` with the table `[container.name]` at its end, replacing an existing one.
 
     Raises:
         NotEditable: The text is not TOML.
@@ -125,7 +126,8 @@ def add_to_toml(text: str, container: str, name: str, entry: Mapping[str, Any]) 
     block = "\n".join([f"[{container}.{name}]", *values])
     if not text:
         return f"{block}\n"
-    # A text that does not end its last line keeps that habit, so that a removal restores it.
+    # If the last line of the text has no line end, the result has none either, so that a removal
+    # restores the text exactly.
     changed = f"{text}\n{block}\n" if text.endswith("\n") else f"{text}\n\n{block}"
     return _checked(changed, _toml(text), _toml(changed), (container, name), entry)
 
@@ -148,7 +150,7 @@ def remove_from_toml(text: str, container: str, name: str) -> str:
 
 
 def entry_in(text: str, container: str, name: str, *, toml: bool) -> Any:
-    """Return the entry as its host reads it, None if there is none.
+    """Return the entry as its host reads it; None without one.
 
     Raises:
         NotEditable: The text cannot be read.
@@ -171,7 +173,9 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         inner = ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType]
         return "{" + f" {inner} " + "}"
-    return json.dumps(value, ensure_ascii=False)  # a JSON string, number, boolean or list is TOML
+    return json.dumps(
+        value, ensure_ascii=False
+    )  # JSON strings, numbers, booleans and lists are valid TOML
 
 
 def _root(text: str) -> _Object:
@@ -257,7 +261,7 @@ def _with_member(text: str, holder: _Object, key: str, value: str) -> str:
         closing = f"\n{_indentation(text, holder.start)}"
         inner = f"{closing}{_unit(text, _root(text))}{member}{closing}"
         return text[: holder.start + 1] + inner + text[holder.end :]
-    if len(holder.commas) == len(holder.members):  # a trailing comma: the new one gets one, too
+    if len(holder.commas) == len(holder.members):  # a trailing comma: the new member gets one too
         at = holder.commas[-1] + 1
         return f"{text[:at]}{lead}{member},{text[at:]}"
     at = holder.members[-1].end
@@ -276,7 +280,7 @@ def _without(text: str, holder: _Object, place: int) -> str:
 
 
 def _lead(text: str, holder: _Object) -> str:
-    """Return the white space that stands before the last member: how this object sets members."""
+    """Return the white space before the last member, which is the layout of this object."""
     if not holder.members:
         return f"\n{_indentation(text, holder.start)}"
     last = holder.members[-1].start
@@ -331,7 +335,7 @@ def _checked(
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Return the JSON object that a text with comments and trailing commas stands for."""
+    """Return the JSON object in a text with comments and trailing commas."""
     plain: list[str] = []
     at = 1 if text.startswith("\ufeff") else 0
     while at < len(text):

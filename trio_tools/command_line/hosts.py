@@ -1,6 +1,6 @@
-"""The hosts that start MCP servers: where each keeps its servers, and how it writes one.
+"""The hosts that start MCP servers: the file of each, and the form of its entries.
 
-One row a host. Paths and forms are those of each host's own documentation.
+One row per host. Paths and forms are from each host's documentation.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Host:
 
     Attributes:
         title: Its name for people.
-        container: Key of its file under which the servers are.
-        user_file: Where the file of this user is.
-        project_file: The file below a project's folder; None if the host has none.
-        extra: What an entry has beside `command` and `args`.
-        reads: Which form of an answer reaches the model.
+        container: Key of its file that contains the servers.
+        user_file: Path of the user's file.
+        project_file: Path of the file in a project's folder; None if the host has none.
+        extra: Further keys of an entry, beside `command` and `args`.
+        reads: The form of an answer that reaches the model.
         forwards: The same in words.
-        restart: What a person does so that the host reads the file again.
+        restart: What a person must do to make the host read the file again.
     """
 
     title: str
@@ -60,7 +60,7 @@ class Host:
 
 
 def _configuration(application: str) -> Path:
-    """Return the folder in which desktop applications keep what a user has set."""
+    """Return the folder of the settings of desktop applications."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / application
     if sys.platform == "win32":
@@ -169,4 +169,4 @@ HOSTS: Final[Mapping[str, Host]] = {
         "nothing: it reads the file at once",
     ),
 }
-"""The hosts by the name that the command line takes."""
+"""The hosts by their names on the command line."""

@@ -70,9 +70,9 @@ async def uninstall(options: argparse.Namespace, _: Settings, __: list[str]) -> 
 
 
 def serve_command(options: argparse.Namespace) -> list[str]:
-    """Return the command that serves with the settings which the options name.
+    """Return the command that serves with the settings from the options.
 
-    Paths in it are absolute, since a host starts servers in a folder of its own choice.
+    Its paths are absolute, since a host chooses the working directory of a server.
     """
     words = [*_program(), "serve"]
     if options.config:
@@ -92,7 +92,7 @@ def serve_command(options: argparse.Namespace) -> list[str]:
 
 
 def _absolute(state: str) -> str:
-    """Return where the state is, whatever folder the server is started in."""
+    """Return the path of the state, independent of the working directory."""
     scheme, slashes, path = state.partition(":///")
     if scheme != "sqlite" or not slashes:
         return state
@@ -100,7 +100,7 @@ def _absolute(state: str) -> str:
 
 
 def installed_entries(project: Path) -> list[tuple[str, Path, dict[str, Any]]]:
-    """Return (host, file, entry) for each host whose file has an entry of ours."""
+    """Return (host, file, entry) for each host whose file has an entry for this server."""
     found: list[tuple[str, Path, dict[str, Any]]] = []
     for name, host in HOSTS.items():
         files = [host.user_file()]
@@ -120,7 +120,7 @@ def _program() -> list[str]:
     if beside.is_file():
         return [str(beside)]
     found = shutil.which("trio-tools")
-    # -P: a module in the folder where the host starts us must not run in our place.
+    # -P: a module in the host's working directory must not run instead of ours.
     return [found] if found else [sys.executable, "-P", "-m", "trio_tools"]
 
 
@@ -177,7 +177,7 @@ def _carry_out(options: argparse.Namespace, file: Path, before: str, after: str)
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace the file in one step, so that no reader meets half of it. Links and mode are kept."""
+    """Replace the file atomically, so no reader sees a part of it. Links and mode are kept."""
     target = file.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600

@@ -59,7 +59,7 @@ _COMMANDS: dict[str, _Command] = {
 }
 
 
-# How long what belongs to the run may take to end behind the server.
+# Seconds that the objects of the run may take to end after the server has ended.
 _LEAVE_SECONDS = 0.4
 
 
@@ -84,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = partial(_COMMANDS[options.command], options, settings, rest)
         status = _run(_ending_in_time(command) if options.command == "serve" else command)
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+    except BrokenPipeError:  # the reader closed our output, as `head` does
         return _without_reader()
-    except (OSError, ValueError) as error:  # of the start: later ones come in groups
+    except (OSError, ValueError) as error:  # errors of the start; later ones are in groups
         for line in problem_lines(error):
             print(f"trio-tools: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
@@ -94,16 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _without_reader() -> int:
-    """Drop what is still to be printed, so that the end of the interpreter cannot fail by it."""
+    """Drop buffered output, so that it cannot fail at the end of the interpreter."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
 def _ending_in_time(serve: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
-    """Serve, and end the process if what belongs to the run takes long to end behind that.
+    """Serve, and end the process if the rest of the run takes too long to end.
 
-    The stop of the server has a watchdog of its own. What comes behind it are the worker processes,
-    one of which may hang.
+    The stop of the server has its own watchdog. After it come the worker processes, one of which
+    may hang.
     """
     from trio_tools.transports.shutdown import Watchdog  # noqa: PLC0415 - of `serve` alone
 
@@ -128,12 +128,12 @@ class _CallOff(trio.abc.Instrument):
 
 
 def _run(command: Callable[[], Awaitable[int]]) -> int:
-    gc.freeze()  # nothing of the start is garbage, and to look at all of it again takes 90 ms
+    gc.freeze()  # imported objects are not garbage; checking them again takes 90 ms
     try:
         status = trio.run(command)
-    except* KeyboardInterrupt:  # out of a nursery it comes in a group
+    except* KeyboardInterrupt:  # a nursery raises it in a group
         status = INTERRUPTED
-    except* (BrokenPipeError, SystemExit):  # the console raises the second one in its place
+    except* (BrokenPipeError, SystemExit):  # the console raises the second one instead
         status = _without_reader()
     return status
 
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--insecure", action="store_true", default=None, help="bind without tokens (http)"
     )
     serve.add_argument("--workers", type=int, metavar="N", help="processes that serve (http)")
-    serve.add_argument("--worker", help=argparse.SUPPRESS)  # the place of one of them
+    serve.add_argument("--worker", help=argparse.SUPPRESS)  # the index of one of them
     serve.add_argument(
         "--check", action="store_true", help="check the settings and what they name, and end"
     )
@@ -261,7 +261,7 @@ def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
         ("uninstall", "remove it from there"),
     ):
         command = subparsers.add_parser(name, parents=[shared], help=words, description=words)
-        # Not `host`, which is the address that `serve` binds.
+        # Not `host`, which is the address for `serve`.
         command.add_argument(
             "host_name", choices=tuple(HOSTS), metavar="HOST", help=", ".join(HOSTS)
         )
@@ -276,7 +276,7 @@ def _add_install(subparsers: Any, shared: argparse.ArgumentParser) -> None:
 
 
 class _ToolHelp(argparse.Action):
-    """Help on the command; behind the name of a tool, help on that tool, which its schema gives."""
+    """Help on the command; after the name of a tool, help on that tool, from its schema."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=False, **more)
@@ -289,7 +289,7 @@ class _ToolHelp(argparse.Action):
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """Return the settings: arguments first, then the environment, the file, the defaults."""
+    """Return the settings: from arguments, else the environment, else the file, else defaults."""
     if options.config:
         os.environ["TRIO_TOOLS_CONFIG"] = options.config
     given: dict[str, Any] = {}

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 PARTLY_FAILED: Final = 3
-"""Exit status of a call of which some items succeeded and others did not."""
+"""Exit status of a call if only some items succeeded."""
 
 
 async def operations(options: argparse.Namespace, settings: Settings, _: list[str]) -> int:
-    """Run one of the commands on stored operations."""
+    """Run one of the subcommands."""
     return await _COMMANDS[options.action](options, settings)
 
 
 async def resume(operation_id: str, settings: Settings, *, as_json: bool) -> int:
-    """Go on with an operation until it is done, and print what it did. Ctrl-C stops and keeps."""
+    """Resume an operation until it is done, and print the result. Ctrl-C keeps its results."""
     from rich.console import Console  # noqa: PLC0415 - serving needs no console
 
     from trio_tools.command_line.console import progress_bar, show_answer  # noqa: PLC0415
@@ -55,7 +55,7 @@ async def resume(operation_id: str, settings: Settings, *, as_json: bool) -> int
 
 
 def status_of_items(envelope: dict[str, Any]) -> int:
-    """Return the exit status of a call that has answered: 0, 1 if all items failed, 3 if some."""
+    """Return the exit status of an answered call: 0; 1 if all items failed; 3 if some failed."""
     data = cast("dict[str, Any]", envelope.get("data") or {})
     counts = cast("dict[str, int]", data.get("counts") or {})
     failed = counts.get("failed", 0) + counts.get("timed_out", 0)
@@ -153,7 +153,7 @@ _COMMANDS: dict[str, _Command] = {
 
 
 def add_parser(subparsers: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to those of the command line."""
+    """Add the command to the command line."""
     command = subparsers.add_parser("operations", help="stored operations")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, words in (
@@ -175,10 +175,10 @@ def add_parser(subparsers: Any, shared: argparse.ArgumentParser) -> None:
 
 @asynccontextmanager
 async def _server(settings: Settings) -> AsyncGenerator[tuple[ToolServer, DurableStore]]:
-    """Have a server that takes nothing up by itself.
+    """Return a server that resumes nothing by itself.
 
     Raises:
-        ValueError: Nothing is stored with these settings, or the state cannot be used.
+        ValueError: These settings store nothing, or the state cannot be used.
     """
     from trio_tools.operations.durable_store import DurableStore  # noqa: PLC0415
     from trio_tools.server import create_server  # noqa: PLC0415
@@ -241,7 +241,7 @@ def _row(record: Record, store: DurableStore) -> dict[str, Any]:
 async def stop_on_interrupt(
     drain: Callable[[], None], console: Any, scope: trio.CancelScope
 ) -> None:
-    """Let the first Ctrl-C stop the work and keep what is done; the second one ends all."""
+    """Stop the work at the first Ctrl-C and keep its results; end the command at the second."""
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         await anext(signals)
         console.print("stopping; what is done follows (Ctrl-C again to give up)")

@@ -1,7 +1,7 @@
-"""`trio-tools reload`: a server that runs reads its settings again, and says what it took.
+"""`trio-tools reload`: make a running server read its settings again, and print what changed.
 
-Over HTTP it is asked at `/reload`, with the token of a client, and answers; a process, also one on
-stdio, is sent SIGHUP, and its log tells.
+An HTTP server receives a request to `/reload` with a client's token, and answers. A process, also
+one on stdio, receives SIGHUP, and its log has the result.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SECONDS = 30.0
 
 
 async def reload(options: argparse.Namespace, _: Settings, __: list[str]) -> int:
-    """Ask a server to read its settings again.
+    """Make a server read its settings again.
 
     Returns:
-        0, also where some settings need a restart; 1 if the server refuses or does not answer.
+        0, also if some settings need a restart; 1 if the server refuses or does not answer.
     """
     if options.pid is not None:
         return _send_signal(options.pid)

@@ -1,6 +1,6 @@
-"""`trio-tools top`: what a server does now, in a terminal.
+"""`trio-tools top`: the current activity of a server, in a terminal.
 
-It reads the events of the server's dashboard, so it shows the same as the page. Keys: up and down
+It reads the event stream of the server's dashboard, so it shows the same data. Keys: up and down
 choose an operation, `c` cancels it, `r` lists its failed items, `q` ends.
 """
 
@@ -36,7 +36,7 @@ _BAR_WIDTH = 24
 
 @dataclass
 class View:
-    """What is shown: the latest snapshot, and what a person chose in it."""
+    """The displayed state: the latest snapshot, and the user's selection."""
 
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     chosen: int = 0
@@ -50,12 +50,12 @@ class View:
 
     @property
     def operation(self) -> dict[str, Any] | None:
-        """The operation that is chosen, None if there is none."""
+        """The selected operation; None without one."""
         self.chosen = max(0, min(self.chosen, len(self.operations) - 1))
         return self.operations[self.chosen] if self.operations else None
 
     def render(self) -> RenderableType:
-        """Return what the terminal shows."""
+        """Return the content of the terminal."""
         server = self.data.get("server", {})
         head = f"{server.get('name', 'trio-tools')}  {server.get('calls', 0)} calls  {self.message}"
         keys = Text("↑↓ choose   c cancel   r failed items   q quit", style="dim")
@@ -124,7 +124,7 @@ async def top(options: argparse.Namespace, _: Settings, __: list[str]) -> int:
 
 
 async def _once(client: httpx.AsyncClient, view: View, console: Console) -> int:
-    """Print one snapshot, for a pipe."""
+    """Print one snapshot, for output into a pipe."""
     try:
         async with aclosing(_snapshots(client)) as snapshots:
             view.data = await anext(snapshots)
@@ -182,7 +182,7 @@ async def _keys(client: httpx.AsyncClient, view: View, live: Live) -> None:
 
 @contextmanager
 def _single_keys() -> Generator[None]:
-    """Let each key be read as it is pressed; put the terminal back at the end."""
+    """Read each key as it is pressed; restore the terminal at the end."""
     import termios  # noqa: PLC0415 - not on Windows
     import tty  # noqa: PLC0415
 

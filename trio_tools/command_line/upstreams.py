@@ -16,13 +16,13 @@ from trio_tools.settings.host_files import read_host_file
 
 
 def add_host_files(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Add the servers of the files that `--upstreams` names to the settings that were given.
+    """Add the servers in the files of `--upstreams` to the given settings.
 
-    Why an entry is left out is kept in `options.left_out`, by name.
+    The reason why an entry is skipped is kept in `options.left_out`, by name.
 
     Raises:
-        OSError: There is no such file.
-        ValueError: It is none of a host.
+        OSError: The file does not exist.
+        ValueError: It is not the file of a host.
     """
     left_out: dict[str, str] = {}
     for path in options.upstreams or ():
@@ -48,7 +48,7 @@ async def upstreams(options: argparse.Namespace, settings: Settings, _: list[str
 
 
 async def examine(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Start all upstreams at once, each within its start timeout, and report what they offer."""
+    """Start all upstreams concurrently, each with its start timeout, and report their tools."""
     from trio_tools.upstream.upstreams import Upstreams  # noqa: PLC0415 - only if there are some
 
     known = Upstreams(settings.upstreams, own_name=settings.name)

@@ -4,15 +4,15 @@ Everything here is a plain function for a trio worker thread (`run_in_thread`): 
 holds one chunk at a time, and it ends within one chunk of a cancel. Each module imports only from
 those above it:
 
-    roots          what may be opened, and how
+    roots           opens files inside the roots
     output_folder  files that tools write, each whole or not at all
-    chunks         a file, piece by piece
+    chunks          a file in chunks
     hashing        digests of texts and files
     compression    sizes and ratios, or a compressed copy
-    text_layers    what is packed or in a wide encoding, as plain bytes
-    text_format    what a file of text is, found at its beginning
-    text_source    blocks of whole lines of text
-    records        items, chunks and positions
+    text_layers     packed files and wide encodings, as plain bytes
+    text_format     packing, encoding and line ends, detected at the beginning of a file
+    text_source     blocks of whole lines of text
+    records        types of items, chunks and positions
     csv_header     the columns of CSV, and the delimiter
     csv_records    records of CSV
     json_lines     a JSON value on each line, and plain lines

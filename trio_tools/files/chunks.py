@@ -1,7 +1,7 @@
-"""Bytes in chunks, with a look at the caller between any two of them.
+"""Bytes in chunks, with a check for a cancelled caller between any two of them.
 
-A worker thread cannot be interrupted; it can only ask whether its caller is still there. Asking
-once per chunk is what bounds the time from a cancel to the end of the work.
+A worker thread cannot be interrupted. It can only check whether its call was cancelled. One check
+per chunk bounds the time from a cancel to the end of the work.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator
 
     Args:
         file: Open for reading.
-        chunk_bytes: What is in memory at a time, at least 1.
-        max_bytes: A file that grew past this after it was opened is refused, not followed.
+        chunk_bytes: Number of bytes in memory at a time, at least 1.
+        max_bytes: A file that became larger than this after it was opened is refused.
 
     Raises:
-        InvalidArgument: More than `max_bytes` came.
+        InvalidArgument: The file has more than `max_bytes`.
     """
     total = 0
     while chunk := file.read(chunk_bytes):

@@ -1,7 +1,7 @@
 """Texts and files through zlib, gzip, lzma and zstd, for a worker thread.
 
-One shape for all four: an encoder that is fed chunks and then flushed. Only what is asked for is
-kept, so sizing a file takes the memory of one chunk and the encoder's window.
+All four have one interface: an encoder that receives chunks and is then flushed. Output is kept
+only on request, so measuring a file takes the memory of one chunk and the encoder's window.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULT_MAX_INPUT_BYTES = 50_000_000
 DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
 
 _CHUNK_BYTES = 2**13  # the slowest levels take some 25 ms for it
-# Of zstd, which would gather 128 KiB and check for no cancel meanwhile.
+# Chunk of zstd, which would otherwise collect 128 KiB before the next check for a cancel.
 _CHUNKS_PER_BLOCK = 4
 _UNFOLD_BYTES = 2**18
 _WINDOW_BYTES = 2**23  # level 9 of lzma would take 64 MiB and ten times that to search it
@@ -42,7 +42,7 @@ class _Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """What undoes one stream. `decompress(b"", size)` goes on with what it was given."""
+    """Decompresses one stream. `decompress(b"", size)` continues with the input it has."""
 
     @property
     def eof(self) -> bool:
@@ -51,7 +51,7 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What came after its end."""
+        """The input after the end of the stream."""
         ...
 
     def decompress(self, data: bytes, max_length: int = ..., /) -> bytes:
@@ -68,14 +68,14 @@ class _Algorithm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """How small some bytes became."""
+    """The sizes before and after compression."""
 
     algorithm: str
     level: int
     original_bytes: int
     compressed_bytes: int
     ratio: float | None
-    """Compressed bytes per original byte, so smaller is better. None where there were none."""
+    """Compressed bytes per original byte, so smaller is better. None for no bytes."""
     content_base64: str | None
     """The result, if it was requested and kept within the bound."""
     content_left_out: bool
@@ -93,15 +93,15 @@ def compress_text(
     """Compress `text` in UTF-8. Runs in a trio worker thread; a cancel ends it within a chunk.
 
     Args:
-        text: What to compress.
+        text: The text to compress.
         algorithm: One of `ALGORITHMS`.
-        level: From fast to small; the algorithm has a default.
+        level: Compression level; each algorithm has a default.
         max_output_bytes: Return the result too if it has at most that many bytes; 0 for never.
-        max_input_bytes: The most bytes of text.
+        max_input_bytes: Limit of bytes of the text in UTF-8.
 
     Raises:
-        InvalidArgument: Unknown algorithm, a level it has not, or a text that is too large or
-            that UTF-8 cannot express.
+        InvalidArgument: Unknown algorithm or level, or a text that is too large or that UTF-8
+            cannot express.
     """
     data = encode_text(text)
     if len(data) > max_input_bytes:
@@ -135,12 +135,11 @@ def decompress_text(
 ) -> str:
     """Return the text that was compressed. Runs in a trio worker thread, as `compress_text`.
 
-    However much the content would unfold to, no more than `max_output_bytes` and a chunk of it
-    come into memory.
+    At most `max_output_bytes` and one chunk are in memory, even if the content would be larger.
 
     Raises:
-        InvalidArgument: Not base64, not of that algorithm, cut short, followed by something else,
-            more than the bound, or not a text in UTF-8.
+        InvalidArgument: Not base64, not of that algorithm, truncated, followed by other bytes,
+            larger than the bound, or not UTF-8 text.
     """
     decoder = _find(algorithm).decoder()
     try:
@@ -168,7 +167,7 @@ def decompress_text(
 
 
 def make_decoder(algorithm: str) -> Decoder:
-    """Return what undoes one stream of `algorithm`, within a bound on memory."""
+    """Return a decoder for one stream of `algorithm`, with a bound on memory."""
     return _find(algorithm).decoder()
 
 
@@ -176,7 +175,7 @@ def check_level(algorithm: str, level: int | None) -> int:
     """Return the level to use: `level`, or the algorithm's default for None.
 
     Raises:
-        InvalidArgument: Unknown algorithm, or a level it has not; the message says what there is.
+        InvalidArgument: Unknown algorithm or level; the message lists the known ones.
     """
     found = _find(algorithm)
     if level is None:
@@ -216,7 +215,7 @@ def _compress(
 
 
 def _keep(kept: bytearray, part: bytes, limit: int) -> int:
-    """Add `part` while all of it fits; what is kept is whole, or no longer of use to anyone."""
+    """Add `part` while all of it fits. Once a part does not fit, nothing is kept."""
     if len(kept) + len(part) <= limit:
         kept += part
     return len(part)
@@ -239,7 +238,7 @@ def _unfold(decoder: Decoder, data: bytes, limit: int) -> Iterator[bytes]:
 
 
 class _ZlibDecoder:
-    """zlib's decoder in the shape of the others, which remember the input they did not use."""
+    """zlib's decoder with the interface of the others, which keep the input they did not use."""
 
     def __init__(self, window_bits: int) -> None:
         self._decoder = zlib.decompressobj(window_bits)
@@ -257,7 +256,7 @@ class _ZlibDecoder:
 
 
 class _ZstdEncoder:
-    """zstd's encoder with blocks of 32 KiB: 0.2 % larger for it, and a cancel is seen in 10 ms."""
+    """zstd's encoder with blocks of 32 KiB: 0.2 % larger, but a cancel takes effect in 10 ms."""
 
     def __init__(self, level: int) -> None:
         self._encoder = zstd.ZstdCompressor(level)
@@ -297,8 +296,8 @@ _ALGORITHMS = {
         _lzma_encoder,
         lambda: lzma.LZMADecompressor(memlimit=_DECODER_MEMORY_BYTES),
     ),
-    # Above level 11 it takes 20 ms and more just to begin, in which no cancel is seen, and gains
-    # next to nothing.
+    # Above level 11 the start alone takes 20 ms and more without a check for a cancel, and gains
+    # almost nothing.
     "zstd": _Algorithm(range(1, 12), 3, _ZstdEncoder, zstd.ZstdDecompressor),
 }
 ALGORITHMS = tuple(_ALGORITHMS)

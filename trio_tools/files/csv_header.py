@@ -1,4 +1,4 @@
-"""The header of a CSV file: how its columns are named, and what is between its fields."""
+"""The header of a CSV file: the names of its columns, and the delimiter between fields."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SNIFFED_LINES = 50
 _LEAST_BLOCK = 16_384
 _SAID = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE | re.DOTALL)
 SENTINEL = "\ud800"
-"""A lone surrogate, which no text in a file decodes to: so it is a record of its own, unless the
-quotes before it are open."""
+"""A lone surrogate. No text in a file decodes to it, so it is a separate record, unless a quote
+before it is open."""
 
 
-# The bound on a record is ours; the one of the module would tear a field in two.
+# The bound on a record is ours. The bound of the csv module would split a field.
 csv.field_size_limit(2**31 - 1)
 
 
@@ -31,16 +31,16 @@ class Header:
 
     Attributes:
         delimiter: One character.
-        names: Each one different.
-        offset: Where the first record begins.
-        line: The lines before it.
+        names: The column names, all different.
+        offset: Offset of the first record in bytes.
+        line: Number of lines before it.
     """
 
     def __init__(self, source: TextSource, delimiter: str | None) -> None:
         self.offset, self.line = source.offset, 0
         block = source.read_block(_LEAST_BLOCK)
         lines = lines_of(source.decode(block))
-        while lines and not lines[0].strip():  # pandas passes over blank lines too
+        while lines and not lines[0].strip():  # pandas skips blank lines too
             self._pass_over(source, lines)
         said = _SAID.fullmatch(lines[0]) if lines else None
         if said:
@@ -81,7 +81,7 @@ def distinct_names(fields: list[str]) -> list[str]:
 
 
 def find_delimiter(lines: list[str]) -> str:
-    """Return what cuts the first lines into the most columns, as many in each as in the first."""
+    """Return the delimiter that splits the first lines into the most, equally many, columns."""
     best, most = ",", (0.0, 1)
     for delimiter in DELIMITERS:
         rows = [row for row in csv.reader(lines[:_SNIFFED_LINES], delimiter=delimiter) if row]

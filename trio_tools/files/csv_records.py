@@ -1,9 +1,9 @@
-"""Records of a CSV file, as pandas takes them, and one bad record for each that is bad.
+"""Records of a CSV file, as pandas parses them; each bad record is one item with an error.
 
-Python's `csv` cuts records. What is around it deals with files that are not as they should be: a
-byte that is not in the encoding, a field without an end or a record that is too large is one bad
-record, and reading goes on with the true next one. Otherwise the rest of a quoted field would be
-read as records, and the author of a field could forge some.
+Python's `csv` splits the records. This module handles defective files: a byte that is not in the
+encoding, an unclosed field or a record that is too large is one bad record, and reading continues
+with the next real record. Otherwise the rest of a quoted field would be parsed as records, so
+that the author of a field could forge some.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def read_csv(source: TextSource, header: Header, line: int, size: int) -> Part:
 
     Args:
         source: At the beginning of a record.
-        header: Of the same file.
-        line: The lines before that record.
-        size: Items, at least 1.
+        header: The header of the same file.
+        line: Number of lines before that record.
+        size: Number of items, at least 1.
 
     Raises:
-        DamagedFileError: The file cannot be unpacked any further.
+        DamagedFileError: The file cannot be unpacked to its end.
     """
     start = source.offset
     records = _Records(source, header, line, size)
@@ -48,7 +48,7 @@ def read_csv(source: TextSource, header: Header, line: int, size: int) -> Part:
 
 
 class _Records:
-    """Items in order, many at a time, and where the next one begins."""
+    """Items in order, many at a time, and the position of the next one."""
 
     def __init__(self, source: TextSource, header: Header, line: int, size: int) -> None:
         self._source = source
@@ -63,19 +63,19 @@ class _Records:
         self._load()
 
     def read_into(self, items: list[DatasetItem], size: int) -> bool:
-        """Append the records that are in memory, until there are `size` items; then read on.
+        """Append the records in memory, until there are `size` items; then read more.
 
         Returns:
-            False if nothing follows.
+            False at the end.
         """
         names, line, reader, is_clean = self._names, self._line, self._reader, self._is_clean
         width, whole = len(names), len(self._lines) - (not self._ends_whole)
         done = self._done
         for fields in reader:
             before, done = done, reader.line_num
-            if done > whole:  # the sentinel, or a record that goes on behind what was read
+            if done > whole:  # the sentinel, or a record that continues after the lines read so far
                 break
-            # Nearly every record: a line without a fault, as many fields as there are names.
+            # Nearly every record: a correct line with as many fields as there are names.
             if is_clean and done == before + 1 and len(fields) == width:
                 value = dict(zip(names, fields))  # noqa: B905 - a third faster than `strict`
                 items.append(new_item((line + done, value, None, None)))
@@ -93,7 +93,7 @@ class _Records:
 
     @property
     def passed(self) -> int:
-        """The bytes before the lines that are in memory."""
+        """The bytes before the lines in memory."""
         return self._offset
 
     def offset(self) -> int:
@@ -105,7 +105,7 @@ class _Records:
         return self._line + self._done
 
     def exhausted(self) -> bool:
-        """Whether nothing but blank lines follows."""
+        """Whether only blank lines follow."""
         return (
             not any(line.strip("\r\n") for line in self._lines[self._done :])
             and self._ends_whole
@@ -113,7 +113,7 @@ class _Records:
         )
 
     def _item(self, fields: list[str], before: int, done: int) -> DatasetItem:
-        """Return the item of a record that is the lines from `before` to `done`."""
+        """Return the item of the record in the lines from `before` to `done`."""
         number = self._line + done
         if not self._is_clean or done > before + 1:
             text = "".join(self._lines[before:done])
@@ -155,7 +155,7 @@ class _Records:
         self._reader = csv.reader([*self._lines, SENTINEL], delimiter=self._delimiter)
 
     def _pass_over_record(self) -> DatasetItem:
-        """Find the end of a record that is too long, or has none, without keeping it."""
+        """Find the end of a record that is too long or unclosed, without keeping it."""
         cutter = _Cutter(self._delimiter)
         text = "".join(self._lines[self._done :])
         self._offset += self._source.length("".join(self._lines[: self._done]))
@@ -197,7 +197,7 @@ class _Cutter:
         return self._state == "quoted"
 
     def find_end(self, text: str) -> int | None:
-        """Return where the next record begins in `text`; None if it is behind it."""
+        """Return where the next record begins in `text`; None if it begins after it."""
         at = 0
         while at < len(text):
             match self._state:

@@ -1,7 +1,8 @@
 """Datasets read a chunk of items at a time, each chunk from where the last one ended.
 
-Nothing is held open between chunks: a position says it all, so reading goes on after a cancel, in
-another call, or in another process. Memory is bounded by the chunk, not by the dataset.
+Nothing is held open between chunks. A position is complete, so reading can continue after a
+cancel, in another call, or in another process. Memory is bounded by the chunk, not by the
+dataset.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ _MAX_FILES = 100_000
 
 
 class DatasetKind(StrEnum):
-    """How a dataset is cut into items."""
+    """How a dataset is split into items."""
 
     JSON_LINES = "json_lines"
     """One JSON value per line; blank lines are skipped."""
     JSON = "json"
-    """The elements of one array, or values that follow one another."""
+    """The elements of one array, or a sequence of values."""
     CSV = "csv"
     """One object of texts per record, named by the header."""
     LINES = "lines"
@@ -89,14 +90,14 @@ class Dataset:
     Text may be packed with gzip, bzip2, xz or zstd.
 
     Args:
-        roots: What may be read.
+        roots: The folders that may be read.
         path: As for `FileRoots.resolve`. With `*`, `?` or `[` in its last part: all files of that
             folder whose names match, in order of name.
         kind: None to detect it by the suffix, or because it is a folder.
-        encoding: Of text; a mark at the beginning of a file counts more. None to find it: UTF-8,
-            unless the beginning is none and reads as text in another one.
-        delimiter: Of CSV. None to find it: what a line `sep=` says, or else what cuts the first
-            lines into as many columns each.
+        encoding: Encoding of the text; a byte order mark overrides it. None to detect it: UTF-8,
+            unless the beginning is not UTF-8 and is readable text in another encoding.
+        delimiter: Delimiter of CSV. None to detect it: from a line `sep=`, or else the one that
+            splits the first lines into equally many columns.
     """
 
     roots: FileRoots
@@ -106,20 +107,20 @@ class Dataset:
     delimiter: str | None = None
 
     def read_chunk(self, position: str | None = None, size: int = 50) -> Chunk:
-        """Return up to `size` items from `position` on.
+        """Return up to `size` items, starting at `position`.
 
         Runs in a trio worker thread; a cancel ends it within a block of 64 KiB. A chunk also ends
         after `MAX_CHUNK_BYTES`. A bad record is an item with an `error`; reading goes on after it.
 
         Args:
-            position: `next_position` of the chunk before; None for the beginning.
-            size: Items, at least 1.
+            position: `next_position` of the previous chunk; None for the beginning.
+            size: Number of items, at least 1.
 
         Raises:
             Forbidden, NotFound: As `FileRoots.open_binary`.
             InvalidArgument: As `FileRoots.open_binary`; also an unknown kind, a position that is
-                not one of this dataset, a CSV file without a usable header, or a file that is none
-                of its kind.
+                not of this dataset, a CSV file without a usable header, or a file that is not of
+                its kind.
             UpstreamFailed: The library for this kind is not installed.
         """
         folder, pattern = os.path.split(self.path)
@@ -174,7 +175,7 @@ class Dataset:
         return Chunk(tuple(items), None, tuple(warnings))
 
     def _read_folder(self, position: str | None, size: int) -> Chunk:
-        # One name more than asked for tells whether there is a next chunk.
+        # One more name than requested shows whether there is a next chunk.
         entries = self.roots.list_folder(self.path, after=position or "", count=size + 1)
         folder = self.roots.resolve(self.path)
         items: list[DatasetItem] = []
@@ -193,7 +194,7 @@ class Dataset:
             return False
 
     def _file_item(self, number: int, path: str, name: str, *, is_link: bool) -> DatasetItem:
-        raw = os.fsencode(name)  # Linux takes any bytes for a name, and JSON does not
+        raw = os.fsencode(name)  # Linux allows any bytes in a name, JSON does not
         try:
             raw.decode()
         except UnicodeDecodeError:
@@ -256,7 +257,7 @@ class Dataset:
 
     def _read_table(self, path: str, kind: DatasetKind, position: str | None, size: int) -> Part:
         table_files.check_installed(kind)
-        self.roots.open_binary(path).close()  # what is wrong with it costs no process
+        self.roots.open_binary(path).close()  # an error here needs no process
         try:
             return trio.from_thread.run(_in_worker, self.roots, path, str(kind), position, size)
         except (MemoryError, WorkerCrashed) as error:

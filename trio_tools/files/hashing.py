@@ -1,7 +1,7 @@
 """Digests of texts and files, for a worker thread.
 
-`hashlib` lets go of the interpreter lock while it works through a chunk, so a large file keeps
-one core busy and nothing else.
+`hashlib` releases the interpreter lock while it hashes a chunk, so a large file uses one core and
+blocks nothing else.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ ALGORITHMS = (
     "md5",
 )
 BROKEN_ALGORITHMS = frozenset({"sha1", "md5"})
-"""Collisions can be made at will: fit for checksums, unfit for security."""
+"""Algorithms with known collisions: suitable for checksums, not for security."""
 
-_CHUNK_BYTES = 2**20  # 5 ms of the slowest algorithm, 1,000 questions for a file of 1 GB
+_CHUNK_BYTES = 2**20  # 5 ms of the slowest algorithm, 1,000 checks for a file of 1 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The digest of some bytes."""
+    """The digest of a text or a file."""
 
     algorithm: str
     hexdigest: str
     size_bytes: int
     secure: bool
-    """False for an algorithm whose collisions can be made at will."""
+    """False for an algorithm with known collisions."""
 
 
 def hash_text(text: str, *, algorithm: str = "sha256") -> Digest:
@@ -88,7 +88,7 @@ def encode_text(text: str) -> bytes:
     """Return `text` in UTF-8.
 
     Raises:
-        InvalidArgument: It holds a lone surrogate; the message says where.
+        InvalidArgument: It contains a lone surrogate; the message has its position.
     """
     try:
         return text.encode()

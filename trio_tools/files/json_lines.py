@@ -1,4 +1,4 @@
-"""Records of a file of lines: a JSON value on each, or the line itself."""
+"""Records of a file of lines: one JSON value per line, or the line itself."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def read_lines(source: TextSource, line: int, size: int, convert: Callable[[str]
 
     Args:
         source: At the beginning of a line.
-        line: The lines before it.
-        size: Items, at least 1.
-        convert: Returns the value of a line; a `ValueError` is the item's.
+        line: Number of lines before it.
+        size: Number of items, at least 1.
+        convert: Returns the value of a line; a `ValueError` becomes the error of the item.
 
     Raises:
-        DamagedFileError: The file cannot be unpacked any further.
+        DamagedFileError: The file cannot be unpacked to its end.
     """
     start = offset = source.offset
     items: list[DatasetItem] = []
@@ -73,7 +73,7 @@ def line_as_json(line: str) -> Any:
     """
     text = line.rstrip()
     try:
-        value, end = _decode(text)  # without what `json.loads` does around it
+        value, end = _decode(text)  # without the checks of `json.loads`
     except json.JSONDecodeError:
         value, end = None, -1
     if end != len(text):
@@ -84,12 +84,12 @@ def line_as_json(line: str) -> Any:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:  # its own words would say "line 1" of every line
+    except json.JSONDecodeError as error:  # its own text has "line 1" for every line
         raise ValueError(f"{error.msg} at column {error.colno}") from error
 
 
 def check_text(value: Any) -> Any:
-    """Return a value whose text has escapes, which can be lone surrogates: those are not text."""
+    """Return a value whose text has escapes. Lone surrogates among them are refused."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -100,7 +100,7 @@ def check_text(value: Any) -> Any:
 def _doubtful_item(
     source: TextSource, text: str, line: int, convert: Callable[[str], Any]
 ) -> DatasetItem:
-    """Return the item of a line that may be too long, or hold bytes of another encoding."""
+    """Return the item of a line that may be too long, or contain bytes of another encoding."""
     if source.length(text) > MAX_RECORD_BYTES:
         return too_long(line)
     reason = source.odd_reason(text)

@@ -1,4 +1,4 @@
-"""Values of a JSON file: the elements of an array, or values one after another."""
+"""Values of a JSON file: the elements of an array, or a sequence of values."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def read_values(source: TextSource, position: str | None, size: int) -> Part:
-    """Return up to `size` items: the elements of an array, or values that follow one another.
+    """Return up to `size` items: the elements of an array, or a sequence of values.
 
     Args:
         source: At its beginning.
-        position: Where to go on: an offset, the lines before it, and whether it is in an array.
-        size: Items, at least 1.
+        position: Where to continue: an offset, the number of lines before it, and whether it is
+            in an array.
+        size: Number of items, at least 1.
 
     Raises:
-        DamagedFileError: The file cannot be unpacked any further.
+        DamagedFileError: The file cannot be unpacked to its end.
         InvalidArgument: It is not a position.
     """
     values = _Values(source)
@@ -54,21 +55,22 @@ def read_values(source: TextSource, position: str | None, size: int) -> Part:
 
 
 class _Values:
-    """JSON values from pieces of text, of which no more than one record is kept."""
+    """JSON values from pieces of text. At most one record is kept in memory."""
 
     def __init__(self, source: TextSource) -> None:
         self._source = source
         self._decoder = codecs.getincrementaldecoder(source.codec)(ODD_BYTES)
         self._text = ""
         self._at = 0
-        # Of the text before self._counted: bytes and lines since the beginning of the file.
+        # Of the text before self._counted: number of bytes and lines since the beginning of the
+        # file.
         self._counted = 0
         self._start = source.offset
         self._line = 0
-        self._inside: bool | None = None  # an array; not known at the beginning
+        self._inside: bool | None = None  # whether in an array; unknown at the beginning
 
     def go_on_from(self, line: int, *, inside_array: bool) -> None:
-        """Say what is known of the place where the source is."""
+        """Set the position of the source."""
         self._start, self._line, self._inside = self._source.offset, line, inside_array
 
     def offset(self) -> int:
@@ -90,7 +92,7 @@ class _Values:
         return self._at >= len(self._text)
 
     def next_item(self) -> DatasetItem | None:
-        """Return the next value, or what is wrong with it; None at the end."""
+        """Return the next value, or its error; None at the end."""
         self._pass_over_between()
         if self._inside is None and self._at < len(self._text):
             self._inside = self._text[self._at] == "["
@@ -107,7 +109,7 @@ class _Values:
                     first = self._at
                     continue
                 return self._bad(first, error)
-            # A number at the end of what was read may go on.
+            # A number at the end of the text read so far may continue.
             if end < len(self._text) or not self._grow():
                 break
             first = self._at
@@ -130,7 +132,7 @@ class _Values:
         )
 
     def _bad(self, first: int, error: Exception) -> DatasetItem:
-        """Skip a broken value, to the end of its brackets and quotes."""
+        """Skip an invalid value, to the end of its brackets and quotes."""
         brackets = _Brackets(in_array=bool(self._inside))
         self._at = first
         while (end := brackets.find_end(self._text, self._at)) is None:
@@ -164,7 +166,7 @@ class _Values:
         self._counted = self._at
 
     def _grow(self, *, always: bool = False) -> bool:
-        """Drop what is done and read on. False at the end, or if a record gets too long."""
+        """Drop the parsed text and read more. False at the end, or if a record is too long."""
         if self._source.at_end() or (not always and len(self._text) - self._at > MAX_RECORD_BYTES):
             return False
         self._count()
@@ -176,7 +178,7 @@ class _Values:
 
 
 class _Brackets:
-    """Finds the end of a value that is not JSON in pieces of text."""
+    """Finds the end of an invalid value in pieces of text."""
 
     def __init__(self, *, in_array: bool) -> None:
         self._in_array = in_array
@@ -186,7 +188,7 @@ class _Brackets:
         self.size = 0
 
     def find_end(self, text: str, at: int) -> int | None:  # noqa: C901, PLR0912 - states
-        """Return where what follows the value begins; None if it is behind this piece."""
+        """Return where the text after the value begins; None if it is after this piece."""
         first = at
         if self._escaped:
             at, self._escaped = at + 1, False

@@ -1,7 +1,7 @@
-"""Files that tools write: in one folder of the operator's, each whole or not at all.
+"""Files that tools write into one folder of the operator, each complete or not at all.
 
-A file is written beside its name and takes that name when it is complete, so a reader never finds
-half of one, and a failure or a cancel leaves what was there before.
+A file is written under a temporary name and renamed when it is complete. So a reader never finds
+an incomplete file, and after a failure or a cancel the old file is unchanged.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from trio_tools.answers.errors import Forbidden, InvalidArgument, UpstreamFailed
 from trio_tools.files.roots import FileRoots
 
 FORMATS: Final = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV"}
-"""What is written, by the suffix of the name."""
+"""The formats of output files, by the suffix of the name."""
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _MODE = 0o600
 
 
 class Written(NamedTuple):
-    """A file that is complete."""
+    """A complete file."""
 
     path: Path
     size_bytes: int
@@ -36,7 +36,7 @@ class OutputFolder:
     Holds no open file, so threads may share it.
 
     Args:
-        folder: An existing folder; None if nothing may be written.
+        folder: An existing folder; None forbids writing.
 
     Raises:
         ValueError: It is not a folder, or the system cannot open files beneath a folder without
@@ -49,10 +49,10 @@ class OutputFolder:
         self.is_open = folder is not None
 
     def check(self, name: str) -> Path:
-        """Return where a file of that name will be, with all links resolved.
+        """Return the path of a file of that name, with all links resolved.
 
         Raises:
-            Forbidden: Nothing may be written, or the name leads out of the folder.
+            Forbidden: Writing is forbidden, or the name leads out of the folder.
             InvalidArgument: Its suffix is not in `FORMATS`, or its folder does not exist.
         """
         if not self.is_open:
@@ -86,16 +86,16 @@ class OutputFolder:
         return path
 
     def write(self, name: str, lines: Iterable[bytes]) -> Written:
-        """Write a file, in the place of one that has the name. Blocks; call it in a thread.
+        """Write a file, replacing one of the same name. Blocks; call it in a thread.
 
         Args:
             name: As for `check`.
-            lines: Its bytes, taken one after the other. If taking one raises, nothing is written.
+            lines: Its bytes, iterated lazily. If the iteration raises, nothing is written.
 
         Raises:
             Forbidden: As `check` does.
             InvalidArgument: As `check` does.
-            UpstreamFailed: The system does not let it be written, or the disk is full.
+            UpstreamFailed: The system refuses to write it, or the disk is full.
         """
         path = self.check(name)
         beside = f".{path.name[:100]}.{secrets.token_hex(8)}.part"
@@ -114,7 +114,7 @@ class OutputFolder:
         except OSError as error:
             raise _not_written(name, error) from error
         finally:
-            with suppress(OSError):  # it has its name by now, or it is of no use
+            with suppress(OSError):  # it was renamed, or it is incomplete
                 os.unlink(beside, dir_fd=folder)
             os.close(folder)
         return Written(path, size)

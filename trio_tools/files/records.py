@@ -1,4 +1,4 @@
-"""What datasets are made of: items, chunks, and the position from which reading goes on."""
+"""Types of datasets: items, chunks, and the position from which reading continues."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ class DatasetItem(NamedTuple):
     """One item, or the reason why it could not be read."""
 
     number: int
-    """The line on which it ends, from 1; in a folder its place in the chunk, from 1; in a table
+    """The line on which it ends, from 1; in a folder its position in the chunk, from 1; in a
+    table
     its row, from 1."""
     value: Any = None
     error: str | None = None
     """A sentence that names the line. None for a good item."""
     source: str | None = None
-    """The name of its file, where the dataset has several."""
+    """The name of its file, if the dataset has several files."""
 
 
 new_item: Callable[[tuple[int, Any, None, None]], DatasetItem] = partial(
     cast("Any", tuple).__new__, DatasetItem
 )
-"""Makes the item of a good record from all four fields, in a third of the time of the class."""
+"""Makes the item of a good record from all four fields, in a third of the constructor's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Items in the order of the dataset, and where to go on."""
+    """Items in the order of the dataset, and the next position."""
 
     items: tuple[DatasetItem, ...]
     next_position: str | None
-    """For the next `read_chunk`. None at the end of the dataset."""
+    """The position for the next `read_chunk`. None at the end of the dataset."""
     warnings: tuple[str, ...] = ()
-    """What was guessed of the dataset, and what going on costs."""
+    """Guesses about the dataset, and the cost of continuing."""
 
 
 class Part(NamedTuple):
-    """Items of one file, and where to go on in it."""
+    """Items of one file, and the next position in it."""
 
     items: list[DatasetItem]
     next_position: str | None
     size: int
-    """Bytes read for them."""
+    """Number of bytes read for them."""
     warnings: tuple[str, ...] = ()
 
 
@@ -62,5 +63,5 @@ def bad_position(position: str) -> InvalidArgument:
 
 
 def too_long(line: int) -> DatasetItem:
-    """Return the item for a record above the bound, which ends on `line`."""
+    """Return the item for a record above the size bound, which ends on `line`."""
     return DatasetItem(line, error=f"line {line}: the record is longer than 1,000,000 bytes")

@@ -1,9 +1,9 @@
-"""The only door to the file system: a path becomes an open file inside a root, or an error.
+"""The only access to the file system: a path becomes an open file inside a root, or an error.
 
-A path is resolved component by component from the root, and so is each link on the way. Nothing
-outside the roots is ever looked at, so no answer tells what is there. The result is then opened in
-the same way, following no link: whatever is swapped in between the two steps makes the open fail
-instead of leading outside.
+A path is resolved component by component from the root, and so is each link in it. Nothing
+outside the roots is ever accessed, so no answer reveals what exists there. The result is then
+opened in the same way without following links. If something is replaced between the two steps,
+the open fails instead of leaving the root.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trio_tools.answers.shortages import is_shortage, local_shortage
 
 DEFAULT_MAX_FILE_BYTES = 2**30
 _MAX_PATH_CHARS = 4_096  # as Linux has it
-# Whether a file can be opened relative to its folder, following no link. Not so on Windows, where
-# there can be no roots then, and these flags are of no use.
+# Whether a file can be opened relative to its folder without following links. Windows cannot, so
+# roots are not possible there, and these flags are not used.
 _BENEATH = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _COMMON_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC if _BENEATH else os.O_RDONLY
-# A pipe must not block the open, and a terminal must not become ours.
+# The open of a pipe must not block, and a terminal must not become the controlling terminal.
 _FILE_FLAGS = _COMMON_FLAGS | (os.O_NONBLOCK | os.O_NOCTTY if _BENEATH else 0)
 _FOLDER_FLAGS = _COMMON_FLAGS | (os.O_DIRECTORY if _BENEATH else 0)
-# To pass through a folder, not to list it. Not on macOS.
+# Opens a folder to pass through it, not to list it. Not available on macOS.
 _PASS_FLAGS = _FOLDER_FLAGS | getattr(os, "O_PATH", 0)
 _MAX_LINKS = 40  # as Linux has it
 
@@ -43,28 +43,28 @@ _MAX_LINKS = 40  # as Linux has it
 class _Place(NamedTuple):
     root: Path
     parts: tuple[str, ...]
-    """Components below the root. None is `..`, and none was a link when it was resolved."""
+    """Components below the root. None is `..`, and none was a link at its resolution."""
     exists: bool = True
-    """Whether there was something of that name then."""
+    """Whether a file or folder of that name existed then."""
 
 
 class FolderEntry(NamedTuple):
-    """A file in a folder, or a link to whatever."""
+    """A file in a folder, or a link."""
 
     name: str
     is_link: bool
 
 
 class FileRoots:
-    """The folders that callers may read, and nothing else.
+    """The folders that callers may read. Nothing outside of them can be opened.
 
     Holds no open file, so threads may share it.
 
     Args:
-        roots: Existing folders. Links in them are resolved once, here. Without any root every
-            path is forbidden.
+        roots: Existing folders. Links in them are resolved once, here. Without a root, every path
+            is forbidden.
         max_file_bytes: The largest file that `open_binary` opens.
-        setting: The setting that names them, for messages.
+        setting: The name of their setting, for messages.
 
     Raises:
         ValueError: A root is not an existing folder, or the system, such as Windows, cannot open
@@ -87,7 +87,7 @@ class FileRoots:
             if not root.is_dir():
                 raise ValueError(f"{setting}: {str(root)!r} is not a folder: create it first")
         self.roots = tuple(root.resolve() for root in roots)
-        # By their names: a link in a root may name it as the operator did.
+        # By their given names too: a link in a root may use the operator's name.
         named = [_parts(str(root.absolute())) for root in roots]
         self._root_of = {
             **dict(zip(named, self.roots, strict=True)),
@@ -96,24 +96,24 @@ class FileRoots:
         self.max_file_bytes = max_file_bytes
 
     def resolve(self, path: str) -> Path:
-        """Return the real path that `path` stands for, which may not exist.
+        """Return the real path of `path`, which may not exist.
 
         Args:
             path: Absolute, or relative to a root; with several roots the first one that has it.
 
         Raises:
             Forbidden: It lies outside the roots.
-            InvalidArgument: No path looks like that.
+            InvalidArgument: It is not a valid path.
         """
         place = self._locate(path)
         return place.root.joinpath(*place.parts)
 
     def is_folder(self, path: str) -> bool:
-        """Tell whether `path` is a folder inside the roots.
+        """Whether `path` is a folder inside the roots.
 
         Raises:
             Forbidden: It lies outside the roots.
-            InvalidArgument: No path looks like that.
+            InvalidArgument: It is not a valid path.
         """
         try:
             descriptor = _open_beneath(self._locate(path), _PASS_FLAGS)
@@ -131,7 +131,7 @@ class FileRoots:
 
         Raises:
             Forbidden: It lies outside the roots, or the system denies reading it.
-            NotFound: There is no such file.
+            NotFound: The file does not exist.
             InvalidArgument: It is too large, or a folder, device, pipe or socket.
         """
         limit = self.max_file_bytes if max_bytes is None else min(max_bytes, self.max_file_bytes)
@@ -151,7 +151,7 @@ class FileRoots:
         return os.fdopen(descriptor, "rb")
 
     def open_folder_of(self, path: Path) -> int:
-        """Return a descriptor of the folder that holds a resolved path; close it.
+        """Return a descriptor of the folder of a resolved path. The caller closes it.
 
         Raises:
             OSError: It cannot be opened.
@@ -162,17 +162,17 @@ class FileRoots:
     def list_folder(self, path: str, *, after: str = "", count: int) -> list[FolderEntry]:
         """Return up to `count` regular files and links of a folder, in order of name.
 
-        Sub-folders are skipped. A link may lead anywhere. Memory is bounded by `count`, however
-        many files there are; each call reads the whole folder.
+        Sub-folders are skipped. A link may lead anywhere. Memory is bounded by `count` for any
+        number of files; each call reads the whole folder.
 
         Args:
             path: The folder, as for `resolve`.
             after: Only names that sort after this one.
-            count: The most names to return, at least 1.
+            count: Limit of returned names, at least 1.
 
         Raises:
             Forbidden: It lies outside the roots, or the system denies reading it.
-            NotFound: There is no such folder.
+            NotFound: The folder does not exist.
         """
         descriptor = self._open(path, _FOLDER_FLAGS)
         try:
@@ -192,8 +192,8 @@ class FileRoots:
             os.close(descriptor)
 
     def _locate(self, path: str) -> _Place:
-        """Find the root that `path` ends in. Looks at nothing outside of the roots."""
-        if len(path) > _MAX_PATH_CHARS:  # of which each component would be looked up
+        """Find the root that `path` ends in. Accesses nothing outside of the roots."""
+        if len(path) > _MAX_PATH_CHARS:  # each component would be looked up
             raise _too_long()
         try:
             if b"\0" in os.fsencode(path):
@@ -216,7 +216,7 @@ class FileRoots:
         return next((place for place in places if place.exists), places[0])
 
     def _beneath(self, parts: tuple[str, ...]) -> _Place | None:
-        """Return where an absolute path enters a root, by its words alone."""
+        """Return where an absolute path enters a root, without access to the file system."""
         for words in (parts, tuple(_parts(os.path.normpath("/" + "/".join(parts))))):
             for length in range(len(words), -1, -1):
                 root = self._root_of.get(words[:length])
@@ -225,7 +225,7 @@ class FileRoots:
         return None
 
     def _walk(self, path: str, start: _Place) -> _Place | None:
-        """Resolve the components of `start`, links and all. None if it leaves the roots."""
+        """Resolve the components of `start`, with links. None if it leaves the roots."""
         root, links = start.root, 0
         todo = [*reversed(start.parts)]
         done: list[str] = []
@@ -268,11 +268,11 @@ class FileRoots:
 
 
 class _Folders:
-    """The open folders from a root down to where a walk is. Follows no link."""
+    """The open folders from a root down to the current position. Follows no link."""
 
     def __init__(self, root: Path) -> None:
         self._open = ExitStack()
-        self._stack: list[int | None] = []  # None for what is not a folder, or cannot be entered
+        self._stack: list[int | None] = []  # None for a component that cannot be entered
         self.exists = True
         self.start_at(root)
 
@@ -283,12 +283,12 @@ class _Folders:
         self._open.close()
 
     def start_at(self, root: Path) -> None:
-        """Begin again at a root."""
+        """Return to a root."""
         self._open.close()
         self._stack = [self._keep(str(root), None)]
 
     def enter(self, part: str) -> bool:
-        """Go down. Returns whether it is a folder that can be entered."""
+        """Go down. Return whether the component is a folder that can be entered."""
         folder = self._stack[-1]
         descriptor = None if folder is None else self._keep(part, folder)
         self._stack.append(descriptor)
@@ -301,13 +301,13 @@ class _Folders:
         self._stack.pop()
 
     def read_link(self, part: str) -> str | None:
-        """Return the target of a link; None for what is not a link."""
+        """Return the target of a link; None if it is not a link."""
         folder = self._stack[-1]
         if folder is None:
             return None
         try:
             return os.readlink(part, dir_fd=folder)
-        except OSError:  # no link, not there, a name that is too long: the open will say
+        except OSError:  # not a link, missing, or name too long: the open reports it
             return None
 
     def _keep(self, part: str, folder: int | None) -> int | None:
@@ -324,7 +324,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _lexically(root: Path, done: list[str], todo: list[str]) -> _Place | None:
-    """Return the place below something that is not a folder: opening it fails with words."""
+    """Return the location below something that is not a folder. Opening it fails."""
     for part in reversed(todo):
         if part != "..":
             done.append(part)
@@ -380,7 +380,7 @@ def _not_regular(path: str) -> InvalidArgument:
 
 
 def too_large(what: str, size: int, limit: int) -> InvalidArgument:
-    """Return the error for `what`, of `size` bytes (or so far that many), above `limit` bytes."""
+    """Return the error for `what` of at least `size` bytes, above a limit of `limit` bytes."""
     return InvalidArgument(
         f"{what} has {size:,} bytes or more; at most {limit:,} are allowed: take a smaller part",
         error_code="TOO_LARGE",

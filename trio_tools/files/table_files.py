@@ -1,7 +1,7 @@
 """Rows of Parquet, Arrow and Excel files, in a worker process.
 
-These formats are read by large libraries, and a file may lie about itself: a few kilobytes can ask
-for gigabytes. So they run in a worker process with a bound on memory, which a cancel kills.
+Large libraries read these formats, and a few kilobytes of a hostile file can request gigabytes.
+So they run in a worker process with a memory limit, which a cancel kills.
 The worker opens the file through the roots itself.
 """
 
@@ -31,7 +31,7 @@ _EXTRAS = {"parquet": "parquet", "arrow": "parquet", "excel": "excel"}
 
 
 def check_installed(kind: str) -> None:
-    """Refuse a kind whose library is not there.
+    """Refuse a kind whose library is not installed.
 
     Raises:
         UpstreamFailed: It is not installed; the message says what to install.
@@ -47,10 +47,10 @@ def check_installed(kind: str) -> None:
 def read_table_file(
     roots: FileRoots, path: str, kind: str, position: str | None, size: int
 ) -> Part:
-    """Return up to `size` rows from `position` on. Runs in a worker process.
+    """Return up to `size` rows, starting at `position`. Runs in a worker process.
 
-    A position is a group (of Parquet a row group, of Arrow a batch, of Excel a sheet), a row in it,
-    and the rows before the group: going on reads one group again at most.
+    A position is a group (a row group of Parquet, a batch of Arrow, a sheet of Excel), a row in
+    it, and the number of rows before the group. Continuing reads at most one group again.
 
     Raises:
         ToolFailure: As `Dataset.read_chunk`; `BAD_FILE` for a file that is not of its kind.
@@ -113,14 +113,14 @@ class _Reader(ABC):
 
     @abstractmethod
     def rows(self, group: int, row: int) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a group from `row` on."""
+        """Yield the rows of a group, starting at `row`."""
 
     @abstractmethod
     def count(self, group: int) -> int:
-        """Return how many rows a group has."""
+        """Return the number of rows of a group."""
 
     def next_position(self, group: int, row: int, before: int) -> str | None:
-        """Return where reading goes on; None if there is nothing."""
+        """Return the next position; None at the end."""
         while group < self.groups and row >= self.count(group):
             before += row
             group, row = group + 1, 0
@@ -214,7 +214,7 @@ def _batch_rows(batches: Iterator[Any], row: int, names: list[str]) -> Iterator[
 
 
 def _json_value(value: Any) -> Any:  # noqa: PLR0911 - a table
-    """Return a cell as JSON has it; what JSON lacks becomes text."""
+    """Return a cell as a JSON value; types that JSON lacks become text."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -1,4 +1,4 @@
-"""What a file of text is: its packing, its encoding and its line ends, found at its beginning."""
+"""The format of a text file: packing, encoding and line ends, detected at its beginning."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PACKINGS = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
 _WESTERN = "cp1252"
-_LEAST_DIFFERENT = 3  # bytes that are not UTF-8, to guess another encoding from
+_LEAST_DIFFERENT = 3  # different non-UTF-8 bytes that are needed for a guess
 
 
 class TextFormat(NamedTuple):
-    """What was found at the beginning of a file."""
+    """The detected format of a file."""
 
     packing: str
     """Empty for none."""
@@ -43,15 +43,15 @@ class TextFormat(NamedTuple):
     line_end: str
     """`n` for lines that end in LF or CR LF, `r` for CR alone."""
     guessed: bool = False
-    """Whether the encoding was neither said nor marked, nor is it UTF-8."""
+    """Whether the encoding was neither given nor marked, and is not UTF-8."""
 
     @property
     def is_seekable(self) -> bool:
-        """Whether an offset is one of the file itself, at which reading can begin."""
+        """Whether reading can begin at an offset of the file itself."""
         return not self.packing and not is_wide(self.encoding)
 
     def has_codec(self) -> bool:
-        """Whether there is such an encoding."""
+        """Whether the encoding exists."""
         try:
             codecs.lookup(self.encoding)
         except (LookupError, ValueError):
@@ -60,15 +60,15 @@ class TextFormat(NamedTuple):
 
 
 def find_format(file: BinaryIO, encoding: str | None) -> TextFormat:
-    """Look at the beginning of a file, which is left where it was.
+    """Detect the format at the beginning of a file. Its position does not change.
 
     Args:
         file: At its beginning.
-        encoding: What the operator says of it, unless a mark in the file says something else.
+        encoding: The encoding that the operator gives; a byte order mark overrides it.
 
     Raises:
-        InvalidArgument: There is no such encoding.
-        DamagedFileError: What it is packed with is damaged at once.
+        InvalidArgument: The encoding does not exist.
+        DamagedFileError: Its compressed data is damaged at the beginning.
     """
     start = file.read(8)
     file.seek(0)
@@ -103,7 +103,7 @@ def _guess_encoding(sample: bytes) -> tuple[str, bool]:
     """Find the encoding of a sample that is not UTF-8, and whether it is a guess."""
     text = sample.decode("utf-8", ODD_BYTES)
     odd = ODD.findall(text)
-    # Some bad bytes among good characters: no other encoding looks like that.
+    # Some bad bytes among valid characters: this is damaged UTF-8, not another encoding.
     beyond_ascii = sum(not character.isascii() for character in text)
     if beyond_ascii >= 2 * len(odd):
         return "utf-8", False
@@ -114,8 +114,8 @@ def _guess_encoding(sample: bytes) -> tuple[str, bool]:
     letters = sum(map(str.isalpha, text))
     if sum(byte >= 0x80 for byte in sample) * 3 < letters:  # noqa: PLR2004 - ASCII ends there
         return (_WESTERN, True) if _reads_as_text(text) else ("utf-8", False)
-    # One stray byte that comes again and again tells nothing. A guess from it would turn each
-    # record that has it, and the good characters beside it, into wrong text without a word.
+    # One stray byte, even if repeated, is not evidence. A guess from it would silently corrupt
+    # each record that contains it, and the valid characters beside it.
     if len(set(odd)) < _LEAST_DIFFERENT:
         return "utf-8", False
     from charset_normalizer import from_bytes  # noqa: PLC0415 - few files need it
@@ -127,7 +127,7 @@ def _guess_encoding(sample: bytes) -> tuple[str, bool]:
 
 
 def _reads_as_text(text: str) -> bool:
-    """Whether characters beyond ASCII are letters, and stand beside others: no lone odd bytes."""
+    """Whether characters beyond ASCII are letters beside others, and not isolated odd bytes."""
     strange = [character for character in text if not character.isascii()]
     letters = sum(map(str.isalpha, strange)) - sum(map(strange.count, "ÿþ"))
     if not strange or letters * 5 < len(strange) * 4:

@@ -1,4 +1,4 @@
-"""What lies between the bytes of a file and its text: how it is packed, and how it is encoded."""
+"""The layers between the bytes of a file and its text: packing and encoding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DAMAGED = (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError, OSError)
-"""What reading a damaged file raises."""
+"""The exceptions that reading a damaged file raises."""
 
 _BLOCK_BYTES = 65_536
-# Bytes that are not of the encoding become these, so that what is around them is read all the same.
+# Bytes that are not in the encoding are replaced by these, so that the text around them stays
+# readable.
 ODD = re.compile("[\udc00-\udcff]")
 ODD_BYTES = "trio_tools.odd_bytes"
 
@@ -36,7 +37,7 @@ codecs.register_error(ODD_BYTES, _keep_odd_bytes)
 
 
 def has_odd(text: str) -> bool:
-    """Whether a decoded text has bytes that are not of its encoding."""
+    """Whether a decoded text contains bytes that are not in its encoding."""
     return not text.isascii() and ODD.search(text) is not None
 
 
@@ -45,7 +46,7 @@ class DamagedFileError(ValueError):
 
 
 class Readable(Protocol):
-    """What is read from: a file, or a layer above it."""
+    """A source of bytes: a file, or a layer above it."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, none at the end."""
@@ -53,7 +54,7 @@ class Readable(Protocol):
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether a line end is not one byte in it, or a byte that looks like one is something else."""
+    """Whether its line end is not a single byte, or that byte may be part of a character."""
     return encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32", "iso2022", "hz", "utf-7"))
 
 
@@ -66,7 +67,7 @@ class Recoded:
         self._first = True
 
     def read(self, size: int, /) -> bytes:
-        """Return some text, as a part of `size` bytes comes to; nothing at the end."""
+        """Return some text for a part of `size` bytes; empty at the end."""
         while True:
             part = self._stream.read(size)
             text = self._decoder.decode(part, final=not part)
@@ -98,7 +99,7 @@ class _Unpacked:
         while True:
             if self._decoder.eof:
                 data = self._decoder.unused_data or self._file.read(_BLOCK_BYTES)
-                if not data.strip(b"\0"):  # nothing, or what pads a tape
+                if not data.strip(b"\0"):  # empty, or the padding of a tape
                     return b""
                 self._decoder = self._make()
             part = self._decoder.decompress(data, size)

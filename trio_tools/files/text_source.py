@@ -1,7 +1,7 @@
-"""A file of records as blocks of text, whatever it is packed and encoded with.
+"""A file of records as blocks of text, with any packing and encoding.
 
-A plain file is read on from an offset. One that is packed, or in an encoding in which a line end is
-not one byte, is read again from its beginning.
+A plain file is read from an offset. A packed file, or one whose encoding has line ends of several
+bytes, is read again from its beginning.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 MAX_RECORD_BYTES = 1_000_000
 
 _BLOCK_BYTES = 65_536
-_LEAST_BYTES = 16_384  # of one read; a small block, such as a header, costs no more than that
+_LEAST_BYTES = 16_384  # minimum of one read, also for a small block such as a header
 _LINE_ENDS = (b"\n", b"\r")
 
 
 def has_long_line(text: str, lines: list[str]) -> bool:
-    """Whether one of the lines of a text may have more bytes than a record may."""
-    most = MAX_RECORD_BYTES // 4  # as many characters have at most the bytes of a record
+    """Whether a line of a text may be larger than the bound on a record."""
+    most = MAX_RECORD_BYTES // 4  # this many characters have at most the bytes of a record
     return len(text) > most and max(map(len, lines)) > most
 
 
@@ -42,10 +42,10 @@ class TextSource:
     """Blocks of whole lines from a file, as bytes and as text.
 
     Attributes:
-        format: What the file is.
-        offset: Bytes before the next block: of the file, or of what it unpacks to, in UTF-8 if
-            its own encoding is a wide one.
-        codec: What decodes a block, with `ODD_BYTES` for its errors.
+        format: The format of the file.
+        offset: Number of bytes before the next block: of the file, or of its unpacked content; in
+            UTF-8 if its own encoding is a wide one.
+        codec: Decodes a block, with `ODD_BYTES` for its errors.
     """
 
     def __init__(self, file: BinaryIO, known: TextFormat) -> None:
@@ -60,10 +60,10 @@ class TextSource:
         self._skip_mark()
 
     def seek(self, offset: int, *, anywhere: bool = False) -> None:
-        """Go on at `offset`, which must be the beginning of a line unless it may be anywhere.
+        """Continue at `offset`, which must be the beginning of a line unless `anywhere`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not the beginning of a line.
         """
         if not offset:
             return
@@ -82,8 +82,8 @@ class TextSource:
     def read_block(self, least: int = 1) -> bytes:
         """Return whole lines of at least `least` bytes; nothing at the end.
 
-        The last line of the file may lack its end, and so does one that is longer than a record
-        may be: then it is returned as far as it was read.
+        The last line of the file may have no line end. Neither has a line that is longer than a
+        record may be: it is returned as far as it was read.
         """
         trio.from_thread.check_cancelled()
         parts, size = [self._rest], len(self._rest)
@@ -106,7 +106,7 @@ class TextSource:
         return block
 
     def skip_line(self) -> None:
-        """Go on behind the next line end, without keeping what is in front of it."""
+        """Continue after the next line end, without keeping the text before it."""
         while not self.at_end():
             trio.from_thread.check_cancelled()
             part, self._rest = self._rest or self._read(_BLOCK_BYTES), b""
@@ -117,7 +117,7 @@ class TextSource:
                 return
 
     def at_end(self) -> bool:
-        """Whether there is nothing after the last block."""
+        """Whether nothing follows the last block."""
         if self._rest:
             return False
         if not self._at_end:
@@ -126,7 +126,7 @@ class TextSource:
         return self._at_end
 
     def is_whole(self, block: bytes) -> bool:
-        """Whether a block ends with a line, and not in the middle of one that is too long."""
+        """Whether a block ends with a complete line, not inside of one that is too long."""
         return block.endswith(self._end) or self.at_end()
 
     def decode(self, block: bytes) -> str:
@@ -141,7 +141,7 @@ class TextSource:
         return len(ODD.sub("", text).encode(self.codec)) + odd
 
     def odd_reason(self, text: str) -> str | None:
-        """Return what is wrong with the bytes of a text, if anything is."""
+        """Return the error in the bytes of a text; None without one."""
         found = ODD.search(text)
         if found is None:
             return None

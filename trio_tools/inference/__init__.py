@@ -1,6 +1,6 @@
 """ONNX models from a folder, run in worker processes.
 
-Empty on purpose: a worker imports this package for `worker` alone, and needs no event loop for it.
+Empty on purpose: a worker imports this package for `worker` only, and needs no event loop.
 Each module imports only from those above it:
 
     worker   one model in a worker process

@@ -1,6 +1,6 @@
 """The models of a folder by name. Each run is in a worker process, or on a cluster.
 
-A cancel kills it.
+A cancel kills the worker process.
 
 Weights stay in the worker that loaded them, so the second run of a model in it only computes.
 """
@@ -36,9 +36,9 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 DEFAULT_CONCURRENCY = 2
-DEFAULT_MAX_VALUES = 250_000  # unpacked and written as JSON in one step, of 25 ms
+DEFAULT_MAX_VALUES = 250_000  # converted and written as JSON in one step of 25 ms
 _SUFFIX = ".onnx"
-# A worker has that much memory, and three times the file of its model in whole steps.
+# A worker has this much memory, plus three times the size of its model, in whole gigabytes.
 _MEMORY_STEP = 2**30
 _MAX_CPU_SECONDS = 600.0
 _MAX_NAME_CHARS = 1_000
@@ -46,7 +46,7 @@ _MAX_NAME_CHARS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One file of the folder: its signature, or why it is not a model."""
+    """One file of the folder: its signature, or the reason why it is not a model."""
 
     name: str
     signature: Signature | None
@@ -62,10 +62,10 @@ class Models:
     Args:
         folder: An existing folder.
         limiter: Bounds the worker processes that compute. 2 if not given.
-        max_values: The most numbers and texts that the outputs of one run may have.
+        max_values: Limit of numbers and texts in the outputs of one run.
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: The folder does not exist.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Models:
 
         Args:
             name: The model.
-            inputs: Numbers, texts or nested lists of them; they become the types that the model
-                asks for, but no fraction becomes a whole number.
+            inputs: Numbers, texts or nested lists of them. They are converted to the types of the
+                model, except that a fraction does not become an integer.
 
         Returns:
             Numbers, texts or nested lists of them. NaN and the infinities are texts.
 
         Raises:
             Forbidden: The name leads out of the folder.
-            NotFound: There is no such model; the message lists what there is.
+            NotFound: The model does not exist; the message lists the known ones.
             InvalidArgument: The file is not a model, the inputs do not fit it, or the outputs are
-                too many.
+                too large.
             UpstreamFailed: The extra is not installed, or the model crashed its process.
         """
         path, memory = await self._find(name)
@@ -107,7 +107,7 @@ class Models:
         )
 
     async def describe(self, name: str) -> Signature:
-        """Return what a model takes and gives.
+        """Return the inputs and outputs of a model.
 
         Raises:
             ToolFailure: As `run`.
@@ -162,11 +162,11 @@ class Models:
             ) from error
 
     async def _find(self, name: str) -> tuple[str, int]:
-        """Return the path of a model, and the most memory of a worker that runs it."""
+        """Return the path of a model, and the memory limit of a worker that runs it."""
         return await run_in_tool_thread(self._find_here, name)
 
     def _find_here(self, name: str) -> tuple[str, int]:
-        if len(name) > _MAX_NAME_CHARS:  # of which each component would be looked up
+        if len(name) > _MAX_NAME_CHARS:  # each component would be looked up
             raise InvalidArgument(
                 f"model is a name of at most {_MAX_NAME_CHARS:,} characters, got {len(name):,}"
             )
@@ -190,7 +190,7 @@ class Models:
                 error_code="UNKNOWN_MODEL",
                 data={"models": names},
             )
-        # In whole gigabytes, so that models of about one size share their workers.
+        # In whole gigabytes, so that models of similar size share their workers.
         return str(path), _MEMORY_STEP * (1 + 3 * path.stat().st_size // _MEMORY_STEP)
 
     def _names(self) -> list[str]:

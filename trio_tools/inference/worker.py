@@ -1,6 +1,6 @@
-"""What runs in a worker process: load a model once, then run it again and again.
+"""The code that runs in a worker process: load a model once, then run it repeatedly.
 
-Imports nothing of trio, and onnxruntime only when there is a model to load.
+It does not import trio, and imports onnxruntime only to load a model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(string)": "object",
 }
-# What may become a dtype, by its kind, without loss of meaning.
+# Which kinds may be converted to a dtype without loss of meaning.
 _WELCOME: dict[str, tuple[type, ...]] = {
     "f": (float, int, bool),
     "i": (int, bool),
@@ -47,9 +47,9 @@ class Tensor:
 
     name: str
     type: str
-    """In ONNX's words, such as `tensor(float)`."""
+    """ONNX's name of the type, such as `tensor(float)`."""
     shape: tuple[int | str | None, ...]
-    """A size, the name of a free one, or None for any."""
+    """A size, the name of a free size, or None for any size."""
 
     def __str__(self) -> str:
         sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
@@ -58,13 +58,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives, in the order of the model."""
+    """The inputs and outputs of a model, in its order."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
 
-# By path, last used last; replaced when the file has another time or size than it had.
+# By path, the most recently used last. An entry is replaced if the time or size of its file
+# changed.
 _sessions: dict[str, tuple[tuple[int, int], Any]] = {}
 
 
@@ -87,10 +88,10 @@ def run(path: str, inputs: dict[str, Any], max_values: int) -> dict[str, Any]:
     Args:
         path: The model.
         inputs: By name: numbers, texts or nested lists of them.
-        max_values: The most numbers and texts that all outputs together may have.
+        max_values: Limit of numbers and texts in all outputs together.
 
     Raises:
-        InvalidArgument: The file is not a model, or inputs do not fit it, or outputs are too many.
+        InvalidArgument: The file is not a model, inputs do not fit it, or outputs are too large.
     """
     session = _load(path)
     signature = describe(path)
@@ -168,7 +169,7 @@ def _array(tensor: Tensor, value: Any) -> Any:
     if name is None:
         raise InvalidArgument(f"input {tensor} has a type that JSON cannot express here")
     dtype = numpy.dtype(name)
-    # numpy is given one kind of value: it would make texts as long as the longest of all.
+    # numpy gets values of one kind: it would make each text as long as the longest of all.
     shape, leaves = _shape_and_leaves(tensor, value)
     wrong = set(map(type, leaves)).difference(_WELCOME[dtype.kind])
     if wrong:
@@ -189,7 +190,7 @@ _JSON_NAMES = {str: "texts", float: "fractions", int: "whole numbers", bool: "tr
 
 
 def _shape_and_leaves(tensor: Tensor, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """Return the sizes of nested lists, and what is in them in order."""
+    """Return the sizes of nested lists, and their values in order."""
     shape: list[int] = []
     level: list[Any] = [value]
     while level and isinstance(level[0], list):
@@ -222,7 +223,7 @@ def _bad_input(tensor: Tensor, what: str) -> InvalidArgument:
 
 
 def _as_json(value: Any) -> Any:
-    """Return an output as JSON has it; NaN and the infinities become texts."""
+    """Return an output as JSON values; NaN and the infinities become texts."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):

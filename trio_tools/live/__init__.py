@@ -5,11 +5,10 @@ here knows MCP.
 
     calls        a call from its arrival to its answer, and how long calls took
     clients      who shares the server, and what one client may hold
-    usage        what each client used today
-    jobs         work that goes on while the server serves
-    limits       what is declared for a tool, under the capacity it has now
-    workers      what one of several worker processes tells of all of them
-    state        `ServerState`: everything that lives as long as one server
+    usage     the use of each client today
+    jobs      work that continues while the server serves
+    limits    the declared limits of a tool, with their current capacity
+    workers   the figures of several worker processes together
     datasets     the records of a dataset as items
     operations   operations made for a call, brought back, and worked on
     snapshot     what the dashboard shows

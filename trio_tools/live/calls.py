@@ -25,9 +25,9 @@ class RunningCall:
     admitted: bool = False
     answered: trio.Event = field(default_factory=trio.Event)
     departed: bool = False
-    """The caller left or cancelled, and what it started is still unwinding."""
+    """The caller left or cancelled, and the tasks of the call have not ended yet."""
     waits_for: str | None = None
-    """What its tool said it waits for, once admitted."""
+    """What the tool waits for, once the call is admitted."""
 
 
 @dataclass(eq=False)
@@ -37,11 +37,11 @@ class Durations:
     latest: deque[float] = field(default_factory=lambda: deque[float](maxlen=_CALLS_REMEMBERED))
 
     def add(self, seconds: float) -> None:
-        """Take one more call into account."""
+        """Record one more call."""
         self.latest.append(seconds)
 
     def percentile(self, share: float) -> float:
-        """Return what that share of the calls did not exceed (nearest rank)."""
+        """Return the duration that this share of the calls did not exceed (nearest rank)."""
         ranked = sorted(self.latest)
         return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
@@ -53,7 +53,7 @@ class Pace:
     seconds: float | None = None
 
     def add(self, report: Report[Any, Any]) -> None:
-        """Take the items of a report into account, half as much as all before."""
+        """Record the items of a report. They count as much as all earlier ones together."""
         taken = [o.elapsed for o in report.outcomes if o.succeeded]
         if taken:
             mean = sum(taken) / len(taken)

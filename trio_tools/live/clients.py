@@ -1,4 +1,4 @@
-"""Who shares this server, and what one client may hold of what all of them share."""
+"""The clients that share this server, and the share of each in a limit."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ACTIVE_SECONDS: Final = 600.0
 """A client counts as one that shares for this long after its last request, in seconds."""
 
 MAX_SHARES: Final = 10_000
-"""Shares that are remembered, one for each client and limit; the least recently used idle one is
+"""Limit of remembered shares, one for each client and limit. The least recently used idle one is
 forgotten first."""
 
-# How many of the oldest shares are looked at for an idle one, so that no request takes long.
+# How many of the oldest shares are checked for an idle one, so that no request takes long.
 _LOOKS: Final = 8
 
 
 class _Share(NamedTuple):
-    """What one client may hold of one limit."""
+    """The share of one client in one limit."""
 
     own: trio.CapacityLimiter
     whole: trio.CapacityLimiter
@@ -30,7 +30,7 @@ class _Share(NamedTuple):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody holds a part of it or waits for one."""
+        """Whether no task holds or waits for a part of it."""
         used = self.own.statistics()
         return not used.borrowed_tokens and not used.tasks_waiting
 
@@ -41,20 +41,22 @@ class _Share(NamedTuple):
 class Clients:
     """The clients of one server, and their shares.
 
-    While one client alone asks, it may take all places of a limit. While several do, each may take
-    all but one, so that the next one that comes finds a place however long the calls of the others
-    take. A limit of one place is held by one client at a time.
+    A client that is alone may take all tokens of a limit. While several clients send requests,
+    each may take all but one, so that one token stays for the next client, even during long calls
+    of the others. A limit of one token is held by one client at a time.
     """
 
     def __init__(self) -> None:
-        # The two clients that asked last, the latest one at the end: they tell whether several do.
+        # The clients of the two latest requests, the latest at the end. They show whether there
+        # are several.
         self._last_seen: OrderedDict[str, float] = OrderedDict()
-        # The least recently used one first. At most MAX_SHARES, and those in use beyond that.
+        # The least recently used one first. At most MAX_SHARES, and more only while they are in
+        # use.
         self._shares: OrderedDict[tuple[str, str], _Share] = OrderedDict()
         self._several = False
 
     def seen(self, client_id: str) -> None:
-        """Take note of a request."""
+        """Record a request."""
         now = trio.current_time()
         self._last_seen[client_id] = now
         self._last_seen.move_to_end(client_id)
@@ -70,9 +72,9 @@ class Clients:
         return now - self._last_seen[client_id] < ACTIVE_SECONDS
 
     def share_of(self, name: str, whole: trio.CapacityLimiter) -> trio.CapacityLimiter:
-        """Return what the client of the current request may hold of the limit `name`.
+        """Return the share of the current request's client in the limit `name`.
 
-        Its token is held beside one of `whole`, and taken first.
+        A task takes a token of it first, and then holds one of `whole` too.
         """
         return self._share(name, whole).own
 

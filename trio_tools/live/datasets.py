@@ -1,7 +1,7 @@
 """The records of a dataset as items of an operation: read chunk by chunk, ahead of the work.
 
-What is wrong with a record is that item's failure and stops nothing. Between chunks nothing is held
-open: a position says where the next one begins.
+An unreadable record is the failure of that item and stops nothing else. Nothing is held open
+between chunks: a position says where the next one begins.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from trio_tools.settings.threads import run_in_tool_thread
 
 _TOOL = "process_large_dataset"
 
-# How the reason begins why a record cannot be read. The label of its item says it already.
+# The reason why a record cannot be read begins with this. The item's label contains it already.
 _PLACE = re.compile(r"^line \d+: ")
-# Making so many records into items is a step of a few milliseconds.
+# Making this many records into items is a step of a few milliseconds.
 _MOST_AT_ONCE = 500
 
 
 class Record(NamedTuple):
-    """One record of a dataset: a JSON value, or the reason why there is none."""
+    """One record of a dataset: a JSON value, or the reason why it cannot be read."""
 
     label: str
     value: Any
@@ -49,12 +49,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """Which records are made into which items.
+    """Selects records and says how they become items.
 
     Attributes:
         dataset: The configured name, or a path.
         start: The position of the first record; None for the beginning.
-        chunk_size: Records that are read at once.
+        chunk_size: Number of records that are read at once.
         fields: Names of item fields, and of the record keys that fill them; None for all keys.
         options: Further fields of each item.
     """
@@ -66,7 +66,7 @@ class DatasetRequest:
     options: Mapping[str, Any]
 
     def item_of(self, operation: Operation, record: Record) -> Any:
-        """Return the item that a record makes, or what stands for it and fails."""
+        """Return the item for a record, or a substitute that fails."""
         if record.error is not None:
             return BadItem(record.label, _PLACE.sub("", record.error))
         value = record.value
@@ -84,12 +84,12 @@ class DatasetRequest:
         return BadItem(record.label, reason)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values, from which it can be made again."""
+        """Return it as JSON values, from which it can be restored."""
         return asdict(self)
 
 
 class DatasetStart(NamedTuple):
-    """What an operation over a whole dataset begins with: the request and its first chunk."""
+    """The start of an operation over a whole dataset: the request and its first chunk."""
 
     request: DatasetRequest
     chunk: Chunk
@@ -99,21 +99,21 @@ class DatasetItems:
     """The items of a whole dataset, read a chunk at a time, each when the last one has started.
 
     An async iterator whose `__anext__` can be called again after a cancel or an error, so a batch
-    over it can be cut and resumed. Items that were read are stored with the operation and are not
-    read again: the dataset may have changed since.
+    over it can be cancelled and resumed. Items that were read are stored with the operation and
+    are not read again: the dataset may have changed since.
 
     Args:
         state: The live server.
-        operation: What is done to each item.
-        request: Which records.
+        operation: The operation on each item.
+        request: The requested records.
 
     Attributes:
-        items: What was read so far.
+        items: The items read so far.
         following: The position of the next chunk.
         read_whole: Whether there is no next chunk.
-        journal: Stores what is read, if that goes beyond memory.
-        count: Called with the items of each further chunk and the bytes that they take; raises if
-            there is no room.
+        journal: Stores items that are read, if the store is not only memory.
+        count: Called with the items of each further chunk and their size in bytes; raises if they
+            do not fit.
     """
 
     def __init__(self, state: ServerState, operation: Operation, request: DatasetRequest) -> None:
@@ -135,7 +135,7 @@ class DatasetItems:
         """Return the next item.
 
         Raises:
-            ToolFailure: The dataset cannot be read on, or there is no room for more of it.
+            ToolFailure: The rest of the dataset cannot be read, or there is no memory for it.
         """
         while self._given == len(self.items):
             if self.read_whole:
@@ -146,18 +146,18 @@ class DatasetItems:
         return self.items[self._given - 1]
 
     def add(self, chunk: Chunk) -> None:
-        """Take the next chunk in, and have it stored."""
+        """Add the next chunk, and have it stored."""
         items = [self.request.item_of(self._operation, record) for record in chunk.records]
         growth = {**storable_items(items), "next": chunk.following}
         body = growth_json(growth)
-        # As objects, and as what is stored again after a failure of the state.
+        # As objects, and as the form that is stored again after a failure of the state.
         self.count(len(items), 2 * len(body))
         self._grow(items, chunk.following)
         if self.journal is not None:
             self.journal.grow(body)
 
     def restore(self, growth: bytes) -> None:
-        """Take in what `add` had stored."""
+        """Add the items that `add` had stored."""
         told = json.loads(growth)
         items = [
             item if isinstance(item, BadItem) else self._checked(item)
@@ -179,7 +179,7 @@ class DatasetItems:
 
 
 def storable_items(items: Sequence[Any]) -> dict[str, Any]:
-    """Return items as plain values, and apart from them what stands for those there are not."""
+    """Return items as plain values, and separately the substitutes for unreadable ones."""
     bad = {index: [i.label, i.reason] for index, i in enumerate(items) if isinstance(i, BadItem)}
     if not bad:
         return {"items": items}
@@ -205,11 +205,12 @@ async def read_chunk(state: ServerState, dataset: str, position: Any, size: int)
     known = configured.get(dataset)
     if known is None:
         known = DatasetSettings.model_validate({"path": dataset})
-        # What has no suffix is the name of a dataset, if it is no folder.
+        # A name without a suffix is the name of a dataset, unless it is a folder.
         if not PurePath(dataset).suffix and not await run_in_tool_thread(files.is_folder, dataset):
             raise NotFound(
-                f"no dataset is named {brief_repr(dataset)}, nor is a folder: name a file or a "
-                f"folder by its path, or one of the datasets {', '.join(configured) or '(none)'}",
+                f"no dataset is named {brief_repr(dataset)}, and no folder has that path: name a "
+                f"file or a folder by its path, or one of the datasets "
+                f"{', '.join(configured) or '(none)'}",
                 error_code="UNKNOWN_DATASET",
                 data={"datasets": list(configured)},
             )

@@ -1,7 +1,7 @@
 """The figures of a server at this moment: one description for `/metrics` and for OpenTelemetry.
 
-Label values come from the server's own names, never from a request, so no client can make them
-many.
+Label values are the server's own names and never come from a request. So no client can add
+values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Figure(NamedTuple):
 
 
 def process_figures() -> Iterator[Figure]:
-    """Yield what is so of any server."""
+    """Yield the figures of the process."""
     yield _one(
         "dropped_log_records",
         "Log records that were dropped because standard error was not read in time.",
@@ -50,7 +50,7 @@ def process_figures() -> Iterator[Figure]:
 
 
 def figures_of(state: ServerState) -> Iterator[Figure]:
-    """Yield what is so of this server now."""
+    """Yield the figures of this server."""
     yield Figure(
         "trio_tools_items",
         "Items of batch calls that ended, each once, by how.",
@@ -77,7 +77,7 @@ def figures_of(state: ServerState) -> Iterator[Figure]:
 
 
 def _of_clients(state: ServerState) -> Iterator[Figure]:
-    """Yield what was used today; clients that the settings do not name are one, `other`."""
+    """Yield the use of today; clients without an entry in the settings count as `other`."""
     known = {*state.settings.clients, *state.settings.http.tokens}
     for field, text in (("calls", "Calls taken today (UTC)."), ("items", "Items ended today.")):
         used = dict.fromkeys((*known, "other"), 0)

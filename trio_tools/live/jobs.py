@@ -1,8 +1,8 @@
-"""Work that goes on while a server serves, whichever of its connections come and go.
+"""Background work of a server, independent of any one connection.
 
-Each connection that is served brings a nursery of its own, since a task belongs to a block of code.
-A job runs in one of them; if that one ends first, the job is cut and called again in another one.
-So a job is a function that can be called again after a cancel.
+Each served connection brings its own nursery, since a task belongs to a block of code. A job runs
+in one of them. If that nursery ends first, the job is cancelled and called again in another one.
+So a job must be a function that can be called again after a cancel.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Jobs:
 
     def __init__(self) -> None:
         self._nurseries: list[trio.Nursery] = []
-        # Those that have not ended by themselves, and where each runs.
+        # Jobs that have not ended, and the nursery of each.
         self._unfinished: dict[Job, trio.Nursery] = {}
 
     @asynccontextmanager
     async def opened(self, *first: Job) -> AsyncGenerator[None]:
-        """Run jobs within the block; at its end they are cancelled, or go on in another block.
+        """Run jobs within the block. At its end they are cancelled, or continue in another block.
 
         Args:
             first: Jobs to start if no other block is open.
@@ -49,7 +49,7 @@ class Jobs:
             self._move_from(nursery)
 
     def start(self, job: Job) -> bool:
-        """Start a job. False if nothing is served, so that it cannot run."""
+        """Start a job. Return False if no connection is served, so that it cannot run."""
         if not self._nurseries:
             return False
         nursery = self._nurseries[0]
@@ -61,9 +61,10 @@ class Jobs:
         try:
             await job()
         except Exception:  # noqa: BLE001 - logged, and nobody waits for it
-            # It would end the connection that it happens to run in, and all of its calls.
+            # It would end the connection whose nursery it runs in, and all calls of that
+            # connection.
             _log.exception("a background job failed")
-        del self._unfinished[job]  # a cancel does not come here
+        del self._unfinished[job]  # not reached after a cancel
 
     def _move_from(self, nursery: trio.Nursery | None) -> None:
         cut = [job for job, where in self._unfinished.items() if where is nursery]

@@ -1,4 +1,4 @@
-"""The limits of one tool or operation: what is declared, under the capacity it has now."""
+"""The limits of one tool or operation: the declared ones, with their current capacity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio_tools.settings import ToolLimits
 
 @dataclass(frozen=True)
 class LiveLimits:
-    """What is declared for a tool or operation, under the capacity that its limiter has now."""
+    """The declared limits of a tool or operation, with the current capacity of its limiter."""
 
     name: str
     declared: ToolLimits
@@ -23,35 +23,35 @@ class LiveLimits:
 
     @property
     def limiter(self) -> trio.CapacityLimiter:
-        """What items in flight hold places in, as the current client may."""
+        """The limiter for items of the current client."""
         return self.clients.limiter(self.name, self._whole)
 
     @property
     def _whole(self) -> trio.CapacityLimiter:
-        """What the items of all clients hold places in. Made when first asked for: few need it."""
+        """The limiter for items of all clients. Made at its first use, as few calls need it."""
         if self.name not in self.limits:
             self.limits.resize(self.name, self.declared.max_concurrency)
         return self.limits[self.name]
 
     @property
     def max_concurrency(self) -> int:
-        """Most items in flight over all calls, and the most one call may ask for."""
+        """Limit of items in flight over all calls, and the cap for one call."""
         return int(self._whole.total_tokens)
 
     @property
     def concurrency(self) -> int:
-        """Items of one call in flight by default."""
+        """Default bound of items in flight for one call."""
         return min(self.declared.concurrency, self.max_concurrency)
 
     def concurrency_for(self, asked: int | None) -> int:
         """Return the bound for one call.
 
         Raises:
-            InvalidArgument: More than the cap was asked for; the message names it.
+            InvalidArgument: It is above the cap; the message names the cap.
         """
         if asked is None:
             return max(1, self.concurrency)
-        cap = max(1, self.max_concurrency)  # 0 is a pause, in which one may wait
+        cap = max(1, self.max_concurrency)  # 0 is a pause, during which one may wait
         if asked > cap:
             raise InvalidArgument(
                 f"max_concurrent must be at most {cap}, got {asked}: lower it, or leave it out "
@@ -64,17 +64,17 @@ class LiveLimits:
         """Return the time for one call.
 
         Raises:
-            InvalidArgument: More than the cap was asked for; the message names it.
+            InvalidArgument: It is above the cap; the message names the cap.
         """
         if asked is None:
             return self.declared.timeout_seconds
         return self._within_cap("timeout_seconds", asked)
 
     def item_seconds_for(self, asked: float | None) -> float | None:
-        """Return the time for one item of a call; None for no bound of its own.
+        """Return the time for one item of a call; None if it has no bound.
 
         Raises:
-            InvalidArgument: More than the cap was asked for; the message names it.
+            InvalidArgument: It is above the cap; the message names the cap.
         """
         if asked is None:
             return self.declared.item_timeout_seconds
@@ -82,7 +82,7 @@ class LiveLimits:
 
     def _within_cap(self, argument: str, asked: float) -> float:
         cap = self.declared.max_timeout_seconds
-        if not asked <= cap:  # NaN is none of them
+        if not asked <= cap:  # false for NaN
             raise InvalidArgument(
                 f"{argument} must be at most {cap:g}, got {asked:g}: lower it, or split the "
                 "work over several calls",

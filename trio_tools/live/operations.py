@@ -1,4 +1,4 @@
-"""Operations of one server: made for a call, brought back from the disk, and worked on."""
+"""Operations of one server: made for a call, restored from the store, and run."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ def make_operation(
     source: Frontier[Any] | None = None,
     dataset: DatasetStart | None = None,
 ) -> StoredOperation:
-    """Make a new operation over items. It is kept when the store has opened it.
+    """Make a new operation over items. It is kept once the store has opened it.
 
     Args:
         state: The live server.
-        operation: What is done to each item.
-        items: As the operation takes them.
-        given: As the caller gave them, or what stands for one that there is not.
-        operation_id: Names it.
+        operation: The operation on each item.
+        items: The items as the operation takes them.
+        given: The items as the caller gave them, or a substitute for an unreadable one.
+        operation_id: Its id.
         owner: The client that may see it.
         tool: The tool that was called.
-        source: Items that grow, in place of `items`; what becomes of them is not stored beyond
-            memory, since the next start could not find the same ones.
-        dataset: Where the items come from, in place of `items`, if they are those of a whole
+        source: A growing source, in place of `items`. Its outcomes are stored in memory only,
+            since after a restart the source would not yield the same items.
+        dataset: The whole dataset that the items come from, in place of `items`. Records are read
+            while earlier ones are processed, and stored when they are read.
             dataset. They are read while others are worked on, and stored when they are read.
     """
     request = (operation.name, given)
@@ -78,9 +79,9 @@ async def revive(
     record: Record,
     stored: Stored,
 ) -> StoredOperation:
-    """Bring an operation back from what was stored of it.
+    """Restore an operation from its stored form.
 
-    One whose function is not there any more, or takes other items, can be read all the same.
+    If its function no longer exists, or takes other items, its results can still be read.
     """
     told = json.loads(record.request)
     name, given = told["operation"], restored_items(told)
@@ -117,9 +118,9 @@ async def revive(
 
 
 def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
-    """Let the next run of an operation do its failed and timed out items once more.
+    """Let the next run of an operation repeat its failed and timed-out items.
 
-    What succeeded stays. Nothing is done to an operation that runs.
+    Succeeded items stay. A running operation is not changed.
     """
     batch, operation = kept.batch, kept.work.operation
     if kept.running:
@@ -148,7 +149,7 @@ def run_failed_again(state: ServerState, kept: StoredOperation) -> None:
 
 
 class _Retried(Journal[Any, Result]):
-    """The journal of a batch that goes on with the failed items of an earlier one."""
+    """The journal of a batch that repeats the failed items of an earlier one."""
 
     def __init__(self, journal: ItemJournal | None, kept: list[Outcome[Any, Result]]) -> None:
         self._journal = journal
@@ -175,10 +176,10 @@ class _Retried(Journal[Any, Result]):
 
 @asynccontextmanager
 async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[None]:
-    """Work on an operation within the block, alone; `stop` cuts the block short.
+    """Run an operation within the block, exclusively; `stop` cancels the block.
 
     Raises:
-        InvalidArgument: Another call is at work on it, or another server.
+        InvalidArgument: Another call or another server is running it.
     """
     with kept.at_work() as scope:
         await state.store.begin(kept)
@@ -191,7 +192,7 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
         finally:
             if kept.memory is not None:
                 kept.memory.rest()
-                kept.memory.when_full = None  # the two would refer to each other
+                kept.memory.when_full = None  # otherwise the two would refer to each other
             state.store.end(kept)
 
 
@@ -218,7 +219,7 @@ def _over(
         work.hold(len(journal.record.request))
     if isinstance(items, DatasetItems):
         items.count = work.add_items
-    # Only what was read whole tells how many items there are.
+    # The number of items is known only once the source was read to its end.
     source = items.items if isinstance(items, DatasetItems) and items.read_whole else items
     shared = state.limits_of(operation.limit_name).limiter
     on_disk = journal if isinstance(journal, OperationJournal) else None
@@ -253,7 +254,7 @@ def _observers(timeline: Timeline) -> list[Observer[Any, Any]]:
 
 
 async def _operation_of(state: ServerState, name: str, schema: str) -> tuple[Operation, str]:
-    """Return the operation of that name, or one to read results with and why there is none."""
+    """Return the operation of that name; or a substitute for reading results, and the reason."""
     try:
         operation = await state.operations.look_up(name)
     except ToolFailure:

@@ -1,7 +1,8 @@
-"""What the dashboard shows: one JSON object of what goes on now, for one client.
+"""The content of the dashboard: one JSON object of the current activity, for one client.
 
-A client sees its own calls and operations, as in `get_concurrency_status`, and of the others how
-many there are. The size is bounded: the newest operations, the busiest hosts, the latest spans.
+As in `get_concurrency_status`, a client sees its own calls and operations, and only the number of
+those of other clients. The size is bounded: the newest operations, the busiest hosts, the latest
+spans.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _RATE_SECONDS = 10.0
 
 
 def snapshot(state: ServerState, client_id: str) -> dict[str, Any]:
-    """Return what goes on now, as JSON values.
+    """Return the current activity, as JSON values.
 
     Args:
         state: The live server.
-        client_id: Whose calls and operations are shown.
+        client_id: The client whose calls and operations are shown.
     """
     now = trio.current_time()
     own = [kept for kept in state.store.operations() if kept.owner == client_id]
@@ -113,7 +114,7 @@ def operation_view(kept: StoredOperation, now: float) -> dict[str, Any]:
 
 
 def in_progress(kept: StoredOperation) -> list[dict[str, Any]]:
-    """Return how far items in flight are, of those that tell it the latest `MAX_IN_PROGRESS`."""
+    """Return the progress of the latest `MAX_IN_PROGRESS` items in flight that report it."""
     return [
         {
             "index": told.index,
@@ -127,7 +128,7 @@ def in_progress(kept: StoredOperation) -> list[dict[str, Any]]:
 
 
 def failed_items(kept: StoredOperation, most: int = MAX_FAILED) -> list[dict[str, Any]]:
-    """Return the first failed items with their codes and reasons, `most` at the most."""
+    """Return the first failed items with their codes and reasons, at most `most`."""
     ends = (Status.FAILED, Status.TIMED_OUT)
     shown: list[dict[str, Any]] = []
     for outcome in kept.batch.report().outcomes:
@@ -158,12 +159,12 @@ def _hosts(state: ServerState, client_id: str) -> list[dict[str, Any]]:
 
 
 def host_view(host: HostState) -> dict[str, Any]:
-    """Return a host as a client sees it: without who else asked for it."""
+    """Return a host as a client may see it: without the names of other clients."""
     return {name: value for name, value in asdict(host).items() if name != "clients"}
 
 
 def cluster_view() -> dict[str, Any] | None:
-    """Return how the server stands to its cluster; None if it needs none so far."""
+    """Return the state of the connection to the cluster; None if no item needed it yet."""
     found = cluster_statistics()
     return None if found is None else asdict(found)
 

@@ -1,4 +1,4 @@
-"""The live state of one server: what the tools work with and what status tells.
+"""The live state of one server, shared by the tools and the status.
 
 Limits, descriptions, caps and status all read the same objects, so they cannot disagree.
 """
@@ -49,7 +49,7 @@ from trio_tools.services import Services
 from trio_tools.settings import Settings, ToolLimits
 
 _CALLS_REMEMBERED = 200
-# How an item may end for good; one in any other state may still be done by a resumed call.
+# Final states of an item. An item in any other state may still be run by a resumed call.
 _ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT)
 
 
@@ -58,27 +58,28 @@ class ServerState:
 
     Attributes:
         settings: What the operator decided.
-        limits: Capacity for items in flight, by tool or operation; resizable while in use.
-        clients: Who shares the server, and how much of a limit one client may hold.
-        usage: What each client used today.
-        services: The doors to the outside.
-        operations: What `batch_process` can run.
+        limits: Capacity for items in flight, by tool or operation; resizable at any time.
+        clients: The clients that share the server, and the share of each in a limit.
+        usage: The use of each client today.
+        services: The connections to external services.
+        operations: The operations that `batch_process` can run.
         store: Operations that outlive their calls.
-        memory: What items in flight and kept results may take together.
-        cursors: Makes and checks page marks of operations.
-        query_cursors: The same of query results.
-        dataset_cursors: The same of datasets.
+        memory: The memory limit for items in flight and kept results together.
+        cursors: Makes and checks cursors of operations.
+        query_cursors: Makes and checks cursors of query results.
+        dataset_cursors: Makes and checks cursors of datasets.
         calls: Calls under way, by request id.
         durations: How long recent calls took, by tool.
         ended_items: How many items of batch calls ended, each counted once, by tool and how.
-        monitor: Who blocked the event loop.
-        jobs: What goes on without a call that waits for it.
-        when_begun: What to call with an operation when its call begins to work on it, by owner and
-            id.
-        first_jobs: Those that start when the first connection is served.
-        revive: Makes an operation of what was stored of it.
-        largest_whole_result: Returns how many bytes of JSON are shown whole in so many characters.
-        model_names: The models there were when the tools were listed last.
+        monitor: Reports tasks that blocked the event loop.
+        jobs: Work that no call waits for.
+        when_begun: Functions to call with an operation when its call begins to run it, by owner
+            and id.
+        first_jobs: Jobs that start when the first connection is served.
+        revive: Restores an operation from its stored form.
+        largest_whole_result: Returns the most bytes of JSON that are shown whole in so many
+            characters.
+        model_names: The models at the latest listing of the tools.
         workers: The workers that serve the same address, if this process is one of several.
     """
 
@@ -87,7 +88,7 @@ class ServerState:
         self.limits = Limits()
         self.clients = Clients()
         self._tool_limits: dict[str, ToolLimits] = {}
-        # Of the application's tools: what holds where the settings say nothing else.
+        # Limits declared by the application's tools, used where the settings have none.
         self._usual_limits: dict[str, ToolLimits] = {}
         self.services = Services(settings, api_limiter=self.limits_of("call_external_api").limiter)
         self.operations = Operations(
@@ -95,7 +96,7 @@ class ServerState:
             places={name: chosen.runs for name, chosen in settings.operations.items()},
             upstreams=UpstreamOperations(self.services),
         )
-        # How a stored operation comes to life again is up to the tools, which are above.
+        # The tools, which are a higher layer, know how to restore a stored operation.
         self.revive: Revive = _cannot_revive
         store = self._make_store()
         self.store: OperationStore = store
@@ -128,17 +129,18 @@ class ServerState:
         self.ended_items: Counter[tuple[str, Status]] = Counter()
         self.when_begun: dict[tuple[str, str], Callable[[StoredOperation], None]] = {}
         self.first_jobs: list[Job] = []
-        # Set when the server begins to stop: a batch call that gets its turn then is not begun.
+        # Set when the server begins to stop. A batch call that gets its turn after that does not
+        # begin.
         self.drained = False
         self.monitor = StepMonitor(threshold=settings.blocked_step_seconds)
         self._admissions: dict[str, Admission] = {}
         self._paces: dict[str, Pace] = {}
-        self._checked: set[str] = set()  # operations that the cluster can run
+        self._checked: set[str] = set()  # operations known to run on the cluster
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         """Keep services open and watch the event loop, while a connection is served."""
-        self.drained = False  # which the stop of an earlier one may have left behind
+        self.drained = False  # the stop of an earlier connection may have set it
         if "cluster" in self.settings.model_fields_set:
             use_cluster(self.settings.cluster.address)
         await self.store.open_key()
@@ -180,27 +182,27 @@ class ServerState:
         return await self.revive(writer, record, stored)
 
     def _freed(self, size: int) -> None:
-        """Give memory back to the system."""
+        """Return unused memory to the system."""
         self.memory.given_back(size)
 
     def _dropped(self, size: int) -> None:
-        """Let items start for which there is room now."""
+        """Start waiting items that fit into the memory limit now."""
         self._freed(size)
         self.memory.serve()
 
     @property
     def page_bytes(self) -> int:
-        """A result of more bytes of JSON is read in parts."""
+        """A result with more bytes of JSON is read in parts."""
         return self.largest_whole_result(self.settings.max_output_chars)
 
     def limits_of(self, name: str) -> LiveLimits:
-        """Return the limits of a tool or operation as they are now."""
+        """Return the current limits of a tool or operation."""
         if name not in self._tool_limits:
             self._tool_limits[name] = self._declared(name)
         return LiveLimits(name, self._tool_limits[name], self.limits, self.clients)
 
     def declare_limits(self, name: str, usual: ToolLimits) -> None:
-        """Say what limits a tool of the application has where the settings say nothing else."""
+        """Set the limits of an application's tool that apply where the settings have none."""
         self._usual_limits[name] = usual
         self._tool_limits[name] = self._declared(name)
 
@@ -212,10 +214,10 @@ class ServerState:
         return self._usual_limits[name].under(chosen)
 
     def take(self, settings: Settings) -> None:
-        """Go by other settings from now on, while calls run.
+        """Apply other settings while calls run.
 
-        A limit takes effect at once for what waits; what holds a place keeps it. A capacity that
-        was set by `limits.resize` stays unless the settings of that limit changed.
+        A lower limit takes effect at once for waiting items; running items keep their tokens. A
+        capacity that was set by `limits.resize` stays unless the settings of that limit changed.
         """
         self.settings = settings
         self.services.take(settings)
@@ -231,7 +233,7 @@ class ServerState:
                 line.max_waiting = declared.max_waiting
 
     async def prepare(self, operation: Operation) -> None:
-        """Before the first items of an operation: look whether the cluster can run it, if it must.
+        """Before the first items of an operation, check that the cluster can run it, if it must.
 
         Raises:
             ToolFailure: It cannot; nothing was run.
@@ -249,7 +251,7 @@ class ServerState:
 
     @contextmanager
     def counting_items(self, tool: str, batch: Batch[Any, Any]) -> Generator[None]:
-        """Count the items of `batch` that end within the block, also if it is cut."""
+        """Count the items of `batch` that end within the block, also if it is cancelled."""
         before = batch.progress.value
         try:
             yield
@@ -262,11 +264,11 @@ class ServerState:
             self.usage.add_items(request.client_id if request else "anonymous", sum(ended.values()))
 
     def admissions(self) -> Mapping[str, Admission]:
-        """Return the lines there are so far, by tool."""
+        """Return the queues that exist so far, by tool."""
         return self._admissions
 
     def admission_of(self, tool: str) -> Admission:
-        """Return the bounded waiting line for calls of a tool."""
+        """Return the bounded queue for calls of a tool."""
         if tool not in self._admissions:
             declared = self.limits_of(tool).declared
             calls = trio.CapacityLimiter(declared.max_calls)

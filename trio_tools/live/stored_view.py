@@ -1,8 +1,8 @@
-"""What the dashboard shows of a state that other processes write to, such as servers on stdio.
+"""The dashboard of a state that other processes write to, such as servers on stdio.
 
-It reads, and changes nothing. All operations of all clients are shown, since who can read the state
-can read them anyway. What is known of them is what servers have stored: counts, outcomes, and who
-works on what; not what is in flight.
+It reads and changes nothing. It shows all operations of all clients, since a process that can
+read the state can read them anyway. It shows what servers have stored: counts, outcomes, and
+which server runs which operation. It cannot show items in flight.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.version import __version__
 
 MAX_FAILED: Final = 100
-"""How many failed items of an operation are shown; a download has all."""
+"""How many failed items of an operation are shown; a download contains all."""
 
 _FRESH_SECONDS = 0.5
 _RATE_SECONDS = 10.0
@@ -40,7 +40,7 @@ _SHARE_OF_TIME = 0.1
 
 @dataclass(eq=False)
 class _Seen:
-    """What is remembered of an operation between two looks."""
+    """The data that is kept of an operation between two reads."""
 
     revision: int = -1
     failed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -75,7 +75,7 @@ class StoredView:
         self._writer = store.writer
         self._told = store.location.told
         self._database = StateDatabase(store.location, store.writer.holder, read_only=True)
-        self._writer.read_with(self._database)  # for the results of what is found
+        self._writer.read_with(self._database)  # for the results of the operations
         self._one = trio.CapacityLimiter(1)
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._looking = trio.Lock()
@@ -84,11 +84,11 @@ class StoredView:
 
     @property
     def reads_only(self) -> bool:
-        """Yes: to stop an operation is for `trio-tools operations cancel`."""
+        """True: an operation is stopped with `trio-tools operations cancel`."""
         return True
 
     async def check(self) -> None:
-        """Look whether the state can be read.
+        """Check that the state can be read.
 
         Raises:
             ValueError: It cannot.
@@ -103,7 +103,7 @@ class StoredView:
         self._database.close()
 
     async def snapshot(self, client_id: str) -> dict[str, Any]:
-        """Return what is stored, as JSON values; several readers share one look."""
+        """Return the stored operations as JSON values; concurrent readers share one read."""
         del client_id
         async with self._looking:
             if trio.current_time() - self._looked_at >= _FRESH_SECONDS:
@@ -121,11 +121,11 @@ class StoredView:
         """Return an operation with all its outcomes.
 
         Args:
-            key: Of a snapshot.
-            client_id: Who asks; each sees all of them.
+            key: The key of a snapshot.
+            client_id: The requesting client; each client sees all outcomes.
 
         Raises:
-            NotFound: There is none.
+            NotFound: The operation does not exist.
         """
         del client_id
         try:
@@ -190,7 +190,7 @@ class StoredView:
 
     @staticmethod
     def _rate(seen: _Seen, done: int) -> float:
-        """Return how many items ended per second, as far as was seen here."""
+        """Return how many items ended per second, as observed here."""
         now = trio.current_time()
         seen.done.append((now, done))
         while seen.done[0][0] < now - _RATE_SECONDS:
@@ -199,7 +199,7 @@ class StoredView:
         return (done - before) / (now - since) if now > since else 0.0
 
     async def _read_failed(self, record: Record, seen: _Seen) -> None:
-        """Read the failed items, if there may be others than were read."""
+        """Read the failed items, if there may be new ones."""
         started = trio.current_time()
         if seen.revision == record.revision or started < seen.next_look:
             return

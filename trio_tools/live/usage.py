@@ -1,9 +1,9 @@
-"""What each client used today, and whether it may use more. Days are those of UTC.
+"""The use of each client today, and its quota. Days are in UTC.
 
-A client with a quota is counted in the state too, by all servers of that state together: its call
-is in the state before it is taken, and its items soon after they ended. So a quota holds across
-restarts, workers and replicas. Other clients, and all of them where the state is memory, are
-counted in this process alone, from its start.
+The use of a client with a quota is also counted in the state, over all servers with that state. A
+call is counted there before it is accepted; items are counted soon after they ended. So a quota
+is kept across restarts, workers and replicas. The use of other clients, and of all clients if the
+state is memory, is counted in this process only, from its start.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from trio_tools.operations.durable.records import Counted, Use
 from trio_tools.settings.clients import ClientSettings
 
 MAX_CLIENTS: Final = 10_000
-"""Clients whose use is remembered; the one that was away for longest is forgotten."""
+"""Limit of clients whose use is remembered. The least recently seen one is forgotten."""
 
 _DAY_SECONDS: Final = 86_400
-# Until the state is asked again that could not be written.
+# Seconds before the state is tried again after a failed write.
 _RETRY_SECONDS: Final = 2.0
 _COUNT_SECONDS: Final = 0.25
 
 
 class CountingStore(Protocol):
-    """What counts over all servers of a state."""
+    """Counts over all servers with the same state."""
 
     async def count_use(self, use: Use) -> Counted | None:
-        """Count what a client used; None if only this process counts."""
+        """Count the use of a client; None if only this process counts."""
         ...
 
 
 @dataclass
 class Used:
-    """What one client used on one day.
+    """The use of one client on one day.
 
     Attributes:
         day: Days since 1970, UTC.
-        calls: Tool calls that were taken, those that steer others not counted.
+        calls: Accepted tool calls, without those that only read or control operations.
         items: Items of batch calls that ended.
-        uncounted_calls: Those of the calls that are not in the state yet.
-        uncounted_items: Those of the items that are not in the state yet.
+        uncounted_calls: Calls that are not yet counted in the state.
+        uncounted_items: Items that are not yet counted in the state.
     """
 
     day: int
@@ -84,12 +84,12 @@ class Usage:
         return self._store is not None
 
     def is_kept(self, client_id: str) -> bool:
-        """Whether what a client uses is counted in the state, so that a restart keeps it."""
+        """Whether the use of a client is counted in the state, so that it survives a restart."""
         client = self._clients().get(client_id)
         return self._store is not None and client is not None and client.has_quota
 
     def of(self, client_id: str) -> Used:
-        """Return what a client has used today, as far as this server knows."""
+        """Return the use of a client today, as far as this server knows."""
         today = int(self._now() // _DAY_SECONDS)
         used = self._used.get(client_id)
         if used is None or used.day != today:
@@ -100,20 +100,20 @@ class Usage:
         return used
 
     def all(self) -> Mapping[str, Used]:
-        """Return what was used, by client; some of it on an earlier day."""
+        """Return the use by client; some of it may be of an earlier day."""
         return self._used
 
     async def take_call(self, client_id: str, client: ClientSettings) -> None:
-        """Count a call that is about to be taken: in the state first, if the client has a quota.
+        """Count a call before it is accepted; first in the state, if the client has a quota.
 
         While the state cannot be written, this process counts alone.
 
         Raises:
-            RateLimited: The client has used what it may use in a day; nothing is counted.
+            RateLimited: The client has used its quota of the day; nothing is counted.
         """
         used = self.of(client_id)
         if self.is_kept(client_id):
-            # What is not in the state yet counts too.
+            # Use that is not yet counted in the state counts too.
             use = Use(
                 client_id,
                 used.day,
@@ -146,7 +146,7 @@ class Usage:
         return _DAY_SECONDS - int(self._now() % _DAY_SECONDS)
 
     async def run(self) -> None:
-        """Keep the state up to date until cancelled, and then count the rest."""
+        """Update the state until cancelled, and then count the rest."""
         for client_id in self._clients():
             if self.is_kept(client_id):
                 used = self.of(client_id)
@@ -155,7 +155,7 @@ class Usage:
             while True:
                 await self._to_count.wait()
                 self._to_count = trio.Event()
-                with trio.move_on_after(_COUNT_SECONDS, shield=True):  # not half of it is lost
+                with trio.move_on_after(_COUNT_SECONDS, shield=True):  # so that no part is lost
                     if await self._count_all():
                         continue
                 await trio.sleep(_RETRY_SECONDS)
@@ -165,9 +165,10 @@ class Usage:
                 await self._count_all()
 
     async def _count_all(self) -> bool:
-        """Count in the state what is not there yet; return whether all of it is.
+        """Count the rest in the state; return whether all of it is counted.
 
-        What a state has not answered about in time is taken as counted: nobody pays twice.
+        If the state did not answer in time, the use is taken as counted, so it is never counted
+        twice.
         """
         uncounted = [
             (client_id, used)
@@ -185,7 +186,7 @@ class Usage:
         return True
 
     async def _count(self, used: Used, use: Use) -> Counted | None:
-        """Count in the state, and take note of what is there now."""
+        """Count in the state, and store the new totals."""
         assert self._store is not None
         counted = await self._store.count_use(use)
         if counted is not None:

@@ -1,4 +1,4 @@
-"""What one of several worker processes tells of all of them."""
+"""The figures of several worker processes, as one of them reports them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 Sums = Mapping[str, float]
-"""The figures of one worker by name, each summed over its labels."""
+"""The figures of one worker by name, each a sum over its labels."""
 
 _SUMMED: Final = {
     "connections": "trio_tools_connections",
@@ -20,12 +20,13 @@ _SUMMED: Final = {
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of one address, as one of them sees them.
+    """The workers of one address, as seen by one of them.
 
     Attributes:
-        index: Of this worker, from 0.
-        count: How many there are.
-        ask: Returns the figures of each by its index; None for one that does not answer in time.
+        index: The index of this worker, from 0.
+        count: The number of workers.
+        ask: Returns the figures of each worker by its index; None for one that does not answer in
+            time.
     """
 
     index: int
@@ -33,9 +34,9 @@ class Workers:
     ask: Callable[[], Awaitable[Mapping[int, Sums | None]]]
 
     async def status(self) -> dict[str, Any]:
-        """Return which worker answers, and what all of them are at, as JSON values.
+        """Return which worker answers, and the figures of all workers, as JSON values.
 
-        It waits for the other workers, for a second at most.
+        It waits for the other workers for at most one second.
         """
         found = [figures for figures in (await self.ask()).values() if figures is not None]
         return {

@@ -26,11 +26,11 @@ CERTIFICATE: Final = frozenset(
 
 
 class Changes(NamedTuple):
-    """Names of settings that differ; of a table such as `apis`, each entry has a name.
+    """Names of changed settings; in a table such as `apis`, each entry has its own name.
 
     Attributes:
-        taken: Those that apply now.
-        needs_restart: Those that apply after the next start.
+        taken: Those that a running server applies now.
+        needs_restart: Those that take effect after the next start.
     """
 
     taken: tuple[str, ...]
@@ -75,7 +75,7 @@ def _differences(before: BaseModel, after: BaseModel, prefix: str) -> Iterator[s
 
 
 def _entries_that_differ(old: Any, new: Any) -> list[str]:
-    """Return the names of entries of a table of sections; none for any other value."""
+    """Return the entry names of a table of sections; empty for any other value."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return []
     before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)

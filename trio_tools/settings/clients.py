@@ -36,5 +36,5 @@ class ClientSettings(BaseModel):
 
     @property
     def has_quota(self) -> bool:
-        """Whether it may do only so much in a day."""
+        """Whether it has a daily quota."""
         return self.calls_per_day is not None or self.items_per_day is not None

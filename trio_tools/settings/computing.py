@@ -28,7 +28,7 @@ EXECUTIONS: Final[dict[str, str]] = {
     "process": "sync, run in a worker process that a cancel kills",
     "cluster": "cluster (CPU-bound), where a cancel frees the core",
 }
-"""How a tool's description tells where it runs."""
+"""How a tool's description names the place where it runs."""
 
 _on_cluster: ContextVar[bool] = ContextVar("computations run on the cluster", default=False)
 
@@ -49,10 +49,10 @@ async def run_at(
     *args: *_Args,
     limiter: trio.CapacityLimiter | None = None,
 ) -> _T:
-    """Run a synchronous function there. A cancel does what it does there.
+    """Run a synchronous function there. A cancel has the effect that it has there.
 
     Args:
-        place: Where.
+        place: The place.
         fn: A function that can be sent there.
         *args: Its arguments.
         limiter: Bounds the calls; by default that of the place.

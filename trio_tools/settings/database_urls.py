@@ -1,4 +1,4 @@
-"""URLs of databases: what of them is ours, and what goes to the driver."""
+"""URLs of databases, split into parameters of this server and parameters of the driver."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final, NamedTuple, Self
 from urllib.parse import quote, unquote
 
 _FILE_URL: Final = re.compile(r"(sqlite(\+\w+)?|duckdb):///(?!:memory:$).+", re.DOTALL)
-# With ports that are numbers and no @ in a host: what follows an @ in a password would be taken for
-# either, and told in errors.
+# Ports must be numbers, and a host contains no @. Otherwise the text after an @ in a password
+# would be parsed as either, and shown in errors.
 _HOST: Final = r"(\[[^/?\]]+\]|[^@/:?,\[\]]*)(:\d+)?"
 _POSTGRES_URL: Final = re.compile(
     r"postgres(ql)?(\+\w+)?://((?P<user>[^:/]*)(:(?P<password>[^@]*))?@)?"
@@ -52,10 +52,10 @@ _NO_URL: Final = (
 
 
 class PostgresUrl(NamedTuple):
-    """A PostgreSQL URL, taken apart as far as we need."""
+    """A PostgreSQL URL, split into its parts."""
 
     conninfo: str
-    """What goes to libpq."""
+    """The URL for libpq."""
     schema: str | None
     """From `?schema=`."""
     connect_timeout: int | None
@@ -92,7 +92,7 @@ class PostgresUrl(NamedTuple):
                 connect_timeout = int(value)
                 continue
             kept.append(pair)
-        # libpq is stricter about what stands in a user or a password as it is.
+        # libpq accepts fewer characters unescaped in a user or a password.
         user = [quote(unquote(part), safe="") for part in parts.group("user", "password") if part]
         conninfo = "".join(
             (

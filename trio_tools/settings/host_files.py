@@ -1,7 +1,7 @@
 """The file in which a host keeps its MCP servers, read as upstreams.
 
 `mcpServers` of Claude Desktop, Claude Code's `.mcp.json` and Cursor, and `servers` of VS Code's
-`mcp.json`, with its comments. What belongs to the host alone is passed over. Our own entry in the
+`mcp.json`, with its comments. Keys that only concern the host are ignored. Our own entry in the
 file is skipped: it is how the host starts us.
 """
 
@@ -16,7 +16,7 @@ from trio_tools.settings.upstreams import OWN_NAMES, is_own_command
 
 _MAX_BYTES: Final = 1_000_000
 _TAKEN: Final = ("command", "args", "env", "cwd", "url", "headers")
-# A text, or a comment, or a comma with nothing behind it: the first one that matches counts.
+# A text, a comment, or a comma before a closing bracket. The first match counts.
 _COMMENT: Final = re.compile(
     r""" "(?:[^"\\]|\\.)*" | //[^\n]* | /\*.*?\*/ | ,(?=\s*[\]}]) """, re.VERBOSE | re.DOTALL
 )
@@ -24,11 +24,11 @@ _INPUT: Final = re.compile(r"\$\{(input|command):[^}]*\}")
 
 
 class HostFile(NamedTuple):
-    """What a host's file holds.
+    """The upstreams in a host's file.
 
     Attributes:
         upstreams: Values for `Settings(upstreams=…)`, by name.
-        left_out: Why an entry is not an upstream, by name.
+        left_out: By name, why an entry is not an upstream.
     """
 
     upstreams: dict[str, dict[str, Any]]
@@ -40,7 +40,7 @@ def read_host_file(path: Path) -> HostFile:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no JSON with `mcpServers` or `servers`; the message says so.
+        ValueError: It is not JSON with `mcpServers` or `servers`; the message says so.
     """
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
@@ -114,7 +114,7 @@ def _starts_us(command: Any, args: Any) -> bool:
 
 
 def _in_folder(value: Any, workspace: Path) -> Any:
-    """Return a value with the folders that VS Code names by variables."""
+    """Return a value in which VS Code's variables for folders are replaced."""
     match value:
         case str():
             return value.replace("${workspaceFolder}", str(workspace)).replace(

@@ -1,10 +1,10 @@
-"""Logging for the command line: to stderr, one line a record, with the request in each of them.
+"""Logging for the command line: to stderr, one line per record, each with its request.
 
 A server formats a record in the task that logs it. A thread writes it: if the host does not read
 standard error, the pipe fills up and a write blocks.
 
 Embedding applications configure their own logging; `nursery_patterns.RequestLogFilter` adds the
-request id, client id and elapsed seconds to whatever handler they attach it to.
+request id, client id and elapsed seconds to the records of any handler.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ _TEXT = (
 )
 
 QUEUED_RECORDS: Final = 1_000
-"""Records that may wait for standard error to be read; further ones are dropped and counted."""
+"""Limit of records that wait for standard error to be read; further ones are dropped."""
 
 FLUSH_SECONDS: Final = 0.3
 """How long the end of the process waits for standard error to be read."""
 
 FIELDS: Final = "fields"
-"""Attribute of a record: a table of further values, keys in JSON and `key=value` in text."""
+"""Attribute of a record with a table of further values: keys in JSON, `key=value` in text."""
 
-# What would end a line, so that a caller could write the next one, or steer a terminal.
+# Characters that would end a line, so that a caller could forge the next one, or control a
+# terminal.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record, whatever its message quotes; a traceback follows on lines of its own."""
+    """One line per record, even if its message has line breaks; tracebacks have more lines."""
 
     def __init__(self) -> None:
         super().__init__(_TEXT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line, without what a traceback adds."""
+        """Return the line, without the traceback."""
         fields = getattr(record, FIELDS, {})
         line = " ".join([super().formatMessage(record), *(f"{k}={v}" for k, v in fields.items())])
         return line.translate(_CONTROLS)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, client_id, elapsed."""
+    """One JSON object per line: time, level, logger, message, request_id, client_id, elapsed."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line; a traceback goes into `exception`."""
@@ -80,7 +81,7 @@ class BackgroundHandler(logging.Handler):
 
     Args:
         write: Writes a text. It may block for ever; the end of the process waits `FLUSH_SECONDS`.
-        capacity: Records that may wait.
+        capacity: Limit of waiting records.
 
     Attributes:
         dropped_in_all: Records that were dropped since the start.
@@ -106,7 +107,7 @@ class BackgroundHandler(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Write what waits, for at most `FLUSH_SECONDS`."""
+        """Write the waiting records, for at most `FLUSH_SECONDS`."""
         with suppress(queue.Full):
             self._lines.put(None, timeout=FLUSH_SECONDS)
             self._thread.join(FLUSH_SECONDS)
@@ -116,7 +117,7 @@ class BackgroundHandler(logging.Handler):
         while (line := self._lines.get()) is not None:
             self._write(line)
             if self._dropped and self._lines.empty():
-                # A record that is dropped between the two reads is told the next time.
+                # A record that is dropped between the two reads is reported the next time.
                 dropped = self._dropped
                 self._dropped -= dropped
                 note = "records were dropped: standard error was not read in time"
@@ -134,7 +135,7 @@ class BackgroundHandler(logging.Handler):
 
 
 def dropped_records() -> int:
-    """Return how many records were dropped since the start, because the log was not read."""
+    """Return how many records were dropped since the start, because stderr was not read."""
     handlers = logging.getLogger().handlers
     return sum(each.dropped_in_all for each in handlers if isinstance(each, BackgroundHandler))
 
@@ -157,7 +158,7 @@ def _configure(handler: logging.Handler, log_format: str, level: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # What they say about each request is for their own debugging, and quotes requests and answers.
+    # Their records about each request are for debugging, and quote requests and answers.
     for name in ("mcp", "sse_starlette"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
@@ -172,12 +173,15 @@ def _time(seconds: float) -> str:
 
 
 def _writer(stream: TextIO | None) -> Callable[[str], None]:
-    """Return what writes to a stream, past its lock, which the end of the interpreter takes."""
+    """Return a function that writes to a stream without its lock.
+
+    The interpreter takes that lock at its end, so a blocked write would block the exit.
+    """
     if stream is None:  # a process without standard error
         return lambda _: None
     try:
         fd = stream.fileno()
-    except OSError:  # it stands for a file, as in tests
+    except OSError:  # it has no descriptor, as in tests
 
         def write_to_stream(text: str) -> None:
             with suppress(ValueError):  # it is closed

@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from trio_tools.settings.settings import Settings
 
-# Options of `serve` that are short for a setting.
+# Options of `serve` that are an abbreviation of a setting.
 FLAGS: Final[Mapping[str, str]] = {
     "file_roots": "--file-root",
     "toolset": "--toolset",
@@ -52,7 +52,7 @@ _BOUNDS: Final[Mapping[str, str]] = {
     "min_length": "at least {} long",
     "max_length": "at most {} long",
 }
-# What stands for the name that an operator gives, in tables such as [apis.NAME].
+# Placeholders for names that the operator chooses, in tables such as [apis.NAME].
 _GIVEN_NAMES: Final[Mapping[str, str]] = {
     "apis": "github",
     "databases": "shop",
@@ -62,7 +62,7 @@ _GIVEN_NAMES: Final[Mapping[str, str]] = {
     "clients": "alice",
     "operations": "hash",
 }
-# For settings that have no default, or whose default shows no form.
+# For settings without a default, or whose default does not show the form.
 _EXAMPLES: Final[Mapping[str, Any]] = {
     "file_roots": ["/srv/data"],
     "models_folder": "/srv/models",
@@ -106,14 +106,15 @@ class SettingRow:
     """One setting.
 
     Attributes:
-        name: With its groups, as `--set` takes it; a name that the operator gives is an example.
+        name: With its groups, as `--set` takes it; a name that the operator chooses is an
+            example.
         group: The groups above it, joined by dots; empty for the top level.
         type: In words.
-        bounds: What a value must keep to, in words; empty if its type says it all.
-        default: As JSON; None if it has to be given.
+        bounds: Bounds of the value in words; empty if its type has none.
+        default: As JSON; None if the setting is required.
         example: A value, as JSON has it; None without an example.
         description: What it means.
-        secret: Whether its value is shown nowhere.
+        secret: Whether its value is never shown.
     """
 
     name: str
@@ -137,14 +138,14 @@ class SettingRow:
 
 
 def setting_rows() -> list[SettingRow]:
-    """Return every setting, groups after what stands at the top level, each in declared order."""
+    """Return every setting in declared order, the top level first, then the groups."""
     return sorted(_rows(Settings, ()), key=lambda row: row.group != "")
 
 
 def example_toml() -> str:
     """Return a file of settings in which each setting is a comment, with its meaning and default.
 
-    The text is TOML, and sets nothing until a line is taken out of its comment.
+    The text is TOML. It sets nothing until the operator uncomments a line.
     """
     lines = [
         "# Settings of trio-tools. Every line is a comment. Remove the # before the settings and",
@@ -190,7 +191,7 @@ def _explained(row: SettingRow) -> Iterator[str]:
 
 
 def _rows(model: type[BaseModel], groups: tuple[str, ...]) -> Iterator[SettingRow]:
-    # What stands in the group itself comes before the groups in it, as TOML wants it.
+    # In TOML, the values of a group must come before the groups in it.
     inside = {leaf: _inner_model(info.annotation) for leaf, info in model.model_fields.items()}
     for leaf, info in model.model_fields.items():
         if inside[leaf][0] is None:
@@ -222,7 +223,7 @@ def _row(name: str, group: str, info: FieldInfo) -> SettingRow:
 
 
 def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """Return the model that a setting is, and whether an operator gives it a name."""
+    """Return the model of a setting, and whether the operator chooses its name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     if typing.get_origin(annotation) is dict:

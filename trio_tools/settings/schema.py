@@ -1,8 +1,8 @@
-"""The sections of the settings, each a table of values that knows when one of them is wrong.
+"""The sections of the settings, each a table of values that checks itself.
 
-What would show only with the first call is refused here instead: a name that can never match, an
-address that is none. Messages say what is wrong without showing it, as it may be a secret that was
-given to the wrong name; where it stands is in the error.
+Mistakes that would otherwise show with the first call are refused here: a name that can never
+match, an invalid address. A message states the problem without the value, because it may be a
+secret that was given to the wrong name. The error has the name of the setting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trio_tools.settings.database_urls import check_database_url
 from trio_tools.settings.oauth import OAuthSettings
 
 OWN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/dashboard", "/reload"})
-"""What the HTTP server answers itself, whatever `http.path` is."""
+"""Paths that the HTTP server handles itself, with any `http.path`."""
 
 _BASE_URL: Final = re.compile(
     r"https?://[^\x00-\x20\x7f\\/?#@]+(/[^\x00-\x20\x7f\\?#]*)?", re.IGNORECASE
@@ -50,8 +50,8 @@ _CLUSTER_ADDRESS: Final = re.compile(
 class Section(BaseModel):
     """A part of the settings. An unknown name in it is an error."""
 
-    # Times and caps are shown in schemas, and JSON has no infinity. What is wrong is named, not
-    # shown: it may be a secret that was given to the wrong name.
+    # Times and caps are shown in schemas, and JSON has no infinity. Messages name the setting and
+    # not the value, which may be a secret that was given to the wrong name.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
@@ -120,7 +120,7 @@ def _database_url(url: SecretStr) -> SecretStr:
     return url
 
 
-# What follows an @ in a password would be taken for the host, and told in errors.
+# The text after an @ in a password would be parsed as the host, and shown in errors.
 _STATE_URL: Final = re.compile(
     r"sqlite:///(?!:memory:$).+"
     r"|postgres(ql)?(\+\w+)?://([^:/]*(:[^@]*)?@)?(\[[^/?]+\]|[^@/:?]+)?(:\d+)?([/?].*)?",
@@ -229,7 +229,7 @@ class FetchSettings(Section):
 class ApiSettings(Section):
     """One HTTP API that `call_external_api` may call by name."""
 
-    description: str = Field(default="", description="What the API is for. Models read it.")
+    description: str = Field(default="", description="Purpose of the API, for models.")
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
         description="URL under which its paths are, with the scheme."
     )

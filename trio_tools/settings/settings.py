@@ -1,4 +1,4 @@
-"""What the operator decides: one tree of values, from arguments, environment and a TOML file.
+"""The settings of the operator: one tree of values, from arguments, environment and a TOML file.
 
 Sources, strongest first: arguments, environment variables `TRIO_TOOLS_*` (two underscores go one
 level down, as in `TRIO_TOOLS_FETCH__ALLOW_PRIVATE=true`), the TOML file named by
@@ -69,7 +69,8 @@ __all__ = [
 class ToolLimits(Section):
     """Concurrency, queue and timeouts of one tool.
 
-    Its defaults are those of a tool without limits of its own; `Settings.limits_of` knows better.
+    Its defaults are those of a tool without built-in limits; `Settings.limits_of` adds those of a
+    tool.
     """
 
     concurrency: PositiveInt = Field(

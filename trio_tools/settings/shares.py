@@ -1,4 +1,4 @@
-"""What one of several processes may do of what the settings allow to all of them together."""
+"""The share of one process, when several processes divide what the settings allow."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from trio_tools.settings.settings import Settings
 def share_of(settings: Settings, processes: int) -> Settings:
     """Return the settings of one of several processes that share nothing but the state.
 
-    What protects others is divided: the rates of APIs and upstreams, and the connections to one
-    host. A process may have at least one request under way, so that many processes may come to
-    more than was set. What protects the process itself stays.
+    Limits that protect others are divided: the rates of APIs and upstreams, and the connections
+    to one host. Each process may have at least one request in flight, so many processes together
+    may exceed the setting. Limits that protect the process itself stay.
 
     Args:
-        settings: Of all processes together.
+        settings: Those of all processes together.
         processes: How many there are, from 1.
     """
-    if settings.limits.shared:  # then the database counts them
+    if settings.limits.shared:  # in that case the database counts them
         replicas = settings.limits.replicas * processes
         limits = settings.limits.model_copy(update={"replicas": replicas})
         return settings.model_copy(update={"limits": limits})

@@ -1,12 +1,12 @@
-"""A thread or a process that works for a tool: whose turn it is, how long a cancel waits for it.
+"""Threads and processes that work for a tool: their limits, and how long a cancel waits for them.
 
 A thread that is blocked in a hung file system or in a foreign library cannot be cancelled. After
 `PATIENCE_SECONDS` it is abandoned, so that the caller is answered in time and an application that
 embeds the server can end.
 
-Worker processes that compute are shared by all clients. Each may have as many at work as there are
-CPUs, and all together twice as many: so one client's long computations keep another's waiting for
-the kernel, and not for their end.
+Worker processes that compute are shared by all clients. Each client may use as many at once as
+there are CPUs, and all clients together twice as many. So the long computations of one client
+make another client's slower, but do not block them until they end.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from nursery_patterns import (
 )
 
 PATIENCE_SECONDS: Final = 0.5
-"""How long a cancel waits for a thread. The status shows the ones that are left behind."""
+"""How long a cancel waits for a thread. The status shows the abandoned ones."""
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 
 def check_cancelled() -> None:
-    """In a tool's thread: end it if its call was cancelled.
+    """Raise `trio.Cancelled` in a tool's thread if its call was cancelled.
 
     Does nothing in a worker process and on a node of a cluster, which a cancel kills.
 
     Raises:
         trio.Cancelled: The call was cancelled.
-        trio.RunFinishedError: The thread was left behind, and the run is over.
+        trio.RunFinishedError: The thread was abandoned, and the run has ended.
     """
     try:
         trio.from_thread.check_cancelled()
     except trio.RunFinishedError:
         raise
     except RuntimeError:
-        return  # no thread of trio's
+        return  # not a thread of trio
 
 
 async def run_in_tool_thread(
@@ -56,16 +56,16 @@ async def run_in_tool_thread(
 ) -> _T:
     """Run `fn(*args)` as `run_in_thread` does, but leave it `PATIENCE_SECONDS` after a cancel.
 
-    Its place in the limiter stays taken until it ends.
+    It holds its token of the limiter until it ends.
     """
     return await run_in_thread(fn, *args, limiter=limiter, abandon_after=PATIENCE_SECONDS)
 
 
 class LimiterOfEachClient:
-    """A limiter for each client, made when it is asked for and dropped when nobody uses it.
+    """A limiter for each client, made at its first use and dropped when unused.
 
     Args:
-        total_tokens: Most holders at once of one client.
+        total_tokens: Limit of concurrent holders of one client.
     """
 
     def __init__(self, total_tokens: int) -> None:
@@ -89,7 +89,7 @@ _workers_of: Final = trio.lowlevel.RunVar[tuple[LimiterOfEachClient, trio.Capaci
 
 
 def worker_limiter() -> CombinedLimiter:
-    """Return what bounds the worker processes of the client whose request is served."""
+    """Return the limiter of the worker processes of the client whose request is served."""
     try:
         each, together = _workers_of.get()
     except LookupError:

@@ -19,7 +19,7 @@ from pydantic import (
 from trio_tools.settings.schema import HttpSettings, Section, checked_proxy
 
 OWN_NAMES: Final = frozenset({"trio-tools", "trio_tools"})
-"""What this server is called as a program and as a module."""
+"""The names of this server as a program and as a module."""
 
 _THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104
 _URL: Final = re.compile(
@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 def _upstream_url(text: str) -> str:
-    # What a reference stands for is known when the upstream is started, and checked then.
+    # The value of a reference is known, and checked, when the upstream is started.
     if "${" not in text and not _URL.fullmatch(text):
         raise ValueError(
             "it must be an absolute http or https URL such as https://example.org/mcp, without "
@@ -43,7 +43,7 @@ def _upstream_proxy(url: SecretStr) -> SecretStr:
 
 
 def is_own_command(command: str | None, args: tuple[str, ...] | list[str]) -> bool:
-    """Tell whether a command starts this very server: `trio-tools`, or Python with its module."""
+    """Whether a command starts this server itself: `trio-tools`, or Python with its module."""
     words = [command or "", *args]
     return any(
         Path(word).name in OWN_NAMES and (at == 0 or words[at - 1] in {"-m", "run"} or _runs(words))
@@ -52,7 +52,7 @@ def is_own_command(command: str | None, args: tuple[str, ...] | list[str]) -> bo
 
 
 def _runs(words: list[str]) -> bool:
-    """Tell whether the first word is one that runs the package that follows."""
+    """Whether the first word is a program that runs the package that follows."""
     return Path(words[0]).name in {"uvx", "pipx", "uv"}
 
 
@@ -154,18 +154,18 @@ class UpstreamSettings(Section):
 
     @property
     def calls_at_once(self) -> int:
-        """Calls that it may have in flight."""
+        """Limit of its calls in flight."""
         return 1 if self.exclusive else self.max_concurrent
 
 
 def check_upstreams_are_others(upstreams: dict[str, UpstreamSettings], http: HttpSettings) -> None:
-    """Refuse an upstream whose URL is where this server is about to be served.
+    """Refuse an upstream whose URL is the address of this server itself.
 
-    Other names of this machine, and a free port, are not known here: such an upstream is refused
-    when it is first used, by the name that it bears.
+    Other names of this machine, and a port that the system chooses, are not known here. Such an
+    upstream is refused at its first use, by the name that the server reports.
 
     Raises:
-        ValueError: One is; the message names it.
+        ValueError: An upstream has that URL; the message names it.
     """
     for name, upstream in upstreams.items():
         if upstream.url is not None and _is_own_url(upstream.url, http):
@@ -179,7 +179,7 @@ def _is_own_url(url: str, http: HttpSettings) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
-    except ValueError:  # it has a reference for a port
+    except ValueError:  # its port is a reference
         return False
     host = (parts.hostname or "").rstrip(".")
     if parts.path.rstrip("/") != http.path.rstrip("/"):

@@ -1,11 +1,11 @@
-"""The pages for people: HTML files without a build step, each with the script and style of all.
+"""The pages for people: HTML files without a build step, each with the same script and style.
 
-A page lets nothing run but its own script: its policy names the hash of it, and forbids the rest.
+A page runs only its own script: its policy has the hash of the script and forbids all others.
 
-    dashboard.html   all that goes on, for the HTTP server and for `trio-tools dashboard`
+    dashboard.html   all activity, for the HTTP server and for `trio-tools dashboard`
     operation.html   one operation, in a frame of a host that shows MCP Apps
-    view.js          how an operation is drawn
-    style.css        how both look, light and dark
+    view.js          draws an operation
+    style.css        the style, light and dark
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ _POLICY: Final = "{{ policy }}"
 
 
 class Page(NamedTuple):
-    """A page as it is sent.
+    """A complete page.
 
     Attributes:
-        html: All of it.
-        policy: The content security policy that it needs, without directives for headers alone.
+        html: The whole page.
+        policy: Its content security policy, without the directives that are valid only in
+            headers.
     """
 
     html: str
@@ -33,10 +34,10 @@ class Page(NamedTuple):
 
 @cache
 def page(name: Literal["dashboard", "operation"]) -> Page:
-    """Return a page with its script and its style inside.
+    """Return a page with its script and its style included.
 
     Args:
-        name: Of the file, without its ending.
+        name: File name without its extension.
     """
     html = _read(f"{name}.html")
     for part in ("style.css", "view.js"):

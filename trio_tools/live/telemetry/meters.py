@@ -11,10 +11,10 @@ from trio_tools.live.figures import Figure
 
 
 class Meters:
-    """Instruments that show the figures as they were taken last.
+    """Instruments that report the latest figures.
 
     The figures are read in the event loop, by `take`. A thread of OpenTelemetry calls the
-    instruments, which look at what was taken, and at no live object.
+    instruments, which read only the taken figures and no live object.
 
     Args:
         meter: Makes the instruments.
@@ -26,7 +26,7 @@ class Meters:
         self._made: set[str] = set()
 
     def take(self, figures: Iterable[Figure]) -> None:
-        """Show these from now on."""
+        """Replace the reported figures."""
         self._latest = latest = {figure.name: figure for figure in figures}
         for name, figure in latest.items():
             if name not in self._made:
@@ -47,7 +47,7 @@ class Meters:
 
     def _observe(self, name: str, _options: CallbackOptions) -> Iterable[Observation]:
         figure = self._latest.get(name)
-        if figure is None:  # an upstream was taken out of the settings
+        if figure is None:  # an upstream was removed from the settings
             return []
         return [
             Observation(value, dict(zip(figure.labels, labels, strict=True)))

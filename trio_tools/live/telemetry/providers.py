@@ -1,7 +1,7 @@
-"""Where spans and metrics go: a receiver of OTLP over HTTP, by the settings and the environment.
+"""The receivers of spans and metrics: OTLP over HTTP, from the settings and the environment.
 
-The SDK exports in threads of its own, with bounded queues: what does not fit is dropped, and the
-event loop never waits.
+The SDK exports in its own threads, with bounded queues. Records that do not fit are dropped, and
+the event loop never waits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LEAST_INTERVAL: Final = 100.0
 
 
 class Providers:
-    """The providers of a process that is ours.
+    """The OpenTelemetry providers of this server's own process.
 
     Args:
-        settings: Of telemetry.
-        name: What the server calls itself; the service, unless the environment names it.
+        settings: The settings of telemetry.
+        name: The name of the server. It is the service name, unless the environment sets one.
 
     Attributes:
         tracer_provider: Makes tracers.
@@ -47,17 +47,17 @@ class Providers:
         self.meter_provider: MeterProvider | None = None
         if settings.metrics and _is_sent("OTEL_METRICS_EXPORTER"):
             metrics = OTLPMetricExporter(endpoint=_endpoint(settings, "metrics"))
-            # Without a thread of its own: figures are taken in the event loop, and sent by `send`.
+            # No thread of its own: the event loop takes the figures, and `send` sends them.
             reader = PeriodicExportingMetricReader(metrics, export_interval_millis=math.inf)
             self.meter_provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
 
     def send(self) -> None:
-        """Send the metrics as they are now. Blocks until they are sent, or time is up."""
+        """Send the current metrics. Blocks until they are sent or the timeout expires."""
         if self.meter_provider is not None:
             self.meter_provider.force_flush()
 
     def close(self) -> None:
-        """Send what is left, and stop the threads. Blocks, for 10 s if nobody is there."""
+        """Send the rest, and stop the threads. Blocks for 10 s if the receiver does not answer."""
         self.tracer_provider.shutdown()
         self.send()
         if self.meter_provider is not None:
@@ -65,7 +65,7 @@ class Providers:
 
 
 def seconds_between_metrics() -> float:
-    """Return how often metrics are sent, as `OTEL_METRIC_EXPORT_INTERVAL` says."""
+    """Return the interval between two exports of metrics, from `OTEL_METRIC_EXPORT_INTERVAL`."""
     text = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")
     try:
         milliseconds = float(text or _USUAL_INTERVAL)
@@ -85,7 +85,7 @@ def _resource(name: str) -> Resource:
 
 
 def _endpoint(settings: TelemetrySettings, signal: str) -> str | None:
-    """Return where a signal goes; None to leave it to the environment."""
+    """Return the endpoint of a signal; None if the environment decides."""
     return None if settings.endpoint is None else f"{settings.endpoint}/v1/{signal}"
 
 

@@ -1,7 +1,7 @@
 """Spans by the semantic conventions for MCP and for HTTP clients.
 
-No argument of a call is in a span, no query or credentials of a URL, and no message of an error:
-each may hold a secret. Names in a span are those that the server or the operator gave.
+A span contains no arguments of a call, no query or credentials of a URL, and no error message,
+since each may contain a secret. Names in a span were chosen by the server or the operator.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ class OtelTracing:
         """Put the handling of one MCP request into a span, current within the block.
 
         Args:
-            method: Of the protocol.
-            tool: The tool that is called, if it is one of the server.
-            parents: Where the trace of the caller may be: the `_meta` of the request, and the
-                header fields of the HTTP request. The first one that has a trace counts.
-            attributes: Further ones.
+            method: The MCP method.
+            tool: The called tool, if it is one of the server.
+            parents: Where the trace context of the caller may be: the `_meta` of the request, and
+                the header fields of the HTTP request. The first one with a trace context is used.
+            attributes: Further attributes.
         """
         told = _of_mcp(method, tool)
         parent = next((c for c in map(_parent_in, parents) if c is not None), None)
         name = f"{method} {tool}" if tool else method
         with (
-            _within(parent),  # whose baggage goes on too
+            _within(parent),  # with its baggage
             self._span(name, SpanKind.SERVER, {**told, **attributes}) as span,
         ):
             call = Call(span)
@@ -124,7 +124,7 @@ class OtelTracing:
             yield
 
     def item_spans(self) -> Observer[Any, Any]:
-        """Return what makes the spans of the items of one batch."""
+        """Return an observer that makes the spans of the items of one batch."""
         return ItemSpans(sample=self._item_sample, tracer=self._tracer, error_type=error_type_of)
 
     @contextmanager
@@ -148,7 +148,7 @@ class Call:
     """The span of one call.
 
     Attributes:
-        error_type: How it failed; None if it did not.
+        error_type: The error type; None without an error.
     """
 
     def __init__(self, span: Span) -> None:
@@ -156,18 +156,18 @@ class Call:
         self.error_type: str | None = None
 
     def failed(self, error_type: str, attributes: Mapping[str, str] | None = None) -> None:
-        """Note a failure, by a name of which there are few."""
+        """Record a failure, by a name from a small set."""
         self.error_type = error_type
         self._span.set_attribute("error.type", error_type)
         self._span.set_attributes(attributes or {})
         self._span.set_status(Status(StatusCode.ERROR))
 
     def note(self, error: BaseException | None) -> None:
-        """Note what left the block, if anything did."""
+        """Record the exception that left the block, if any."""
         if isinstance(error, Exception):
             if self.error_type is None:
                 self.failed(error_type_of(error))
-        elif error is not None:  # a cancel, which is no error
+        elif error is not None:  # a cancel is not an error
             self.error_type = "cancelled"
             self._span.set_attribute("error.type", "cancelled")
 
@@ -176,7 +176,7 @@ class _SentRequest(Call):
     """The span of one HTTP request."""
 
     def header_lines(self) -> bytes:
-        """Return the lines that hand the trace on to the other end, each with its end of line."""
+        """Return the header lines that pass the trace to the server, each with its end of line."""
         headers: dict[str, str] = {}
         propagate.inject(headers)
         return b"".join(
@@ -186,7 +186,7 @@ class _SentRequest(Call):
         )
 
     def answered(self, status: int) -> None:
-        """Note the status of the reply."""
+        """Record the status of the reply."""
         self._span.set_attribute("http.response.status_code", status)
         if status >= _FAILED_FROM:
             self.failed(str(status))
@@ -208,13 +208,13 @@ def _of_mcp(method: str, tool: str | None) -> dict[str, str | int]:
 
 
 def _of_transport(attributes: Mapping[str, str | int]) -> dict[str, str | int]:
-    """Return those attributes of which there are few values, for metrics."""
+    """Return the attributes with few different values, for metrics."""
     few = ("network.transport", "network.protocol.name", "mcp.protocol.version")
     return {name: attributes[name] for name in few if name in attributes}
 
 
 def _parent_in(carrier: Mapping[str, Any] | None) -> Context | None:
-    """Return the context that a carrier brings, None if it brings no trace."""
+    """Return the context in a carrier; None if it contains no trace."""
     texts = {k: v for k, v in (carrier or {}).items() if isinstance(v, str)}
     if "traceparent" not in texts:
         return None
@@ -236,7 +236,7 @@ def _within(context: Context | None) -> Generator[None]:
 
 
 def _durations(meter: Meter | None, name: str, text: str) -> Callable[..., Any]:
-    """Return a function that makes a block whose seconds are recorded."""
+    """Return a function that makes a context manager which records its duration."""
     histogram = meter and meter.create_histogram(
         name, unit="s", description=text, explicit_bucket_boundaries_advisory=_SECONDS
     )

@@ -1,7 +1,7 @@
 """`Telemetry`: on while the server serves, flushed at its end. Imports OpenTelemetry when it is on.
 
-Spans and metrics leave in threads, so a receiver that is slow or gone delays nothing. At the end
-of the last connection what is left is sent, in a thread too, for a second at most.
+Spans and metrics are sent in threads, so a slow or unavailable receiver delays nothing. When the
+last connection ends, the rest is sent, also in a thread, within one second.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from trio_tools.live.telemetry.spans import OtelTracing
 
 FLUSH_SECONDS: Final = 1.0
-"""Time to send what is left at the end, where nothing has been cancelled."""
+"""Time to send the rest at the end, if nothing was cancelled."""
 
 LEAST_FLUSH_SECONDS: Final = 0.15
 """The same after a cancel."""
 
-# Left of the time of a stop for the rest of the way down.
+# Part of the stop's grace period that is reserved for the rest of the shutdown.
 _SPARE_SECONDS: Final = 0.05
 _NAME: Final = "trio_tools"
 _VARIABLES: Final = {
@@ -49,9 +49,10 @@ class Telemetry:
     """The telemetry of one server.
 
     Args:
-        settings: What the operator decided.
+        settings: The operator's settings.
         figures: Returns the figures of the server; called in the event loop.
-        tracer_provider: Of the application, in place of one by the settings; it stays open.
+        tracer_provider: The application's, used instead of one from the settings; it is not
+            closed.
         meter_provider: The same for metrics.
 
     Attributes:
@@ -59,7 +60,7 @@ class Telemetry:
 
     Raises:
         ValueError: Telemetry is on and OpenTelemetry's SDK is not installed, or the environment
-            wants a way of sending that there is not.
+            requires an unsupported exporter.
     """
 
     def __init__(
@@ -84,12 +85,12 @@ class Telemetry:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is told."""
+        """Whether spans or metrics are sent."""
         return self._settings.telemetry.enabled or not self._has_own
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
-        """Tell what goes on within the block. Of blocks that overlap the last one closes."""
+        """Send telemetry within the block. Of overlapping blocks, the last one closes it."""
         if self.is_on and not self._connections:
             self._open()
         self._connections += 1
@@ -107,7 +108,7 @@ class Telemetry:
                     await _close(own.close)
 
     async def send_metrics(self) -> None:
-        """Take the figures, and have them sent, again and again: a job of a server that serves."""
+        """Take and send the figures repeatedly: a job of a serving server."""
         meters, own = self._meters, self._own
         if meters is None:
             return
@@ -144,7 +145,7 @@ class Telemetry:
 
 
 async def _close(close: Callable[[], None]) -> None:
-    """Send what is left while the stop has time for it; then leave the thread to itself."""
+    """Send the rest while the stop has time for it, and then abandon the thread."""
     now = trio.current_time()
     latest = min(now + FLUSH_SECONDS, trio.current_effective_deadline() - _SPARE_SECONDS)
     deadline = max(now + LEAST_FLUSH_SECONDS, latest)
@@ -156,7 +157,7 @@ def _check_installed() -> None:
     for module in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
         try:
             found = find_spec(module) is not None
-        except ModuleNotFoundError:  # nor is a package around it
+        except ModuleNotFoundError:  # or its parent package is missing
             found = False
         if not found:
             raise ValueError(
@@ -166,10 +167,10 @@ def _check_installed() -> None:
 
 
 def _check_environment() -> None:
-    """Refuse what would send nothing without a word.
+    """Refuse settings with which nothing would be sent.
 
     Raises:
-        ValueError: A variable names a way of sending that there is not.
+        ValueError: A variable names an unsupported exporter.
     """
     for name, allowed in _VARIABLES.items():
         value = os.environ.get(name, "").strip().lower()

@@ -1,8 +1,8 @@
-"""Whether traces and metrics are sent with OpenTelemetry, and the seam to what sends them.
+"""Whether traces and metrics are sent with OpenTelemetry, and the interface to their sender.
 
 Nothing here imports OpenTelemetry. Code that makes requests reads `current_tracing`, which is None
 unless the operator has switched telemetry on.
 
     section  the group of settings
-    seam     what code around a request calls
+    seam     the interface that code around a request calls
 """

@@ -1,4 +1,4 @@
-"""What code around a request calls, and OpenTelemetry's side implements."""
+"""The interface that code around a request calls, and that OpenTelemetry's side implements."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ class RequestSpan(Protocol):
     """The span of one HTTP request that is being sent."""
 
     def header_lines(self) -> bytes:
-        """Return the lines that hand the trace on to the other end, each with its end of line."""
+        """Return the header lines that pass the trace to the server, each with its end of line."""
         ...
 
     def answered(self, status: int) -> None:
-        """Note the status of the reply."""
+        """Record the status of the reply."""
         ...
 
 
 class Tracing(Protocol):
-    """Makes spans for what leaves this server. An exception that leaves a block ends it in error.
+    """Makes spans for outgoing requests and calls.
 
-    No argument of a call, no query, no credentials and no message of an error are in a span.
+    An exception that leaves a block ends its span in error.
+
+    A span contains no argument of a call, no query, no credentials and no error message.
     """
 
     def request(
@@ -33,11 +35,11 @@ class Tracing(Protocol):
         """Put one HTTP request into a span, current within the block.
 
         Args:
-            method: Of the request.
+            method: The method of the request.
             scheme: `http` or `https`.
-            host: Name or address of the other end.
+            host: Name or address of the server.
             port: Its port.
-            path: Of the URL, with or without a query; None where it is not to be told.
+            path: The path of the URL, with or without a query; None if spans must not have it.
         """
         ...
 
@@ -52,9 +54,9 @@ class Tracing(Protocol):
         ...
 
     def item_spans(self) -> Observer[Any, Any]:
-        """Return what makes the spans of the items of one batch."""
+        """Return an observer that makes the spans of the items of one batch."""
         ...
 
 
 current_tracing: Final[ContextVar[Tracing | None]] = ContextVar("current_tracing", default=None)
-"""Traces what the current call sends; None where nothing is traced."""
+"""Traces the requests of the current call; None without tracing."""

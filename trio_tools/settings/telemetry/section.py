@@ -25,7 +25,7 @@ def _endpoint(text: str) -> str:
 class TelemetrySettings(BaseModel):
     """Traces and metrics that are sent with OpenTelemetry (extra `telemetry`).
 
-    The standard variables `OTEL_*` of the environment hold for all that is not named here.
+    The standard environment variables `OTEL_*` apply to everything that has no setting here.
     """
 
     model_config = ConfigDict(
