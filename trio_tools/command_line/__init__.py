@@ -3,18 +3,18 @@
 `main` holds the only `trio.run` of the package.
 
     answer_tables  answers of batch calls as tables that fit
-    console      tables, progress and colours of the terminal
+    console        tables, progress and colours of the terminal
     demo           a run over its own web site, with every kind of failure
     host_files     one entry in a host's file; every other byte stays     no I/O
-    hosts        where each host keeps its servers
+    hosts          where each host keeps its servers
     host_answers   how a host uses our answers
-    top          top: a server in a terminal
-    dashboard    dashboard: the page of a stored state
-    reload       reload
-    install      install, uninstall
-    upstreams    upstreams, and the hosts' files of servers
-    doctor       doctor
-    operations   operations
+    top            top: a server in a terminal
+    dashboard      dashboard: the page of a stored state
+    reload         reload
+    install        install, uninstall
+    upstreams      upstreams, and the hosts' files of servers
+    doctor         doctor
+    operations     operations
     commands       the function of each command
     main           arguments to settings, and settings to a command
 """

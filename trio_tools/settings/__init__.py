@@ -4,20 +4,20 @@ Every setting belongs here, with its type, bound and description. Nothing here o
 socket or a database that a setting names.
 
     database_urls  URLs of databases: our parameters, and those for the driver
-    clients     the group of one client
-    oauth       the group of an authorization server
-    schema      the groups of settings: fetch, apis, databases, datasets, state, cluster, http
-    telemetry   the group of OpenTelemetry, and the seam to it
-    upstreams   the group of one upstream
-    host_files  the servers in a host's configuration file
-    settings    `Settings`, and where its values come from
-    shares      the share of each limit for one of several processes
-    changes     the differences between two settings, and which need a restart
-    reference   the settings as a table and as an example file
-    problems    errors in settings, as lines of text
-    threads     a tool's thread, and how long a cancel waits for it
-    computing   where functions that compute run
-    logs        the log of the command line, on stderr
+    clients        the group of one client
+    oauth          the group of an authorization server
+    schema         the groups of settings: fetch, apis, databases, datasets, state, cluster, http
+    telemetry      the group of OpenTelemetry, and the seam to it
+    upstreams      the group of one upstream
+    host_files     the servers in a host's configuration file
+    settings       `Settings`, and where its values come from
+    shares         the share of each limit for one of several processes
+    changes        the differences between two settings, and which need a restart
+    reference      the table of settings and the example file
+    problems       errors in settings, as lines of text
+    threads        a tool's thread, and how long a cancel waits for it
+    computing      where functions that compute run
+    logs           the log of the command line, on stderr
 """
 
 from __future__ import annotations

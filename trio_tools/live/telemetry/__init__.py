@@ -4,6 +4,6 @@ All imports of OpenTelemetry in the server are here, and only `telemetry` is imp
 
     spans        spans of calls, batches and requests
     meters       the figures of the server as instruments
-    providers  where spans and metrics go, by the settings and the environment
-    telemetry  `Telemetry`: on while the server serves, flushed at its end
+    providers    where spans and metrics go, by the settings and the environment
+    telemetry    `Telemetry`: on while the server serves, flushed at its end
 """

@@ -1,4 +1,4 @@
-"""Whether traces and metrics are sent with OpenTelemetry, and the interface to their sender.
+"""Whether traces and metrics are sent with OpenTelemetry, and the interface to the sender.
 
 Nothing here imports OpenTelemetry. Code that makes requests reads `current_tracing`, which is None
 unless the operator has switched telemetry on.
