@@ -24,7 +24,7 @@ from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
 from trio_tools.tools.catalog import TOOLSETS
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 
 HTTP = {"port": 0, "calls_per_second_per_client": 1e6, "max_calls_per_client": 1000}
 # One client stands for many, each of which would have its share.

@@ -11,7 +11,7 @@ from mcp.types import Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
 from tests.tools.kit import server_with, until
-from trio_tools.server import tasks
+from trio_tools.server.extensions import tasks
 
 
 class TaskHandle(Result):

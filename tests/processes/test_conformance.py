@@ -9,7 +9,7 @@ import trio
 
 from tests.durable.task_tools import make_server
 from tests.processes.running import http_process
-from trio_tools.server import tasks
+from trio_tools.server.extensions import tasks
 from trio_tools.transports.http import serve_http
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"

@@ -10,7 +10,7 @@ import trio
 
 from tests.transports.test_dashboard import EVIL, TOKENS, run, site
 from trio_tools.live.pages import page as operation_page
-from trio_tools.server.apps import VIEW_KEY
+from trio_tools.server.extensions.apps import VIEW_KEY
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

@@ -19,7 +19,7 @@ from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 
 LONG_STEP_SECONDS = 0.5

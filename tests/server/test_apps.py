@@ -10,7 +10,7 @@ from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID, Apps
 
 from tests.server.kit import era, no_settings_from_outside
 from trio_tools import Settings, create_server
-from trio_tools.server.apps import PAGE_URI, VIEW_KEY
+from trio_tools.server.extensions.apps import PAGE_URI, VIEW_KEY
 from trio_tools.tools.batches.pagination import OPERATION_MIME
 
 __all__ = ["era", "no_settings_from_outside"]

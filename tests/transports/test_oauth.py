@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support.authorization_server import authorization_server, claims
 from tests.transports.requests import exchange, get, modern_call, open_session, post
 from trio_tools.server import create_server
-from trio_tools.server.scopes import granted
+from trio_tools.server.policy.scopes import granted
 from trio_tools.settings import Settings
 from trio_tools.settings.oauth import OAuthSettings
 from trio_tools.transports import serve_http

@@ -26,10 +26,10 @@ from trio_tools.answers.json_values import from_json, json_bytes
 from trio_tools.answers.texts import MARKERS_CHARS, Told, json_line, one_line
 from trio_tools.settings import ToolLimits
 from trio_tools.settings.computing import EXECUTIONS, run_at
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.batches.progress import paced_progress
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import TaskUse, Tool
+from trio_tools.tools.declaring.arguments import TimeoutSeconds
+from trio_tools.tools.declaring.declaration import TaskUse, Tool
 
 Runs = Literal["async", "thread", "process", "cluster"]
 

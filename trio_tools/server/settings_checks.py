@@ -9,7 +9,7 @@ from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS
 from trio_tools.operations.operation import Operation
 from trio_tools.settings import Settings, written_name
 from trio_tools.tools.catalog import TOOLSETS
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 
 
 def check_names_of_limits(

@@ -40,29 +40,29 @@ from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.server.access_log import AccessLog
 from trio_tools.server.application_tools import ApplicationTool, checked_tools
-from trio_tools.server.apps import OperationPages, with_apps
-from trio_tools.server.call_policy import tracked, turn
-from trio_tools.server.callers_client import open_to_requests
 from trio_tools.server.early_loading import EarlyLoading
+from trio_tools.server.extensions.apps import OperationPages, with_apps
+from trio_tools.server.extensions.task_notifications import TaskNotifications
+from trio_tools.server.extensions.tasks import TasksExtension
+from trio_tools.server.policy.access_log import AccessLog
+from trio_tools.server.policy.call_policy import tracked, turn
+from trio_tools.server.policy.callers_client import open_to_requests
+from trio_tools.server.policy.scopes import check_scopes
+from trio_tools.server.policy.telemetry import RequestSpans, take_over
 from trio_tools.server.resources import add_operation_resources
 from trio_tools.server.results import Forms, failed, succeeded
-from trio_tools.server.scopes import check_scopes
 from trio_tools.server.settings_checks import check_names_of_limits, unset_secrets
-from trio_tools.server.task_notifications import TaskNotifications
-from trio_tools.server.tasks import TasksExtension
-from trio_tools.server.telemetry import RequestSpans, take_over
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
-from trio_tools.tools.arguments import as_meant
 from trio_tools.tools.batches.background import take_up
 from trio_tools.tools.batches.calls import resume_call
 from trio_tools.tools.batches.pagination import largest_whole_result
 from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.catalog import TOOLSETS
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.arguments import as_meant
+from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.version import __version__
 
 if TYPE_CHECKING:

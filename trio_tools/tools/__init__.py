@@ -4,10 +4,7 @@ What a caller can ask for, and the shape of what a tool answers, belong here. Th
 done by `operations` and the doors below. Each module imports only those above it.
 
 call          what a tool gets to work with, and what it answers
-schemas       schemas that every model API takes
-naming        the names that schemas and descriptions tell
-arguments     the arguments that several tools share; arguments as hosts send them
-declaration   what a tool declares: arguments, execution, annotations
+declaring     how a tool is declared: arguments, schemas, descriptions
 batches       what every batch-like tool does: run, page, report, go on
 fetch         fetch_urls
 crawl         crawl_site

@@ -14,10 +14,10 @@ from trio_tools.http.apis.types import Waiting
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
 from trio_tools.operations.builtin.web import MAX_METHOD_LENGTH, reply_data, reply_text
 from trio_tools.operations.operation import TextLists
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.naming import api_lines, api_names, has_apis
+from trio_tools.tools.declaring.arguments import TimeoutSeconds
+from trio_tools.tools.declaring.declaration import Tool
+from trio_tools.tools.declaring.naming import api_lines, api_names, has_apis
 
 if TYPE_CHECKING:
     from nursery_patterns import TokenBucketStatistics

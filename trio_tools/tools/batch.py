@@ -12,7 +12,6 @@ from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.answers import how_to_go_on
 from trio_tools.tools.batches.background import (
     counts_of,
@@ -27,8 +26,9 @@ from trio_tools.tools.batches.output import with_output
 from trio_tools.tools.batches.pagination import Page, Pages, Part
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.naming import operation_lines, operation_names
+from trio_tools.tools.declaring.arguments import USUAL, BatchOptions, Retry
+from trio_tools.tools.declaring.declaration import Tool
+from trio_tools.tools.declaring.naming import operation_lines, operation_names
 
 
 async def batch_process(

@@ -8,7 +8,7 @@ from trio_tools.tools.compute import COMPRESS_DATA, COMPUTE_HASH
 from trio_tools.tools.crawl import CRAWL_SITE
 from trio_tools.tools.database import QUERY_DATABASE
 from trio_tools.tools.datasets import PROCESS_LARGE_DATASET
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.tools.fetch import FETCH_URLS
 from trio_tools.tools.inference import RUN_INFERENCE
 from trio_tools.tools.patterns import PATTERNS

@@ -15,9 +15,9 @@ from trio_tools.files.hashing import ALGORITHMS, Digest, hash_file, hash_text
 from trio_tools.operations.builtin.content import compression_text
 from trio_tools.settings.computing import run_at
 from trio_tools.settings.threads import run_in_tool_thread
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.arguments import TimeoutSeconds
+from trio_tools.tools.declaring.declaration import Tool
 
 # What `data` was called at first.
 OldName = Annotated[str | None, Field(description="Old name of data.")]

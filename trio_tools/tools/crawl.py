@@ -18,11 +18,11 @@ from trio_tools.operations.builtin.crawl import (
     make_crawl,
     pages_operation,
 )
-from trio_tools.tools.arguments import USUAL, BatchOptions
 from trio_tools.tools.batches.background import find_operation
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.arguments import USUAL, BatchOptions
+from trio_tools.tools.declaring.declaration import Tool
 
 
 def _is_on(state: ServerState) -> bool:

@@ -14,10 +14,10 @@ from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.texts import Told, counted
 from trio_tools.operations.builtin.data import query_data, rows_text
 from trio_tools.operations.item_runner import same_json
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.naming import database_names, has_databases
+from trio_tools.tools.declaring.arguments import TimeoutSeconds
+from trio_tools.tools.declaring.declaration import Tool
+from trio_tools.tools.declaring.naming import database_names, has_databases
 
 
 class _Bounds(TypedDict):

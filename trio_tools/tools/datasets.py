@@ -17,13 +17,13 @@ from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
 from trio_tools.operations.operation import Operation, Texts
-from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.answers import Timing
 from trio_tools.tools.batches.background import counts_of
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.naming import dataset_names, has_datasets, operation_names
+from trio_tools.tools.declaring.arguments import USUAL, BatchOptions, Retry
+from trio_tools.tools.declaring.declaration import Tool
+from trio_tools.tools.declaring.naming import dataset_names, has_datasets, operation_names
 
 # They become part of each item.
 _MAX_OPTIONS_BYTES = 20_000

@@ -11,10 +11,10 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.builtin.web import MAX_CHARS, most_bytes
 from trio_tools.operations.operation import Texts
-from trio_tools.tools.arguments import USUAL, BatchOptions, Retry
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.arguments import USUAL, BatchOptions, Retry
+from trio_tools.tools.declaring.declaration import Tool
 
 _DEFAULTS: dict[str, Any] = {
     "method": "GET",

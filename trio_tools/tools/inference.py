@@ -12,10 +12,10 @@ from pydantic import Field
 from trio_tools.answers.errors import InvalidArgument, NotFound
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.operations.builtin.data import InferItem
-from trio_tools.tools.arguments import TimeoutSeconds
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
-from trio_tools.tools.naming import has_models, model_names
+from trio_tools.tools.declaring.arguments import TimeoutSeconds
+from trio_tools.tools.declaring.declaration import Tool
+from trio_tools.tools.declaring.naming import has_models, model_names
 
 
 async def run_inference(

@@ -39,11 +39,11 @@ from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.live.state import ServerState
 from trio_tools.operations.builtin.data import query_data, rows_text
 from trio_tools.settings.threads import run_in_tool_thread
-from trio_tools.tools.arguments import BudgetSeconds, OperationId, TimeoutSeconds
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.batches.progress import paced_progress
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.arguments import BudgetSeconds, OperationId, TimeoutSeconds
+from trio_tools.tools.declaring.declaration import Tool
 
 if TYPE_CHECKING:
     from trio_tools.database.databases import Databases

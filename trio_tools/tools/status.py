@@ -24,7 +24,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.operations.stored_operation import StoredOperation
 from trio_tools.tools.batches.background import counts_of
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 
 if TYPE_CHECKING:
     from trio_tools.http.fetching.hosts.host import HostState

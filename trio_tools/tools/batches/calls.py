@@ -21,7 +21,6 @@ from trio_tools.operations.operation import Operation
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import new_operation_id
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.tools.arguments import BatchOptions
 from trio_tools.tools.batches.answers import Timing, answer_of
 from trio_tools.tools.batches.background import (
     HowToGoOn,
@@ -31,7 +30,8 @@ from trio_tools.tools.batches.background import (
 from trio_tools.tools.batches.output import check_output, with_output, write_output
 from trio_tools.tools.batches.progress import run_with_progress
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.declaration import check_count
+from trio_tools.tools.declaring.arguments import BatchOptions
+from trio_tools.tools.declaring.declaration import check_count
 
 
 @dataclass(frozen=True)

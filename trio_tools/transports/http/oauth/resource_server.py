@@ -12,7 +12,7 @@ from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
 from trio_tools.http.wire.errors import FetchError
 from trio_tools.live.state import ServerState
-from trio_tools.server.scopes import missing_scope
+from trio_tools.server.policy.scopes import missing_scope
 from trio_tools.settings import Settings
 from trio_tools.transports.http.oauth.keys import IssuerKeys
 from trio_tools.transports.http.oauth.metadata import ResourceMetadata

@@ -7,7 +7,7 @@ from typing import Any
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
-from trio_tools.server.scopes import granted
+from trio_tools.server.policy.scopes import granted
 
 
 async def bind_scopes(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

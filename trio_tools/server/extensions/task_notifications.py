@@ -18,7 +18,7 @@ from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
 
-from trio_tools.server.tasks import TASKS, TasksExtension
+from trio_tools.server.extensions.tasks import TASKS, TasksExtension
 
 _MOST_IDS = 100
 

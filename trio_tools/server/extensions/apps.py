@@ -20,7 +20,7 @@ from trio_tools.answers.errors import NotFound
 from trio_tools.live.pages import page
 from trio_tools.live.snapshot import operation_view
 from trio_tools.live.state import ServerState
-from trio_tools.server.tasks import BATCH_TOOLS
+from trio_tools.server.extensions.tasks import BATCH_TOOLS
 
 PAGE_URI: Final = "ui://trio-tools/operation.html"
 VIEW_KEY: Final = "trio-tools/operation"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from trio_tools.live.state import ServerState
-from trio_tools.tools.schemas import fields_of
+from trio_tools.tools.declaring.schemas import fields_of
 
 _MAX_LINES: Final = 60
 _MAX_LINE_CHARS: Final = 240

@@ -43,7 +43,7 @@ from trio_tools.tools.batches.background import stop_for_good
 from trio_tools.tools.batches.calls import stored_answer
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Call, no_progress
-from trio_tools.tools.declaration import Tool
+from trio_tools.tools.declaring.declaration import Tool
 
 TASKS = "io.modelcontextprotocol/tasks"
 BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_large_dataset"})

@@ -25,9 +25,14 @@ from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure, br
 from trio_tools.live.limits import LiveLimits
 from trio_tools.live.state import ServerState
 from trio_tools.settings.computing import EXECUTIONS
-from trio_tools.tools.arguments import REQUIRED, arguments_of, folded
 from trio_tools.tools.call import Answer, Call
-from trio_tools.tools.schemas import add_to_description, lean_schema, short_number, with_names
+from trio_tools.tools.declaring.arguments import REQUIRED, arguments_of, folded
+from trio_tools.tools.declaring.schemas import (
+    add_to_description,
+    lean_schema,
+    short_number,
+    with_names,
+)
 
 MAX_DESCRIPTION_CHARS: Final = 1_024
 """Most characters of a description: OpenAI's API refuses a request with a longer one."""
