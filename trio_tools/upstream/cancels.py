@@ -25,7 +25,7 @@ class Cancels:
     def __init__(self) -> None:
         self.let_go = 0
         self._cancelled = 0
-        # At most one ping for all of them is under way.
+        # At most one ping for all of them is in flight.
         self._to_probe = trio.Event()
         self._settled = trio.Event()
         self._settled.set()
@@ -36,7 +36,7 @@ class Cancels:
             await self._settled.wait()
 
     def sent(self) -> None:
-        """Note that the upstream was sent a cancel."""
+        """Record that a cancel was sent to the upstream."""
         self._cancelled += 1
         if self._settled.is_set():
             self._settled = trio.Event()
@@ -49,7 +49,7 @@ class Cancels:
             self._to_probe = trio.Event()
             asked, self._cancelled = self._cancelled, 0
             with trio.move_on_after(_CANCEL_SECONDS) as patience, suppress(MCPError):
-                await session.send_ping()  # any answer will do, also that it knows no ping
+                await session.send_ping()  # any answer counts, also an error
             if patience.cancelled_caught:
                 self.let_go += asked
             if not self._cancelled:

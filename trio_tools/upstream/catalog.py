@@ -1,4 +1,4 @@
-"""Which tools an upstream has, and which of them may be used, with the reason for each."""
+"""The tools of an upstream, and which of them may be used, with the reason for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 MAX_TOOLS: Final = 200
-"""Most tools of one upstream that can be used; its settings choose them."""
+"""Limit of usable tools of one upstream; the setting `tools` chooses them."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _MAX_DESCRIPTION_CHARS: Final = 1_000
 _MAX_PROBLEMS: Final = 3
@@ -29,15 +29,15 @@ class UpstreamTool:
     """One tool of an upstream.
 
     Attributes:
-        name: As the upstream calls it.
-        title: For people, or empty.
-        description: For models.
+        name: The upstream's name of the tool.
+        title: Title for people, or empty.
+        description: Description for models.
         input_schema: JSON schema of its arguments.
         read_only: Whether the upstream declares that it changes nothing.
-        repeatable: Whether it may be called again when it is not known what a first call did.
+        repeatable: Whether it may be called again when the effect of a first call is unknown.
         allowed: Whether it may be used.
-        why: Why it may, or may not.
-        listed: As the upstream lists it.
+        why: The reason why it may or may not be used.
+        listed: The tool in the form that the upstream lists.
     """
 
     name: str
@@ -86,7 +86,7 @@ def _checked(schema: dict[str, Any]) -> Validator:
 
 
 def _validator_of(schema: dict[str, Any]) -> Validator:
-    # An empty registry: the default one would fetch what a `$ref` names from the network.
+    # An empty registry: the default one would fetch the URL of a `$ref`.
     return validator_for(schema)(schema, registry=Registry())
 
 
@@ -94,7 +94,7 @@ class Catalog(Mapping[str, UpstreamTool]):
     """The tools of one upstream by name, allowed or not. Made by `make_catalog`.
 
     Attributes:
-        left_out: Why some that were listed are none, by name.
+        left_out: By name, why a listed tool is not in the catalog.
     """
 
     def __init__(self, tools: Mapping[str, UpstreamTool], left_out: Mapping[str, str]) -> None:
@@ -113,7 +113,7 @@ class Catalog(Mapping[str, UpstreamTool]):
 
     @property
     def allowed(self) -> Mapping[str, UpstreamTool]:
-        """Those that may be used, by name."""
+        """The allowed tools by name."""
         return self._allowed
 
 
@@ -123,13 +123,13 @@ async def make_catalog(
     left_out: Mapping[str, str],
     before: Catalog | None,
 ) -> Catalog:
-    """Look at what an upstream lists, one tool in each step: a schema takes milliseconds.
+    """Check the listed tools, one in each step: a schema takes milliseconds.
 
     Args:
-        listed: As the upstream lists them.
+        listed: The tools that the upstream lists.
         chosen: The setting `tools`.
-        left_out: Why some are none, as far as that is known.
-        before: The catalog before this one; what did not change is not looked at again.
+        left_out: By name, why some are already excluded.
+        before: The previous catalog; unchanged tools are not checked again.
     """
     tools: dict[str, UpstreamTool] = {}
     reasons = dict(left_out)
@@ -170,7 +170,7 @@ def _reason_against(tool: Tool, known: UpstreamTool | None) -> str | None:
 def _tool(tool: Tool, chosen: tuple[str, ...] | None) -> UpstreamTool:
     hints = tool.annotations
     read_only = hints is not None and hints.read_only_hint is True
-    # The protocol: both hints mean something only for a tool that is not read-only.
+    # By the protocol, both hints are only meaningful for a tool that is not read-only.
     repeatable = read_only or (hints is not None and hints.idempotent_hint is True)
     allowed, why = _judged(tool.name, chosen, read_only=read_only)
     return UpstreamTool(

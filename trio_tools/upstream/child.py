@@ -1,9 +1,10 @@
 """The program of an upstream: its pipes, the last lines it wrote to stderr, and its end.
 
-It cannot outlive us. Where the system knows the parent-death signal (Linux) it is killed when we
-are, however we end. That signal is sent when the *thread* that started the child ends, so it is
-started by the thread of the event loop, and not by one of trio's. A short Python program asks for
-the signal and then becomes the program, since code between fork and exec is not safe here.
+It cannot outlive this process. Where the system has the parent-death signal (Linux), it is killed
+when this process ends for any reason. That signal is sent when the *thread* that started the
+child ends, so the thread of the event loop starts it, and not a worker thread of trio. A short
+Python program requests the signal and then becomes the program, since running code between fork
+and exec is not safe here.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from trio_tools.upstream.launch import Program
 
 _TAIL_LINES: Final = 20
 _TAIL_LINE_CHARS: Final = 400
-# What each step of the end may take: stdin is closed, then SIGTERM, then SIGKILL.
+# Seconds for each step of the end: stdin is closed, then SIGTERM, then SIGKILL.
 _PATIENCE: Final = (0.3, 0.3, 0.3)
 _LAST_WORDS_SECONDS: Final = 0.1
 
-# Python ignores two signals, which exec would pass on. If we ended before the signal was asked
-# for, our child has another parent already.
+# Python ignores two signals, and exec would pass that on. If this process ended before the signal
+# was requested, the child has another parent already.
 _BECOME: Final = """\
 import os, signal, sys
 parent, path = int(sys.argv[1]), sys.argv[2]
@@ -52,8 +53,8 @@ class Child:
     """A running program, made by `start_child`.
 
     Attributes:
-        stdin: Where its input goes.
-        stdout: Where its output comes from.
+        stdin: Its standard input.
+        stdout: Its standard output.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
@@ -76,19 +77,19 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """Its exit status, negative for a signal; None while it runs or nobody waited."""
+        """Its exit status, negative for a signal; None while it runs or was not waited for."""
         return self._popen.returncode
 
     def ended(self) -> bool:
-        """Tell whether it has ended by itself."""
+        """Whether it has ended by itself."""
         return self._popen.poll() is not None
 
     def last_words(self) -> str:
-        """Return the last lines it wrote to stderr, empty if there are none."""
+        """Return the last lines that it wrote to stderr; empty without any."""
         return "\n".join(self._tail)
 
     async def read_stderr(self) -> None:
-        """Keep the last lines of stderr until it is closed; nothing else is kept of it."""
+        """Keep the last lines of stderr until it is closed, and drop the others."""
         rest = ""
         try:
             async for chunk in self._stderr:
@@ -109,7 +110,7 @@ class Child:
         return self._popen.wait()
 
     async def stop(self) -> None:
-        """End it and all of its group, within a second: close stdin, SIGTERM, SIGKILL."""
+        """End it and its whole group within a second: close stdin, SIGTERM, SIGKILL."""
         with trio.move_on_after(sum(_PATIENCE) + 0.2, shield=True):
             with trio.move_on_after(_PATIENCE[0]):
                 await self.stdin.aclose()
@@ -121,7 +122,7 @@ class Child:
                     self._signal(number)
                     with trio.move_on_after(seconds):
                         await self.wait()
-            # What it has started and left behind is in its group, which bears its number.
+            # Processes that it started and left behind are in its group, which has its number.
             self._signal(signal.SIGKILL)
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._all_read.wait()
@@ -137,14 +138,14 @@ async def start_child(program: Program) -> Child:
     """Start a program.
 
     Raises:
-        UpstreamFailed: The system refuses to start it, or has no such folder.
+        UpstreamFailed: The system refuses to start it, or its folder does not exist.
     """
     command = [program.path, *program.args]
     if sys.platform == "linux" and sys.executable:
         command = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), *command]
     await trio.lowlevel.checkpoint()
     try:
-        # In this very thread: see above. It takes a few milliseconds.
+        # In this thread, for the reason above. It takes a few milliseconds.
         popen = subprocess.Popen(  # noqa: ASYNC220, S603 - the operator's own command, no shell
             command,
             stdin=subprocess.PIPE,

@@ -1,8 +1,8 @@
-"""What an upstream asks its client (sampling, elicitation, roots), handed on to ours or refused.
+"""Requests of an upstream to its client (sampling, elicitation, roots), passed on or refused.
 
-Such a request does not say which call it belongs to, and all our clients share one connection. So
-it is handed on only while all calls in flight at the upstream are of one call of ours. In any
-other case it is refused with words, which the upstream's tool can act on.
+Such a request does not contain the call that it belongs to, and all our clients share one
+connection. So it is passed on only while all calls in flight at the upstream belong to one call
+of ours. In any other case it is refused with an error message that the upstream's tool receives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import mcp_types as types
 
 REQUESTS_PER_CALL: Final = 10
-"""Most requests that an upstream may make for each call."""
+"""Limit of requests that an upstream may make for each call."""
 
 _INVALID_REQUEST: Final = -32600
 
@@ -27,23 +27,23 @@ _T = TypeVar("_T")
 
 
 class CannotAnswer(Exception):  # noqa: N818 - a refusal, which is an answer
-    """The client cannot be asked; the message says why."""
+    """The request cannot be passed on; the message says why."""
 
 
 class Answerer(Protocol):
     """The client of one call of ours."""
 
     async def answer(self, request: types.ServerRequest) -> types.ClientResult:
-        """Ask the client.
+        """Send a request to the client.
 
         Raises:
-            CannotAnswer: It did not declare that it can, its call has ended, or it refuses.
+            CannotAnswer: It did not declare the capability, its call has ended, or it refuses.
         """
         ...
 
 
 answerer: ContextVar[Answerer | None] = ContextVar("answerer", default=None)
-"""The client whose call the current task works for, if it can be asked anything."""
+"""The client whose call the current task works for, if it accepts requests."""
 
 
 class _Caller:
@@ -59,7 +59,7 @@ class ClientRequests:
     """The requests of one upstream to its client.
 
     Args:
-        upstream: Its name, which is shown to the people who are asked.
+        upstream: Its name, which is shown to the user.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -67,10 +67,10 @@ class ClientRequests:
         self._callers: dict[Answerer | None, _Caller] = {}
 
     async def during(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Make a call of the upstream; its requests meanwhile are for the client of this task.
+        """Make a call of the upstream; its requests meanwhile go to the client of this task.
 
         Raises:
-            UpstreamFailed: The upstream asked too often, and the call was cancelled.
+            UpstreamFailed: The upstream made too many requests, and the call was cancelled.
         """
         client = answerer.get()
         caller = self._callers.setdefault(client, _Caller())
@@ -93,13 +93,13 @@ class ClientRequests:
 
     async def sample(self, context: object, params: types.CreateMessageRequestParams) -> Any:
         """Answer `sampling/createMessage`."""
-        del context  # of the SDK; it does not name the call
+        del context  # the SDK's context; it does not contain the call
         from mcp_types import CreateMessageRequest  # noqa: PLC0415 - loaded with the connection
 
         return await self._answer(CreateMessageRequest(params=params))
 
     async def elicit(self, context: object, params: types.ElicitRequestParams) -> Any:
-        """Answer `elicitation/create`. The message says which server asks."""
+        """Answer `elicitation/create`. The message names the server."""
         del context
         from mcp_types import ElicitRequest  # noqa: PLC0415 - loaded with the connection
 
@@ -155,7 +155,7 @@ class ClientRequests:
 
 
 async def _asked(client: Answerer, request: types.ServerRequest) -> Any:
-    """Return the answer, or the refusal: raised, it would leave a nursery in a group."""
+    """Return the answer, or the refusal: if raised, a nursery would wrap it in a group."""
     try:
         return await client.answer(request)
     except CannotAnswer as refusal:

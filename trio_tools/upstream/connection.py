@@ -1,7 +1,8 @@
 """One connection to an upstream, from its handshake to its end.
 
-`run` is the connection: it belongs to the one task that calls it, and everything of the connection
-ends with it. Callers only hold a reference, and are told by `ConnectionLost` when it is over.
+`run` is the connection: it belongs to the one task that calls it, and everything of the
+connection ends with it. Callers hold only a reference, and get a `ConnectionLost` when it has
+ended.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ _OUR_ERRORS: Final = {TOO_LARGE: "REPLY_TOO_LARGE", INPUT_REQUIRED: "INPUT_REQUI
 
 
 class _Raw(RootModel[dict[str, Any]]):
-    """A result as it came, which the SDK has checked by then."""
+    """A result as received, after the SDK's checks."""
 
 
 class ConnectionLost(Exception):  # noqa: N818 - what happened, not what is wrong
-    """The connection is over.
+    """The connection has ended.
 
     Attributes:
-        sent: Whether the request had been sent, so that it may have been done.
+        sent: Whether the request had been sent, so that it may have taken effect.
     """
 
     def __init__(self, *, sent: bool) -> None:
@@ -69,22 +70,22 @@ class ConnectionLost(Exception):  # noqa: N818 - what happened, not what is wron
 
 
 class Connection:
-    """A connection, which `run` opens and closes.
+    """A connection. `run` opens and closes it.
 
     Args:
-        settings: Of the upstream.
-        launch: How it is reached.
-        mode: How the era of the protocol is found.
-        own_name: What this server calls itself; an upstream of that name is refused.
-        catalog: Its tools as they were last known, if they were.
-        on_catalog: Is told the tools, after the handshake and whenever they change.
-        requests: Answers what the upstream asks.
+        settings: The settings of the upstream.
+        launch: The program or URL of the upstream.
+        mode: How the era of the protocol is detected.
+        own_name: The name of this server; an upstream with that name is refused.
+        catalog: Its tools, if known from before.
+        on_catalog: Called with its tools after the handshake and after each change.
+        requests: Answers the requests of the upstream.
 
     Attributes:
-        link: What its transport knows.
-        in_flight: Calls that were made and not answered.
-        answered: Calls that were answered.
-        modern: Whether it speaks the protocol of 2026.
+        link: The state of its transport.
+        in_flight: Number of calls that were made and not answered.
+        answered: Number of answered calls.
+        modern: Whether it uses the protocol of 2026.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Connection:
     async def run(self, ready: Callable[[Connection], None]) -> None:
         """Open the connection, call `ready`, and hold it until it is idle or lost.
 
-        Returns when there was no call for the idle time. A cancel closes it, within a second.
+        Returns after the idle time without a call. A cancel closes it within a second.
 
         Raises:
             UpstreamFailed: It could not be opened, or was lost; the message says why.
@@ -212,7 +213,7 @@ class Connection:
         self.leave()
 
     def leave(self) -> None:
-        """End the connection as one that is idle ends. No call may be in flight."""
+        """End an idle connection. No call may be in flight."""
         self._closing = self._idle = True
         self.link.lost.set()
 
@@ -221,12 +222,12 @@ class Connection:
     ) -> dict[str, Any]:
         """Call a tool and return its result as JSON values.
 
-        A cancel sends the upstream a cancel, or closes the stream of the answer, and returns.
+        A cancel sends a cancel to the upstream, or closes the stream of the answer, and returns.
 
         Raises:
-            ConnectionLost: The connection is over; `sent` says whether the call had been sent.
-            UpstreamFailed: It answered with an error, or with what is no result, or asked its
-                client too often.
+            ConnectionLost: The connection has ended; `sent` says whether the call had been sent.
+            UpstreamFailed: It answered with an error or an invalid result, or made too many
+                requests to its client.
         """
         if self._settings.exclusive:
             await self._cancels.wait_until_settled()
@@ -296,7 +297,7 @@ class Connection:
         return self._explained(f"the handshake failed: {type(first).__name__}: {first}"[:500])
 
     def _explained(self, what: str) -> UpstreamFailed:
-        """Return a failure with all that is known of why."""
+        """Return a failure with everything that is known about its cause."""
         status = self.link.exit_status
         parts = [what if status is None else f"{what} (exit status {status})"]
         words = self._launch.redacted(self.link.last_words())

@@ -1,4 +1,4 @@
-"""What a tool of an upstream answered: the value of an item, or the reason why it has none."""
+"""The result of an upstream's tool: the value of an item, or the reason for its failure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _MAX_REASON_CHARS: Final = 1_500
 def value_of(raw: dict[str, Any]) -> Any:
     """Return the value of a result of `tools/call`, as JSON values.
 
-    It is the structured content, else the text. Where there are images, audio or resources, it is
-    an object with that as `value` and the blocks as `content`.
+    It is the structured content, or else the text. If there are images, audio or resources, it is
+    an object with that value as `value` and the blocks as `content`.
 
     Raises:
-        UpstreamFailed: The tool says that it failed.
+        UpstreamFailed: The tool reports a failure.
     """
     blocks = cast("list[dict[str, Any]]", raw.get("content") or [])
     text = "\n".join(str(block.get("text", "")) for block in blocks if block.get("type") == "text")

@@ -1,4 +1,4 @@
-"""The nurseries in which upstreams live: one for each connection of this server that is served."""
+"""The nurseries in which upstreams live: one for each served connection of this server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import trio
 
 @dataclass(frozen=True, eq=False)
 class _Home:
-    """A nursery for owners, and the context they run in: the server's, not that of a caller."""
+    """A nursery for owners, and the context they run in: that of the server, not of a caller."""
 
     nursery: trio.Nursery
     context: contextvars.Context
 
 
 class Homes:
-    """Where the owners of upstreams run. Nothing of MCP is imported for it."""
+    """The nurseries that run the owners of upstreams. Imports nothing of MCP."""
 
     def __init__(self) -> None:
         self._homes: list[_Home] = []
@@ -29,9 +29,9 @@ class Homes:
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
-        """Let owners run during the block; at its end those that it has are cancelled.
+        """Let owners run during the block; at its end those in its nursery are cancelled.
 
-        Blocks may overlap. An owner runs in the oldest one there is when it is started.
+        Blocks may overlap. An owner runs in the oldest block that is open when it starts.
         """
         async with trio.open_nursery() as nursery:
             home = _Home(nursery, contextvars.copy_context())
@@ -43,6 +43,6 @@ class Homes:
                 nursery.cancel_scope.cancel(reason="the server ends")
 
     def start(self, own: Callable[[], Awaitable[None]]) -> None:
-        """Run an owner in the oldest block. There has to be one."""
+        """Run an owner in the oldest block. A block must be open."""
         home = self._homes[0]
         home.context.copy().run(home.nursery.start_soon, own)

@@ -1,7 +1,8 @@
 """MCP messages over Streamable HTTP.
 
-The SDK's transport takes a client of httpx2. Where a request fails below HTTP, that client answers
-in place of the server, so that one broken request is one failed call and not the end of all.
+The SDK's transport takes a client of httpx2. If a request fails below HTTP, that client returns
+an error response instead of raising, so that one failed request is one failed call and does not
+end the connection.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ from trio_tools.upstream.messages import (
 _CONNECT_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0
 _NOT_FOUND: Final = 404
-_URLLIB: Any = importlib.import_module("urllib.request")  # the function has no type everywhere
+_URLLIB: Any = importlib.import_module(
+    "urllib.request"
+)  # not every Python version has types for the function
 _LEAST_ERROR: Final = 400
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
-# Beside the calls: the stream of notices, a cancel, and the list of tools.
+# Connections beside those of calls: the stream of notices, a cancel, and the list of tools.
 _MORE_CONNECTIONS: Final = 5
 
 
@@ -50,16 +53,16 @@ _MORE_CONNECTIONS: Final = 5
 async def over_http(
     endpoint: Endpoint, link: Link, *, most: int, calls_at_once: int
 ) -> AsyncGenerator[tuple[_Reader, _Writer]]:
-    """Give the two ends that an MCP client takes, over HTTP.
+    """Yield the two ends that an MCP client takes, over HTTP.
 
     Args:
-        endpoint: Where the server is.
-        link: Is told how it goes.
-        most: Most bytes of one message from it.
-        calls_at_once: Bounds the sockets.
+        endpoint: The server's address.
+        link: Receives the state of the transport.
+        most: Limit of bytes of one message from it.
+        calls_at_once: Bounds the number of sockets.
     """
     limits = httpx2.Limits(max_connections=calls_at_once + _MORE_CONNECTIONS)
-    # It reads the certificates of all authorities, which takes a quarter of a second.
+    # It reads all certificates of the authorities, which takes a quarter of a second.
     tls = endpoint.url[:6].lower() == "https:"
     verify = await run_in_thread(_tls_context, endpoint.ca_file) if tls else False
     transport = httpx2.AsyncHTTPTransport(
@@ -96,7 +99,7 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _proxy_for(endpoint: Endpoint) -> httpx2.Proxy | None:
-    """Return the proxy of an endpoint, by its settings or by the environment."""
+    """Return the proxy of an endpoint, from its settings or the environment."""
     proxy = endpoint.proxy
     if proxy == "environment":
         parts = urlsplit(endpoint.url)
@@ -116,7 +119,7 @@ def _proxy_for(endpoint: Endpoint) -> httpx2.Proxy | None:
 
 
 class _Reader(Closable):
-    """The SDK's stream of messages, without tools that it would trip over."""
+    """The SDK's stream of messages, without tools that would make the SDK fail."""
 
     def __init__(self, inner: ReadStream[SessionMessage | Exception], link: Link) -> None:
         self._inner = inner
@@ -161,7 +164,7 @@ class _Writer(Closable):
 
 
 class _AnswersForTheServer(httpx2.AsyncBaseTransport):
-    """Turns what goes wrong below MCP into the JSON-RPC error of the one request."""
+    """Turns a failure below MCP into the JSON-RPC error of that one request."""
 
     def __init__(self, inner: httpx2.AsyncHTTPTransport, most: int) -> None:
         self._inner = inner
@@ -179,7 +182,9 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
         kind = response.headers.get("content-type", "").lower()
         is_json = kind.startswith("application/json")
         if response.status_code >= _LEAST_ERROR and not is_json:
-            if response.status_code == _NOT_FOUND:  # which tells the SDK that a session has ended
+            if (
+                response.status_code == _NOT_FOUND
+            ):  # from which the SDK sees that a session has ended
                 return response
             await response.aclose()
             told = f"it answered with HTTP status {response.status_code}"
@@ -193,7 +198,7 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line why a request failed. The SDK's HTTP library may leave that to a cause."""
+    """Return in one line why a request failed. The SDK's HTTP library may have it as a cause."""
     told: BaseException | None = error
     while told is not None:
         if "CERTIFICATE_VERIFY_FAILED" in str(told):
@@ -214,14 +219,14 @@ def _failure(code: int, message: str) -> httpx2.Response:
 
 
 class _Unreadable(httpx2.StreamError):
-    """The SDK takes this kind for the failure of one request, and no other."""
+    """The SDK treats this type, and no other, as the failure of one request."""
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """The body of an answer, up to a bound; None for one whose events are bounded.
+    """The body of an answer, up to a bound; None if the events have bounds instead.
 
-    An iterator and no generator: the SDK leaves the loop over it when it has its answer, and then
-    closes it.
+    An iterator and not a generator: the SDK leaves the loop over it when it has its answer, and
+    then closes it.
     """
 
     def __init__(self, inner: httpx2.AsyncByteStream, most: int | None) -> None:
@@ -249,6 +254,6 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         close = getattr(self._chunks, "aclose", None)
-        if close is not None:  # it is a generator of httpcore2, which would be left unfinished
+        if close is not None:  # a generator of httpcore2, which would not be closed otherwise
             await close()
         await self._inner.aclose()

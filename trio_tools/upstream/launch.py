@@ -1,8 +1,8 @@
-"""What the settings of an upstream say, with the references in them filled in.
+"""The settings of an upstream with the references in them filled in.
 
-A child gets a short list of variables and what the settings name, and nothing else of our
-environment. It starts in `/`, so that Python, Node and npx find no code in whatever folder we
-happen to run in, and its program is found by absolute folders of PATH only.
+A child gets a short list of environment variables and those in the settings, and no others. It
+starts in `/`, so that Python, Node and npx find no code in our working directory. Its program is
+searched only in the absolute folders of PATH.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _LEAST_SECRET_CHARS: Final = 6
 
 @dataclass(frozen=True)
 class Program:
-    """A program to start, ready to be given to the system.
+    """A program that is ready to be started.
 
     Attributes:
-        path: Absolute.
-        args: What follows its name.
+        path: Absolute path.
+        args: Its arguments.
         env: Its whole environment.
-        cwd: The folder it starts in, absolute.
+        cwd: Its working directory, absolute.
     """
 
     path: str
@@ -58,9 +58,9 @@ class Endpoint:
     """A Streamable HTTP server.
 
     Attributes:
-        url: Where it is.
-        headers: Those of every request to it.
-        ca_file: Certificate authorities that are trusted, in place of the usual ones.
+        url: Its URL.
+        headers: Headers of every request to it.
+        ca_file: Certificate authorities that are trusted, instead of the default ones.
         proxy: URL of a proxy, or "environment".
     """
 
@@ -72,18 +72,18 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Launch:
-    """How an upstream is reached, and what must not be shown of it.
+    """The way to reach an upstream, and the secrets that must not be shown.
 
     Attributes:
-        target: A program or an address.
-        secrets: Texts that are replaced wherever the upstream's words are shown.
+        target: A program or a URL.
+        secrets: Texts that are replaced wherever text of the upstream is shown.
     """
 
     target: Program | Endpoint
     secrets: tuple[str, ...] = field(repr=False)
 
     def redacted(self, text: str) -> str:
-        """Return a text of the upstream without the secrets that it was given."""
+        """Return a text of the upstream without the secrets."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
@@ -93,7 +93,7 @@ def launch_of(settings: UpstreamSettings) -> Launch:
     """Fill in the references of the settings, and find the program.
 
     Raises:
-        UpstreamFailed: A variable or file that is referred to is not there, or no such program.
+        UpstreamFailed: A referenced variable or file, or the program, does not exist.
     """
     environ = os.environ
     secrets: list[str] = []
@@ -166,7 +166,7 @@ def _program(command: str, search: str) -> str:
 
 
 def _credentials(header: str) -> str:
-    """Return what follows the scheme of a header such as `Bearer abc`."""
+    """Return the part after the scheme of a header such as `Bearer abc`."""
     return header.rpartition(" ")[2]
 
 
@@ -176,7 +176,7 @@ def _passwords(proxy: str | None) -> list[str]:
 
 
 def _worth_hiding(values: list[str]) -> tuple[str, ...]:
-    """Return the texts that may be secrets, the longest first."""
+    """Return the texts that may be secrets, longest first."""
     return tuple(
         sorted({v for v in values if len(v) >= _LEAST_SECRET_CHARS}, key=len, reverse=True)
     )

@@ -1,8 +1,8 @@
-"""What every transport of an upstream does with messages: marks what was sent, keeps bounds.
+"""Message handling that all transports of an upstream share: marks of sent requests, and bounds.
 
-A caller must know whether its request had been sent when a connection was lost: if not, it can
-wait for the next one. The SDK writes a request in the task of its caller, so a context variable
-tells.
+When a connection is lost, a caller must know whether its request had been sent: if not, it can
+wait for the next connection. The SDK writes a request in the task of its caller, so a context
+variable records it.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
 TOO_LARGE: Final = -32090
-"""Code of the error that stands for an answer which was too large to be read."""
+"""Code of the error that replaces an answer above the size limit."""
 INPUT_REQUIRED: Final = -32092
-"""Code of the error that stands for a result which asks for input instead of answering."""
+"""Code of the error that replaces a result which requests input."""
 UNREACHABLE: Final = -32091
-"""Code of the error for a request that no server took: it was not sent."""
+"""Code of the error for a request that no server accepted: it was not sent."""
 BROKEN_OFF: Final = -32093
-"""Code of the error for a request whose answer broke off: it was sent."""
+"""Code of the error for a request whose answer was incomplete: it was sent."""
 REFUSED: Final = -32094
-"""Code of the error for a request that was answered by HTTP, and not by MCP."""
+"""Code of the error for a request that got an HTTP error instead of an MCP answer."""
 
 ProgressCallback = Callable[[float, float | None, str | None], None]
-"""Is told done, total and words of a call in flight. It must not wait."""
+"""Called with done, total and message of a call in flight. It must not wait."""
 
 _ID: Final = re.compile(rb'"id"\s*:\s*(\d+)\s*[,}]')
 
 
 class Sending:
-    """One request, and whether it left for the upstream."""
+    """One request, and whether it was sent to the upstream."""
 
     def __init__(self) -> None:
         self.sent = False
 
 
 sending: ContextVar[Sending | None] = ContextVar("sending", default=None)
-"""The request that the current task makes."""
+"""The request of the current task."""
 
 
 def mark_sent(item: SessionMessage) -> None:
-    """Note that the request of this task leaves now. Other messages are nobody's request."""
+    """Mark the request of this task as sent. Other messages are not requests of a task."""
     if isinstance(item.message, JSONRPCRequest):
         request = sending.get()
         if request is not None:
@@ -63,7 +63,7 @@ def mark_sent(item: SessionMessage) -> None:
 
 
 def id_in(head: bytes, tail: bytes) -> int | None:
-    """Return the id of an answer that is too large to be read, from its two ends."""
+    """Return the id of an answer above the size limit, from its beginning and its end."""
     found = _ID.search(head[:200]) or _last(tail)
     return int(found[1]) if found else None
 
@@ -74,16 +74,16 @@ def _last(tail: bytes) -> re.Match[bytes] | None:
 
 
 def too_large(request_id: int, most: int) -> SessionMessage:
-    """Return the error that stands for an answer of more than `most` bytes."""
+    """Return the error that replaces an answer of more than `most` bytes."""
     told = f"its answer is larger than max_reply_bytes ({most:,}): ask for less"
     error = ErrorData(code=TOO_LARGE, message=told)
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
 
 
 def without_question(item: SessionMessage) -> SessionMessage:
-    """Return the error that stands for a result which asks for input, or the message as it is.
+    """Return the error that replaces a result which requests input; any other message unchanged.
 
-    Only the newer era has such results. In the older one the SDK would call it no result at all.
+    Only the newer era has such results. In the older era the SDK would report an invalid result.
     """
     message = item.message
     if not isinstance(message, JSONRPCResponse):
@@ -115,9 +115,9 @@ def _asked_for(raw: dict[str, Any]) -> str:
 
 
 def without_progress(item: SessionMessage, link: Link) -> SessionMessage | None:
-    """Hand progress to the call that it is of, in the order in which it came; None if it was that.
+    """Pass progress to its call, in order of arrival; return None for a progress message.
 
-    The SDK would start a task for each, and they would run in any order.
+    The SDK would start a task for each message, and these could run in any order.
     """
     message = item.message
     if not isinstance(message, JSONRPCNotification) or message.method != "notifications/progress":
@@ -135,7 +135,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def without_bad_tools(item: SessionMessage, left_out: dict[str, str]) -> SessionMessage:
-    """Take from a list of tools those that would make the SDK refuse the whole list."""
+    """Remove the tools from a list that would make the SDK refuse the whole list."""
     message = item.message
     if isinstance(message, JSONRPCResponse) and isinstance(message.result.get("tools"), list):
         listed = cast("list[Any]", message.result["tools"])
@@ -160,17 +160,17 @@ def _name_of(tool: Any) -> str:
 
 
 class Link:
-    """What a transport knows of its upstream, for status and failures.
+    """The state of a transport, for the status and for failures.
 
     Attributes:
-        lost: Set when no message comes or goes any more.
-        left_out: Why a listed tool is none, by name.
-        progress: Who is told the progress of a call in flight, by its token.
-        pid: Of the program, if there is one.
-        exit_status: Of the program, once it has ended.
+        lost: Set when no message can be received or sent any more.
+        left_out: By name, why a listed tool is excluded.
+        progress: By its token, the receiver of the progress of a call in flight.
+        pid: Process id of the program, if there is one.
+        exit_status: Exit status of the program, once it has ended.
         last_words: Returns its last lines on stderr.
-        troubles: How often something was wrong that stopped nothing.
-        last_trouble: What that was.
+        troubles: Number of errors that stopped nothing.
+        last_trouble: The last of these errors.
     """
 
     def __init__(self) -> None:
@@ -184,13 +184,13 @@ class Link:
         self.last_trouble: str | None = None
 
     def trouble(self, what: str) -> None:
-        """Note what is wrong and stops nothing."""
+        """Record an error that stops nothing."""
         self.troubles += 1
         self.last_trouble = what
 
 
 class Closable:
-    """What the SDK asks of both ends of a transport besides sending or receiving."""
+    """The methods that the SDK requires of both ends of a transport beside send or receive."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,5 +204,5 @@ class Closable:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close it; nothing to wait for."""
+        """Close it; there is nothing to wait for."""
         await trio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
 """MCP messages as lines over the pipes of a program.
 
-The SDK's own transport has two tasks and two channels beside its pipes. This one reads in the task
-that dispatches and writes in the task that sends, and it bounds what it reads.
+The SDK's own transport has two tasks and two channels beside its pipes. This one reads in the
+task that dispatches and writes in the task that sends, and it bounds the bytes that it reads.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from trio_tools.upstream.messages import (
 _CHUNK: Final = 65_536
 _EDGE: Final = 1_000
 _SHOWN_CHARS: Final = 200
-# Messages that are taken apart in one step of the event loop.
+# Messages that are parsed in one step of the event loop.
 _PER_STEP: Final = 20
-# A peer that logs without end costs us nothing but the reading.
+# Unlimited output on stderr costs only the reading.
 _UNHEARD: Final = b'"notifications/message"'
-# How long a cancel waits for a peer that does not read its input.
+# Seconds that a cancel waits for a peer that does not read its input.
 _CANCEL_SECONDS: Final = 0.04
 
 
@@ -44,12 +44,12 @@ _CANCEL_SECONDS: Final = 0.04
 async def over_stdio(
     program: Program, link: Link, *, most: int
 ) -> AsyncGenerator[tuple[LineReader, LineWriter]]:
-    """Start a program and give the two ends that an MCP client takes; end it with the block.
+    """Start a program and yield the two ends that an MCP client takes; end it with the block.
 
     Args:
-        program: What to start.
-        link: Is told how it goes.
-        most: Most bytes of one message from it.
+        program: The program to start.
+        link: Receives the state of the transport.
+        most: Limit of bytes of one message from it.
 
     Raises:
         UpstreamFailed: It cannot be started.
@@ -72,14 +72,15 @@ async def over_stdio(
 
 
 class LineReader(Closable):
-    """What the program says, as messages. What is none is counted and passed over."""
+    """The output of the program as messages. Other lines are counted and skipped."""
 
     def __init__(self, child: Child, link: Link, most: int) -> None:
         self._stdout = child.stdout
         self._link = link
         self._most = most
         self._lines: deque[bytes] = deque()
-        # The beginning of a line whose end has not come; of one that is too large, its two ends.
+        # The beginning of an incomplete line; of a line above the limit, its beginning and its
+        # end.
         self._rest = bytearray()
         self._head: bytes | None = None
         self._in_step = 0
@@ -153,29 +154,29 @@ class LineReader(Closable):
 
 
 def too_large_line(request_id: int, most: int) -> bytes:
-    """Return the line that stands for an answer that is not read."""
+    """Return the line that replaces an answer that is not read."""
     message = too_large(request_id, most).message
     return message.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 class LineWriter(Closable):
-    """The input of the program. A line that was begun is finished, also after a cancel."""
+    """The input of the program. A line that was begun is completed, also after a cancel."""
 
     def __init__(self, child: Child, link: Link) -> None:
         self._stdin = child.stdin
         self._link = link
-        # What of a line is not written yet; later writers wait. At most one line.
+        # The part of a line that is not written yet; later writers wait. At most one line.
         self._rest = b""
         self._blocked = trio.Event()
         self._free = trio.Event()
         self._free.set()
 
     async def send(self, item: SessionMessage) -> None:
-        """Write one message. Returns when it is on its way; does not raise when nobody reads."""
+        """Write one message. Returns when it is queued; does not raise if it is not read."""
         text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
         if not self._free.is_set():
             notice = isinstance(item.message, JSONRPCNotification)
-            # Cancels are sent by those who leave, and must not hold them up.
+            # Cancels are sent by tasks that are ending, and must not delay them.
             with trio.move_on_after(_CANCEL_SECONDS if notice else float("inf")):
                 while not self._free.is_set():
                     await self._free.wait()
@@ -188,7 +189,7 @@ class LineWriter(Closable):
             written = os.write(self._stdin.fileno(), data)
         except BlockingIOError:
             written = 0
-        except (OSError, trio.ClosedResourceError):  # its reader has gone
+        except (OSError, trio.ClosedResourceError):  # its reader has ended
             self._link.lost.set()
             return
         mark_sent(item)
@@ -198,7 +199,7 @@ class LineWriter(Closable):
             self._blocked.set()
 
     async def finish_lines(self) -> None:
-        """Write what did not fit into the pipe at once, while the program runs."""
+        """Write the rest of a line that did not fit into the pipe, while the program runs."""
         while True:
             await self._blocked.wait()
             self._blocked = trio.Event()

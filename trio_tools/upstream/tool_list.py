@@ -18,20 +18,20 @@ from trio_tools.upstream.catalog import Catalog, make_catalog
 from trio_tools.upstream.messages import Link
 
 LISTED_AT_MOST: Final = 1_000
-"""Tools that are looked at of one upstream."""
+"""Limit of listed tools of one upstream that are checked."""
 
 _MAX_PAGES: Final = 50
 _RELIST_SECONDS: Final = 1.0
 
 
 class ToolList:
-    """Keeps the catalog of an upstream up to date while a connection to it is open.
+    """Updates the catalog of an upstream while a connection to it is open.
 
     Args:
-        settings: Of the upstream.
-        link: What the connection's transport knows.
-        catalog: The tools as they were last known, if they were.
-        on_catalog: Is told the tools, whenever they were listed.
+        settings: The settings of the upstream.
+        link: The state of the connection's transport.
+        catalog: The tools, if known from before.
+        on_catalog: Called with the tools after each listing.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ToolList:
         """List the tools.
 
         Raises:
-            MCPError: The upstream answered with an error, or the connection is over.
-            ValidationError: What it answered is no list of tools.
+            MCPError: The upstream answered with an error, or the connection has ended.
+            ValidationError: The answer is not a list of tools.
         """
         listed: list[Tool] = []
         cursor: str | None = None
@@ -72,20 +72,20 @@ class ToolList:
         self._on_catalog(self._catalog)
 
     async def hear(self, message: IncomingMessage) -> None:
-        """Take a message of the upstream, which may be the notice of a change."""
+        """Handle a message of the upstream, which may be the notice of a change."""
         await trio.lowlevel.checkpoint()
         if isinstance(message, ToolListChangedNotification):
             self._stale.set()
 
     async def listen(self, client: Client) -> None:
-        """Ask for notices of changes, which an upstream of the 2026 protocol sends on request."""
+        """Subscribe to notices of changes. An upstream of the 2026 protocol requires that."""
         with suppress(MCPError, ListenNotSupportedError, SubscriptionLost):
             async with client.listen(tools_list_changed=True) as changes:
                 async for _ in changes:
                     self._stale.set()
 
     async def follow_changes(self, session: ClientSession) -> None:
-        """List the tools again after each notice, once a second at most, until cancelled."""
+        """List the tools again after each notice, at most once a second, until cancelled."""
         while True:
             await self._stale.wait()
             self._stale = trio.Event()

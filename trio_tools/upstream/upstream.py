@@ -1,7 +1,7 @@
-"""One upstream: started on first use, restarted with back-off, given back when idle.
+"""One upstream: started at first use, restarted with back-off, closed when idle.
 
-At any instant it has at most one connection, and one task owns it. What that task does depends on
-the state; what a caller does depends on the state too, and nothing else passes between them:
+At any instant it has at most one connection, and one task owns it. The state determines the
+actions of that task and of callers. They share nothing else:
 
     state         a call that comes                       leaves it when
     not_started   starts the owner, and waits             a call comes
@@ -39,26 +39,26 @@ State = Literal["not_started", "starting", "connected", "restarting", "failed"]
 _log = logging.getLogger("trio_tools.upstream")
 
 _CALLS_REMEMBERED: Final = 200
-# How it is started again after lives without one answered call. After so many in a row, callers
-# are not kept waiting any longer.
+# Back-off before a restart, after connections without an answered call. After this many in a row,
+# callers no longer wait.
 _RESTARTS: Final = Retry(attempts=5, initial=0.1, maximum=30.0, jitter=0, budget=None)
 
 
 @dataclass(frozen=True)
 class UpstreamStatus:
-    """What is known of an upstream now.
+    """The current status of an upstream.
 
     Attributes:
         state: See the table of this module.
         in_flight: Calls that were made and not answered.
-        calls: Calls that ended, of whatever outcome.
-        restarts: How often it was started again after it was lost.
+        calls: Calls that ended with any outcome.
+        restarts: How often it was restarted after a loss.
         let_go: Cancelled calls whose upstream did not react within a second.
-        last_error: What went wrong last, or None.
-        pid: Of its program, while it runs.
-        tools: How many of its tools may be used; None before it was first started.
-        tools_refused: How many may not.
-        tools_left_out: Why a listed tool is none, by name.
+        last_error: The last error; None without any.
+        pid: Process id of its program, while it runs.
+        tools: Number of its tools that may be used; None before its first start.
+        tools_refused: Number of its tools that may not be used.
+        tools_left_out: By name, why a listed tool is excluded.
     """
 
     state: State
@@ -77,17 +77,17 @@ class Upstream:
     """One upstream of this server. Made and owned by `Upstreams`.
 
     Args:
-        name: How the settings name it.
-        settings: What the operator decided.
-        own_name: What this server calls itself.
+        name: Its name in the settings.
+        settings: The operator's settings.
+        own_name: The name of this server.
         start_owner: Starts `own` in a nursery.
-        on_tools_changed: Called when the tools that may be used are others than before.
+        on_tools_changed: Called when the set of usable tools has changed.
 
     Attributes:
-        name: How the settings name it.
-        settings: What the operator decided.
-        catalog: Its tools, as it listed them last; None before it was first started.
-        seconds: How long the latest calls took.
+        name: Its name in the settings.
+        settings: The operator's settings.
+        catalog: Its tools, as last listed; None before its first start.
+        seconds: The durations of the latest calls.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Upstream:
         self._owned = False
         self._connection: Connection | None = None
         self._changed = trio.Event()
-        # Why callers fail at once, and until when they do.
+        # The reason why callers fail at once, and the end of that state.
         self._failure: UpstreamFailed | None = None
         self._retry_at = -math.inf
         self._fruitless = 0
-        # Calls that have begun and not ended, and whether it leaves once there is none.
+        # Number of calls that have begun and not ended; whether it is closed at zero.
         self._users = 0
         self._retired = False
         self._mode: Mode = "auto"
@@ -128,19 +128,19 @@ class Upstream:
     ) -> Any:
         """Call a tool; return its value as `content.value_of` says.
 
-        It is started if need be. A call that had not been sent when the upstream was lost waits
-        for the next connection. One that had been sent is made again, once, if the tool is
-        read-only or idempotent. How long all that may take is up to the caller's deadline.
+        It is started if necessary. A call that had not been sent when the upstream was lost waits
+        for the next connection. A call that had been sent is repeated once if the tool is
+        read-only or idempotent. The caller's deadline bounds the time of all this.
 
         Args:
-            tool: As the upstream calls it.
-            arguments: As the tool's schema says.
-            on_progress: Is told what the tool tells of its progress: done, total or None, and
-                words or None. It must not wait.
+            tool: The upstream's name of the tool.
+            arguments: Arguments that match the tool's schema.
+            on_progress: Called with the progress that the tool reports: done, total or None, and
+                message or None. It must not wait.
 
         Raises:
             UpstreamFailed: It cannot be started, was lost, or the tool failed.
-            NotFound: It has no such tool.
+            NotFound: The tool does not exist.
             Forbidden: The settings do not allow the tool.
         """
         with self._in_use():
@@ -169,7 +169,7 @@ class Upstream:
             return value_of(raw)
 
     async def tools(self) -> Catalog:
-        """Return its tools, started if need be.
+        """Return its tools. Start it if necessary.
 
         Raises:
             UpstreamFailed: It cannot be started.
@@ -184,7 +184,7 @@ class Upstream:
         """Return a tool that may be used.
 
         Raises:
-            NotFound: It has no such tool.
+            NotFound: The tool does not exist.
             Forbidden: The settings do not allow it.
         """
         found = None if self.catalog is None else self.catalog.get(name)
@@ -202,7 +202,7 @@ class Upstream:
         return found
 
     def retire(self) -> None:
-        """Close it when its last call has ended, now if there is none. Nobody finds it any more."""
+        """Close it when its last call has ended, or now without calls. It is no longer listed."""
         self._retired = True
         self._leave_if_unused()
 
@@ -234,7 +234,7 @@ class Upstream:
             await self._changed.wait()
 
     def begin(self) -> None:
-        """Start the owner, unless there is one. What it comes to is in the status."""
+        """Start the owner, unless it runs. The status has the result."""
         if not self._owned:
             self._start_owner(self)
             self._failure = None
@@ -258,7 +258,7 @@ class Upstream:
     # --- for the owner
 
     async def own(self) -> None:
-        """Own the connection: start it, start it again when it is lost, until it is idle or fails.
+        """Own the connection: start it, restart it after a loss, until it is idle or has failed.
 
         Runs in the server's nursery, one at a time. A cancel closes the connection.
         """
@@ -284,13 +284,13 @@ class Upstream:
                 self._enter("not_started")
 
     async def _one_life(self) -> None:
-        """Hold one connection to its end; returns if that was for idleness."""
+        """Hold one connection until its end; return if it ended because it was idle."""
         self._enter("starting")
         launch = launch_of(self.settings)
         try:
             await self._connect(launch)
         except UpstreamFailed:
-            # Some servers end when their first message is another than `initialize`.
+            # Some servers end if their first message is not `initialize`.
             first = self._state == "starting" and self._mode == "auto"
             if not (first and isinstance(launch.target, Program) and self.catalog is None):
                 raise
@@ -317,7 +317,7 @@ class Upstream:
             self._fruitless = 0 if connection.answered else min(self._fruitless + 1, 100)
 
     def _ready(self, connection: Connection) -> None:
-        # Over stdio the first request settles the era, so what was found once need not be probed.
+        # Over stdio the first request determines the era, so it is probed only once.
         if not connection.modern:
             self._mode = "legacy"
         self._connection = connection
@@ -325,7 +325,7 @@ class Upstream:
         self._leave_if_unused()
 
     async def _over_with(self, failure: UpstreamFailed) -> bool:
-        """Wait until it may be started again; return True if only a new call shall do that."""
+        """Wait until it may be restarted; return True if only a new call may do that."""
         was_ready = self._state == "connected"
         self._last_error = failure.message
         _log.warning("upstream %s: %s", self.name, failure.message)
@@ -358,7 +358,7 @@ class Upstream:
     # --- for the status
 
     def status(self) -> UpstreamStatus:
-        """Return what is known of it now."""
+        """Return the current status."""
         connection, catalog = self._connection, self.catalog
         trouble = connection.link.last_trouble if connection else None
         return UpstreamStatus(

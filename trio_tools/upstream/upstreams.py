@@ -1,4 +1,4 @@
-"""All upstreams of one server, and the nursery that their owners live in."""
+"""All upstreams of one server, and the nursery of their owners."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Upstreams(Mapping[str, Upstream]):
     """The upstreams by name.
 
     Args:
-        settings: Of each upstream, by name.
-        own_name: What this server calls itself.
-        homes: Where they live; by default in the blocks of `running`.
+        settings: The settings of each upstream, by name.
+        own_name: The name of this server.
+        homes: The nurseries for owners; by default those of the blocks of `running`.
 
     Attributes:
-        version: Grows whenever the tools that may be used change.
+        version: Grows with every change of the usable tools.
     """
 
     def __init__(
@@ -49,26 +49,26 @@ class Upstreams(Mapping[str, Upstream]):
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Let upstreams live during the block; at its end those that it owns are closed.
+        """Let upstreams live during the block; at its end those in its nursery are closed.
 
-        Blocks may overlap. An upstream lives in the oldest one there is when it is started; when
-        that one ends and there are others, the next call starts it there.
+        Blocks may overlap. An upstream lives in the oldest block that is open when it starts.
+        When that block ends and others are open, the next call starts it in one of these.
         """
         async with self._homes.opened():
             self.begin_eager()
             yield
 
     def begin_eager(self) -> None:
-        """Start those that are not to wait for their first call."""
+        """Start the upstreams with `start = "eager"`."""
         for upstream in self._by_name.values():
             if upstream.settings.start == "eager":
                 upstream.begin()
 
     def take(self, settings: Mapping[str, UpstreamSettings]) -> None:
-        """Have the upstreams of these settings from now on.
+        """Apply other settings of upstreams.
 
-        One whose settings are as before goes on. Any other is closed when its last call has ended,
-        and is found by nobody until then; the one in its place is started like every other.
+        An upstream with unchanged settings stays. Any other is closed when its last call has
+        ended, and is not listed until then. Its replacement is started like every other upstream.
         """
         before = self._by_name
         self._by_name = dict[str, Upstream]()
@@ -94,9 +94,10 @@ class Upstreams(Mapping[str, Upstream]):
         )
 
     async def discover(self, seconds: float) -> None:
-        """See to it that the tools of all upstreams are known, for so many seconds at most.
+        """Make the tools of all upstreams known, within at most so many seconds.
 
-        Those that cannot be started are left to the status; what comes later is a change.
+        An upstream that cannot be started is reported in the status. Tools listed later are a
+        change.
         """
         if all(upstream.catalog is not None for upstream in self._by_name.values()):
             return
@@ -106,7 +107,7 @@ class Upstreams(Mapping[str, Upstream]):
                     nursery.start_soon(_try_to_list, upstream)
 
     async def changed(self, version: int) -> int:
-        """Wait until the tools are others than at that version; return the version they have."""
+        """Wait until the tools differ from those of that version; return the new version."""
         while self.version == version:
             await self._change.wait()
         return self.version
@@ -126,4 +127,4 @@ async def _try_to_list(upstream: Upstream) -> None:
     try:
         await upstream.tools()
     except UpstreamFailed:
-        return  # the status tells why
+        return  # the status has the reason
