@@ -5,9 +5,11 @@ traceback. So this module imports nothing heavy, and it sets the signal handlers
 is loaded.
 """
 
+import atexit
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -20,17 +22,46 @@ def main() -> int:
     A server that receives a signal while it starts has no work to finish: Ctrl-C and SIGTERM end
     it at once with status 0. This holds until the server installs its own handlers for an orderly
     stop, and again once it has stopped. Every other command ends with status 130 on Ctrl-C.
+
+    After a server has stopped, the process ends when the exit handlers have run.
     """
     _fill_standard_descriptors()
-    if sys.argv[1:2] == ["serve"]:
+    serves = sys.argv[1:2] == ["serve"]
+    if serves:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     try:
-        from trio_tools.command_line.main import main as command_line  # noqa: PLC0415 - see above
-
-        return command_line()
+        return _serve() if serves else _command_line()()
     except KeyboardInterrupt:  # before the event loop runs; later the loop handles it
         return _INTERRUPTED
+
+
+def _command_line() -> Callable[..., int]:
+    from trio_tools.command_line.main import main as command_line  # noqa: PLC0415 - see above
+
+    return command_line
+
+
+def _serve() -> int:
+    """Run the command line, and have the process end fast after a server has stopped.
+
+    At its end Python takes all modules apart. This needs 0.3 s of CPU, or seconds on a busy
+    machine, and no thread can limit that time.
+    """
+    stopped = False
+
+    def leave() -> None:
+        if stopped:
+            from trio_tools.transports.shutdown import end_children  # noqa: PLC0415 - loaded by now
+
+            end_children()
+            os._exit(0)
+
+    # The first one that is registered runs last; the imports register theirs.
+    atexit.register(leave)
+    status = _command_line()(ends_process=True)
+    stopped = status == 0
+    return status
 
 
 def _fill_standard_descriptors() -> None:

@@ -25,12 +25,14 @@ class Server:
     def __init__(self, process):
         self.process = process
         self.stderr = bytearray()
+        self.stderr_ended = trio.Event()
         self.client = None
         self.address = None
 
     async def collect_stderr(self):
         async for data in self.process.stderr:
             self.stderr += data
+        self.stderr_ended.set()
 
     async def ended(self, *, status=0, quiet=True):
         """Wait for the end; check status, time, log, and that nothing is left of the process."""

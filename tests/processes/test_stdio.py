@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.processes.running import environment, stdio_process
+from tests.processes.running import descendants, environment, running, stdio_process
 from tests.server.kit import values_of
 from tests.transports.lines import INITIALIZE, LineClient, call, request
 
@@ -263,5 +263,36 @@ async def test_a_worker_that_hangs_does_not_keep_the_process():
         assert workers
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
+        server.kill()
+        await server.ended()
+
+
+@pytest.mark.parametrize(("word", "told"), [("nothing", True), ("thread", False)])
+async def test_exit_handlers_run_and_nothing_after_the_server_delays_the_end(word, told):
+    # Python waits for threads before it runs exit handlers.
+    async with running(word, module="tests.processes.slow_to_leave") as server:
+        client = LineClient(server.process.stdio)
+        with trio.fail_after(60):
+            await client.initialize()
+        server.kill()
+        await server.ended()
+        with trio.fail_after(30):
+            await server.stderr_ended.wait()
+    assert (b"handled" in server.stderr) == told
+
+
+async def test_the_resource_tracker_ends_also_if_it_was_stopped(tmp_path):
+    database = tmp_path / "empty.db"
+    database.touch()
+    given = json.dumps({"main": {"url": f"sqlite:///{database}"}})
+    module = "tests.processes.slow_to_leave"
+    async with running("nothing", module=module, databases=given) as server:
+        client = LineClient(server.process.stdio)
+        with trio.fail_after(60):
+            await client.initialize()
+            await client.write(call(1, "query_database", sql="SELECT 1"))
+            assert not (await client.read())["result"]["isError"]
+        [tracker] = {*descendants(server.process.pid)} - {*server.workers()}
+        os.kill(tracker, signal.SIGSTOP)
         server.kill()
         await server.ended()

@@ -59,15 +59,20 @@ _COMMANDS: dict[str, _Command] = {
 }
 
 
-# Seconds that the objects of the run may take to end after the server has ended.
+# Time for what ends after the server, in seconds.
 _LEAVE_SECONDS = 0.4
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, ends_process: bool = False) -> int:
     """Run the command line and return the exit status.
 
     0: done. 1: the tool answered with a failure, or all items failed. 2: the command or a setting
     is wrong. 3: some items failed. 130: interrupted before there was anything to answer.
+
+    Args:
+        argv: The words after the command's name; by default those of this process.
+        ends_process: The caller ends the process next. It then ends within `_LEAVE_SECONDS` after a
+            server has stopped, whatever exit handlers and threads do.
     """
     options, rest = _parser().parse_known_args(argv)
     options.argv = list(sys.argv[1:] if argv is None else argv)
@@ -81,8 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet = options.command != "serve" and options.log_level is None
         configure = configure_server_logging if options.command == "serve" else configure_logging
         configure(settings.log_format, "error" if quiet else settings.log_level)
+        command: Callable[[], Awaitable[int]]
         command = partial(_COMMANDS[options.command], options, settings, rest)
-        status = _run(_ending_in_time(command) if options.command == "serve" else command)
+        if options.command == "serve" and not options.check:
+            command = _ending_in_time(command, ends_process=ends_process)
+        status = _run(command)
         print(end="", flush=True)  # noqa: T201 - there may be no standard output
     except BrokenPipeError:  # the reader closed our output, as `head` does
         return _without_reader()
@@ -99,21 +107,27 @@ def _without_reader() -> int:
     return 1
 
 
-def _ending_in_time(serve: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
-    """Serve, and end the process if the rest of the run takes too long to end.
+def _ending_in_time(
+    serve: Callable[[], Awaitable[int]], *, ends_process: bool
+) -> Callable[[], Awaitable[int]]:
+    """Serve, and end the process if what comes after the server takes long.
 
-    The stop of the server has its own watchdog. After it come the worker processes, one of which
-    may hang.
+    The stop of the server has its own watchdog. After it, the worker processes end, and one of them
+    may hang. If the process ends too, its threads and exit handlers follow.
     """
     from trio_tools.transports.shutdown import Watchdog  # noqa: PLC0415 - of `serve` alone
 
     watchdog = Watchdog(_LEAVE_SECONDS)
 
     async def served() -> int:
+        stopped = False
         try:
-            return await serve()
+            status = await serve()
+            stopped = status == 0  # and nothing has to be told
+            return status
         finally:
-            trio.lowlevel.add_instrument(_CallOff(watchdog))
+            if not (stopped and ends_process):
+                trio.lowlevel.add_instrument(_CallOff(watchdog))
             watchdog.arm()
 
     return served

@@ -217,17 +217,26 @@ async def answer_running(
         then()
 
 
-def _kill_workers() -> None:
-    """Kill the worker processes: one that is stopped would not see that its parent is gone."""
+def end_children() -> None:
+    """Kill the worker processes, and let the process that multiprocessing keeps see our end.
+
+    A process that is stopped (SIGSTOP) does not notice that its parent is gone.
+    """
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()
+    trackers = sys.modules.get("multiprocessing.resource_tracker")
+    # Not public, and absent on Windows. It ends by itself when it sees that its parent is gone.
+    tracker: int | None = getattr(getattr(trackers, "_resource_tracker", None), "_pid", None)
+    if tracker is not None:
+        with suppress(ProcessLookupError):
+            os.kill(tracker, signal.SIGCONT)
 
 
 def end_process() -> NoReturn:
     """End the process with status 0 now: no clean-up, no waiting for threads."""
     note = b"trio-tools: something did not stop in time; the process ends without it\n"
-    _kill_workers()
+    end_children()
     # The log may be what is stuck, so this is not logged, and only written if that cannot block.
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
