@@ -33,7 +33,6 @@ OUTSIDERS = {
     "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
-        "trio_tools.settings.schema",
         "trio_tools.settings",
         "trio_tools.upstream",
         "trio_tools.operations",

@@ -16,7 +16,7 @@ from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.records import Counted, Use
 from trio_tools.operations.durable.tables import VERSION
 from trio_tools.operations.operation import Operation
-from trio_tools.settings.clients import ClientSettings
+from trio_tools.settings.groups.clients import ClientSettings
 from trio_tools.transports.memory import connect_in_process
 
 CLIENT = "alice"

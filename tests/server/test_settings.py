@@ -7,7 +7,7 @@ from tests.transports.requests import exchange, get, http_server
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.settings.database_urls import PostgresUrl
-from trio_tools.settings.schema import OWN_PATHS
+from trio_tools.settings.groups.http import OWN_PATHS
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import trio
 from tests.support.upstreams import small
 from trio_tools.__main__ import main
 from trio_tools.settings import Settings
+from trio_tools.settings.groups.upstreams import check_upstreams_are_others
 from trio_tools.settings.host_files import read_host_file
-from trio_tools.settings.upstreams import check_upstreams_are_others
 from trio_tools.transports.http import serve_http
 
 

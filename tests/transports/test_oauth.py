@@ -18,7 +18,7 @@ from tests.transports.requests import exchange, get, modern_call, open_session, 
 from trio_tools.server import create_server
 from trio_tools.server.policy.scopes import granted
 from trio_tools.settings import Settings
-from trio_tools.settings.oauth import OAuthSettings
+from trio_tools.settings.groups.oauth import OAuthSettings
 from trio_tools.transports import serve_http
 from trio_tools.transports.http.oauth import keys as keys_module
 from trio_tools.transports.http.oauth.keys import IssuerKeys, NoKeys

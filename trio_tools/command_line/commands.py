@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from trio_tools.command_line.operations import resume, status_of_items, stop_on_interrupt
 from trio_tools.settings import Settings
-from trio_tools.settings.upstreams import check_upstreams_are_others
+from trio_tools.settings.groups.upstreams import check_upstreams_are_others
 
 if TYPE_CHECKING:
     from trio_tools.server import ToolServer

@@ -18,7 +18,7 @@ import trio
 
 from trio_tools.answers.errors import RateLimited
 from trio_tools.operations.durable.records import Counted, Use
-from trio_tools.settings.clients import ClientSettings
+from trio_tools.settings.groups.clients import ClientSettings
 
 MAX_CLIENTS: Final = 10_000
 """Limit of clients whose use is remembered. The least recently seen one is forgotten."""

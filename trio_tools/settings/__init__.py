@@ -4,16 +4,14 @@ Every setting belongs here, with its type, bound and description. Nothing here o
 socket or a database that a setting names.
 
     database_urls  URLs of databases: our parameters, and those for the driver
-    clients        the group of one client
-    oauth          the group of an authorization server
-    schema         the groups of settings: fetch, apis, databases, datasets, state, cluster, http
+    groups         the groups of settings: fetch, http, limits and others
     telemetry      the group of OpenTelemetry, and the seam to it
-    upstreams      the group of one upstream
     host_files     the servers in a host's configuration file
+    environment    settings from environment variables
     settings       `Settings`, and where its values come from
     shares         the share of each limit for one of several processes
     changes        the differences between two settings, and which need a restart
-    reference      the table of settings and the example file
+    reference      the settings as a table and as an example file
     problems       errors in settings, as lines of text
     threads        a tool's thread, and how long a cancel waits for it
     computing      where functions that compute run

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from trio_tools.settings.upstreams import OWN_NAMES, is_own_command
+from trio_tools.settings.groups.upstreams import OWN_NAMES, is_own_command
 
 _MAX_BYTES: Final = 1_000_000
 _TAKEN: Final = ("command", "args", "env", "cwd", "url", "headers")

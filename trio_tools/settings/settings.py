@@ -9,44 +9,29 @@ is closed by default.
 from __future__ import annotations
 
 import os
-import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
-from nursery_patterns import usable_cpus
-from trio_tools.settings.clients import ClientSettings
-from trio_tools.settings.schema import (
-    ApiSettings,
-    ClusterSettings,
-    DatabaseSettings,
-    DatasetSettings,
-    FetchSettings,
-    HttpSettings,
-    OperationSettings,
-    Section,
-    StateSettings,
-)
+from trio_tools.settings.environment import Environment, written_name
+from trio_tools.settings.groups.apis import ApiSettings
+from trio_tools.settings.groups.clients import ClientSettings
+from trio_tools.settings.groups.computing import ClusterSettings, OperationSettings
+from trio_tools.settings.groups.data import DatabaseSettings, DatasetSettings
+from trio_tools.settings.groups.fetch import FetchSettings
+from trio_tools.settings.groups.http import HttpSettings
+from trio_tools.settings.groups.limits import LimitsSettings, ToolLimits, over_built_in
+from trio_tools.settings.groups.state import StateSettings
+from trio_tools.settings.groups.upstreams import UpstreamSettings, check_upstream_names
 from trio_tools.settings.telemetry.section import TelemetrySettings
-from trio_tools.settings.upstreams import UpstreamSettings, check_upstream_names
 
 __all__ = [
     "ApiSettings",
@@ -64,203 +49,6 @@ __all__ = [
     "UpstreamSettings",
     "written_name",
 ]
-
-
-class ToolLimits(Section):
-    """Concurrency, queue and timeouts of one tool.
-
-    Its defaults are those of a tool without built-in limits; `Settings.limits_of` adds those of a
-    tool.
-    """
-
-    concurrency: PositiveInt = Field(
-        default=10, description="Default number of items that one call runs at once."
-    )
-    max_concurrency: PositiveInt = Field(
-        default=50, description="Limit of items in flight over all calls, and the cap for one call."
-    )
-    max_calls: PositiveInt = Field(default=10, description="Limit of calls that run at once.")
-    max_waiting: NonNegativeInt = Field(
-        default=1_000,
-        description="Limit of waiting calls. A call whose turn is not expected before its deadline "
-        "is refused.",
-    )
-    timeout_seconds: PositiveFloat = Field(default=30.0, description="Default timeout of one call.")
-    max_timeout_seconds: PositiveFloat = Field(
-        default=300.0,
-        description="Cap of the timeouts that a call may request, for itself and for an item.",
-    )
-    item_timeout_seconds: PositiveFloat | None = Field(
-        default=None,
-        description="Default timeout of one item of a batch; null for no limit besides the call's.",
-    )
-
-    def under(self, chosen: dict[str, Any]) -> ToolLimits:
-        """Return these limits with the chosen values; dependent defaults follow them."""
-        values = self.model_dump() | chosen
-        for name, cap in _CAP_OF.items():
-            value = values[name]
-            if value is None or value <= values[cap]:
-                continue
-            raised = name in chosen and cap not in chosen
-            values |= {cap: value} if raised else {name: values[cap]}
-        return ToolLimits.model_validate(values)
-
-
-class LimitsSettings(Section):
-    """Limits that differ from the built-in ones, by tool; and whether replicas share some.
-
-    Those of a tool are `limits["fetch_urls"]`, or `limits.by_tool` for all of them.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, ToolLimits] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride] - as pydantic documents it
-
-    shared: bool = Field(
-        default=False,
-        description="Whether all servers with the same PostgreSQL state share the limits of "
-        "external services: rates of APIs and upstreams, concurrent requests to one API"
-        " or host.",
-    )
-    replicas: PositiveInt = Field(
-        default=1,
-        description="Number of servers that share limits, used until they have been counted.",
-    )
-
-    @property
-    def by_tool(self) -> dict[str, ToolLimits]:
-        """The limits that were given, by tool or operation."""
-        return self.__pydantic_extra__
-
-    def get(self, tool: str) -> ToolLimits | None:
-        """Return the limits that were given for a tool, None if none were."""
-        return self.by_tool.get(tool)
-
-    def __getitem__(self, tool: str) -> ToolLimits:
-        return self.by_tool[tool]
-
-
-# What differs from the defaults of `ToolLimits`. Batch-like tools answer within 50 s, under the
-# 60 s after which most clients hang up.
-_CPUS = usable_cpus()
-_BATCH = {"timeout_seconds": 50.0}
-_BUILT_IN: dict[str, dict[str, Any]] = {
-    "fetch_urls": _BATCH,
-    "batch_process": _BATCH,
-    "process_large_dataset": _BATCH,
-    "crawl_site": {**_BATCH, "item_timeout_seconds": 20.0},
-    "call_external_api": {"concurrency": 3, "max_concurrency": 3},
-    "query_database": {"concurrency": 5, "max_concurrency": 5},
-    "compute_hash": {"concurrency": _CPUS, "max_concurrency": _CPUS},
-    "compress_data": {"concurrency": _CPUS, "max_concurrency": _CPUS},
-    "run_inference": {"concurrency": 2, "max_concurrency": 2},
-}
-_CAP_OF = {
-    "concurrency": "max_concurrency",
-    "timeout_seconds": "max_timeout_seconds",
-    "item_timeout_seconds": "max_timeout_seconds",
-}
-
-
-def _over_built_in(tool: str, given: ToolLimits) -> ToolLimits:
-    """Return the limits of a tool: what was given, and for the rest what is built in.
-
-    A default that was not set follows a lowered cap.
-
-    Raises:
-        ValueError: A default was given that is above its cap.
-    """
-    chosen = given.model_fields_set
-    built_in = {k: v for k, v in _BUILT_IN.get(tool, {}).items() if k not in chosen}
-    values = given.model_dump() | built_in
-    for name, cap_name in _CAP_OF.items():
-        value, cap = values[name], values[cap_name]
-        if value is None or value <= cap:
-            continue
-        if name in chosen:
-            usual = "" if cap_name in chosen else " unless set"
-            raise ValueError(
-                f"limits.{tool}.{name} is {value}, above {cap_name} ({cap}{usual}): lower it, or "
-                f"set limits.{tool}.{cap_name} to at least {value}"
-            )
-        values[name] = cap
-    return ToolLimits.model_construct(_fields_set=set(chosen), **values)
-
-
-# Begins like a setting, but names the file of settings.
-_OTHER_VARIABLES = frozenset({"trio_tools_config"})
-_SERVICE_VARIABLE = re.compile(
-    r"(\w+_)?(service_host|service_port_\w+|port_\d+_(tcp|udp|sctp)(_(proto|port|addr))?)"
-)
-
-
-class _Environment(EnvSettingsSource):
-    """The environment variables. Lists and tables in them are JSON."""
-
-    def __call__(self) -> dict[str, Any]:
-        self._refuse_what_sets_nothing()
-        try:
-            return super().__call__()
-        except SettingsError as error:
-            # The text that did not parse tells the variable; it may be a secret, and stays unsaid.
-            text, prefix = getattr(error.__cause__, "doc", None), self.env_prefix.lower()
-            names = [
-                name.upper()
-                for name, value in self.env_vars.items()
-                if value == text and name.startswith(prefix)
-            ]
-            raise SettingsError(
-                f"{' or '.join(names)} is not JSON, as lists and tables are in the environment: "
-                """write it as in TRIO_TOOLS_FILE_ROOTS='["/data", "/srv/more"]'"""
-            ) from None
-
-    def _refuse_what_sets_nothing(self) -> None:
-        """Refuse a misspelt name: who gave tokens by it would serve without any."""
-        prefix = self.env_prefix.lower()
-        fields = self.settings_cls.model_fields
-        for given, value in self.env_vars.items():
-            name = given.removeprefix(prefix)
-            section = name.partition("__")[0]
-            if given == name or section in fields or given in _OTHER_VARIABLES or not value:
-                continue
-            if not _is_of_kubernetes(name, value):
-                near = self._nearest(name)
-                fix = f"write {self.env_prefix}{near.upper()}" if near else "leave it out"
-                raise SettingsError(f"{given.upper()} sets nothing: {fix}")
-
-    def _nearest(self, name: str) -> str | None:
-        """Return the setting that a variable may have been meant for, as the rest of its name."""
-        written: dict[str, str] = {}
-        for section, info in self.settings_cls.model_fields.items():
-            written[section.replace("_", "")] = section
-            for field in getattr(info.annotation, "model_fields", ()):
-                full = f"{section}__{field}"
-                written[full.replace("_", "")] = written[field.replace("_", "")] = full
-        section, marks, rest = name.partition("__")
-        if marks and rest:  # of a table of tables, such as databases
-            near = get_close_matches(section, list(self.settings_cls.model_fields), 1, 0.8)
-            if near:
-                return f"{near[0]}__{rest}"
-        plain = name.replace("_", "")
-        return written.get(plain) or next(
-            (written[each] for each in get_close_matches(plain, list(written), 1, 0.8)), None
-        )
-
-
-def _is_of_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes sets this variable for a service called trio-tools."""
-    if name == "port" or name.endswith("_port"):
-        return "://" in value or name.endswith("service_port")
-    return _SERVICE_VARIABLE.fullmatch(name) is not None
-
-
-def written_name(name: str) -> str:
-    """Return a setting by the name that the operator gave it by: a variable, or the dotted one."""
-    variable = f"TRIO_TOOLS_{name.replace('.', '__')}".upper()
-    given = {each.upper() for each in os.environ}
-    while variable not in given and "__" in variable:
-        variable = variable.rpartition("__")[0]
-    return variable if variable in given else name
 
 
 class Settings(BaseSettings):
@@ -395,7 +183,7 @@ class Settings(BaseSettings):
                     "none: set state.url to postgresql://USER:PASSWORD@HOST/DATABASE, or leave out "
                     "limits.shared"
                 )
-        over = {tool: _over_built_in(tool, given) for tool, given in limits.by_tool.items()}
+        over = {tool: over_built_in(tool, given) for tool, given in limits.by_tool.items()}
         return limits.model_copy(update=over)
 
     @field_validator("databases")
@@ -455,7 +243,7 @@ class Settings(BaseSettings):
 
     def limits_of(self, tool: str) -> ToolLimits:
         """Return the limits of a tool or operation: the operator's, over the built-in ones."""
-        return self.limits.get(tool) or _over_built_in(
+        return self.limits.get(tool) or over_built_in(
             tool, ToolLimits.model_validate(self._limits_of_upstream(tool))
         )
 
@@ -477,7 +265,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the TOML file below the environment; there is no `.env` file by surprise."""
         del env_settings, dotenv_settings, file_secret_settings
-        environment = _Environment(settings_cls)
+        environment = Environment(settings_cls)
         config = os.environ.get("TRIO_TOOLS_CONFIG")
         if not config:
             return init_settings, environment

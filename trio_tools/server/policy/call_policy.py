@@ -18,7 +18,7 @@ from trio_tools.answers.errors import ServerOverloaded
 from trio_tools.live.calls import RunningCall
 from trio_tools.live.state import ServerState
 from trio_tools.server.policy.access_log import record_wait
-from trio_tools.settings.clients import ClientSettings
+from trio_tools.settings.groups.clients import ClientSettings
 
 _log = logging.getLogger("trio_tools")
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from trio_tools.answers.errors import Forbidden, NotFound
 from trio_tools.live.state import ServerState
-from trio_tools.settings.oauth import Family
+from trio_tools.settings.groups.oauth import Family
 
 _FAMILY_OF: Final[Mapping[str, Family]] = {
     "fetch_urls": "web",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from trio_tools.settings.groups.section import Section
 
 _ENDPOINT: Final = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/@:?#\[\]]+)(:[0-9]{1,5})?(/[^\s?#]*)?", re.IGNORECASE
@@ -22,15 +24,11 @@ def _endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
-class TelemetrySettings(BaseModel):
+class TelemetrySettings(Section):
     """Traces and metrics that are sent with OpenTelemetry (extra `telemetry`).
 
     The standard environment variables `OTEL_*` apply to everything that has no setting here.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     enabled: bool = Field(
         default=False, description="Whether spans and metrics are sent (extra `telemetry`)."

@@ -18,7 +18,7 @@ from trio_tools.live.workers import Workers
 from trio_tools.server import ToolServer
 from trio_tools.settings import HttpSettings, Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
-from trio_tools.settings.upstreams import check_upstreams_are_others
+from trio_tools.settings.groups.upstreams import check_upstreams_are_others
 from trio_tools.transports.http.access.authentication import Authenticator
 from trio_tools.transports.http.access.forwarded import TrustedProxies
 from trio_tools.transports.http.asgi_guard import AsgiGuard

@@ -13,7 +13,7 @@ from mcp.server.mcpserver import MCPServer
 
 from trio_tools.server import ToolServer, create_server
 from trio_tools.settings import HttpSettings, Settings
-from trio_tools.settings.upstreams import check_upstreams_are_others
+from trio_tools.settings.groups.upstreams import check_upstreams_are_others
 from trio_tools.transports.http.access.authentication import Authenticator
 from trio_tools.transports.http.house import HttpServer
 from trio_tools.transports.http.listening.handed import Handed

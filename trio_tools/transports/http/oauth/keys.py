@@ -18,7 +18,7 @@ import jwt
 import trio
 
 from nursery_patterns import SingleFlight, single_flight
-from trio_tools.settings.oauth import OAuthSettings
+from trio_tools.settings.groups.oauth import OAuthSettings
 
 REFRESH_SECONDS: Final = 600.0
 """Age at which keys are fetched again. A key that the issuer took back is gone then."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from trio_tools.settings.oauth import OAuthSettings
+from trio_tools.settings.groups.oauth import OAuthSettings
 
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 

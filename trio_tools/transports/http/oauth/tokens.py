@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import jwt
 
-from trio_tools.settings.oauth import OAuthSettings
+from trio_tools.settings.groups.oauth import OAuthSettings
 from trio_tools.transports.http.access.authentication import Denied
 from trio_tools.transports.http.oauth.keys import IssuerKey, IssuerKeys, NoKeys
 from trio_tools.transports.http.oauth.metadata import ResourceMetadata

@@ -6,7 +6,9 @@ import re
 from typing import Annotated, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from trio_tools.settings.groups.section import Section
 
 Family = Literal[
     "web",
@@ -61,12 +63,8 @@ Scope = Annotated[str, AfterValidator(_scope)]
 Url = Annotated[str, AfterValidator(_url)]
 
 
-class OAuthSettings(BaseModel):
+class OAuthSettings(Section):
     """Access tokens (JWT) of an authorization server, accepted beside `http.tokens`."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     issuer: Url | None = Field(
         default=None,

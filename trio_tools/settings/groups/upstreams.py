@@ -16,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from trio_tools.settings.schema import HttpSettings, Section, checked_proxy
+from trio_tools.settings.groups.fetch import checked_proxy
+from trio_tools.settings.groups.http import HttpSettings
+from trio_tools.settings.groups.section import Section
 
 OWN_NAMES: Final = frozenset({"trio-tools", "trio_tools"})
 """The names of this server as a program and as a module."""

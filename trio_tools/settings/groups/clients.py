@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
+
+from trio_tools.settings.groups.section import Section
 
 
-class ClientSettings(BaseModel):
+class ClientSettings(Section):
     """One client, by the name of its token or the subject of its access token."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     weight: float = Field(
         default=1.0,
