@@ -34,12 +34,13 @@ from trio_tools.version import __version__ as __version__
 if TYPE_CHECKING:
     from trio_tools.answers.envelope import error_response, success_response
     from trio_tools.operations import Operation
-    from trio_tools.server import ToolContext, ToolServer, create_server, tool
+    from trio_tools.server import Answer, ToolContext, ToolServer, create_server, tool
     from trio_tools.settings import Settings
     from trio_tools.transports import serve_http, serve_stdio
 
 
 __all__ = [
+    "Answer",
     "Operation",
     "Settings",
     "ToolContext",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answer": "server",
     "Operation": "operations.operation",
     "Settings": "settings",
     "ToolContext": "server",

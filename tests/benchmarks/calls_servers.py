@@ -23,7 +23,7 @@ from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.server import ToolServer
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
-from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.catalog import DEFAULT
 from trio_tools.tools.declaring.declaration import Tool
 
 HTTP = {"port": 0, "calls_per_second_per_client": 1e6, "max_calls_per_client": 1000}
@@ -49,11 +49,11 @@ def server_of(tools, **settings):
 
 
 def under_policy():
-    return server_of((*TOOLSETS["default"], of_ours(echo)), http=HTTP)
+    return server_of((*DEFAULT, of_ours(echo)), http=HTTP)
 
 
 def ours():
-    tools = (*TOOLSETS["default"], *map(of_ours, OUR_TOOLS))
+    tools = (*DEFAULT, *map(of_ours, OUR_TOOLS))
     server = add_echo(server_of(tools, http=HTTP, limits=LIMITS))
 
     @server.tool()

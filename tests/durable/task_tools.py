@@ -4,9 +4,9 @@ import trio
 from mcp.server.extension import Extension
 from mcp.shared.exceptions import MCPError
 
+from trio_tools import tool
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.server import create_server
-from trio_tools.server.application_tools import tool
 from trio_tools.settings import Settings
 
 

@@ -19,7 +19,7 @@ from trio_tools.answers.errors import InvalidArgument
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.tools.call import Answer
-from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.catalog import tools_of
 
 ONE_URL = ["https://example.org/"]
 
@@ -237,7 +237,7 @@ def test_a_server_of_the_wrong_things_is_refused_with_the_right_call(arguments, 
 
 
 def numbers_of_all_tools():
-    for each in {each.name: each for tools in TOOLSETS.values() for each in tools}.values():
+    for each in tools_of("patterns"):
         for name, schema in each.schema(None)["properties"].items():
             kinds = {kind.get("type") for kind in schema.get("anyOf", [schema])}
             if kinds & {"integer", "number"}:

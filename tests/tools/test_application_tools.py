@@ -10,7 +10,7 @@ import trio
 from pydantic import Field
 
 from tests.server.kit import connected, envelope_of, status_of
-from trio_tools import ToolContext, create_server, tool
+from trio_tools import Answer, Operation, ToolContext, create_server, tool
 from trio_tools.answers.errors import NotFound
 from trio_tools.settings import Settings
 
@@ -279,6 +279,16 @@ async def silent(a: int) -> None:
         (lambda: tool(no_hint), TypeError, "parameter 'a' needs an annotation"),
         (lambda: tool(any_number), TypeError, "cannot be given by name"),
         (lambda: tool(own_time), ValueError, "timeout_seconds is an argument of the server"),
+        (
+            lambda: tool(nap, time_argument="timeout"),
+            ValueError,
+            "names no parameter of the function; there are: seconds",
+        ),
+        (
+            lambda: tool(nap, time_argument="seconds"),
+            ValueError,
+            "say tool(fn, timeout_seconds=1)",
+        ),
         (lambda: tool(silent), ValueError, "has no description"),
         (lambda: tool(nap, render="{title}"), TypeError, "render='{title}': give a function"),
         (lambda: server_of(tool(nap, name="fetch_urls")), ValueError, "built-in tool is named"),
@@ -292,3 +302,124 @@ def test_what_cannot_be_a_tool_is_refused_with_the_fix(make, kind, message):
     with pytest.raises(kind) as caught:
         make()
     assert message in str(caught.value)
+
+
+async def paced(context: ToolContext, items: list[float], timeout_seconds: float = 20) -> Answer:
+    """Nap for each item; say what was done in time."""
+    answer = await context.run_batch("nap_item", items, timeout_seconds=timeout_seconds)
+    done = [each["value"] for each in answer.data["results"]]
+    return Answer(summary="as far as it got", data={"done": done, "gave": timeout_seconds})
+
+
+async def nap_item(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return seconds
+
+
+def with_operation(*tools, **settings):
+    return create_server(Settings(**settings), operations=[nap_item], tools=list(tools))
+
+
+async def test_a_tool_that_keeps_its_time_answers_with_what_is_done(autojump_clock):
+    made = tool(paced, time_argument="timeout_seconds", timeout_seconds=20, max_timeout_seconds=60)
+    assert (await listed(with_operation(made)))["paced"].input_schema["properties"][
+        "timeout_seconds"
+    ]["maximum"] == 60
+    async with connected(with_operation(made)) as client:
+        started = trio.current_time()
+        cut = await envelope_of(client, "paced", {"items": [1, 30], "timeout_seconds": 5})
+        assert trio.current_time() - started == 5
+        usual = await envelope_of(client, "paced", {"items": [1, 30]})
+        assert trio.current_time() - started == 25
+        past = await envelope_of(client, "paced", {"items": [1], "timeout_seconds": 61})
+    assert cut["data"] == {"done": [1.0], "gave": 5.0}
+    assert usual["data"] == {"done": [1.0], "gave": 20.0}
+    assert past["error"].startswith("timeout_seconds must be at most 60, got 61")
+
+
+async def test_the_operator_decides_the_time_that_a_call_has_by_default(autojump_clock):
+    made = tool(paced, time_argument="timeout_seconds", timeout_seconds=20, max_timeout_seconds=60)
+    limits = {"paced": {"timeout_seconds": 2, "max_timeout_seconds": 3}}
+    async with connected(with_operation(made, limits=limits)) as client:
+        answer = await envelope_of(client, "paced", {"items": [1, 30]})
+    assert answer["data"] == {"done": [1.0], "gave": 2.0}
+
+
+async def test_a_batch_of_a_tool_that_the_server_cuts_ends_before_it(autojump_clock):
+    async def cut(context: ToolContext) -> Answer:
+        """Nap."""
+        assert (context.timeout_seconds, context.remaining) == (20, 20)
+        return await context.run_batch("nap_item", [1, 30], operation_id="mine")
+
+    async with connected(with_operation(tool(cut, timeout_seconds=20))) as client:
+        started = trio.current_time()
+        answer = await envelope_of(client, "cut")
+        assert trio.current_time() - started == 19
+        kept = await envelope_of(client, "get_operation", {"operation_id": "mine"})
+    assert answer["data"]["counts"]["succeeded"] == 1
+    assert kept["data"]["counts"]["cancelled"] == 1
+
+
+async def test_a_tool_runs_an_operation_on_one_item_within_its_limit(autojump_clock):
+    async def several(context: ToolContext) -> list[float]:
+        """Nap twice, one after the other."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(context.run, "nap_item", 1)
+            nursery.start_soon(context.run, "nap_item", 1)
+        return [context.elapsed, context.limiter("nap_item").total_tokens]
+
+    limits = {"nap_item": {"max_concurrency": 1}}
+    async with connected(with_operation(tool(several), limits=limits)) as client:
+        assert (await envelope_of(client, "several"))["data"] == {"result": [2.0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("operation", "item", "code"),
+    [
+        ("nap_item", "soon", "INVALID_ITEM"),
+        ("missing", 1, "UNKNOWN_OPERATION"),
+        ("fetch", "nonsense", "INVALID_URL"),
+        ("hash", "\ud800", "NOT_TEXT"),
+    ],
+)
+async def test_an_operation_that_cannot_be_run_fails_as_an_item_would(operation, item, code):
+    async def one(context: ToolContext) -> str:
+        """Run one."""
+        return await context.run(operation, item)
+
+    async with connected(with_operation(tool(one))) as client:
+        answer = await envelope_of(client, "one")
+    assert answer["data"]["error_code"] == code
+
+
+async def test_an_item_has_the_time_of_its_operation(autojump_clock):
+    async def one(context: ToolContext) -> float:
+        """Run one."""
+        return await context.run("slow", 60)
+
+    slow = Operation(name="slow", fn=nap_item, item_timeout_seconds=2)
+    async with connected(create_server(Settings(), operations=[slow], tools=[one])) as client:
+        answer = await envelope_of(client, "one")
+    assert answer["error"] == "operation 'slow' was not done within 2 s"
+
+
+async def test_a_tool_reaches_the_services_of_the_server(shop):
+    async def names(context: ToolContext) -> dict:
+        """Ask the database."""
+        found = await context.services.databases.query("shop", "SELECT name FROM items LIMIT 1")
+        return {"rows": [list(row) for row in found.rows], "most": context.max_output_chars}
+
+    async with connected(server_of(names, **shop)) as client:
+        answer = await envelope_of(client, "names")
+    assert answer["data"] == {"rows": [["n0"]], "most": 40_000}
+
+
+async def test_an_answer_of_its_own_that_does_not_fit_is_refused():
+    async def large() -> Answer:
+        """Return too much."""
+        await trio.lowlevel.checkpoint()
+        return Answer(summary="much", data={"text": "a" * 50_000})
+
+    async with connected(server_of(large)) as client:
+        answer = await envelope_of(client, "large")
+    assert answer["data"]["error_code"] == "RESULT_TOO_LARGE"

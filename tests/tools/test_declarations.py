@@ -271,6 +271,7 @@ async def test_every_limit_in_the_status_is_one_that_work_holds_places_in(tmp_pa
         "compute_hash",
         "compress_data",
         "run_inference",
+        *PATTERNS,
     }
     assert [name for name, limit in limits.items() if not limit["finished"]] == []
 

@@ -160,7 +160,7 @@ async def test_a_query_tells_how_its_time_was_used(shop):
 
 
 async def test_a_query_past_four_fifths_of_its_time_is_told_so(shop, monkeypatch):
-    monkeypatch.setattr("trio_tools.tools.patterns._TIGHT", 0.0)
+    monkeypatch.setattr("trio_tools.tools.patterns.deadlines._TIGHT", 0.0)
     async with calling(patterns(**shop)) as call:
         answer = await call("query_with_timeout", query="SELECT 1")
     assert answer["meta"]["warnings"] == ["Query used >80% of timeout budget"]

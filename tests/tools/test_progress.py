@@ -218,6 +218,6 @@ async def test_a_client_that_does_not_read_holds_up_no_small_tool(autojump_clock
 
     server = server_with(toolset="patterns")
     tool = server._tools_by_name["process_batch_streaming"]
-    call = Call(server.state, tool.name, "anna", stuck)
+    call = Call(server.state, tool.name, "anna", stuck, timed=False)
     await tool.fn(call, items=["a"] * 40, seconds=0.25, max_concurrent=1)
     assert trio.current_time() == 10.05  # the last message is given up

@@ -60,15 +60,15 @@ class LiveLimits:
             )
         return asked
 
-    def seconds_for(self, asked: float | None) -> float:
-        """Return the time for one call.
+    def seconds_for(self, asked: float | None, argument: str = "timeout_seconds") -> float:
+        """Return the time for one call, asked for in that argument.
 
         Raises:
             InvalidArgument: It is above the cap; the message names the cap.
         """
         if asked is None:
             return self.declared.timeout_seconds
-        return self._within_cap("timeout_seconds", asked)
+        return self._within_cap(argument, asked)
 
     def item_seconds_for(self, asked: float | None) -> float | None:
         """Return the time for one item of a call; None if it has no bound.

@@ -9,7 +9,6 @@ What one tool does belongs to `tools`.
     resources          operations as resources
     early_loading      what the first batch call needs is loaded before it
     tool_changes       clients are told when the list of tools changes
-    application_tools  functions of an application as tools
     settings_checks    names in the settings that stand for nothing
     tool_server        `ToolServer` and `create_server`
     start_checks       what the settings name is there
@@ -17,7 +16,9 @@ What one tool does belongs to `tools`.
 
 from __future__ import annotations
 
-from trio_tools.server.application_tools import ApplicationTool, ToolContext, tool
 from trio_tools.server.tool_server import ToolServer, create_server
+from trio_tools.tools.application.context import ToolContext
+from trio_tools.tools.application.tool import ApplicationTool, tool
+from trio_tools.tools.call import Answer
 
-__all__ = ["ApplicationTool", "ToolContext", "ToolServer", "create_server", "tool"]
+__all__ = ["Answer", "ApplicationTool", "ToolContext", "ToolServer", "create_server", "tool"]

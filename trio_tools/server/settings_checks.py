@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from trio_tools.http.apis.redaction import LEAST_SECRET_CHARS
 from trio_tools.operations.operation import Operation
 from trio_tools.settings import Settings, written_name
-from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.catalog import BUILT_IN_NAMES, DEFAULT
 from trio_tools.tools.declaring.declaration import Tool
 
 
@@ -25,7 +25,7 @@ def check_names_of_limits(
     Raises:
         ValueError: No tool and no operation has a limit of that name.
     """
-    known = {tool.name for tools in TOOLSETS.values() for tool in tools if not tool.control}
+    known = BUILT_IN_NAMES - {tool.name for tool in DEFAULT if tool.control}
     known |= {tool.name for tool in own if not tool.control}
     known |= {operation.limit_name for operation in operations}
     known |= {f"upstreams.{name}" for name in settings.upstreams}

@@ -40,7 +40,6 @@ from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.item_runner import refuse_inside_item
 from trio_tools.operations.registry import AnyOperation
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.server.application_tools import ApplicationTool, checked_tools
 from trio_tools.server.early_loading import EarlyLoading
 from trio_tools.server.extensions.apps import OperationPages, with_apps
 from trio_tools.server.extensions.task_notifications import TaskNotifications
@@ -56,11 +55,12 @@ from trio_tools.server.settings_checks import check_names_of_limits, unset_secre
 from trio_tools.server.tool_changes import ToolChanges
 from trio_tools.settings import Settings
 from trio_tools.settings.changes import Changes, changes_between, settings_taken
+from trio_tools.tools.application.tool import ApplicationTool, checked_tools
 from trio_tools.tools.batches.background import take_up
 from trio_tools.tools.batches.calls import resume_call
 from trio_tools.tools.batches.pagination import largest_whole_result
 from trio_tools.tools.call import Call, ReportProgress, no_progress
-from trio_tools.tools.catalog import TOOLSETS
+from trio_tools.tools.catalog import BUILT_IN_NAMES, tools_of
 from trio_tools.tools.declaring.arguments import as_meant
 from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.version import __version__
@@ -269,7 +269,8 @@ class ToolServer(MCPServer[ServerState]):
         if tool.control:
             return succeeded(await tool.run(call, checked), forms)
         refuse_inside_item(tool.name)
-        seconds = call.limits.seconds_for(checked.get("timeout_seconds"))
+        asked = checked.get(tool.time_argument)
+        seconds = call.limits.seconds_for(asked, tool.time_argument)
         running = RunningCall(request.request_id, request.client_id, tool.name, request.started)
         queue = self.state.admission_of(tool.name)
         share = self.state.clients.share_of(f"calls of {tool.name}", queue.limiter)
@@ -354,13 +355,14 @@ def create_server(
             f"operations must be a list of operations, got {operations!r}: write "
             "create_server(operations=[word_count])"
         )
-    built_in = frozenset(each.name for toolset in TOOLSETS.values() for each in toolset)
-    own = checked_tools(tools, built_in)
+    own = checked_tools(tools, BUILT_IN_NAMES)
     state = ServerState(settings, operations)
-    for each in own:
-        state.declare_limits(each.name, each.usual_limits)
+    every = (*tools_of(settings.toolset), *own)
+    for each in every:
+        if isinstance(each, ApplicationTool):
+            state.declare_limits(each.name, each.usual_limits)
     check_names_of_limits(settings, state.operations.values(), own)
-    served = _chosen(settings.tools, (*TOOLSETS[settings.toolset], *own))
+    served = _chosen(settings.tools, every)
     telemetry = Telemetry(
         settings,
         lambda: [*process_figures(), *figures_of(state)],

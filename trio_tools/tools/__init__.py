@@ -15,6 +15,7 @@ inference     run_inference
 batch         batch_process, get_operation, cancel_operation
 datasets      process_large_dataset
 status        get_concurrency_status
+application   functions of an application as tools
 patterns      the smallest example of each pattern
 catalog       the tuple of all tools, by toolset
 """

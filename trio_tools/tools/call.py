@@ -28,7 +28,7 @@ class Call:
         tool: Name of the tool.
         client_id: Who calls.
         report_progress: Sends (done, total, message) to the caller, if it wants progress.
-        timed: Whether the tool has the argument timeout_seconds.
+        timed: Whether the caller may say how long it takes.
     """
 
     state: ServerState

@@ -11,7 +11,7 @@ from trio_tools.tools.datasets import PROCESS_LARGE_DATASET
 from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.tools.fetch import FETCH_URLS
 from trio_tools.tools.inference import RUN_INFERENCE
-from trio_tools.tools.patterns import PATTERNS
+from trio_tools.tools.patterns.toolset import PATTERN_NAMES, pattern_tools
 from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 
 # The first one is harmless when called with nothing: some clients probe it.
@@ -30,4 +30,10 @@ DEFAULT: tuple[Tool, ...] = (
     CANCEL_OPERATION,
 )
 
-TOOLSETS: dict[str, tuple[Tool, ...]] = {"default": DEFAULT, "patterns": (*DEFAULT, *PATTERNS)}
+BUILT_IN_NAMES: frozenset[str] = frozenset({*(tool.name for tool in DEFAULT), *PATTERN_NAMES})
+"""Names of all tools of ours, which an application's tool cannot have."""
+
+
+def tools_of(toolset: str) -> tuple[Tool, ...]:
+    """Return the tools of a toolset, for one server."""
+    return (*DEFAULT, *pattern_tools()) if toolset == "patterns" else DEFAULT

@@ -146,13 +146,13 @@ class Tool:
                 add_to_description(schema, argument, f"At most {most} in a call.")
         if limits is None:
             return schema
-        seconds = limits.declared.max_timeout_seconds
-        caps = {"timeout_seconds": seconds, "item_timeout_seconds": seconds}
+        seconds, arguments = limits.declared.max_timeout_seconds, schema["properties"]
+        caps = {self.time_argument: seconds, "item_timeout_seconds": seconds}
         if self.limited and not self.by_operation:
             caps["max_concurrent"] = max(1, limits.max_concurrency)
         for name, cap in caps.items():
-            if name in schema["properties"]:
-                schema["properties"][name]["maximum"] = short_number(cap)
+            if name in arguments:
+                arguments[name]["maximum"] = short_number(cap)
         return schema
 
     def description(self, limits: LiveLimits | None, state: ServerState | None = None) -> str:
