@@ -58,6 +58,7 @@ _PAGE = (
     + "".join(f"<p>{paragraph}</p>" for paragraph in _TEXT.split("\n\n"))
     + "</article></body></html>"
 ).encode()
+_LEAN = {"TRIO_TOOLS_ANSWERS_ENVELOPE": "lean"}
 _MOST_TOKENS, _MOST_ENVELOPE_TOKENS = 420, 60
 
 
@@ -81,14 +82,16 @@ def _served() -> Iterator[str]:
         server.shutdown()
 
 
-def _answer(command: list[str], tool: str, **arguments: Any) -> dict[str, Any]:
+def _answer(
+    command: list[str], tool: str, env: dict[str, str] | None = None, **arguments: Any
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=our_settings(folder),
+            env=our_settings(folder) | (env or {}),
         )
         try:
             return LineTalk(process).exchange(call(1, tool, **arguments))["result"]
@@ -108,6 +111,7 @@ def run(options: list[str]) -> int:
     with _served() as url:
         command = [sys.executable, "-m", "trio_tools", "serve"]
         ours = _answer(command, "fetch_urls", urls=[url], body_as="markdown")
+        lean = _answer(command, "fetch_urls", _LEAN, urls=[url], body_as="markdown")
         peer = shutil.which("mcp-server-fetch")
         if peer is None:
             print("mcp-server-fetch is not installed")
@@ -117,11 +121,15 @@ def run(options: list[str]) -> int:
     envelope = ours["structuredContent"]
     page = envelope["data"]["results"][0]["value"]["text"]
     text, structured = tokens(ours["content"][0]["text"]), tokens(_compact(envelope))
+    lean_text = tokens(lean["content"][0]["text"])
+    lean_structured = tokens(_compact(lean["structuredContent"]))
     empty = tokens(_compact({**envelope, "data": {}}))
     print(f"the page alone   {tokens(page):6} tokens")
     verdicts = [
         Verdict("a small page as text", text, _MOST_TOKENS, "tokens"),
         Verdict("a small page as structured content", structured, _MOST_TOKENS, "tokens"),
+        Verdict("the same, lean, as text", lean_text, _MOST_TOKENS, "tokens"),
+        Verdict("the same, lean, as structured content", lean_structured, _MOST_TOKENS, "tokens"),
         Verdict("the envelope without data", empty, _MOST_ENVELOPE_TOKENS, "tokens"),
     ]
     print(*verdicts, sep="\n")

@@ -77,6 +77,24 @@ def error_response(
     return {"success": False, "data": {**failure, **(data or {})}, "error": message, "meta": meta}
 
 
+def lean_envelope(envelope: dict[str, Any]) -> dict[str, Any]:
+    """Return an envelope without the fields that are null, empty, or of use to programs alone.
+
+    `success` and `data` are always there; `error` is there on failure; `meta` has `warnings`,
+    `pagination` and `rate_limit`, as far as there are any.
+    """
+    error = {"error": envelope["error"]} if envelope["error"] else {}
+    told = ("warnings", "pagination", "rate_limit")
+    meta = {name: value for name in told if (value := envelope["meta"][name])}
+    lean = {"success": envelope["success"], "data": envelope["data"], **error}
+    return {**lean, "meta": meta} if meta else lean
+
+
+def envelope_schema(*, lean: bool) -> dict[str, Any]:
+    """Return the output schema of every tool; of lean answers it requires less."""
+    return {**ENVELOPE_SCHEMA, "required": ["success", "data"]} if lean else ENVELOPE_SCHEMA
+
+
 def _meta(
     *,
     warnings: list[str] | None,

@@ -99,7 +99,7 @@ def show_answer(console: Console, text: str, envelope: dict[str, Any] | None) ->
         console.print(text.partition("\n")[0], markup=False, style="bold")
         shown = {key: value for key, value in data.items() if key != "summary"}
         console.print_json(json.dumps(shown), default=str)
-    for warning in envelope["meta"]["warnings"]:
+    for warning in envelope.get("meta", {}).get("warnings", ()):
         console.print(f"[yellow]![/yellow] {escape(warning)}")
 
 

@@ -135,6 +135,8 @@ class Operation:
         render: How a result reads in a text for a model: called with its JSON value, returns one
             line, or a line and below it what the item brought in, which then stands between
             markers as foreign text. By default the JSON on a line.
+        lean: Returns a result, a JSON value, without what a lean answer leaves out. By default all
+            of it is shown.
         limit_name: Name of its limiter; operations that share a resource share a name.
         item_timeout_seconds: Time of one item where the caller asks for none; None for no bound.
         bucket: One token of it per item, waited for without a place in the limiter.
@@ -160,6 +162,7 @@ class Operation:
     item_type: Any = None
     label: Callable[[Any], Any] | None = None
     render: Callable[[Any], str] | None = None
+    lean: Callable[[Any], Any] | None = None
     limit_name: str = ""
     takes_own_place: bool = False
     item_timeout_seconds: float | None = None

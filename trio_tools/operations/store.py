@@ -9,7 +9,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -20,6 +20,8 @@ from trio_tools.operations.durable.records import Counted, Use
 from trio_tools.operations.item_runner import same_json
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.stored_operation import StoredOperation
+
+_ID_DIGITS: Final = 24
 
 
 class MemoryStore:
@@ -280,8 +282,8 @@ def _size(kept: StoredOperation) -> int:
 
 
 def new_operation_id() -> str:
-    """Return an id that nobody can guess (128 bits)."""
-    return "op_" + secrets.token_urlsafe(16)
+    """Return an id that nobody can guess: 80 bits, as digits, which cost a model fewest tokens."""
+    return f"op_{secrets.randbelow(10**_ID_DIGITS):0{_ID_DIGITS}}"
 
 
 def _too_many(capacity: int) -> ServerOverloaded:

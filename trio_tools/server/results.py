@@ -6,11 +6,11 @@ Hosts show their model one of both, so each is complete by itself.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from mcp.types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
-from trio_tools.answers.envelope import error_response, success_response
+from trio_tools.answers.envelope import error_response, lean_envelope, success_response
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.answers.json_values import safe_value
 from trio_tools.answers.texts import Told, json_line, one_line, write_text
@@ -20,34 +20,52 @@ from trio_tools.tools.call import Answer
 # Longer lists are told apart from the message.
 _MAX_TEXTS: Final = 100
 
-Forms = Literal["both", "text", "structured"]
+
+class Forms(NamedTuple):
+    """How answers are given; the attributes are settings.
+
+    Attributes:
+        answers: `"text"` leaves out the structured content, `"structured"` all of the text but the
+            summary and the warnings.
+        envelope: `"lean"` leaves out what says no more than its default.
+    """
+
+    answers: Literal["both", "text", "structured"] = "both"
+    envelope: Literal["full", "lean"] = "full"
 
 
-def succeeded(answer: Answer, forms: Forms = "both") -> CallToolResult:
+_USUAL = Forms()
+
+
+def succeeded(answer: Answer, forms: Forms = _USUAL) -> CallToolResult:
     """Return the result of a call that did what it was asked for.
 
     Args:
         answer: Of the tool.
-        forms: `"text"` leaves out the structured content, `"structured"` all of the text but the
-            summary and the warnings.
+        forms: How it is given.
     """
+    is_lean = forms.envelope == "lean"
+    is_plain = is_lean and answer.lean_data is not None
     envelope = success_response(
-        safe_value(answer.data),
+        safe_value(answer.lean_data if is_plain else answer.data),
         warnings=answer.warnings,
         pagination=answer.pagination,
         rate_limit=answer.rate_limit,
     )
-    if forms == "structured":
+    if is_lean:
+        envelope = lean_envelope(envelope)
+    if forms.answers == "structured":
         text = "\n".join((answer.summary, *answer.warnings))
         return _result(text, envelope, answer.link)
     told = answer.told
     if told is None:
         told = [Told(json_line(answer.data))] if answer.data else []
-    text = write_text(answer.summary, warnings=answer.warnings, told=told, closing=_closing(answer))
-    return _result(text, None if forms == "text" else envelope, answer.link)
+    summary, closing = ("", "") if is_plain else (answer.summary, _closing(answer))
+    text = write_text(summary, warnings=answer.warnings, told=told, closing=closing)
+    return _result(text, None if forms.answers == "text" else envelope, answer.link)
 
 
-def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
+def failed(failure: ToolFailure, forms: Forms = _USUAL) -> CallToolResult:
     """Return the result of a call that failed, marked as an error."""
     data = safe_value(failure.data)
     envelope = error_response(
@@ -58,13 +76,15 @@ def failed(failure: ToolFailure, forms: Forms = "both") -> CallToolResult:
         data=data,
         rate_limit=failure.rate_limit,
     )
+    if forms.envelope == "lean":
+        envelope = lean_envelope(envelope)
     line = f"{failure.error_code}: {one_line(failure.user_message)}"
     lines = [line]
-    if forms != "structured":
+    if forms.answers != "structured":
         further = {name: value for name, value in data.items() if not _is_in(line, value)}
         lines += [json_line(further)] if further else []
         lines += [f"rate_limit {json_line(failure.rate_limit)}"] if failure.rate_limit else []
-    result = _result("\n".join(lines), None if forms == "text" else envelope)
+    result = _result("\n".join(lines), None if forms.answers == "text" else envelope)
     return result.model_copy(update={"is_error": True})
 
 

@@ -29,7 +29,7 @@ from mcp.types import (
 from mcp.types import Tool as ToolListing
 
 from nursery_patterns import RequestContext, current_request, request_context
-from trio_tools.answers.envelope import ENVELOPE_SCHEMA
+from trio_tools.answers.envelope import envelope_schema
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import NotFound, ToolFailure, brief_repr, use_one_of
 from trio_tools.live.calls import RunningCall
@@ -208,7 +208,7 @@ class ToolServer(MCPServer[ServerState]):
             except ToolError:
                 if name in {listing.name for listing in await super().list_tools()}:
                     raise
-        forms = _forms_for(self.state.settings.answers, context)
+        forms = _forms_for(self.state.settings, context)
         with request_context(_new_request_id(), client_id=_client_id()) as request:
             try:
                 with open_to_requests(context):
@@ -289,12 +289,13 @@ class ToolServer(MCPServer[ServerState]):
     def _listing(self, tool: Tool) -> ToolListing:
         settings = self.state.settings
         limits = None if tool.control else self.state.limits_of(tool.name)
+        schema = envelope_schema(lean=settings.answers_envelope == "lean")
         return ToolListing(
             name=tool.name,
             title=tool.title,
             description=tool.description(limits, self.state),
             input_schema=tool.schema(limits, self.state),
-            output_schema=None if settings.answers == "text" else ENVELOPE_SCHEMA,
+            output_schema=None if settings.answers == "text" else schema,
             annotations=tool.annotations,
             _meta={"anthropic/maxResultSizeChars": min(settings.max_output_chars, _MOST_CHARS)},
         )
@@ -411,10 +412,11 @@ def _new_request_id() -> str:
     return secrets.token_hex(_REQUEST_ID_BYTES)
 
 
-def _forms_for(answers: Forms, context: Context[ServerState, Any] | None) -> Forms:
+def _forms_for(settings: Settings, context: Context[ServerState, Any] | None) -> Forms:
     """Return which forms to answer in: protocols without structured content have the text alone."""
     old = context is not None and (context.protocol_version or "") < _STRUCTURED_SINCE
-    return "both" if answers == "structured" and old else answers
+    answers = "both" if settings.answers == "structured" and old else settings.answers
+    return Forms(answers, settings.answers_envelope)
 
 
 def _client_id() -> str:

@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         default="both",
         description="Forms of an answer: text, structured content, or both. Each form is complete.",
     )
+    answers_envelope: Literal["full", "lean"] = Field(
+        default="full",
+        description='Fields of an answer: all ("full"), or only those that say more than their '
+        'default ("lean"). A batch in which every item succeeded is then its results alone.',
+    )
     answers_link_resources: bool = Field(
         default=False,
         description="Whether batch answers link to `operation://{operation_id}`. A host that shows "

@@ -124,6 +124,8 @@ class Answer:
         pagination: Where the next page starts.
         rate_limit: How much of a rate is left.
         link: The resource that has the same and more; empty for none.
+        lean_data: What takes the place of `data`, `summary` and `text` in a lean answer, where
+            there is nothing more to say; None for `data` as it is.
     """
 
     summary: str
@@ -134,6 +136,7 @@ class Answer:
     pagination: dict[str, Any] | None = None
     rate_limit: dict[str, Any] | None = None
     link: str = ""
+    lean_data: dict[str, Any] | None = None
 
 
 async def no_progress(*_: object) -> None:

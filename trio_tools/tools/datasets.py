@@ -152,6 +152,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
         text="\n".join(filter(None, (text, answer.text))),
         warnings=[*answer.warnings, *chunk.warnings],
         pagination={"cursor": following, "page_size": len(chunk.records), "total": None},
+        lean_data=None,
     )
 
 
@@ -162,6 +163,7 @@ def _with_all_chunks(answer: Answer, chunk: Chunk) -> Answer:
         data={**answer.data, "next_cursor": None},
         text=f"It goes through all chunks by itself. {answer.text}",
         warnings=[*answer.warnings, *chunk.warnings],
+        lean_data=None,
     )
 
 

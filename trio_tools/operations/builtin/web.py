@@ -30,6 +30,7 @@ _MARKDOWN_CHARS = 20_000
 # What is larger is read in one step of the event loop and written in another.
 _LARGE_BYTES = 50_000
 _MAX_TYPE_CHARS = 60
+_SLOW_SECONDS = 3.0  # what took less time says nothing about it
 _NO_MEDIA_TYPE = re.compile(r"[^\w/+.-]")
 
 
@@ -79,6 +80,7 @@ def web_operations(services: Services, settings: Settings) -> list[Operation]:
             item_type=Annotated[FetchItem, BeforeValidator(_plain_url), AfterValidator(within)],
             label=_url_of,
             render=page_text,
+            lean=lean_page,
             limit_name="fetch_urls",
             computes_in="process",
         ),
@@ -147,7 +149,8 @@ def page_text(value: dict[str, Any]) -> str:
         told += f", cut at {value['length']:,}"
     if charset := value.get("charset"):
         told += f", {charset}"
-    told += f", {value['elapsed_seconds']} s"
+    if seconds := value.get("elapsed_seconds"):
+        told += f", {seconds} s"
     parts: list[str] = []
     if value["headers"]:
         parts.append(f"headers: {json_line(value['headers'])}")
@@ -171,9 +174,17 @@ def page_text(value: dict[str, Any]) -> str:
     return "\n".join([told, *parts])
 
 
+def lean_page(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a fetched page without what its item or its text tells, or what is as usual."""
+    usual = {"url"} | {name for name in ("headers", "truncated") if not value.get(name)}
+    if _opens_with(value, "title"):
+        usual.add("title")
+    return {name: field for name, field in value.items() if name not in usual}
+
+
 def _opens_with(value: dict[str, Any], name: str) -> bool:
     """Whether the text of a page opens with its title, which so costs no line of its own."""
-    return name == "title" and str(value.get("text")).startswith(f"# {value[name]}\n")
+    return name == "title" and str(value.get("text")).startswith(f"# {value.get(name)}\n")
 
 
 def reply_text(value: dict[str, Any]) -> str:
@@ -216,14 +227,12 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
         "headers": _other_headers(page),
         "length": page.length,
         "truncated": page.truncated and asked_for,
-        "elapsed_seconds": round(page.elapsed, 3),
     }
+    if page.elapsed >= _SLOW_SECONDS:
+        result["elapsed_seconds"] = round(page.elapsed, 3)
     if page.final_url not in {page.url, f"{page.url}/"}:
         result["final_url"] = page.final_url
-    for name in ("title", "canonical_url", "language", "pages", "charset", "charset_declared"):
-        value = getattr(page, name)
-        if value is not None:
-            result[name] = value
+    result |= _declared(page)
     if page.from_cache:
         result["from_cache"] = True
     if page.warnings:
@@ -237,6 +246,14 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
     elif page.note is not None:
         result["text"] = f"({page.note})"
     return result
+
+
+def _declared(page: FetchedPage) -> dict[str, Any]:
+    """Return what a page says of itself, and its charset, unless it is declared to be UTF-8."""
+    names = ["title", "canonical_url", "language", "pages"]
+    if not (page.charset == "utf-8" and page.charset_declared):
+        names += ["charset", "charset_declared"]
+    return {name: value for name in names if (value := getattr(page, name)) is not None}
 
 
 def _other_headers(page: FetchedPage) -> dict[str, str]:

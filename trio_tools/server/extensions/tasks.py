@@ -38,7 +38,7 @@ from trio_tools.live.state import ServerState
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import new_operation_id
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.server.results import succeeded
+from trio_tools.server.results import Forms, succeeded
 from trio_tools.tools.batches.background import stop_for_good
 from trio_tools.tools.batches.calls import stored_answer
 from trio_tools.tools.batches.progress import known_total
@@ -359,7 +359,8 @@ class StoredTask:
     async def result(self) -> dict[str, Any] | None:
         """Return what its call would have answered."""
         answer = await stored_answer(self._call, self._kept, _options_of(self._kept))
-        return _plain(succeeded(answer, self._call.state.settings.answers))
+        settings = self._call.state.settings
+        return _plain(succeeded(answer, Forms(settings.answers, settings.answers_envelope)))
 
     async def stop(self) -> None:
         """Stop it; what it did is kept."""

@@ -75,15 +75,26 @@ async def answer_of(
     pagination, total = None, known_total(counts)
     if digest.cursor:
         pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": total}
+    warnings = _warnings(call, kept, report, timing, digest)
+    is_plain = not (warnings or pagination or digest.errors)
     return Answer(
         summary=summary,
         data=data,
         told=digest.told,
         text=_closing(kept, timing, concurrency),
-        warnings=_warnings(call, kept, report, timing, digest),
+        warnings=warnings,
         pagination=pagination,
         link=link_to(call, kept),
+        lean_data=_lean_data(kept, digest) if is_plain else None,
     )
+
+
+def _lean_data(kept: StoredOperation, digest: Digest) -> dict[str, Any]:
+    """Return the data of a batch in which every item succeeded, and all results are shown."""
+    results, lean = digest.results, kept.work.operation.lean
+    if lean is not None:
+        results = [{**result, "value": lean(result["value"])} for result in results]
+    return {"complete": True, "results": results}
 
 
 def _summary(kept: StoredOperation, report: Report[Any, Result], timing: Timing) -> str:
@@ -147,6 +158,6 @@ def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
 def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
     used, seconds, left = timing.as_data().values()
     return (
-        f"operation_id {kept.operation_id}, concurrency_limit {concurrency}, {used} of {seconds} s "
-        f"used, {left} s left"
+        f"operation_id {kept.operation_id}, {concurrency} at once, {used} of {seconds} s used, "
+        f"{left} left"
     )

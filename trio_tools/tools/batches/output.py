@@ -80,6 +80,7 @@ def with_output(answer: Answer, kept: StoredOperation) -> Answer:
         data={**answer.data, "output_file": path if told else None},
         text="\n".join(filter(None, (told, answer.text))),
         warnings=warnings,
+        lean_data=None,
     )
 
 

@@ -128,6 +128,7 @@ async def cancellable_operation(
         data={**answer.data, "cancellation": cancellation},
         text=f"{answer.text}\ncancellation {json_line(cancellation)}".strip(),
         warnings=[*stopped, *answer.warnings],
+        lean_data=None,
     )
 
 
