@@ -37,7 +37,7 @@ OUTSIDERS = {
         "trio_tools.upstream",
         "trio_tools.operations",
         "trio_tools.tools",
-        "trio_tools.server.extensions.tasks",
+        "trio_tools.server.extensions",
         "trio_tools.transports",
         "trio_tools.command_line.commands",
     ),

@@ -19,7 +19,8 @@ from trio_tools.files.roots import FileRoots
 from trio_tools.live.state import ServerState
 from trio_tools.operations.durable.blobs import growth_json
 from trio_tools.operations.durable.journal import OperationJournal
-from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.item_types import BadItem
+from trio_tools.operations.operation import Operation
 from trio_tools.settings import DatasetSettings
 from trio_tools.settings.threads import run_in_tool_thread
 

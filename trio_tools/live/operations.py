@@ -23,8 +23,9 @@ from trio_tools.operations.durable.journal import ItemJournal, OperationJournal
 from trio_tools.operations.durable.records import Record, restored_name, schema_mark
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.item_runner import ItemRunner
+from trio_tools.operations.item_types import BadItem
 from trio_tools.operations.memory_budget import MemoryAccount
-from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.operation import Operation
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.result import Result
 from trio_tools.operations.stored_operation import StoredOperation

@@ -5,6 +5,8 @@ knows MCP. Each module imports only those above it.
 
 memory_estimate   how much memory values hold
 timeline          when the items of an operation started and ended, and how far they are
+item_types        types of items, and the error for an item of another shape
+functions         the function of an operation: what it takes
 operation         `Operation` and what it declares
 output_state      the file that outcomes go to, and whether they got there
 result            what an operation returned for one item, in memory or on the disk

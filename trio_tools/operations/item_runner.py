@@ -21,8 +21,9 @@ from trio_tools.answers.errors import InvalidArgument, ToolFailure, brief_repr
 from trio_tools.answers.json_values import json_bytes
 from trio_tools.answers.texts import json_line
 from trio_tools.operations.durable.journal import ItemJournal
+from trio_tools.operations.item_types import BadItem
 from trio_tools.operations.memory_estimate import held_bytes
-from trio_tools.operations.operation import BadItem, Operation
+from trio_tools.operations.operation import Operation
 from trio_tools.operations.result import BYTES_OBJECT_BYTES, Result, chars_of, value_of
 from trio_tools.operations.timeline import Timeline
 

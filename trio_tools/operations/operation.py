@@ -4,109 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import TypeAdapter, ValidationError
 
 from nursery_patterns import TokenBucket, check_in_cluster
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.texts import json_line
+from trio_tools.operations.functions import (
+    KEY,
+    PROGRESS,
+    Execution,
+    check_function,
+    first_annotation,
+    first_line,
+    takes,
+    unwrapped,
+)
+from trio_tools.operations.item_types import BadItem
 from trio_tools.operations.timeline import ReportProgress
 from trio_tools.settings.computing import Place, computing_on_cluster, run_at
 
-Execution = Literal["async", "thread", "process", "cluster"]
-
 # An identifier, or the name of an upstream and that of its tool.
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
-_KEY = "idempotency_key"
-_PROGRESS = "report_progress"
-_WHERE = {"thread": "in a thread", "process": "in a process", "cluster": "on a cluster"}
 _MAX_REASON_CHARS = 300
-_MORE_FIELDS = 10
 _MAX_LABEL_CHARS = 200
-_MAX_TEXTS = 1_000
-_MAX_TEXTS_CHARS = 20_000
 # Errors of pydantic about the shape of an item whose names do not end in `_type` or `_parsing`.
 _OF_SHAPE = frozenset({"missing", "extra_forbidden", "wrong_shape"})
-
-
-@dataclass(frozen=True, slots=True)
-class BadItem:
-    """Stands where an item should be that cannot be worked on; running it fails.
-
-    Attributes:
-        label: How it is named in reports, a JSON value.
-        reason: What is wrong with it.
-    """
-
-    label: Any
-    reason: str
-
-    def fail(self) -> NoReturn:
-        """Raise what running it comes to."""
-        raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
-
-
-def wrong_shape(reason: str) -> PydanticCustomError:
-    """Return the error of a validator whose item lacks a field or has one too many."""
-    return PydanticCustomError("wrong_shape", "{reason}", {"reason": reason})
-
-
-class Item(BaseModel):
-    """Base of item types: an unknown field is an error, not a surprise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_few_fields(cls, item: Any) -> Any:
-        # Each unknown field is an error of its own, and a request has room for 100,000 of them.
-        if isinstance(item, dict):
-            count = len(cast("dict[str, Any]", item))
-            if count > len(cls.model_fields) + _MORE_FIELDS:
-                known = ", ".join(cls.model_fields)
-                raise wrong_shape(f"it has {count:,} fields, and there are only {known}")
-        return cast("Any", item)
-
-
-def _check_texts(table: Any) -> Any:
-    """Refuse what is wrong with a table of texts with one error, after a bounded search."""
-    if not isinstance(table, dict):
-        return table
-    texts = chars = 0
-    for name, value in cast("dict[str, Any]", table).items():
-        several = cast("list[Any]", value) if isinstance(value, list) else [value]
-        texts, chars = texts + len(several), chars + len(name)
-        if texts > _MAX_TEXTS:
-            raise wrong_shape(f"at most {_MAX_TEXTS:,} texts are allowed: leave some out")
-        for text in several:
-            if not isinstance(text, str):
-                raise wrong_shape(f"{brief_repr(name)} has to be text, got {brief_repr(text)}")
-            chars += len(text)
-    if chars > _MAX_TEXTS_CHARS:
-        raise wrong_shape(
-            f"at most {_MAX_TEXTS_CHARS:,} characters are allowed, got {chars:,}: shorten it"
-        )
-    return cast("Any", table)
-
-
-Texts = Annotated[dict[str, str], BeforeValidator(_check_texts)]
-"""Texts by name, at most 1,000 of them and 20,000 characters."""
-TextLists = Annotated[dict[str, str | list[str]], BeforeValidator(_check_texts)]
-"""A text or several by name, at most 1,000 of them and 20,000 characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,15 +106,15 @@ class Operation:
                 f"an operation's name must be an identifier, got {self.name!r}: "
                 "write Operation(name='word_count', fn=word_count)"
             )
-        _check_function(self.name, self.fn, self.runs)
+        check_function(self.name, self.fn, self.runs)
         put = functools.partial(object.__setattr__, self)
-        put("description", self.description or _first_line(_unwrapped(self.fn)) or self.name)
-        put("_takes_key", _takes(self.fn, _KEY))
-        put("_takes_progress", _takes(self.fn, _PROGRESS))
+        put("description", self.description or first_line(unwrapped(self.fn)) or self.name)
+        put("_takes_key", takes(self.fn, KEY))
+        put("_takes_progress", takes(self.fn, PROGRESS))
         put("limit_name", self.limit_name or self.name)
         put(
             "_items",
-            TypeAdapter(_first_annotation(self.fn) if self.item_type is None else self.item_type),
+            TypeAdapter(first_annotation(self.fn) if self.item_type is None else self.item_type),
         )
 
     def item_schema(self) -> dict[str, Any]:
@@ -358,72 +285,3 @@ def _label_of_bad(item: Any) -> str:
 def _is_of_shape(error: Any) -> bool:
     """Whether an error of pydantic is about a type or a field, and not about a value."""
     return error["type"] in _OF_SHAPE or error["type"].endswith(("_type", "_parsing"))
-
-
-def _check_function(operation: str, fn: Any, runs: str) -> None:
-    """Refuse at the start what would fail with every item."""
-    if runs not in get_args(Execution):
-        raise ValueError(
-            f"operation {operation!r} runs={runs!r}: say 'async', 'thread', 'process' or 'cluster'"
-        )
-    if not callable(fn):
-        raise TypeError(
-            f"operation {operation!r} has {fn!r} for a function: pass the function itself, as in "
-            "Operation(name='word_count', fn=word_count)"
-        )
-    if runs == "async" and not (_is_async(fn) or _is_async(_unwrapped(fn))):
-        raise TypeError(
-            f"operation {operation!r} runs as async but its fn is a plain function: declare "
-            "it with `async def`, or say runs='thread', runs='process' or runs='cluster'"
-        )
-    if runs != "async" and _is_async(fn):
-        raise TypeError(
-            f"operation {operation!r} runs {_WHERE[runs]} but its fn is an async function: leave "
-            "out runs, or declare it with `def`"
-        )
-    if runs != "async" and _takes(fn, _PROGRESS):
-        raise TypeError(
-            f"operation {operation!r} runs {_WHERE[runs]} but its fn takes report_progress, which "
-            "only an async function can call: leave out the parameter"
-        )
-    with suppress(ValueError):  # some functions in C do not tell what they take
-        _check_takes_one(operation, inspect.signature(fn))
-
-
-def _check_takes_one(operation: str, signature: inspect.Signature) -> None:
-    given = {name: None for name in (_KEY, _PROGRESS) if name in signature.parameters}
-    try:
-        signature.bind(None, **given)
-    except TypeError as error:
-        raise TypeError(
-            f"operation {operation!r} has to take one item and nothing else, but its fn takes "
-            f"{signature} ({error}): give it the rest with functools.partial"
-        ) from None
-
-
-def _takes(fn: Any, name: str) -> bool:
-    try:
-        return name in inspect.signature(fn).parameters
-    except ValueError:  # some functions in C do not tell what they take
-        return False
-
-
-def _is_async(fn: Any) -> bool:
-    return any(map(inspect.iscoroutinefunction, (fn, getattr(fn, "__call__", None))))  # noqa: B004
-
-
-def _unwrapped(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = cast("functools.partial[Any]", fn).func
-    return inspect.unwrap(fn)
-
-
-def _first_line(fn: object) -> str:
-    return (inspect.getdoc(fn) or "").partition("\n")[0]
-
-
-def _first_annotation(fn: Callable[..., Any]) -> Any:
-    parameters = list(inspect.signature(fn, eval_str=True).parameters.values())
-    if not parameters or parameters[0].annotation is inspect.Parameter.empty:
-        return Any
-    return parameters[0].annotation

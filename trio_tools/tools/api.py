@@ -13,7 +13,7 @@ from trio_tools.answers.texts import Told
 from trio_tools.http.apis.types import Waiting
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
 from trio_tools.operations.builtin.web import MAX_METHOD_LENGTH, reply_data, reply_text
-from trio_tools.operations.operation import TextLists
+from trio_tools.operations.item_types import TextLists
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaring.arguments import TimeoutSeconds
 from trio_tools.tools.declaring.declaration import Tool

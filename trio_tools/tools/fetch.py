@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.operations.builtin.web import MAX_CHARS, most_bytes
-from trio_tools.operations.operation import Texts
+from trio_tools.operations.item_types import Texts
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaring.arguments import USUAL, BatchOptions, Retry

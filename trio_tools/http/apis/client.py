@@ -33,8 +33,8 @@ from trio_tools.http.fetching.hosts.throttling import (
 from trio_tools.http.fetching.text.content import decode_any_text, media_type, parse_json
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.client import Answer, PooledClient, Share, unshared
+from trio_tools.http.wire.codecs import accepted_encodings
 from trio_tools.http.wire.connector import Resolver, create_ssl_context
-from trio_tools.http.wire.content_encoding import accepted_encodings
 from trio_tools.http.wire.errors import (
     Code,
     FetchError,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from trio_tools.http.wire.content_encoding import accepted_encodings
+from trio_tools.http.wire.codecs import accepted_encodings
 from trio_tools.http.wire.errors import Code, FetchRefused, InvalidRequest
 
 # What has a meaning of its own at every origin, whatever its value looks like.

@@ -7,7 +7,8 @@ page is, or how fast a host may be asked.
     urls               a URL, parsed once                                     no I/O
     proxies            which proxy a request goes through                     no I/O
     address_policy     may this client connect to that address?               no I/O
-    content_encoding   gzip, deflate, br and zstd, decoded under a cap        no I/O
+    codecs             gzip, deflate, br and zstd, a bounded piece at a time  no I/O
+    content_encoding   the codings of a body, decoded under a cap             no I/O
     head_repair        the head of a reply, broken where it does not matter   no I/O
     response_parser    replies from bytes, as a table of states               no I/O
     request_framing    the head of a request, and how its body ends           no I/O

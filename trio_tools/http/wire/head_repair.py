@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from trio_tools.http.wire.content_encoding import KNOWN_ENCODINGS
+from trio_tools.http.wire.codecs import KNOWN_ENCODINGS
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _BLANK_LINES = re.compile(rb"(?:\r?\n)*")

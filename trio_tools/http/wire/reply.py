@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trio_tools.http.wire.content_encoding import BodyDecoder, content_encodings
+from trio_tools.http.wire.codecs import content_encodings
+from trio_tools.http.wire.content_encoding import BodyDecoder
 from trio_tools.http.wire.exchange import Exchange
 from trio_tools.http.wire.response_parser import Header, Reply
 

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from trio_tools.answers.texts import counted
 from trio_tools.files.hashing import hash_file, hash_text
 from trio_tools.files.roots import FileRoots
-from trio_tools.operations.operation import Item, Operation, wrong_shape
+from trio_tools.operations.item_types import Item, wrong_shape
+from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
 
 _SHOWN_CHARS = 40

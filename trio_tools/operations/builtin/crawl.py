@@ -23,7 +23,8 @@ from trio_tools.answers.texts import one_line
 from trio_tools.http.fetching.types import FetchedPage, FetchRequest
 from trio_tools.http.wire.errors import FetchError
 from trio_tools.http.wire.urls import DEFAULT_PORTS, Target, parse_url
-from trio_tools.operations.operation import Item, Operation
+from trio_tools.operations.item_types import Item
+from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 

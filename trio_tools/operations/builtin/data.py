@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from trio_tools.answers.texts import markdown_table
-from trio_tools.operations.operation import Item, Operation
+from trio_tools.operations.item_types import Item
+from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from trio_tools.answers.texts import json_line, one_line
 from trio_tools.http.fetching.types import FetchedPage, FetchRequest
 from trio_tools.http.wire.urls import MAX_URL_LENGTH
-from trio_tools.operations.operation import Item, Operation, TextLists, Texts
+from trio_tools.operations.item_types import Item, TextLists, Texts
+from trio_tools.operations.operation import Operation
 from trio_tools.services import Services
 from trio_tools.settings import Settings
 

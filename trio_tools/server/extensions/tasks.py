@@ -9,10 +9,7 @@ clients that do not declare the extension nothing changes.
 from __future__ import annotations
 
 import datetime as dt
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,19 +27,21 @@ from mcp.types import (
     RequestParams,
 )
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from nursery_patterns import current_request
 from trio_tools.answers.errors import NotFound
 from trio_tools.live.state import ServerState
-from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import new_operation_id
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.server.results import Forms, succeeded
-from trio_tools.tools.batches.background import stop_for_good
-from trio_tools.tools.batches.calls import stored_answer
+from trio_tools.server.extensions.task_states import (
+    POLL_MS,
+    StoredTask,
+    Task,
+    latest_run,
+    let_the_next_start_go_on,
+)
 from trio_tools.tools.batches.progress import known_total
-from trio_tools.tools.call import Call, no_progress
 from trio_tools.tools.declaring.declaration import Tool
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -50,7 +49,6 @@ BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_l
 
 # How long a call may take before it becomes a task.
 _MOMENT_SECONDS = 1.5
-_POLL_MS = 1_000
 _MOST_TASKS = 250  # each with its answer
 
 
@@ -64,58 +62,6 @@ class TaskUpdateParams(TaskParams):
     """Parameters of `tasks/update`. No task of ours asks for input, so every key is unknown."""
 
     input_responses: dict[str, Any] = Field(default_factory=dict, alias="inputResponses")
-
-
-@dataclass(eq=False)
-class Task:
-    """A call that became a task in this process, as its client sees it.
-
-    Attributes:
-        task_id: Names it.
-        owner: The client that may see it.
-        operation_id: Of the operation that it is a run of; empty for a tool without one.
-        run: The number of that run.
-        done: Set when it has ended.
-        answer: What its call answered, if it has ended with that.
-        error: The error of the protocol that it has ended with, as JSON values.
-    """
-
-    task_id: str
-    owner: str
-    operation_id: str = ""
-    run: int = 1
-    created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
-    updated: dt.datetime | None = None
-    ended_at: float = math.inf
-    answer: HandlerResult = None
-    error: dict[str, Any] | None = None
-
-    @property
-    def status(self) -> str:
-        """As the extension names it."""
-        if not self.done.is_set():
-            return "working"
-        if self.error is not None:
-            return "failed"
-        return "cancelled" if self.answer is None else "completed"
-
-    async def result(self) -> dict[str, Any] | None:
-        """Return the answer of the call as JSON values."""
-        await trio.lowlevel.checkpoint()
-        return _plain(self.answer)
-
-    async def changed(self) -> None:
-        """Return when it has ended, or some time later: it may have come on."""
-        with trio.move_on_after(_POLL_MS / 1000):
-            await self.done.wait()
-
-    def end(self) -> None:
-        """Note that the call has ended."""
-        self.updated = dt.datetime.now(dt.UTC)
-        self.ended_at = trio.current_time()
-        self.done.set()
 
 
 class TasksExtension(Extension):
@@ -193,7 +139,7 @@ class TasksExtension(Extension):
             return task
         operation_id, _, run = task_id.rpartition(".")
         kept = await self._recalled(owner, operation_id)
-        if kept is None or run != str(_latest_run(kept)):
+        if kept is None or run != str(latest_run(kept)):
             return None
         return StoredTask(self._state, kept, task_id)
 
@@ -259,7 +205,7 @@ class TasksExtension(Extension):
             return None
         kept = await self._recalled(owner, operation_id)
         earlier = self._runs.get((owner, operation_id), 0)
-        run = max(earlier, 0 if kept is None else _latest_run(kept)) + 1
+        run = max(earlier, 0 if kept is None else latest_run(kept)) + 1
         self._runs[owner, operation_id] = run
         return Task(f"{operation_id}.{run}", owner, operation_id, run)
 
@@ -273,7 +219,7 @@ class TasksExtension(Extension):
                 self._runs.pop((kept.owner, kept.operation_id), None)
         self._tasks[task.owner, task.task_id] = task
         if task.operation_id:
-            go_on = partial(_let_the_next_start_go_on, task)
+            go_on = partial(let_the_next_start_go_on, task)
             operation = self._operation(task)
             if operation is None or not operation.running_here:  # it waits for its turn
                 self._state.when_begun[task.owner, task.operation_id] = go_on
@@ -319,84 +265,12 @@ class TasksExtension(Extension):
             "createdAt": _iso(task.created),
             "lastUpdatedAt": _iso(task.updated or task.created),
             "ttlMs": None if status == "working" else round(ttl * 1000),
-            "pollIntervalMs": _POLL_MS,
+            "pollIntervalMs": POLL_MS,
         }
         if operation is not None:
             counts = operation.batch.progress.value
             told["statusMessage"] = f"{counts.done} of {known_total(counts)} done"
         return told
-
-
-class StoredTask:
-    """A task that an earlier process made, or another one on the same state.
-
-    Args:
-        state: The live server.
-        kept: The operation that it is a run of.
-        task_id: As its client knows it.
-    """
-
-    error: None = None
-
-    def __init__(self, state: ServerState, kept: StoredOperation, task_id: str) -> None:
-        self._call = Call(state, kept.tool, kept.owner, no_progress)
-        self._kept = kept
-        self.task_id = task_id
-        self.owner, self.operation_id = kept.owner, kept.operation_id
-        self.created = dt.datetime.fromtimestamp(_options_of(kept)["task_created"], dt.UTC)
-
-    @property
-    def status(self) -> str:
-        """As the extension names it: parked, it works again with the next start."""
-        return "working" if self._kept.running or self._kept.background else "completed"
-
-    @property
-    def updated(self) -> dt.datetime:
-        """When it was stored last."""
-        assert self._kept.journal is not None
-        return dt.datetime.fromtimestamp(self._kept.journal.record.last_used, dt.UTC)
-
-    async def result(self) -> dict[str, Any] | None:
-        """Return what its call would have answered."""
-        answer = await stored_answer(self._call, self._kept, _options_of(self._kept))
-        settings = self._call.state.settings
-        return _plain(succeeded(answer, Forms(settings.answers, settings.answers_envelope)))
-
-    async def stop(self) -> None:
-        """Stop it; what it did is kept."""
-        await stop_for_good(self._call, self._kept)
-
-    async def changed(self) -> None:
-        """Return some time later: another process may be at work on it."""
-        await trio.sleep(_POLL_MS / 1000)
-
-
-def _let_the_next_start_go_on(task: Task, kept: StoredOperation) -> None:
-    """Have an operation that runs as a task stored as one that the next start takes up."""
-    if kept.journal is None:
-        return
-    now = trio.current_time()
-    assert kept.deadline is not None  # it runs
-    options = {
-        "concurrency": kept.batch.limit,
-        "item_seconds": kept.batch.item_timeout,
-        "seconds": kept.deadline - now,
-        "task": task.run,
-        "task_created": task.created.timestamp(),
-    }
-    kept.background = True
-    kept.journal.record.background = True
-    kept.journal.record.options = json.dumps(OutputState.store_in(options, kept.output)).encode()
-    kept.journal.ask()
-
-
-def _options_of(kept: StoredOperation) -> dict[str, Any]:
-    return {} if kept.journal is None else json.loads(kept.journal.record.options)
-
-
-def _latest_run(kept: StoredOperation) -> int:
-    """Return the number of the run that was a task last; 0 if none was."""
-    return _options_of(kept).get("task", 0)
 
 
 def _check_name(ctx: ServerRequestContext[Any, Any], task_id: str) -> None:
@@ -419,13 +293,6 @@ def declares_tasks(ctx: ServerRequestContext[Any, Any]) -> bool:
     capabilities = ctx.session.client_capabilities
     extensions = capabilities.extensions if capabilities else None
     return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in (extensions or {})
-
-
-def _plain(answer: HandlerResult) -> dict[str, Any] | None:
-    """Return a result as JSON values."""
-    if isinstance(answer, BaseModel):
-        return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return answer
 
 
 def _client() -> str:
