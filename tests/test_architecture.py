@@ -44,7 +44,7 @@ OUTSIDERS = {
     "pydantic_core": (
         "trio_tools.settings.reference",
         "trio_tools.answers.json_values",
-        "trio_tools.operations.operation",
+        "trio_tools.operations.item_types",
         "trio_tools.operations.result",
         "trio_tools.tools.declaring.declaration",
         "trio_tools.operations.durable.blobs",
