@@ -28,7 +28,7 @@ OUTSIDERS = {
         "nursery_patterns.telemetry",
         "nursery_patterns._cluster_job",
         "trio_tools.live.telemetry",
-        "trio_tools.server.tool_server",  # names of types
+        "trio_tools.server.composition",  # names of types
     ),
     "outcome": ("nursery_patterns._scenario_run", "nursery_patterns._trio_internals"),
     "nursery_patterns": ("trio_tools",),

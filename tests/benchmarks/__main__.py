@@ -27,6 +27,7 @@ BENCHMARKS = {
     "workers": "calls per second of two worker processes beside one",
     "shared": "a rate that three replicas share through PostgreSQL (--url)",
     "telemetry": "a call and an item with OpenTelemetry off and on",
+    "path": "frames, modules and classes in one call of fetch_urls",
     "page": "the page with 10,000 items running: CPU of the server, frames of Chromium",
     "calls": "a tool call beside a bare server's, and how fast a busy one answers",
 }

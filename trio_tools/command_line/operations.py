@@ -36,7 +36,7 @@ async def resume(operation_id: str, settings: Settings, *, as_json: bool) -> int
     from rich.console import Console  # noqa: PLC0415 - serving needs no console
 
     from trio_tools.command_line.console import progress_bar, show_answer  # noqa: PLC0415
-    from trio_tools.server.tool_server import resume_stored  # noqa: PLC0415
+    from trio_tools.server.calls import resume_stored  # noqa: PLC0415
 
     console = Console(stderr=True)
     async with _server(settings) as (server, store):
@@ -44,7 +44,7 @@ async def resume(operation_id: str, settings: Settings, *, as_json: bool) -> int
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_interrupt, server.drain, console, nursery.cancel_scope)
             with progress_bar(console, kept.batch.name) as bar:
-                result = await resume_stored(server, kept, bar.update)
+                result = await resume_stored(server.state, kept, bar.update)
             nursery.cancel_scope.cancel(reason="the operation is answered")
     if as_json:
         print(json.dumps(result.structured_content, ensure_ascii=False))  # noqa: T201

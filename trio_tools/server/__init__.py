@@ -10,13 +10,17 @@ What one tool does belongs to `tools`.
     early_loading      what the first batch call needs is loaded before it
     tool_changes       clients are told when the list of tools changes
     settings_checks    names in the settings that stand for nothing
-    tool_server        `ToolServer` and `create_server`
+    calls              one call of a tool, from its arguments to its answer
+    stages             the stages of each request, by method
+    tool_server        `ToolServer`: what it lists, and what it does with a call
+    composition        `create_server`
     start_checks       what the settings name is there
 """
 
 from __future__ import annotations
 
-from trio_tools.server.tool_server import ToolServer, create_server
+from trio_tools.server.composition import create_server
+from trio_tools.server.tool_server import ToolServer
 from trio_tools.tools.application.context import ToolContext
 from trio_tools.tools.application.tool import ApplicationTool, tool
 from trio_tools.tools.call import Answer
