@@ -35,7 +35,7 @@ from nursery_patterns._frontier import Frontier
 from nursery_patterns._item_states import ItemStates
 from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
-from nursery_patterns._observer import BatchProgress, Journal, Observer, ready_of
+from nursery_patterns._observer import BatchProgress, Journal, Observer, hook, ready_of
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status
 from nursery_patterns._plan import Plan
@@ -163,6 +163,9 @@ class Batch(Generic[ItemT, ValueT]):
         observers = observer if isinstance(observer, Sequence) else (observer,)
         told = (journal, *observers, limiter, source)
         self._plan.observe(*(one for one in told if one is not None))
+        on_added = hook(told, "added")
+        if on_added is not None:
+            source.tell_added(on_added)
         self._progress: AsyncValue[Counts] | None = None
         self._active_since: float | None = None
         self._elapsed = 0.0

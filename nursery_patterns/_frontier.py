@@ -37,7 +37,8 @@ class Frontier(Generic[ItemT]):
         report = await run_batch(visit, frontier, limit=10)
 
     It is exhausted when it is empty and no running item of the batch could add to it. A batch over
-    it can be cancelled and resumed: added items stay. It serves one batch.
+    it can be cancelled and resumed: added items stay. It serves one batch. A journal of the batch
+    learns of each added item, and `Frontier.restore` goes on from there in another process.
 
     Args:
         items: The first items. Items with a repeated key are skipped.
@@ -70,6 +71,37 @@ class Frontier(Generic[ItemT]):
         )
         for item in items:
             self._queue.add(item)
+
+    @classmethod
+    def restore(
+        cls,
+        entries: Iterable[tuple[ItemT, int | None]],
+        *,
+        key: Callable[[ItemT], Hashable] | None = None,
+        max_items: int = _MAX_ITEMS,
+        priority: Callable[[ItemT], float] | None = None,
+    ) -> Frontier[ItemT]:
+        """Return a frontier as it was in an earlier process, for a batch with the same journal.
+
+        Its keys are the seen ones, and its items have the order and the indexes that they had. The
+        batch runs what has no outcome in `Journal.outcomes()`.
+
+        Args:
+            entries: All items that were ever added, in the order in which they were added, each
+                with the index under which it started, or None if it never did. A repeated key is
+                skipped.
+            key: As in the earlier process.
+            max_items: The same.
+            priority: The same.
+
+        Raises:
+            ValueError: Two items have the same index, or an item that was added is missing.
+            TypeError: A key cannot be hashed, or a priority is not a number.
+            FrontierFull: There are more items than `max_items`.
+        """
+        frontier = cls((), key=key, max_items=max_items, priority=priority)
+        frontier._queue.restore(entries)
+        return frontier
 
     def __repr__(self) -> str:
         return f"<Frontier: {len(self._queue.seen)} added, {len(self)} waiting>"
@@ -129,16 +161,66 @@ class GrowingQueue(Generic[ItemT]):
         self._numbers = count()
         self._arrivals = trio.lowlevel.ParkingLot()
         self.seen: set[Hashable] = set()
+        # Items that were pulled in an earlier process, by index.
+        self.pulled_before: dict[int, ItemT] = {}
+        self._is_restored = False
+        self._on_added: Callable[[ItemT], object] | None = None
         self.waiting: list[tuple[float, int, ItemT]] = []  # a heap
         self.open: int = 0  # running items, which may still add others
         self.running: bool = False
         self.closed: bool = False
 
+    def tell(self, on_added: Callable[[ItemT], object]) -> None:
+        """Call a function with the first items, and with each item just before it is added."""
+        self._on_added = on_added
+        if not self._is_restored:
+            for _, _, item in sorted(self.waiting, key=lambda entry: entry[1]):
+                on_added(item)
+
     def add(self, item: ItemT) -> bool:
+        """Add an item, unless its key was seen; return whether it was added."""
+        entry = self._entry(item)
+        if entry is None:
+            return False
+        if self._on_added is not None:
+            self._on_added(item)
+        self._push(entry)
+        return True
+
+    def restore(self, entries: Iterable[tuple[ItemT, int | None]]) -> None:
+        """Add the items of an earlier process, and take those that were pulled in it."""
+        self._is_restored = True
+        for item, index in entries:
+            entry = self._entry(item)
+            if entry is None:
+                continue
+            if index is None:
+                self._push(entry)
+                continue
+            if index in self.pulled_before:
+                raise ValueError(
+                    f"{self.pulled_before[index]!r} and {item!r} both have the index {index}: "
+                    "restore each item with the index under which it started"
+                )
+            self.seen.add(entry[-1])
+            self.pulled_before[index] = item
+        for index in range(max(self.pulled_before, default=0)):
+            if index in self.pulled_before:
+                continue
+            # The item with this index was pulled, and had not started.
+            if not self.waiting:
+                raise ValueError(
+                    f"an item with a higher index than {index} was started, and no item is left "
+                    f"for {index}: restore every item that was added, also those that wait"
+                )
+            self.pulled_before[index] = self.pull()
+
+    def _entry(self, item: ItemT) -> tuple[float, int, ItemT, Hashable] | None:
+        """Return what is put into the heap, and the key; None if the key was seen."""
         key: Hashable = item if self._key is None else self._key(item)
         try:
             if key in self.seen:
-                return False
+                return None
         except TypeError as error:
             raise TypeError(
                 f"the key {key!r} of an item cannot be hashed: write Frontier(items, key=...) with "
@@ -149,12 +231,14 @@ class GrowingQueue(Generic[ItemT]):
                 f"cannot add {item!r}: {self._max_items} items were added, which is max_items; "
                 f"write Frontier(items, max_items={2 * self._max_items}), or add fewer"
             )
-        entry = (self._rank(item), next(self._numbers), item)
+        return self._rank(item), next(self._numbers), item, key
+
+    def _push(self, entry: tuple[float, int, ItemT, Hashable]) -> None:
+        rank, number, item, key = entry
         self.seen.add(key)
-        heapq.heappush(self.waiting, entry)
+        heapq.heappush(self.waiting, (rank, number, item))
         if self._arrivals:
             self._arrivals.unpark()
-        return True
 
     def _rank(self, item: ItemT) -> float:
         if self._priority is None:

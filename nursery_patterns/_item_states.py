@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Generic, TypeVar
@@ -28,7 +28,7 @@ class ItemStates(Generic[ItemT, ValueT]):
     """
 
     def __init__(
-        self, source: Source[ItemT], restored: Iterable[Outcome[ItemT, ValueT]] = ()
+        self, source: Source[ItemT], restored: Sequence[Outcome[ItemT, ValueT]] = ()
     ) -> None:
         self.source = source
         self.waiting: dict[int, ItemT] = {}
@@ -37,11 +37,11 @@ class ItemStates(Generic[ItemT, ValueT]):
         self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
         self.retain: bool = True
         self._cut: set[int] = set()  # started once, and not since
-        for outcome in restored:
+        found, self.restored = source.adopt(restored)
+        for outcome in found:
             self.outcomes[outcome.index] = outcome
         # The attempts of running and of cancelled items, if there is a retry policy.
         self.attempts: dict[int, Attempts] = {}
-        self.restored: set[int] = set(self.outcomes)
         statuses = [outcome.status for outcome in self.outcomes.values()]
         self._succeeded = statuses.count(Status.SUCCEEDED)
         self._failed = statuses.count(Status.FAILED)

@@ -38,6 +38,14 @@ class Observer(Protocol[ItemT, ValueT]):
     not started, and the next run continues from there.
     """
 
+    def added(self, item: ItemT) -> None:
+        """An item is about to be added to the batch's `Frontier`: `add` returns true for it.
+
+        `Batch(...)` calls it for the first items, in their order. If it raises, the item is not
+        added, and the error leaves `Frontier.add` or `Batch(...)`.
+        """
+        return
+
     def started(self, index: int, item: ItemT) -> None:
         """An item has its slot, and its function will be called next."""
         return
@@ -75,6 +83,10 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
     items with an outcome in `outcomes()` do not run again. An item for which only `started` was
     called was in flight when the process ended, and runs again. So each outcome is stored once, and
     effects happen at least once.
+
+    Over a `Frontier`, store the items that `added` and `started` are called with, in their order,
+    each no later than any outcome that comes after it. Then `Frontier.restore` has what an item
+    added if the item has an outcome.
 
     `started` and `ended` are as in `Observer`: synchronous, and with no checkpoint between the
     return of the item's function and `ended`. A journal that writes in another thread puts the

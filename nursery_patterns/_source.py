@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+    Sized,
+)
+from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -16,8 +25,10 @@ import trio
 
 from nursery_patterns._arguments import name_of
 from nursery_patterns._frontier import Frontier, queue_of
+from nursery_patterns._outcomes import Outcome
 
 ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
 
 
 class Source(Generic[ItemT]):
@@ -71,6 +82,15 @@ class Source(Generic[ItemT]):
         """Number of known items: the total, or the items pulled so far."""
         total = self.total
         return self.pulled if total is None else total
+
+    def adopt(
+        self, outcomes: Sequence[Outcome[ItemT, ValueT]]
+    ) -> tuple[Sequence[Outcome[ItemT, ValueT]], set[int]]:
+        """Take outcomes of an earlier process; return them, and the indexes still to be pulled."""
+        return outcomes, {outcome.index for outcome in outcomes}
+
+    def tell_added(self, on_added: Callable[[ItemT], object]) -> None:
+        """Call a function with each item that is added to a source that grows."""
 
     def stop(self) -> None:
         """End a run."""
@@ -210,10 +230,39 @@ class FrontierSource(Source[ItemT]):
         super().__init__(())
         self._queue = queue_of(frontier)
 
+    def adopt(
+        self, outcomes: Sequence[Outcome[ItemT, ValueT]]
+    ) -> tuple[Sequence[Outcome[ItemT, ValueT]], set[int]]:
+        """Go on from an earlier process: what was pulled in it and did not end comes first.
+
+        Raises:
+            ValueError: An outcome is of no item that the frontier was restored with.
+        """
+        before, self._queue.pulled_before = self._queue.pulled_before, {}
+        self.pulled = len(before)
+        found: list[Outcome[ItemT, ValueT]] = []
+        for outcome in outcomes:
+            if outcome.index not in before:
+                raise ValueError(
+                    f"the journal has an outcome of item {outcome.index}, and no such item of the "
+                    "frontier had started: make the frontier with Frontier.restore(entries), each "
+                    "entry an item and the index that Journal.started was told, or None"
+                )
+            found.append(replace(outcome, item=before.pop(outcome.index)))
+        self._given_back.extend(sorted(before.items(), key=lambda entry: entry[0]))
+        if self.exhausted:
+            self._queue.close()
+        return found, set()
+
+    def tell_added(self, on_added: Callable[[ItemT], object]) -> None:
+        """Call a function with each item that is added, and with the first items."""
+        self._queue.tell(on_added)
+
     @property
     def exhausted(self) -> bool:
         """Whether nothing waits, and nothing runs that could add to it."""
-        return not (self._given_back or self._queue.waiting or self._queue.open)
+        queue = self._queue
+        return not (self._given_back or queue.waiting or queue.open or queue.pulled_before)
 
     @property
     def total(self) -> int | None:

@@ -11,6 +11,7 @@ here knows MCP.
     workers      the figures of several worker processes together
     state        `ServerState`: everything that lives as long as one server
     datasets     the records of a dataset as items
+    crawls       what a crawl found, stored with its outcomes
     operations   operations made for a call, restored from the store, and run
     snapshot     the content of the dashboard
     figures      the figures of metrics

@@ -10,6 +10,7 @@ from typing import Any
 
 from nursery_patterns import Batch, Frontier, Journal, Observer, Outcome, Status
 from trio_tools.answers.errors import InvalidArgument, NotFound, ToolFailure
+from trio_tools.live.crawls import CRAWL, CrawlJournal, restored_crawl, stored_start
 from trio_tools.live.datasets import (
     DatasetItems,
     DatasetRequest,
@@ -18,6 +19,7 @@ from trio_tools.live.datasets import (
     storable_items,
 )
 from trio_tools.live.state import ServerState
+from trio_tools.operations.builtin.crawl import Crawl, CrawlStart
 from trio_tools.operations.durable.blobs import Stored, StoredOutcome
 from trio_tools.operations.durable.journal import ItemJournal, OperationJournal
 from trio_tools.operations.durable.records import Record, restored_name, schema_mark
@@ -42,7 +44,7 @@ def make_operation(
     operation_id: str,
     owner: str,
     tool: str,
-    source: Frontier[Any] | None = None,
+    source: Crawl | None = None,
     dataset: DatasetStart | None = None,
 ) -> StoredOperation:
     """Make a new operation over items. It is kept once the store has opened it.
@@ -55,23 +57,24 @@ def make_operation(
         operation_id: Its id.
         owner: The client that may see it.
         tool: The tool that was called.
-        source: A growing source, in place of `items`. Its outcomes are stored in memory only,
-            since after a restart the source would not yield the same items.
+        source: A crawl, whose pages are the items, in place of `items`. What it finds is stored
+            with its outcomes.
         dataset: The whole dataset that the items come from, in place of `items`. Records are read
             while earlier ones are processed, and stored when they are read.
-            dataset. They are read while others are worked on, and stored when they are read.
     """
     request = (operation.name, given)
-    if source is not None:
-        return _over(state, operation, source, given, None, (operation_id, owner, tool, request))
-    stored = {**_storable(request), **({"dataset": True} if dataset is not None else {})}
+    marks = {"dataset": dataset is not None, CRAWL: source is not None}
+    stored = {**_storable(request), **{mark: True for mark, holds in marks.items() if holds}}
     journal = state.store.journal(operation_id, owner, tool, operation, stored)
     if dataset is not None:
         read = DatasetItems(state, operation, dataset.request)
         read.journal = journal if isinstance(journal, OperationJournal) else None
         read.add(dataset.chunk)
         return _over(state, operation, read, given, journal, (operation_id, owner, tool, request))
-    return _over(state, operation, items, given, journal, (operation_id, owner, tool, request))
+    names = (operation_id, owner, tool, request)
+    if source is not None:
+        return _over_crawl(state, operation, source, CrawlStart(), journal, names)
+    return _over(state, operation, items, given, journal, names)
 
 
 async def revive(
@@ -86,6 +89,8 @@ async def revive(
     """
     told = json.loads(record.request)
     name, given = told["operation"], restored_items(told)
+    if CRAWL in told:
+        return _revive_crawl(state, writer, record, stored, given)
     operation, why_not = await _operation_of(state, name, record.schema)
     read: DatasetItems | None = None
     items: list[Any] = given
@@ -110,11 +115,35 @@ async def revive(
         read.journal = journal
     ids = (restored_name(record.operation_id), restored_name(record.owner), record.tool)
     kept = _over(state, operation, read or items, given, journal, (*ids, (name, given)))
+    return _restored(kept, journal, record, why_not)
+
+
+def _revive_crawl(
+    state: ServerState, writer: Writer, record: Record, stored: Stored, given: list[Any]
+) -> StoredOperation:
+    """Restore a crawl: the pages that were added and have no outcome are still to be done."""
+    start = stored_start(stored.growth)
+    crawl, operation, why_not = restored_crawl(state, given[0], start)
+    pages = {index: found for found, index in start.entries if index is not None}
+    outcomes = [
+        _outcome(ended, pages[index], state)
+        for index, ended in stored.ended.items()
+        if index in pages
+    ]
+    journal = OperationJournal(writer, record, outcomes, stored.growth)
+    ids = (restored_name(record.operation_id), restored_name(record.owner), record.tool)
+    kept = _over_crawl(state, operation, crawl, start, journal, (*ids, (operation.name, given)))
+    return _restored(kept, journal, record, why_not)
+
+
+def _restored(
+    kept: StoredOperation, journal: OperationJournal, record: Record, why_not: str
+) -> StoredOperation:
     journal.batch = kept.batch
     kept.background = record.background
     kept.cannot_go_on = why_not
     kept.output = OutputState.stored_in(json.loads(record.options))
-    kept.work.restored(outcomes)
+    kept.work.restored(journal.outcomes())
     return kept
 
 
@@ -197,6 +226,23 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
             state.store.end(kept)
 
 
+def _over_crawl(
+    state: ServerState,
+    operation: Operation,
+    crawl: Crawl,
+    start: CrawlStart,
+    journal: ItemJournal | None,
+    names: tuple[str, str, str, Any],
+) -> StoredOperation:
+    """Make the operation of a crawl, which stores what it finds if there is a disk."""
+    given = names[-1][1]
+    if not isinstance(journal, OperationJournal):
+        return _over(state, operation, crawl.frontier, given, journal, names)
+    stores = CrawlJournal(journal, start)
+    crawl.note_answer = stores.answered
+    return _over(state, operation, crawl.frontier, given, journal, names, heard_by=stores)
+
+
 def _over(
     state: ServerState,
     operation: Operation,
@@ -204,6 +250,8 @@ def _over(
     given: Sequence[Any],
     journal: ItemJournal | None,
     names: tuple[str, str, str, Any],
+    *,
+    heard_by: CrawlJournal | None = None,
 ) -> StoredOperation:
     operation_id, owner, tool, request = names
     timeline = Timeline()
@@ -225,7 +273,7 @@ def _over(
     shared = state.limits_of(operation.limit_name).limiter
     on_disk = journal if isinstance(journal, OperationJournal) else None
     memory = MemoryAccount(
-        state.memory, owner, operation.name, journal, leaves_memory=on_disk is not None
+        state.memory, owner, operation.name, heard_by or journal, leaves_memory=on_disk is not None
     )
     batch: Batch[Any, Result] = Batch(
         work.run,

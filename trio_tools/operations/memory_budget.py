@@ -269,6 +269,10 @@ class MemoryAccount(Journal[Any, Any]):
         if not self.reserved_next:
             await self._budget.take(self)
 
+    def added(self, item: Any) -> None:
+        """Tell the journal of an item that is added to a frontier."""
+        self._journal.added(item)
+
     def started(self, index: int, item: Any) -> None:
         """Note which item has what was reserved for the next one."""
         self._journal.started(index, item)

@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from trio_tools.answers.errors import Forbidden, InvalidArgument
+from trio_tools.live.crawls import crawl_operation
 from trio_tools.live.state import ServerState
 from trio_tools.operations.builtin.crawl import (
     MAX_DEPTH,
@@ -16,7 +17,6 @@ from trio_tools.operations.builtin.crawl import (
     CrawlItem,
     Scope,
     make_crawl,
-    pages_operation,
 )
 from trio_tools.tools.batches.background import find_operation
 from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
@@ -49,19 +49,15 @@ async def crawl_site(
             data={"argument": "max_pages", "maximum": most},
         )
     asked = await _asked(call, url, how.operation_id, scope, max_depth, max_pages, max_chars)
-    crawl = await make_crawl(
-        call.state.services, call.state.settings, CrawlItem.model_validate(asked)
-    )
+    crawl = make_crawl(call.state.services, call.state.settings, CrawlItem.model_validate(asked))
     answer = await run_batch_call(
         call,
         BatchRequest(
-            operation=pages_operation(
-                crawl, call.state.operations["crawl"].computes_in or "process"
-            ),
+            operation=crawl_operation(call.state, crawl),
             items=[asked],
             items_argument="url",
             checked=True,
-            source=crawl.frontier,
+            source=crawl,
             **asdict(how),
         ),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import html
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +67,19 @@ class Found(NamedTuple):
     rank: float
 
 
+class CrawlStart(NamedTuple):
+    """What there is of a crawl when it starts or goes on.
+
+    Attributes:
+        entries: The pages that were added, in their order, each with the index under which it
+            started; None if it did not.
+        answered: The URL that was asked for first, by the one that answered.
+    """
+
+    entries: Sequence[tuple[Found, int | None]] = ()
+    answered: Mapping[str, str] = {}
+
+
 def _url_of(found: Found) -> str:
     return found.url
 
@@ -84,6 +97,12 @@ class Crawl:
             `/sitemap.xml` is tried.
         item: Where it starts, and how far it goes.
         obey_robots: Whether it asks for nothing that a robots.txt forbids.
+        start: What an earlier process did of it.
+
+    Attributes:
+        frontier: The pages.
+        note_answer: Called when another URL than the one that was asked for answers for the first
+            time: `note_answer(final_url, url)`.
 
     Raises:
         InvalidRequest: The start is no URL.
@@ -96,17 +115,22 @@ class Crawl:
         *,
         obey_robots: bool,
         sitemaps: NamedSitemaps | None = None,
+        start: CrawlStart = CrawlStart(),  # noqa: B008 - it is not changed
     ) -> None:
         self._fetch = fetch
         self._named_sitemaps = sitemaps
         self._item = item
         self._obey_robots = obey_robots
-        self._start = start = parse_url(item.url)
-        self._prefix = _prefix_of(start) if item.scope == "path" else "/"
-        self._answered: dict[str, str] = {}  # final URL to the one that was asked for
-        self.frontier = Frontier(
-            [Found(start.url, 0, 0.0)], key=_url_of, max_items=item.max_pages, priority=_rank_of
+        self._start = first = parse_url(item.url)
+        self._prefix = _prefix_of(first) if item.scope == "path" else "/"
+        self._answered = dict(start.answered)
+        how: Any = {"key": _url_of, "max_items": item.max_pages, "priority": _rank_of}
+        self.frontier: Frontier[Found] = (
+            Frontier[Found].restore(start.entries, **how)
+            if start.entries
+            else Frontier([Found(first.url, 0, 0.0)], **how)
         )
+        self.note_answer: Callable[[str, str], None] = _note_nothing
 
     async def visit(self, found: Found) -> dict[str, Any]:
         """Fetch a page and add what it links to; cut at any point, it can be done again.
@@ -132,7 +156,11 @@ class Crawl:
             location = page.headers.get("location")
             links = (*page.links, location) if location else page.links
             self._add(links, page.final_url, following, float(following))
-        same_as = self._answered.setdefault(page.final_url, found.url)
+        if page.final_url not in self._answered:
+            self._answered[page.final_url] = found.url
+            if page.final_url != found.url:
+                self.note_answer(page.final_url, found.url)
+        same_as = self._answered[page.final_url]
         return _page_data(page, found, None if same_as == found.url else same_as)
 
     def _covers(self, url: str) -> bool:
@@ -214,6 +242,10 @@ class Crawl:
         return (page.text or "") if page.status == _SUCCESS else ""
 
 
+def _note_nothing(_final_url: str, _url: str) -> None:
+    """Stand in for a crawl that is in memory alone."""
+
+
 def _prefix_of(start: Target) -> str:
     """Return the path that pages of the scope "path" begin with."""
     path = start.path.decode("ascii").partition("?")[0]
@@ -282,16 +314,27 @@ def pages_operation(crawl: Crawl, computes_in: Literal["process", "cluster"]) ->
     )
 
 
-async def make_crawl(services: Services, settings: Settings, item: CrawlItem) -> Crawl:
+def make_crawl(
+    services: Services,
+    settings: Settings,
+    item: CrawlItem,
+    start: CrawlStart = CrawlStart(),  # noqa: B008 - it is not changed
+) -> Crawl:
     """Return a crawl through the HTTP client of the server.
 
     Raises:
         InvalidRequest: The start is no URL.
     """
-    fetcher = await services.fetcher()
+
+    async def fetch(request: FetchRequest) -> FetchedPage:
+        return await (await services.fetcher()).fetch(request)
+
+    async def sitemaps(url: str) -> Sequence[str]:
+        return await (await services.fetcher()).sitemaps(url)
+
     obey = settings.fetch.crawl_robots == "obey"
-    sitemaps = fetcher.sitemaps if obey else None
-    return Crawl(fetcher.fetch, item, obey_robots=obey, sitemaps=sitemaps)
+    named = sitemaps if obey else None
+    return Crawl(fetch, item, obey_robots=obey, sitemaps=named, start=start)
 
 
 def crawl_operations(services: Services, settings: Settings) -> list[Operation]:
@@ -313,7 +356,7 @@ def crawl_operations(services: Services, settings: Settings) -> list[Operation]:
 async def _crawl(services: Services, settings: Settings, item: CrawlItem) -> dict[str, Any]:
     if item.max_pages > settings.max_items:
         item = item.model_copy(update={"max_pages": settings.max_items})
-    crawl = await make_crawl(services, settings, item)
+    crawl = make_crawl(services, settings, item)
     limits = settings.limits_of("crawl_site")
     report = await run_batch(
         crawl.visit,

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from trio import move_on_after
 
-from nursery_patterns import Frontier, current_request, time_budget
+from nursery_patterns import current_request, time_budget
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.live.datasets import DatasetStart
 from trio_tools.live.operations import make_operation, run_failed_again, working
+from trio_tools.operations.builtin.crawl import Crawl
 from trio_tools.operations.operation import Operation
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.store import new_operation_id
@@ -44,8 +45,8 @@ class BatchRequest(BatchOptions):
         items_argument: The argument they came in, for messages.
         checked: Whether they were checked and are as the operation takes them.
         retry: `"failed"` to run the failed and timed out items of an earlier call again.
-        source: Gives the items where they are found on the way; then `items` only tell this
-            request from others, and the operation is kept in memory alone.
+        source: The crawl whose pages are the items; then `items` only tell this request from
+            others.
         dataset: Where the items come from if they are those of a whole dataset.
     """
 
@@ -54,7 +55,7 @@ class BatchRequest(BatchOptions):
     items_argument: str = "items"
     checked: bool = False
     retry: Literal["failed"] | None = None
-    source: Frontier[Any] | None = None
+    source: Crawl | None = None
     dataset: DatasetStart | None = None
 
 
