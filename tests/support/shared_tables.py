@@ -58,5 +58,8 @@ class SimulatedStore:
         held = {name: self.hold(name, each) for name, each in wanted.items()}
         return Beat(sum(map(self.tables.lives, self.tables.replicas)), held)
 
+    def end(self):
+        pass
+
     def close(self):
         self.tables.replicas.pop(self.fence, None)

@@ -54,6 +54,10 @@ class Store(Protocol):
         """Settle how many places of one limit this replica holds."""
         ...
 
+    def end(self) -> None:
+        """Have a call that is under way close when it returns."""
+        ...
+
     def close(self) -> None:
         """Give everything back."""
         ...
@@ -132,6 +136,7 @@ class SharedLimits:
                         places.settled(beat.held)
                 await trio.sleep(BEAT_SECONDS)
         finally:
+            self._store.end()  # an abandoned thread may hold the only place for longer than this
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _TRIP_SECONDS / 4):
                 await run_in_thread(self._store.close, limiter=self._thread, abandon_on_cancel=True)
 

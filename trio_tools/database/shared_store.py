@@ -109,6 +109,7 @@ class SharedStore:
         self._url = "postgresql" + url[url.index("://") :]
         self._connection: psycopg.Connection[Any] | None = None
         self._fence: int | None = None
+        self._ended = False
 
     def take(self, name: str, rate: float, burst: int, tokens: int) -> float:
         """Take tokens of a bucket, which may be due in the future.
@@ -163,8 +164,13 @@ class SharedStore:
         """
         return self._run(lambda connection: self._settle(connection, name, wanted))
 
+    def end(self) -> None:
+        """Have a call that is under way, and later ones, close when they return. In any thread."""
+        self._ended = True
+
     def close(self) -> None:
-        """Give everything back, as far as the database can be reached."""
+        """Give everything back, as far as the database can be reached. It may be used again."""
+        self._ended = False
         connection, fence = self._connection, self._fence
         self._connection = self._fence = None
         if connection is not None:
@@ -208,6 +214,9 @@ class SharedStore:
         except FencedError:
             self._fence = None  # the next use begins anew
             raise
+        finally:
+            if self._ended:
+                self.close()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

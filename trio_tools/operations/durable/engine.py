@@ -67,8 +67,9 @@ class StateEngine:
                     with connection.begin():
                         return work(connection)
             finally:
-                if self._closed:
+                if self._closed:  # it may have had its connection of either pool
                     pool.dispose()
+                    engine.dispose()
         except sqlalchemy.exc.DBAPIError as error:
             raise StateTroubleError(self._words(error.orig)) from None
         except sqlite3.Error as error:  # of a blob that is read without SQLAlchemy

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import defaultdict
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
@@ -19,6 +20,9 @@ from trio_tools.operations.durable.location import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import psycopg
+    from psycopg.pq.abc import PGconn
 
 CHANNEL: Final = "trio_tools"
 
@@ -69,41 +73,16 @@ class Notices:
         pause = _FIRST_PAUSE_SECONDS
         limiter = trio.CapacityLimiter(1)
         while True:
-            connection = await run_in_thread(self._connect, limiter=limiter, abandon_on_cancel=True)
-            if connection is not None:
-                pause = _FIRST_PAUSE_SECONDS
-                with closing(connection):
+            with closing(_ListeningConnection(self._location.url)) as listening:
+                await run_in_thread(listening.open, limiter=limiter, abandon_on_cancel=True)
+                if listening.connection is not None:
+                    pause = _FIRST_PAUSE_SECONDS
                     self._tell_all()  # of what came in between nothing is known
-                    await self._hear(connection)
+                    await self._hear(listening.connection)
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _connect(self) -> Any:
-        import psycopg  # noqa: PLC0415 - an extra
-
-        url = self._location.url
-        plain = "postgresql" + url[url.index("://") :]
-        try:
-            connection = psycopg.connect(
-                plain,
-                autocommit=True,
-                connect_timeout=_CONNECT_SECONDS,
-                application_name="trio-tools notices",
-                keepalives_idle=5,
-                keepalives_interval=2,
-                keepalives_count=2,
-            )
-        except psycopg.Error as error:
-            _log.debug("no notices from other servers: %s", type(error).__name__)
-            return None
-        try:
-            connection.execute(f"LISTEN {CHANNEL}")
-        except psycopg.Error:  # behind a pooler that has no sessions, for example
-            connection.close()
-            return None
-        return connection
-
-    async def _hear(self, connection: Any) -> None:
+    async def _hear(self, connection: psycopg.Connection) -> None:
         """Pass on notices until the connection is lost."""
         import psycopg  # noqa: PLC0415
 
@@ -127,6 +106,56 @@ class Notices:
             waiting.unpark_all()
 
 
-def _payloads(pgconn: Any) -> Iterator[str]:
+class _ListeningConnection:
+    """A connection that a thread opens for a task that may be cancelled meanwhile.
+
+    Args:
+        url: Of the database.
+
+    Attributes:
+        connection: It, where notices arrive; None if there is none.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.connection: psycopg.Connection | None = None
+        self._url = "postgresql" + url[url.index("://") :]
+        self._lock = threading.Lock()  # guards `_closed`, and `connection` until it is set
+        self._closed = False
+
+    def open(self) -> None:
+        """Connect. Blocking, for a thread, which may end after `close`."""
+        import psycopg  # noqa: PLC0415 - an extra
+
+        try:
+            connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=_CONNECT_SECONDS,
+                application_name="trio-tools notices",
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=2,
+            )
+        except psycopg.Error as error:
+            _log.debug("no notices from other servers: %s", type(error).__name__)
+            return
+        with ExitStack() as failing:
+            failing.callback(connection.close)
+            with suppress(psycopg.Error):  # behind a pooler that has no sessions, for example
+                connection.execute(f"LISTEN {CHANNEL}")
+                with self._lock:
+                    if not self._closed:
+                        self.connection = connection
+                        failing.pop_all()
+
+    def close(self) -> None:
+        """Close the connection, also one that `open` has not finished to make."""
+        with self._lock:
+            self._closed = True
+        if self.connection is not None:
+            self.connection.close()
+
+
+def _payloads(pgconn: PGconn) -> Iterator[str]:
     while (notice := pgconn.notifies()) is not None:
         yield notice.extra.decode()
