@@ -80,7 +80,7 @@ async def test_results_many_times_the_bound_are_all_kept_and_read_before_and_aft
         assert most < 2 * BOUND + 10 * PAGE
         (kept,) = store.operations()
         assert store.kept_bytes == kept.work.size <= BOUND
-        assert kept.work.size_on_disk > COUNT * PAGE
+        assert kept.journal.record.size > COUNT * PAGE
         outcomes = kept.batch.report().outcomes
         assert any(outcome.value.json is None for outcome in outcomes)
         for index in (0, COUNT - 1):

@@ -216,6 +216,8 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
         tracing = current_tracing.get()
         if kept.memory is not None:
             kept.memory.when_full = kept.stop_for_room
+        if kept.journal is not None:
+            kept.journal.when_full = kept.stop_for_disk
         try:
             with scope, tracing.batch(kept.batch, kept.tool) if tracing else nullcontext():
                 yield
@@ -223,6 +225,8 @@ async def working(state: ServerState, kept: StoredOperation) -> AsyncGenerator[N
             if kept.memory is not None:
                 kept.memory.rest()
                 kept.memory.when_full = None  # otherwise the two would refer to each other
+            if kept.journal is not None:
+                kept.journal.when_full = None
             state.store.end(kept)
 
 

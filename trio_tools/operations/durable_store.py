@@ -314,7 +314,6 @@ class DurableStore(MemoryStore):
         if journal is not None:
             record = journal.record
             record.last_used = self.writer.now()
-            record.size = operation.work.size_on_disk
             complete = operation.batch.progress.value.complete
             record.background = operation.background and not complete
             self.writer.release(journal)

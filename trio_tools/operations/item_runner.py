@@ -65,7 +65,6 @@ class ItemRunner:
         operation: What is done to each item.
         last: The item that ended last, or None.
         size: Bytes of memory that items, results and failures hold, about.
-        size_on_disk: Bytes that they take with the results that memory has let go of, about.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class ItemRunner:
         self._journal = journal
         self._timeline = timeline
         self.last: Any = None
-        self.size = self.size_on_disk = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
+        self.size = _BYTES_PER_OUTCOME * len(items) + _size_of(items)
         self._page_bytes = page_bytes
         self._reserve = reserve
         self._count_kept = count
@@ -159,7 +158,6 @@ class ItemRunner:
 
     def _grow(self, size: int) -> None:
         self.size += size
-        self.size_on_disk += size
 
     def label_of(self, item: Any) -> Any:
         """Return how an item is named in reports, as a JSON value.

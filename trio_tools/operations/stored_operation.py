@@ -203,6 +203,16 @@ class StoredOperation:
         )
         self.stop(for_good=True)
 
+    def stop_for_disk(self) -> None:
+        """Stop the call: what runs takes all that may be stored, and no idle operation is left."""
+        self.interrupted = (
+            "the operations of this client that run take all that the server stores "
+            "(state.max_bytes), so no further item was started. Read its results, and only then "
+            "give what is missing to a new call: the oldest results are deleted to make room for "
+            "it. The operator can raise state.max_bytes"
+        )
+        self.stop(for_good=True)
+
     def refuse_second_call(self) -> NoReturn:
         """Raise what a call is told that would work on it beside another one."""
         raise InvalidArgument(

@@ -8,6 +8,7 @@ and a busy event loop would let it wait each time.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from trio_tools.operations.durable.engine import StateEngine
 from trio_tools.operations.durable.holders import has_died
 from trio_tools.operations.durable.location import Location
 from trio_tools.operations.durable.notices import CHANNEL, Kind, payload_of
-from trio_tools.operations.durable.pruning import Kept, doomed
+from trio_tools.operations.durable.pruning import Kept, doomed, held_by_owner
 from trio_tools.operations.durable.records import (
     GONE,
     REFUSED,
@@ -213,21 +214,42 @@ class StateDatabase:
         Raises:
             StateTroubleError: The state cannot be written.
         """
+        return self._in_transaction(
+            lambda connection: len(self._prune(connection, ttl=ttl, max_bytes=max_bytes)[0])
+        )
 
-        def drop(connection: sa.Connection) -> int:
-            columns = operations.c
-            told = (columns.key, columns.owner, columns.size, columns.last_used)
-            held_by = (columns.holder, columns.lease_until, columns.background)
-            rows = connection.execute(sa.select(*told, *held_by).order_by(columns.last_used)).all()
-            kept = [
-                Kept(row.key, row.owner, row.size, row.last_used, self._is_idle(row))
-                for row in rows
-            ]
-            gone = doomed(kept, oldest=self._now() - ttl, max_bytes=max_bytes)
-            self._drop(connection, gone)
-            return len(gone)
+    def make_room(self, owner: str, *, ttl: float, max_bytes: int) -> Counter[str]:
+        """Delete what is old, and then what is over `max_bytes` as far as an owner may ask for it.
 
-        return self._in_transaction(drop)
+        Returns:
+            Bytes that are stored then, by owner.
+
+        Raises:
+            StateTroubleError: The state cannot be written.
+        """
+
+        def make_room(connection: sa.Connection) -> Counter[str]:
+            gone, rows = self._prune(connection, ttl=ttl, max_bytes=max_bytes, needed_by=owner)
+            deleted = set(gone)
+            return held_by_owner(row for row in rows if row.key not in deleted)
+
+        return self._in_transaction(make_room)
+
+    def _prune(
+        self, connection: sa.Connection, *, ttl: float, max_bytes: int, needed_by: str | None = None
+    ) -> tuple[list[int], list[Kept]]:
+        """Delete what has to go; return its keys, and all that was there."""
+        columns = operations.c
+        told = (columns.key, columns.owner, columns.size, columns.last_used)
+        held_by = (columns.holder, columns.lease_until, columns.background)
+        rows = connection.execute(sa.select(*told, *held_by).order_by(columns.last_used)).all()
+        kept = [
+            Kept(row.key, row.owner, row.size, row.last_used, self._is_idle(row)) for row in rows
+        ]
+        oldest = self._now() - ttl
+        gone = doomed(kept, oldest=oldest, max_bytes=max_bytes, needed_by=needed_by)
+        self._drop(connection, gone)
+        return gone, kept
 
     def count_use(self, use: Use) -> Counted:
         """Count what a client used, in one transaction; take a call of it if its quota allows one.
@@ -265,10 +287,13 @@ class StateDatabase:
                     .values(last_used=record.last_used)
                 )
             return Saved(record.revision or 1, key=record.key)
+        data, larger = encode(change)
         if row is None:
             if record.revision and not change.whole:
                 return Saved(GONE)
+            record.size = len(record.request) + len(data)
             key, revision, stop = self._insert(connection, record), 1, False
+            size = record.size
         else:
             if not self._is_free(row.holder, row.lease_until, unless=self._holder):
                 return Saved(REFUSED, row.holder)
@@ -276,16 +301,19 @@ class StateDatabase:
             if change.claim and not (is_as_known or change.unsure or change.whole):
                 return Saved(REFUSED)  # it has to be read again
             key, revision, stop = row.key, row.revision + 1, row.stop and not change.claim
+            size = len(data)
             values = {name: getattr(record, name) for name in tables.CHANGING}
             connection.execute(
                 sa.update(operations)
                 .where(operations.c.key == key)
-                .values(**values, revision=revision, stop=stop)
+                .values(**values, revision=revision, stop=stop, size=operations.c.size + size)
             )
-        placed = self._add_outcomes(connection, change, key, revision)
+        if data:
+            connection.execute(sa.insert(outcomes).values(key=key, revision=revision, data=data))
+        placed = [(result, Place(revision, offset)) for result, offset in larger]
         parked = record.background and record.holder is None
         self._tell(connection, "parked" if parked else "news", record.owner, record.operation_id)
-        return Saved(revision, stop=stop, key=key, placed=placed)
+        return Saved(revision, stop=stop, key=key, size=size, placed=placed)
 
     @staticmethod
     def _insert(connection: sa.Connection, record: Record) -> int:
@@ -293,17 +321,6 @@ class StateDatabase:
         del values["key"]  # the database chooses it
         statement = sa.insert(operations).values(**values).returning(operations.c.key)
         return connection.execute(statement).scalar_one()
-
-    @staticmethod
-    def _add_outcomes(
-        connection: sa.Connection, change: Change, key: int, revision: int
-    ) -> list[Any]:
-        """Write what ended as one blob; return where each larger result is in it."""
-        if not (change.outcomes or change.started or change.growth):
-            return []
-        data, larger = encode(change)
-        connection.execute(sa.insert(outcomes).values(key=key, revision=revision, data=data))
-        return [(result, Place(revision, offset)) for result, offset in larger]
 
     @contextmanager
     def _blob(

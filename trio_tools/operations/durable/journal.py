@@ -53,7 +53,7 @@ class JournalWriter(Protocol):
 
     @property
     def behind(self) -> bool:
-        """Whether so much is to be written that no further item should start."""
+        """Whether so much is to be written, or stored, that `room` has to be awaited."""
         ...
 
     def heard(self, journal: OperationJournal) -> None:
@@ -64,8 +64,8 @@ class JournalWriter(Protocol):
         """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
         ...
 
-    async def room(self) -> None:
-        """Wait while too much is still to be written."""
+    async def room(self, journal: OperationJournal) -> None:
+        """Wait while too much is still to be written, or the state is full."""
         ...
 
     async def settled(self, journal: OperationJournal, *, patient: bool = False) -> None:
@@ -115,6 +115,8 @@ class OperationJournal(ItemJournal):
     Attributes:
         refused: Why the operation may not be worked on, after a claim: the name of another holder,
             or an empty text if another server has changed it; None if it may.
+        when_full: Called, perhaps more than once, when the state has no room for a further item.
+            It has to end the wait for it. None while no call works on the operation.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class OperationJournal(ItemJournal):
         super().__init__(restored_name(record.operation_id))
         self.record = record
         self.refused: str | None = None
+        self.when_full: Callable[[], None] | None = None
         self.batch: Batch[Any, Any] | None = None
         self._writer = writer
         self._first = tuple(outcomes)
@@ -166,12 +169,12 @@ class OperationJournal(ItemJournal):
             self.ask()
 
     def behind(self) -> bool:
-        """Whether so much is still to be written that no further item should start."""
+        """Whether so much is still to be written, or stored, that `ready` has to be awaited."""
         return self._writer.behind
 
     async def ready(self) -> None:
-        """Wait while too much is still to be written."""
-        await self._writer.room()
+        """Wait while too much is still to be written, or the state has no room."""
+        await self._writer.room(self)
 
     async def note_start(self) -> None:
         """Write down that the current item starts, and return when that is on the disk."""
@@ -298,7 +301,7 @@ class OperationJournal(ItemJournal):
             return
         self.record.revision = saved.revision
         self.record.key = saved.key or self.record.key
-        self.record.size += change.size
+        self.record.size = saved.size + (0 if change.whole else self.record.size)
         self.refused = None
         for result, place in saved.placed:
             result.place = place
@@ -326,6 +329,11 @@ class OperationJournal(ItemJournal):
         if holder is None or holder == self._writer.holder:
             return False
         return self.record.lease_until > self._writer.now() and not has_died(holder)
+
+    @property
+    def in_flight(self) -> int:
+        """How many items of the operation are worked on."""
+        return 0 if self.batch is None else self.batch.progress.value.in_flight
 
     @property
     def outcomes_ahead(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -17,7 +17,9 @@ class Kept(NamedTuple):
     idle: bool
 
 
-def doomed(rows: Sequence[Kept], *, oldest: float, max_bytes: int) -> list[int]:
+def doomed(
+    rows: Sequence[Kept], *, oldest: float, max_bytes: int, needed_by: str | None = None
+) -> list[int]:
     """Return the keys of what has to go: what is old, and then what is over `max_bytes`.
 
     Of several owners the one with most makes room, with the operation unused for longest.
@@ -26,18 +28,32 @@ def doomed(rows: Sequence[Kept], *, oldest: float, max_bytes: int) -> list[int]:
         rows: All operations, in the order of their last use.
         oldest: What was used last before this time goes.
         max_bytes: Most bytes of those that stay.
+        needed_by: The owner who needs the room: nothing goes of one who holds less. None if all
+            have to make room.
     """
     gone = [row.key for row in rows if row.idle and row.last_used < oldest]
     left = [row for row in rows if not (row.idle and row.last_used < oldest)]
-    held = Counter[str]()
+    held = held_by_owner(left)
     idle: defaultdict[str, deque[Kept]] = defaultdict(deque)
     for row in left:
-        held[row.owner] += row.size
         if row.idle:
             idle[row.owner].append(row)
-    while held.total() > max_bytes and (owners := [owner for owner in held if idle[owner]]):
+    least = 0 if needed_by is None else held[needed_by]
+    while held.total() > max_bytes and (
+        owners := [owner for owner in held if idle[owner] and held[owner] >= least]
+    ):
         owner = max(owners, key=held.__getitem__)
         row = idle[owner].popleft()
         held[owner] -= row.size
         gone.append(row.key)
+        if owner == needed_by:
+            least = held[owner]
     return gone
+
+
+def held_by_owner(rows: Iterable[Kept]) -> Counter[str]:
+    """Return how many bytes each owner holds."""
+    held = Counter[str]()
+    for row in rows:
+        held[row.owner] += row.size
+    return held

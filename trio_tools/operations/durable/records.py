@@ -30,7 +30,7 @@ class Record:
         total: Number of items; None while nobody knows.
         created: Seconds since the epoch.
         last_used: The same.
-        size: Bytes of its items, results and failures, about.
+        size: Bytes that are stored of it: its request, and what each commit added.
         holder: The server that works on it, or None.
         lease_until: When that server has to have renewed its lease, in seconds since the epoch.
         revision: Grows with each commit.
@@ -102,6 +102,7 @@ class Saved(NamedTuple):
         holder: Who holds the operation, if it was refused for that.
         stop: Whether somebody asked the holder to stop it.
         key: Names its row.
+        size: Bytes that the commit added.
         placed: The results that memory may let go of, and where each is now.
     """
 
@@ -109,6 +110,7 @@ class Saved(NamedTuple):
     holder: str | None = None
     stop: bool = False
     key: int = 0
+    size: int = 0
     placed: list[tuple[Result, Place]] = []  # noqa: RUF012 - never changed
 
 

@@ -74,11 +74,10 @@ CHANGING: Final = (
     "failed",
     "timed_out",
     "last_used",
-    "size",
     "holder",
     "lease_until",
 )
-"""Columns that a commit changes, beside `revision` and `stop`.
+"""Columns that a commit changes, beside `revision`, `stop` and `size`.
 
 The others are those of the call that made the operation.
 """

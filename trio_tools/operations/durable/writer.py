@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -19,6 +20,7 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from nursery_patterns import run_in_thread
+from trio_tools.operations.durable.disk_budget import DiskBudget
 from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.journal import MOST_BYTES_A_COMMIT, OperationJournal
 from trio_tools.operations.durable.location import Location, StateTroubleError
@@ -37,7 +39,8 @@ _RENEW_SECONDS = LEASE_SECONDS / 4
 _RETRY_SECONDS = 2.0
 _LAST_COMMIT_SECONDS = 0.25
 _ABANDON_SECONDS = 0.2
-_PRUNE_SECONDS = 60.0
+# Until an operation that has no room looks for it again.
+_ROOM_SECONDS = 1.0
 # Outcomes that no task waits for are written at the latest after this time.
 _GATHER_SECONDS = 0.02
 # So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
@@ -60,7 +63,7 @@ class Writer:
         when_safe: Called after each commit: memory may let go of results now.
         came_back: Called when the state can be written again, which may be another one than before.
         ttl: Seconds after which what nobody has used is deleted.
-        max_bytes: Most bytes that are kept there.
+        max_bytes: Most bytes that are stored.
 
     Attributes:
         holder: The name of this server.
@@ -80,11 +83,7 @@ class Writer:
         ttl: float = math.inf,
         max_bytes: int = 2**62,
     ) -> None:
-        self._ttl = ttl
-        self._max_bytes = max_bytes
-        # When old operations were last deleted, and how many bytes were written since.
-        self._pruned_at = -math.inf
-        self._unpruned_bytes = 0
+        self._disk = DiskBudget(max_bytes, ttl=ttl, now=now)
         self.location = location
         self.holder = new_holder()
         self.now = now
@@ -110,8 +109,12 @@ class Writer:
 
     @property
     def behind(self) -> bool:
-        """Whether so much is to be written that no further item should start."""
-        return self._outcomes_ahead >= _MOST_AHEAD or self._bytes_ahead >= _MOST_BYTES_AHEAD
+        """Whether so much is to be written, or stored, that `room` has to be awaited."""
+        return (
+            self._outcomes_ahead >= _MOST_AHEAD
+            or self._bytes_ahead >= _MOST_BYTES_AHEAD
+            or self._disk.may_be_full(self._bytes_ahead)
+        )
 
     @property
     def has_outcomes_ahead(self) -> bool:
@@ -169,11 +172,44 @@ class Writer:
                 self._want()
             await self._news.park()
 
-    async def room(self) -> None:
-        """Wait while more than half of what may be ahead is still to be written."""
+    async def room(self, journal: OperationJournal) -> None:
+        """Wait while more than half of what may be ahead is to be written, or the state is full.
+
+        Args:
+            journal: Of the operation that is to start an item. When those in flight have ended,
+                it is told to stop if nothing else can make room for it.
+        """
         while self.running and not self.trouble and self._is_ahead_by(0.5):
             self._want()
             await self._news.park()
+        owner = journal.record.owner
+        while self._is_full(journal):
+            await self.settled(journal)
+            await self._make_room(owner)
+            if self._is_full(journal):
+                if self._disk.has_most(owner) and journal.when_full and not journal.in_flight:
+                    journal.when_full()
+                with trio.move_on_after(_ROOM_SECONDS):
+                    await self._news.park()
+
+    def _is_full(self, journal: OperationJournal) -> bool:
+        """Whether the state has no room for an item of an operation."""
+        if not self.running or self.trouble:
+            return False
+        owner = journal.record.owner
+        return self._disk.is_full(owner, self._bytes_ahead, journal.bytes_ahead)
+
+    async def _make_room(self, owner: str) -> None:
+        """Delete idle operations, as far as an owner may ask for it; count what is left."""
+        ahead = self._bytes_ahead
+
+        def make_room() -> None:
+            self._disk.make_room(owner, ahead, self._opened())
+
+        try:
+            await run_in_thread(make_room, limiter=self._writing, abandon_on_cancel=True)
+        except StateTroubleError as error:
+            self.note_trouble(error)
 
     def _is_ahead_by(self, share: float) -> bool:
         """Whether more than a share of what may be ahead is still to be written."""
@@ -335,11 +371,10 @@ class Writer:
         """Write a group, and now and then delete what is old. In the thread."""
         database = self._opened()
         saved = database.commit(changes)
-        self._unpruned_bytes += sum(change.size for change in changes)
-        now = self.now()
-        if now > self._pruned_at + _PRUNE_SECONDS or self._unpruned_bytes > self._max_bytes / 20:
-            self._pruned_at, self._unpruned_bytes = now, 0
-            database.prune(ttl=self._ttl, max_bytes=self._max_bytes)
+        written = Counter[str]()
+        for change, one in zip(changes, saved, strict=True):
+            written[change.record.owner] += one.size
+        self._disk.wrote(written, database)
         return saved
 
     def read_with(self, database: StateDatabase) -> None:

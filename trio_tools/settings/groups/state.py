@@ -40,7 +40,8 @@ class StateSettings(Section):
     )
     max_bytes: PositiveInt = Field(
         default=4 * 2**30,
-        description="Limit of bytes of stored operations. The oldest are evicted.",
+        description="Limit of bytes of stored operations. Idle ones are deleted to make room, the "
+        "oldest first. What runs stops before it exceeds the limit.",
     )
     resume: bool = Field(
         default=True,
