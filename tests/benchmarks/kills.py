@@ -60,7 +60,8 @@ class Campaign:
         url: Of the state.
         marks: The file that names each item that was done, as often as it was.
         items: Of a batch.
-        after_progress: Kill at a random count of told items, and not at a random time.
+        nap: Seconds that an item takes.
+        most_seconds: Most seconds from the first message of a batch until the kill.
         kills: How many there were.
         again: How many items were done again, since they were not stored yet.
     """
@@ -69,7 +70,8 @@ class Campaign:
     url: str
     marks: Path
     items: int = ITEMS
-    after_progress: bool = False
+    nap: float = 0.002
+    most_seconds: float = 4.0
     kills: int = 0
     batches: int = 0
     again: int = 0
@@ -89,12 +91,8 @@ class Campaign:
         stored: set[int] = set()
         while True:
             done_before = len(self._marked())
-            seconds, enough = 120.0, self.items + 1
-            if self.kills < kills and self.after_progress:
-                enough = moments.randrange(len(stored), self.items)
-            elif self.kills < kills:
-                seconds = moments.uniform(0.05, 4.0)
-            life = await self._life(name, seconds, enough)
+            more = self.kills < kills
+            life = await self._life(name, moments.uniform(0, self.most_seconds) if more else 120.0)
             done = self._marked()[done_before:]
             assert not stored & set(done), "an item was done again that was stored"
             if stored and life.told:
@@ -111,13 +109,16 @@ class Campaign:
                 return
             self.kills += 1
 
-    async def _life(self, name: str, seconds: float, enough: int) -> Life:
-        """Start a server, call it, and kill it after so many seconds or told items.
+    async def _life(self, name: str, seconds: float) -> Life:
+        """Start a server, call it, and kill it so long after its first message.
 
         It may end its work before.
         """
         life = Life()
-        os.environ["MARKS"] = str(self.marks)  # read before anything is awaited
+        os.environ |= {
+            "MARKS": str(self.marks),
+            "NAP": str(self.nap),
+        }  # read before anything is awaited
         asked: dict[str, Any] = {
             "operation": "mark",
             "items": [*range(self.items)],
@@ -137,13 +138,15 @@ class Campaign:
             else:
                 stream = await closing_stream.enter_async_context(await connect(server.address))
                 await stream.send_all(modern_call(7, "batch_process", token="t", **asked))
+            with trio.fail_after(120):
+                await _read(stream, life, until_told=True)
             with trio.move_on_after(seconds):
-                await _read(stream, life, enough)
+                await _read(stream, life)
             server.process.kill()
             await server.process.wait()
             if not life.answered:  # what is on its way was told too
                 with trio.move_on_after(0.5):  # a fork of the same parent may hold the pipe
-                    await _read(stream, life, self.items + 1)
+                    await _read(stream, life)
         return life
 
     def _marked(self) -> list[int]:
@@ -168,8 +171,8 @@ class Campaign:
         return set(ended)
 
 
-async def _read(stream: trio.abc.ReceiveStream, life: Life, enough: int) -> None:
-    """Read until the answer, the end, or a message that tells of so many items."""
+async def _read(stream: trio.abc.ReceiveStream, life: Life, *, until_told: bool = False) -> None:
+    """Read until the answer or the end, or only until a message tells how many items are done."""
     received = b""
     while True:
         try:
@@ -185,7 +188,7 @@ async def _read(stream: trio.abc.ReceiveStream, life: Life, enough: int) -> None
         *whole, received = received.split(b"\n")
         for line in whole:
             life.told += map(int, _PROGRESS.findall(line))
-        if life.answered or max(life.told, default=0) >= enough:
+        if life.answered or (until_told and life.told):
             return
 
 

@@ -12,7 +12,7 @@ from trio_tools.transports import serve_http, serve_stdio
 
 async def mark(item: int) -> int:
     """Write the item down, and return it."""
-    await trio.sleep(0.002)
+    await trio.sleep(nap)
     os.write(marks, b"%d\n" % item)
     return item
 
@@ -33,4 +33,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     marks = os.open(os.environ["MARKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    nap = float(os.environ["NAP"])
     trio.run(main)

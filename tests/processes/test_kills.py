@@ -20,6 +20,6 @@ async def test_a_kill_loses_nothing_that_was_told_and_repeats_nothing_that_is_st
         if state == "sqlite"
         else request.getfixturevalue("postgres_url")
     )
-    campaign = Campaign(way, url, tmp_path / "marks", items=400, after_progress=True)
+    campaign = Campaign(way, url, tmp_path / "marks", items=500, nap=0.02, most_seconds=1.0)
     await campaign.run(1, random.Random())
     assert campaign.kills == 1

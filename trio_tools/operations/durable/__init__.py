@@ -13,6 +13,7 @@ counters  what clients used, over all servers
 tables    the tables, in SQLAlchemy, and how older ones become new ones
 engine    connections and transactions
 database  what is written, read, found and deleted; blocking, for threads
+disk_budget  how much may be stored, and who may start further items
 journal   what an operation tells the disk
 writer    group commit: one thread, and the tasks that wait for it
 """
