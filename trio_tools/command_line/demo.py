@@ -57,9 +57,8 @@ async def run_demo(settings: Settings) -> None:
             )
         )
         async with _site() as site, connect_in_process(server) as client:
-            await client.call_tool(
-                "get_concurrency_status", {}
-            )  # makes the client load its validator
+            # Makes the client load its validator.
+            await client.call_tool("get_concurrency_status", {})
             await _fetch_under_a_deadline(console, client, site)
             await _hash_files(console, client, files)
             await _ask_for_too_much(console, client)

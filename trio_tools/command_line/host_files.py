@@ -173,9 +173,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         inner = ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType]
         return "{" + f" {inner} " + "}"
-    return json.dumps(
-        value, ensure_ascii=False
-    )  # JSON strings, numbers, booleans and lists are valid TOML
+    # JSON strings, numbers, booleans and lists are valid TOML.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _root(text: str) -> _Object:

@@ -40,9 +40,8 @@ from trio_tools.upstream.messages import (
 _CONNECT_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0
 _NOT_FOUND: Final = 404
-_URLLIB: Any = importlib.import_module(
-    "urllib.request"
-)  # not every Python version has types for the function
+# Not every Python version has types for the function.
+_URLLIB: Any = importlib.import_module("urllib.request")
 _LEAST_ERROR: Final = 400
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # Connections beside those of calls: the stream of notices, a cancel, and the list of tools.
@@ -182,9 +181,8 @@ class _AnswersForTheServer(httpx2.AsyncBaseTransport):
         kind = response.headers.get("content-type", "").lower()
         is_json = kind.startswith("application/json")
         if response.status_code >= _LEAST_ERROR and not is_json:
-            if (
-                response.status_code == _NOT_FOUND
-            ):  # from which the SDK sees that a session has ended
+            # The SDK sees from it that a session has ended.
+            if response.status_code == _NOT_FOUND:
                 return response
             await response.aclose()
             told = f"it answered with HTTP status {response.status_code}"
