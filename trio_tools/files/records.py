@@ -17,8 +17,7 @@ class DatasetItem(NamedTuple):
 
     number: int
     """The line on which it ends, from 1; in a folder its position in the chunk, from 1; in a
-    table
-    its row, from 1."""
+    table its row, from 1."""
     value: Any = None
     error: str | None = None
     """A sentence that names the line. None for a good item."""
