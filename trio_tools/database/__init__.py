@@ -1,22 +1,22 @@
-"""Named databases that can be read and nothing else, one bounded statement at a time.
+"""Named databases, read-only, one bounded statement at a time.
 
 Each module imports only from those above it:
 
-    statement           what was asked, checked before it runs
-    results             what is answered, and how a database is configured
-    engine              what all kinds of database have in common
-    sqlite_worker       one statement on a SQLite file, in a worker process
-    sqlite              SQLite files
-    duckdb_worker       one statement on DuckDB, in a worker process
-    duckdb              DuckDB files, and folders of Parquet and CSV files
-    postgres            PostgreSQL: connections, sessions, values, errors
-    databases           `Databases`: what `query_database` uses
-    shared_store        what replicas share of limits, in PostgreSQL
-    shared_limits       limits that several replicas keep to together
-    tables              a table read a chunk at a time, by its key
+    statement       a statement and its parameters, checked before it runs
+    results         rows, their bounds, and the configuration of a database
+    engine          the interface and the code that all databases share
+    sqlite_worker   one statement on a SQLite file, in a worker process
+    sqlite          SQLite files
+    duckdb_worker   one statement on DuckDB, in a worker process
+    duckdb          DuckDB files, and folders of Parquet and CSV files
+    postgres        PostgreSQL: connections, sessions, values, errors
+    databases       `Databases`, which `query_database` uses
+    shared_store    the tables in PostgreSQL with which replicas share limits
+    shared_limits   limits that several replicas share
+    tables          a table read a chunk at a time, by its key
 
-The public names load their modules when they are first used: a worker process that runs one SQLite
-statement imports `sqlite_worker` alone, and so starts in a third of the time.
+The public names load their modules at first use: a worker process that runs one SQLite statement
+imports only `sqlite_worker`, and so starts in a third of the time.
 """
 
 from __future__ import annotations

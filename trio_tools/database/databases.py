@@ -1,6 +1,6 @@
-"""The databases of a server by name, and one way to ask them.
+"""The databases of a server by name, and one function to query them.
 
-A time-out is a cancel scope and nothing more: what ends a cancelled query ends a late one too.
+A timeout is only a cancel scope: a late query is cancelled like any other.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 DEFAULT_CONCURRENCY = 5
 _CLOSE_SECONDS = 2.0
-# To read a longer statement takes milliseconds and more, which the event loop does not have.
+# Parsing a longer statement takes several milliseconds, too long for one step of the event loop.
 _SHORT_SQL_CHARACTERS = 2_000
 
 
-_USUAL_SCHEMA = "main"  # of SQLite and DuckDB, where nobody writes it
+_USUAL_SCHEMA = "main"  # default schema of SQLite and DuckDB, usually not written
 
 
 class Databases:
@@ -42,11 +42,11 @@ class Databases:
 
     Args:
         configs: The databases; names must differ.
-        limiter: Bounds the threads and worker processes that run queries, over all databases. 5
-            if not given. It is of this service alone, so slow queries hold up nothing else.
+        limiter: Bounds the threads and worker processes that run queries, over all databases; 5
+            by default. Only this service uses it, so slow queries delay nothing else.
 
     Raises:
-        ValueError: A name twice, or a URL of no known kind.
+        ValueError: Two databases have the same name, or a URL is of an unknown kind.
     """
 
     def __init__(
@@ -75,26 +75,25 @@ class Databases:
         timeout_seconds: float = 30.0,
         position: int = 0,
     ) -> QueryResult:
-        """Run one statement that reads.
+        """Run one read-only statement.
 
-        A cancel or a time-out ends the statement: a server is told to drop it, and a worker
-        process is killed. A statement without ORDER BY may give its rows in another order to each
-        page.
+        A cancel or a timeout ends the statement: PostgreSQL receives a cancel request, and a
+        worker process is killed. Without ORDER BY, the order of rows may differ between pages.
 
         Args:
-            name: Which database.
+            name: The name of the database.
             sql: One statement, with `:name` for each parameter.
             parameters: A value for each parameter: text, number, true, false or none.
-            max_rows: The most rows to return.
-            max_bytes: The most bytes to return, counted as JSON.
-            timeout_seconds: For all of it, waiting for a free place included.
-            position: Rows to skip: 0, or `next_position` of the page before. The database makes
-                the skipped rows again, so use WHERE for deep pages.
+            max_rows: Limit of returned rows.
+            max_bytes: Limit of returned bytes, counted as JSON.
+            timeout_seconds: Timeout of the whole call, including the wait for the limiter.
+            position: Rows to skip: 0, or `next_position` of the previous page. The database
+                computes the skipped rows again, so use WHERE for deep pages.
 
         Raises:
             NotFound: No database has that name; the message lists them.
-            InvalidArgument: Not one statement, not understood, parameters that do not match, a
-                value or a row that is too large.
+            InvalidArgument: Not exactly one statement, invalid SQL, parameters that do not match,
+                or a value or row that is too large.
             Forbidden: It does more than read.
             TimedOut: It took longer than `timeout_seconds`.
             UpstreamFailed: The database is locked, broken or cannot be reached.
@@ -107,7 +106,7 @@ class Databases:
         ):
             if value < least:
                 raise InvalidArgument(f"{argument} must be at least {least}, got {value}")
-        if not timeout_seconds > 0:  # so that NaN is refused, too
+        if not timeout_seconds > 0:  # also refuses NaN
             raise InvalidArgument(f"timeout_seconds must be above 0, got {timeout_seconds}")
         called_at = time.monotonic()
         with trio.move_on_after(timeout_seconds + database.grace_seconds):
@@ -124,7 +123,7 @@ class Databases:
         raise too_slow(timeout_seconds)
 
     async def outline(self, name: str, *, timeout_seconds: float = 30.0) -> list[dict[str, Any]]:
-        """Return the tables and views of a database, in order of name, with their columns.
+        """Return the tables and views of a database, ordered by name, with their columns.
 
         Each is `{"table", "kind", "columns"}`, with `"schema"` and `"comment"` where the database
         has them; a column is `{"name", "type"}`, with `"required"`, `"key"`, `"references"` and
@@ -147,7 +146,7 @@ class Databases:
         timeout_seconds: float,
         position: int = 0,
     ) -> QueryResult:
-        """Return what `outline` does as rows, a page at a time: table, columns, comment.
+        """Return the outline as rows, one page at a time: table, columns, comment.
 
         Raises:
             NotFound, TimedOut, UpstreamFailed: As `query`.
@@ -231,7 +230,7 @@ def _catalogue_row(table: dict[str, Any], most_chars: int) -> tuple[Any, ...]:
 
 
 def _column_text(column: dict[str, Any]) -> str:
-    """Return a column much as it stands in CREATE TABLE."""
+    """Return a column in the form of CREATE TABLE."""
     words = [f"{column['name']} {column['type'] or ''}".rstrip()]
     words += ["PRIMARY KEY"] * bool(column.get("key"))
     words += ["NOT NULL"] * bool(column.get("required") and not column.get("key"))

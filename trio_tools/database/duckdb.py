@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class DuckDatabase(WorkerDatabase):
-    """One DuckDB file, or one folder of which each Parquet and CSV file is a table.
+    """One DuckDB file, or one folder in which each Parquet and CSV file is a table.
 
     Raises:
-        ValueError: The URL names no path.
+        ValueError: The URL has no path.
     """
 
     # DuckDB may take half a gigabyte; the rest is for the interpreter, threads and the rows.

@@ -1,9 +1,9 @@
 """One statement on DuckDB, inside a worker process: on a database file, or on a folder of files.
 
-Four fences: only statements that DuckDB itself takes for a SELECT or the plan of one run; the
-database file is opened read-only; access to anything outside of the process is off, the configured
-file or files aside, and the configuration is locked; memory, threads and time are bounded, and the
-worker can be killed.
+It has four protections. Only statements run that DuckDB itself classifies as a SELECT or the plan
+of one. The database file is opened read-only. Access to anything outside of the process is
+disabled, except for the configured files, and the configuration is locked. Memory, threads and
+time are bounded, and the worker can be killed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoload_known_extensions": "false",
     "max_temp_directory_size": "0KB",
     "memory_limit": "512MB",
-    "python_enable_replacements": "false",  # a table could be a variable of ours
+    "python_enable_replacements": "false",  # else a table name could be a Python variable
     "temp_directory": "",
     "threads": "2",
 }
-# A statement with one of these may be about all tables.
+# A statement with one of these words may use all tables.
 _ABOUT_ALL: Final = re.compile(
     r"duckdb_|information_schema|pg_|sqlite_|\bshow\b|\bdescribe\b", re.IGNORECASE
 )
@@ -57,7 +57,7 @@ _COLUMNS_TOLD = 500
 
 
 class Place(NamedTuple):
-    """A database file or a folder of files, as the operator configured it."""
+    """A configured database file or folder of files."""
 
     name: str
     path: str
@@ -114,7 +114,7 @@ def outline(place: Place) -> list[dict[str, Any]]:
 
 
 def _connect(place: Place, sql: str, session: ExitStack) -> Any:
-    """Open the file or the folder, fenced. It is closed with the session."""
+    """Open the file or the folder with all protections. It is closed with the session."""
     import duckdb  # noqa: PLC0415 - only workers load it
 
     path = Path(place.path)
@@ -142,7 +142,7 @@ def _connect(place: Place, sql: str, session: ExitStack) -> Any:
 
 
 def _make_views(connection: Any, folder: Path, sql: str) -> list[str]:
-    """Make a view of each file that the statement may be about; return their paths."""
+    """Make a view of each file that the statement may use; return their paths."""
     import duckdb  # noqa: PLC0415 - only workers load it
 
     about_all, lower = _ABOUT_ALL.search(sql), sql.lower()
@@ -155,7 +155,7 @@ def _make_views(connection: Any, folder: Path, sql: str) -> list[str]:
         statement = f"CREATE VIEW {_name(name)} AS {columns}"
         if named:
             connection.execute(statement)
-        else:  # a broken file is no reason not to list the others
+        else:  # a defective file must not hide the others
             with suppress(duckdb.Error):
                 connection.execute(statement)
         allowed.append(path)
@@ -163,10 +163,10 @@ def _make_views(connection: Any, folder: Path, sql: str) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, tuple[str, str]]:
-    """Return path and reader of each table, by its name: that of the file, without its suffix.
+    """Return path and reader of each table, by the file's name without its suffix.
 
-    Links are left out: they could lead out of the folder. Of two files with one name the second, in
-    order of name, keeps its suffix.
+    Links are skipped, since they could lead out of the folder. Of two files with one name, the
+    second in order of name keeps its suffix.
     """
     found: dict[str, tuple[str, str]] = {}
     real = folder.resolve()
@@ -182,12 +182,12 @@ def _files(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _refuse_what_writes(connection: Any, sql: str) -> None:
-    """Refuse all that is no SELECT to DuckDB: it may write to the files that it may read."""
+    """Refuse everything but a SELECT: DuckDB may write to the files that it may read."""
     import duckdb  # noqa: PLC0415 - only workers load it
 
     select, plan = duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN
     (statement,) = connection.extract_statements(sql)
-    if statement.type == plan:  # of what: ANALYZE runs it
+    if statement.type == plan:  # the plan of another statement: ANALYZE runs it
         (statement,) = connection.extract_statements(_PLAN.sub("", sql, count=1))
     if statement.type != select:
         kind = str(statement.type).rpartition(".")[2]

@@ -1,9 +1,9 @@
-"""What all kinds of database have in common.
+"""The interface of all kinds of database, and the code that they share.
 
-SQLite and DuckDB run inside the process that asks: a statement cannot always be interrupted, and
-what it allocates is the memory of that process. So they run in worker processes with a bound on
-memory, and a cancel kills the worker. A statement that is only late ends itself at its deadline, if
-it can, and the worker stays.
+SQLite and DuckDB run inside the calling process. Not every statement can be interrupted, and a
+statement allocates memory of that process. So they run in worker processes with a memory limit,
+and a cancel kills the worker. A late statement ends itself at its deadline where possible, and
+then the worker stays.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class SqlDatabase(ABC):
     """One database by name.
 
     Attributes:
-        config: What the operator said of it.
-        grace_seconds: How long after its deadline a statement may end by itself, before a cancel
-            ends it.
+        config: The operator's configuration.
+        grace_seconds: Seconds after its deadline in which a statement may end by itself, before
+            it is cancelled.
     """
 
     grace_seconds = 0.0
@@ -63,12 +63,12 @@ class SqlDatabase(ABC):
 
 
 class WorkerDatabase(SqlDatabase):
-    """A database inside a worker process, in which each statement opens it anew.
+    """A database inside a worker process, which opens it again for each statement.
 
-    So a file that was replaced is seen at once, and nothing of one statement is left to the next.
+    So a replaced file is seen at once, and no statement leaves anything to the next one.
 
     Attributes:
-        memory_bytes: The most memory of a worker, its interpreter included.
+        memory_bytes: Memory limit of a worker, including its interpreter.
     """
 
     grace_seconds = 0.1

@@ -1,4 +1,4 @@
-"""What a query takes and gives, and rows made ready for JSON within two bounds."""
+"""A query and its result: configuration, rows as JSON values, and the two bounds of a page."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class DatabaseConfig:
     """A database by name.
 
     Attributes:
-        name: What callers say.
+        name: The name that callers use.
         url: `sqlite:////absolute/path.db`, `duckdb:////absolute/path` (a file or a folder), or
             `postgresql://user:password@host/database`. Never shown.
-        max_value_bytes: The largest single value that SQLite may make or read.
-        busy_seconds: How long to try again while another process locks the SQLite file.
+        max_value_bytes: Limit of bytes of one value that SQLite makes or reads.
+        busy_seconds: Seconds to retry while another process locks the SQLite file.
         connect_timeout_seconds: For PostgreSQL; whole seconds, at least 2.
     """
 
@@ -38,12 +38,12 @@ class DatabaseConfig:
     connect_timeout_seconds: int = 5
 
 
-# What an answer has beside its rows. One row alone may take that room, too.
+# Bytes of an answer beside its rows. A single row may use them too.
 _FIXED_BYTES = 1_500
 
 
 class Query(NamedTuple):
-    """One call, on its way to the thread that runs it."""
+    """One call, passed to the thread that runs it."""
 
     statement: Statement
     parameters: Mapping[str, Any]
@@ -52,24 +52,24 @@ class Query(NamedTuple):
     max_bytes: int
     timeout_seconds: float
     called_at: float
-    """By `time.monotonic`, which all processes of a machine share and no virtual clock moves."""
+    """In `time.monotonic`, which all processes of a machine share."""
 
     @property
     def deadline(self) -> float:
-        """When its time is up, by `time.monotonic`."""
+        """The end of its timeout, in `time.monotonic`."""
         return self.called_at + self.timeout_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class QueryTiming:
-    """Where the time of one query went, in seconds of real time."""
+    """The durations of the parts of one query, in seconds of real time."""
 
     wait_seconds: float
-    """Until a thread or a worker process was free."""
+    """Wait for a free thread or worker process."""
     execute_seconds: float
-    """Until the database had the first row ready; connecting included."""
+    """Until the database had the first row, including the connection."""
     fetch_seconds: float
-    """For the rows themselves, skipped ones included."""
+    """Reading of the rows, including skipped ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +77,16 @@ class QueryResult:
     """Rows of one statement, in the order of the database."""
 
     columns: tuple[str, ...]
-    """May repeat, as in `SELECT 1 AS a, 2 AS a`."""
+    """Names may repeat, as in `SELECT 1 AS a, 2 AS a`."""
     rows: tuple[tuple[Any, ...], ...]
-    """Values as JSON has them: bytes in base64; dates, decimals and all else as text."""
+    """JSON values: bytes in base64; dates, decimals and other types as text."""
     truncated: bool
-    """True if a bound ended the rows and the database has more."""
+    """True if a bound ended the page and the database has more rows."""
     next_position: int | None
-    """The rows before the next page. None if there are no more."""
+    """Number of rows before the next page. None if there are no more."""
     timing: QueryTiming
     warnings: tuple[str, ...] = ()
-    """Sentences about values that are not what the database has."""
+    """Warnings about values that differ from those in the database."""
 
     @property
     def row_count(self) -> int:
@@ -95,14 +95,14 @@ class QueryResult:
 
 
 class WorkerAnswer(NamedTuple):
-    """What a worker process sends for one statement."""
+    """The message of a worker process for one statement."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     more: bool
     warnings: tuple[str, ...]
     started: float
-    """By `time.monotonic`, as `executed`."""
+    """In `time.monotonic`, as `executed`."""
     executed: float
 
 
@@ -111,7 +111,7 @@ class Page(NamedTuple):
 
     rows: list[tuple[Any, ...]]
     more: bool
-    """Whether a bound ended them and there are more."""
+    """Whether a bound ended the page and there are more rows."""
 
 
 def take_rows(
@@ -126,9 +126,9 @@ def take_rows(
     Args:
         rows: Without those that `query.position` skips.
         query: The bounds.
-        least_bytes: No less than half and no more than all of what a row takes as JSON. A row
-            that is too large is refused by this alone, before anything of it is converted.
-        convert: Returns the values of a row as JSON has them.
+        least_bytes: Returns a lower bound of a row's size as JSON, at least half of it. A row
+            that is too large is refused by this bound, before it is converted.
+        convert: Returns the values of a row as JSON values.
 
     Raises:
         InvalidArgument: The first row alone has more than `query.max_bytes`.
@@ -151,11 +151,11 @@ def take_rows(
 
 
 def row_too_large(query: Query, *, rows: int = 1) -> InvalidArgument:
-    """Return the error for a row that alone is above the bound on bytes: the first one of a page.
+    """Return the error for a first row that alone is above the bound on bytes.
 
     Args:
-        query: What was asked.
-        rows: Among how many it is, if the database does not say.
+        query: The query.
+        rows: The number of rows of which one is too large, if the database does not say which.
     """
     first = query.position + 1
     which = f"row {first}" if rows == 1 else f"one of the rows {first} to {first + rows - 1}"
@@ -168,24 +168,24 @@ def row_too_large(query: Query, *, rows: int = 1) -> InvalidArgument:
 
 
 def shown_size(values: Sequence[Any]) -> int:
-    """Return the bytes of a row as JSON and as a row of a Markdown table, the larger of both."""
+    """Return the larger size of a row in bytes: as JSON, or as a row of a Markdown table."""
     text = json.dumps(values, ensure_ascii=False)
-    # In a table, each cell has a character more around it, and each row two.
+    # In a table, each cell has one character more around it, and each row two.
     return len(text.encode(errors="replace")) + len(values) + 2 + text.count("|")
 
 
 def least_size(row: Sequence[object]) -> int:
-    """Return a lower bound of what Python values take as JSON, without a look into them."""
+    """Return a lower bound of the size of Python values as JSON, without visiting them."""
     return sum(len(value) for value in row if isinstance(value, str | bytes))
 
 
 def json_row(row: Sequence[object]) -> tuple[Any, ...]:
-    """Return the values of a row as JSON has them."""
+    """Return the values of a row as JSON values."""
     return tuple(json_value(value) for value in row)
 
 
 def json_value(value: object) -> Any:
-    """Return `value` as JSON has it. What JSON lacks becomes text, without loss."""
+    """Return `value` as a JSON value. Types that JSON lacks become text, without loss."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

@@ -1,11 +1,12 @@
-"""Limits of what is outside, which several replicas keep to together.
+"""Limits of external services that several replicas share.
 
-A task of the server has the heart beat, and every trip to the database is one call in a thread,
-with a bound on its time. While the database is away, each replica goes on with its share of every
-limit: the limit divided by how many replicas there were when they were last counted. So the limit
-holds, as long as no more replicas are started meanwhile.
+A task of the server sends the heart-beats. Every access to the database is one call in a thread
+with a timeout. While the database is unavailable, each replica continues with its share of every
+limit: the limit divided by the number of replicas at the last count. So the limit holds unless
+more replicas are started meanwhile.
 
-What a replica that stood still had in flight goes on when it wakes up: nobody can take that back.
+Requests that a suspended replica had in flight continue when it resumes; this cannot be
+prevented.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from trio_tools.database.shared_store import Beat, Wanted
 
 BEAT_SECONDS: Final = 0.5
-"""How often a replica says that it lives, and settles what it holds."""
+"""Seconds between heart-beats, at which a replica also reports the tokens it holds."""
 
 _TRIP_SECONDS = 1.0
-# Each costs four trips to the database. Who waits for places asks for them by itself.
+# Number of limits per heart-beat. Each takes four statements. A waiting task requests tokens
+# itself.
 _SETTLED_A_BEAT = 50
-_BLOCK_SECONDS = 0.5  # of a rate are taken at a time
+_BLOCK_SECONDS = 0.5  # seconds of a rate that are taken at a time
 _MOST_TOKENS = 20
-# A token that nobody has used so long after it was due is gone.
+# A token that was not used for this long after it was due is dropped.
 _KEEP_SECONDS = 1.0
 
 _T = TypeVar("_T")
@@ -40,7 +42,7 @@ _log = logging.getLogger("trio_tools")
 
 
 class Store(Protocol):
-    """What `SharedLimits` asks of `SharedStore`, whose documentation holds."""
+    """The interface that `SharedLimits` needs of `SharedStore`, which documents it."""
 
     def take(self, name: str, rate: float, burst: int, tokens: int) -> float:
         """Take tokens of a bucket."""
@@ -51,7 +53,7 @@ class Store(Protocol):
         ...
 
     def hold(self, name: str, wanted: Wanted) -> int:
-        """Settle how many places of one limit this replica holds."""
+        """Update the number of tokens of one limit that this replica holds."""
         ...
 
     def end(self) -> None:
@@ -64,7 +66,7 @@ class Store(Protocol):
 
 
 Usage = Callable[[], dict[str, tuple[int, int]]]
-"""Returns for each limit how many places could be used, and how many are."""
+"""Returns for each limit the number of tokens that could be used, and that are used."""
 
 
 class SharedLimits:
@@ -72,11 +74,11 @@ class SharedLimits:
 
     Args:
         store: The tables, or the URL of their database.
-        replicas: How many replicas there are taken to be before they were counted.
+        replicas: Assumed number of replicas before the first count.
 
     Attributes:
-        trouble: Why each replica keeps to its share now; empty if limits are shared.
-        replicas: How many replicas there are, as counted last.
+        trouble: Why each replica uses only its share now; empty if limits are shared.
+        replicas: Number of replicas at the latest count.
     """
 
     def __init__(self, store: Store | str, *, replicas: int = 1) -> None:
@@ -92,19 +94,19 @@ class SharedLimits:
         self._places: dict[str, SharedPlaces] = {}
 
     def bucket(self, name: str, rate: float, burst: int) -> SharedBucket:
-        """Return the bucket of that name, of which all replicas take."""
+        """Return the bucket of that name, which all replicas share."""
         made = self._buckets.get(name)
         if made is None or (made.rate, made.burst) != (rate, burst):
             made = self._buckets[name] = SharedBucket(self, name, rate, burst)
         return made
 
     def places(self, kind: str, capacity: int) -> SharedPlaces:
-        """Return the places of limits of one kind, each with so many places over all replicas."""
+        """Return the limits of one kind, each with so many tokens over all replicas."""
         made = self._places[kind] = SharedPlaces(self, kind, capacity)
         return made
 
     def status(self) -> dict[str, Any]:
-        """Return whether limits are shared now, with how many servers, and why they are not."""
+        """Return whether limits are shared now, with how many servers, and the reason if not."""
         return {
             "shared": not self.trouble,
             "replicas": self.replicas,
@@ -112,7 +114,7 @@ class SharedLimits:
         }
 
     def warning(self) -> str:
-        """Return what callers are told while limits are not shared; empty while they are."""
+        """Return the warning for callers while limits are not shared; empty while they are."""
         if not self.trouble:
             return ""
         return (
@@ -121,7 +123,7 @@ class SharedLimits:
         )
 
     async def run(self) -> None:
-        """Have the heart beat until cancelled, and give everything back then."""
+        """Send heart-beats until cancelled, and then release everything."""
         try:
             while True:
                 kinds = list(self._places.values())
@@ -141,7 +143,7 @@ class SharedLimits:
                 await run_in_thread(self._store.close, limiter=self._thread, abandon_on_cancel=True)
 
     async def trip(self, work: Callable[[], _T]) -> _T | None:
-        """Go to the database once. None if that failed: then the share holds."""
+        """Access the database once. Return None if that failed; then the share applies."""
         from trio_tools.database.shared_store import (  # noqa: PLC0415 - an extra
             FencedError,
             SharedStoreError,
@@ -163,14 +165,14 @@ class SharedLimits:
         return None
 
     async def take(self, bucket: SharedBucket, tokens: int) -> float | None:
-        """Take tokens of a bucket. See `SharedStore.take`; None if the share holds."""
-        if self.trouble:  # the next heart-beat that succeeds ends it
+        """Take tokens of a bucket. See `SharedStore.take`; None if the share applies."""
+        if self.trouble:  # the next successful heart-beat ends it
             return None
         name, rate, burst = bucket.name, bucket.rate, bucket.burst
         return await self.trip(lambda: self._store.take(name, rate, burst, tokens))
 
     async def hold(self, name: str, wanted: Wanted) -> int | None:
-        """Settle how many places of one limit this replica holds; None if the share holds."""
+        """Update the tokens of one limit that this replica holds; None if the share applies."""
         if self.trouble:
             return None
         return await self.trip(lambda: self._store.hold(name, wanted))
@@ -187,7 +189,7 @@ class SharedLimits:
         self.trouble = trouble
 
     def _begin_anew(self) -> None:
-        """Use nothing more of what was given before: others may have it now."""
+        """Drop all tokens that were granted before: other replicas may have them now."""
         _log.info("this server was cut off for so long that its part of the limits is void")
         for bucket in self._buckets.values():
             bucket.drop()
@@ -196,16 +198,16 @@ class SharedLimits:
 
 
 class SharedBucket:
-    """A token bucket of several replicas. First come, first served among the tasks of each.
+    """A token bucket that several replicas share. First come, first served among local tasks.
 
-    Over all replicas, in any span of t seconds, at most `burst + rate * t` tokens are due; each
-    replica may use one a second late at most.
+    Over all replicas, in any span of t seconds, at most `burst + rate * t` tokens are due. Each
+    replica may use a token at most one second late.
 
     Args:
-        limits: Goes to the database.
-        name: Of the bucket.
-        rate: Tokens a second, over all replicas.
-        burst: Most tokens that can be saved up.
+        limits: Accesses the database.
+        name: The name of the bucket.
+        rate: Tokens per second, over all replicas.
+        burst: Limit of saved tokens.
     """
 
     def __init__(self, limits: SharedLimits, name: str, rate: float, burst: int) -> None:
@@ -214,16 +216,16 @@ class SharedBucket:
         self.burst = burst
         self._limits = limits
         self._queue = trio.StrictFIFOLock()
-        # When each token in hand is due, the next one first.
+        # The times at which the held tokens are due, the next one first.
         self._due: deque[float] = deque()
         self._share = TokenBucket(rate, burst)
 
     def drop(self) -> None:
-        """Use no token in hand any more."""
+        """Drop the held tokens."""
         self._due.clear()
 
     def statistics(self) -> TokenBucketStatistics:
-        """The bucket at this instant. Its tokens are those in hand that are due."""
+        """The current state of the bucket. Its tokens are the held ones that are due."""
         now, queue = trio.current_time(), self._queue.statistics()
         if self._limits.trouble:
             return self._own_share().statistics()
@@ -238,7 +240,7 @@ class SharedBucket:
         """Wait until a token can be taken at once. For one task at a time.
 
         Args:
-            waiting: How many more tokens are wanted soon.
+            waiting: Number of further tokens that are needed soon.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -247,15 +249,15 @@ class SharedBucket:
                 await self._share_is_due()
                 return
             if not self._due:
-                continue  # what was given is void already
+                continue  # the granted tokens are already void
             await trio.sleep_until(self._due[0])
             if self._due:
                 return
 
     async def acquire(self) -> float:
-        """Take a token, after all who came before; return the seconds waited.
+        """Take a token, first come, first served; return the seconds waited.
 
-        Cancelled while it waits, it takes nothing.
+        If cancelled while it waits, it takes nothing.
         """
         arrived = trio.current_time()
         async with self._queue:
@@ -263,7 +265,7 @@ class SharedBucket:
         return trio.current_time() - arrived
 
     async def take(self) -> None:
-        """Take a token: at once after `ready`, unless it is void by now. For one task at a time."""
+        """Take a token: at once after `ready`, unless it became void. For one task at a time."""
         await self.ready(self._queue.statistics().tasks_waiting)
         if self._due:
             self._due.popleft()
@@ -271,7 +273,7 @@ class SharedBucket:
             await self._own_share().acquire()
 
     async def _take(self, tokens: int) -> bool:
-        # More than the burst, too: those above it are due in the future.
+        # More than the burst too: the tokens above it are due in the future.
         most = min(_MOST_TOKENS, max(1, math.ceil(self.rate * _BLOCK_SECONDS)))
         tokens = min(tokens, most)
         first = await self._limits.take(self, tokens)
@@ -300,16 +302,16 @@ class SharedBucket:
 
 
 class SharedPlaces:
-    """Places of limits of one kind, such as the requests to each host, over all replicas.
+    """Limits of one kind over all replicas, such as the requests to each host.
 
-    A replica holds a number of places of each limit that it uses, and asks for more when it needs
-    them. With each heart-beat it gives back what it does not use, and what is above its fair share
-    if others want some.
+    A replica holds a number of tokens of each limit that it uses, and requests more when it needs
+    them. With each heart-beat it releases unused tokens, and those above its fair share if others
+    need some.
 
     Args:
-        limits: Goes to the database.
-        kind: Stands before the name of each limit.
-        capacity: Places of each limit over all replicas.
+        limits: Accesses the database.
+        kind: Prefix of the name of each limit.
+        capacity: Tokens of each limit over all replicas.
     """
 
     def __init__(self, limits: SharedLimits, kind: str, capacity: int) -> None:
@@ -318,28 +320,28 @@ class SharedPlaces:
         self._capacity = capacity
         self._held: dict[str, int] = {}
         self._usage: Usage = dict
-        # Which of the limits in use is to be settled next.
+        # The limit in use that is updated next.
         self._next = 0
 
     def watch(self, usage: Usage) -> None:
-        """Let it know, by name, how many places could be used, and how many are."""
+        """Set the function that returns, by name, how many tokens could be used and are used."""
         self._usage = usage
 
     def held(self, name: str) -> int:
-        """Return how many places of a limit this replica may use now."""
+        """Return how many tokens of a limit this replica may use now."""
         if self._limits.trouble:
             return max(1, self._capacity // self._limits.replicas)
         return self._held.get(name, 0)
 
     async def ask(self, name: str) -> None:
-        """Ask for the places of a limit that could be used, once."""
+        """Request once the tokens of a limit that could be used."""
         wanted = self._wanted(name, *self._usage().get(name, (0, 0)))
         held = await self._limits.hold(self._full(name), wanted)
         if held is not None:
             self._held[name] = held
 
     def unused(self) -> list[str]:
-        """Return the limits of which no place is used any more, by full name; use none of them."""
+        """Return the full names of limits without a used token, and drop their tokens."""
         usage = self._usage()
         unused = [name for name in self._held if not any(usage.get(name, ()))]
         for name in unused:
@@ -347,7 +349,7 @@ class SharedPlaces:
         return [self._full(name) for name in unused]
 
     def wanted(self, most: int) -> dict[str, Wanted]:
-        """Return what is wanted of some limits in use, each time of the next ones."""
+        """Return the demand for some limits in use, each time for the next ones."""
         usage = list(self._usage().items())
         start = self._next if self._next < len(usage) else 0
         self._next = start + max(1, most)
@@ -357,7 +359,7 @@ class SharedPlaces:
         }
 
     def settled(self, held: Any) -> None:
-        """Take note of what this replica holds of limits that were settled, by full name."""
+        """Store how many tokens this replica holds of the updated limits, by full name."""
         prefix = self._full("")
         self._held |= {
             name.removeprefix(prefix): places
@@ -366,11 +368,11 @@ class SharedPlaces:
         }
 
     def drop(self) -> None:
-        """Use none of the places that were given."""
+        """Drop all granted tokens."""
         self._held.clear()
 
     def _wanted(self, name: str, users: int, in_use: int) -> Wanted:
-        """Return what is wanted, and use no more than now until that is settled."""
+        """Return the demand, and use no more tokens than now until it is granted."""
         from trio_tools.database.shared_store import Wanted  # noqa: PLC0415 - an extra
 
         self._held[name] = min(self._held.get(name, 0), in_use)

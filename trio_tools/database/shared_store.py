@@ -1,12 +1,12 @@
-"""What replicas share of limits, in tables of one PostgreSQL database. Blocking, for a thread.
+"""The tables of one PostgreSQL database with which replicas share limits. Blocking, for a thread.
 
-A replica is a row with an end that it puts off by its heart-beats; the number of the row is its
-fencing number. What it was given counts as long as the row does: a replica that was cut off or
-stood still for longer finds its row ended, is refused, and begins anew under a higher number. All
+A replica is a row with an end time that its heart-beats extend; the number of the row is its
+fencing number. Its tokens are valid as long as the row is. A replica that was disconnected or
+suspended for longer finds its row expired, is refused, and starts again with a higher number. All
 times are those of the database.
 
-The names of the tables end in the version of their meaning: two versions of the server that mean
-different things by them do not share limits, and do not harm each other.
+The table names end in a version number. Server versions that use the tables differently do not
+share limits, and do not interfere.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 import psycopg
 
 LEASE_SECONDS: Final = 2.0
-"""How long a replica, and all that it was given, counts without a heart-beat."""
+"""Seconds for which a replica and its tokens are valid without a heart-beat."""
 
 _CONNECT_SECONDS = 2
 _STATEMENT_MILLISECONDS = 1_500
-_LOCK: Final = 7_246_001  # of who makes the tables; any number that is always the same
+_LOCK: Final = 7_246_001  # for creating the tables; any constant number
 
 _T = TypeVar("_T")
 
@@ -37,8 +37,9 @@ CREATE TABLE IF NOT EXISTS trio_tools_places_v1 (
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 _JOIN = f"INSERT INTO trio_tools_replicas_v1 (until) VALUES ({_NOW} + %s) RETURNING fence"  # noqa: S608
 _LIVES = f"EXISTS (SELECT FROM trio_tools_replicas_v1 WHERE fence = %(fence)s AND until > {_NOW})"
-# The conformance test of the Generic Cell Rate Algorithm: `due` is when the bucket is full again,
-# less its size. What is taken moves it on, also past now: then the tokens are due in the future.
+# The conformance test of the Generic Cell Rate Algorithm: `due` is the time at which the bucket
+# is full again, less its size. Taking tokens advances it, also beyond now: then the tokens are
+# due in the future.
 _TAKE = f"""
 INSERT INTO trio_tools_rates_v1 AS rates (name, due)
 SELECT %(name)s, {_NOW} - %(burst)s / %(rate)s + %(tokens)s / %(rate)s WHERE {_LIVES}
@@ -63,20 +64,20 @@ RETURNING held
 
 
 class SharedStoreError(Exception):
-    """The database cannot be used now; the text says why, without secrets."""
+    """The database cannot be used now; the message says why, without secrets."""
 
 
 class FencedError(Exception):
-    """The replica counts no more: all that it was given is void."""
+    """The replica has expired: all tokens that it was granted are void."""
 
 
 class Wanted(NamedTuple):
-    """How many places of a limit a replica could use.
+    """The demand of a replica for one limit, in tokens.
 
     Attributes:
-        capacity: How many there are, over all replicas.
-        wanted: How many it could use now.
-        in_use: How many it uses now, which it keeps in any case.
+        capacity: Tokens over all replicas.
+        wanted: Tokens that it could use now.
+        in_use: Tokens that it uses now and keeps in any case.
     """
 
     capacity: int
@@ -85,11 +86,11 @@ class Wanted(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """What a heart-beat brings.
+    """The result of a heart-beat.
 
     Attributes:
-        replicas: How many live.
-        held: Places that this one holds from now on, of the limits that were settled.
+        replicas: Number of live replicas.
+        held: Tokens that this one holds from now on, of the updated limits.
     """
 
     replicas: int
@@ -100,8 +101,8 @@ class SharedStore:
     """The tables, seen by one replica. For one thread at a time.
 
     Args:
-        url: Of the database, which may hold a password.
-        lease_seconds: How long this replica counts without a heart-beat.
+        url: The database's URL, which may contain a password.
+        lease_seconds: Seconds for which this replica is valid without a heart-beat.
     """
 
     def __init__(self, url: str, *, lease_seconds: float = LEASE_SECONDS) -> None:
@@ -115,24 +116,24 @@ class SharedStore:
         """Take tokens of a bucket, which may be due in the future.
 
         Returns:
-            When the first of them but one would have been due, in seconds from now: token number i,
-            from 1, is due `i / rate` later.
+            The time before the first token is due, in seconds from now, minus one interval: token
+            number i, from 1, is due `i / rate` later.
 
         Raises:
-            FencedError: This replica counts no more; nothing was taken.
+            FencedError: This replica has expired; nothing was taken.
             SharedStoreError: The database cannot be used.
         """
-        # PostgreSQL divides two integers without the rest.
+        # PostgreSQL's division of two integers truncates.
         values = {"name": name, "rate": float(rate), "burst": float(burst), "tokens": tokens}
         row = self._run(lambda connection: self._one(connection, _TAKE, values))
         return float(row[0])
 
     def beat(self, wanted: Mapping[str, Wanted], unused: Sequence[str] = ()) -> Beat:
-        """Go on counting, give back places, and settle how many of some limits are held.
+        """Extend the lease, release tokens, and update the held tokens of some limits.
 
         Args:
-            wanted: Of the limits to settle. Of others what is held stays.
-            unused: Limits of which this replica uses no place.
+            wanted: The demand for the limits to update. Other limits stay.
+            unused: Limits of which this replica uses no token.
 
         Raises:
             FencedError: This replica counts no more.
@@ -156,7 +157,7 @@ class SharedStore:
         return self._run(beat)
 
     def hold(self, name: str, wanted: Wanted) -> int:
-        """Settle how many places of one limit this replica holds, and return that.
+        """Update how many tokens of one limit this replica holds, and return that number.
 
         Raises:
             FencedError: This replica counts no more.
@@ -177,12 +178,12 @@ class SharedStore:
             try:
                 connection.execute("DELETE FROM trio_tools_replicas_v1 WHERE fence = %s", [fence])
             except psycopg.Error:
-                pass  # it ends by itself
+                pass  # it expires by itself
             finally:
                 connection.close()
 
     def _settle(self, connection: psycopg.Connection[Any], name: str, wanted: Wanted) -> int:
-        """Take what others leave, up to a fair share where they want more than there is."""
+        """Take the tokens that others leave, up to a fair share if demand exceeds capacity."""
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
             found = connection.execute(_OTHERS, {"name": name, "fence": self._fence}).fetchone()
@@ -196,7 +197,7 @@ class SharedStore:
     def _one(
         self, connection: psycopg.Connection[Any], statement: str, values: dict[str, Any]
     ) -> tuple[Any, ...]:
-        """Return the one row of a statement that gives none if the replica counts no more."""
+        """Return the one row of a statement that has none if the replica has expired."""
         row = connection.execute(statement, values | {"fence": self._fence}).fetchone()  # type: ignore[arg-type]
         if row is None:
             raise FencedError
@@ -212,7 +213,7 @@ class SharedStore:
                 f"the PostgreSQL database of state.url does not answer as it should ({told})"
             ) from None
         except FencedError:
-            self._fence = None  # the next use begins anew
+            self._fence = None  # the next use registers again
             raise
         finally:
             if self._ended:

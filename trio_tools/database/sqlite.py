@@ -1,4 +1,4 @@
-"""SQLite files: what the operator configured, run by `sqlite_worker`."""
+"""SQLite files of the operator's configuration, run by `sqlite_worker`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SqliteDatabase(WorkerDatabase):
     """One SQLite file.
 
     Raises:
-        ValueError: The URL names no file.
+        ValueError: The URL has no file.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:

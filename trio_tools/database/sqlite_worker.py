@@ -1,9 +1,9 @@
 """One statement on one SQLite file, inside a worker process.
 
-Five fences: the file is opened read-only; an authorizer allows what reads and refuses the rest when
-a statement is compiled, tables of SQLite's own among it; limits bound values, statements and the
-memory of SQLite as a whole; a progress handler ends what is late; and the worker can be killed in
-the middle of a function that no handler interrupts.
+It has five protections. The file is opened read-only. An authorizer allows only reads when a
+statement is compiled, and no internal tables of SQLite. Limits bound values, statements and the
+memory of SQLite. A progress handler ends late statements. The worker can be killed inside of a
+function that no handler interrupts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from trio_tools.database.results import Query
     from trio_tools.database.statement import Statement
 
-# A statement that SQLite compiles may take gigabytes for a kilobyte of text, and so may a row of
-# many values. This is of SQLite in the process, not of Python, which needs as much again.
+# The compilation of a kilobyte of SQL may take gigabytes, and so may a row of many values. This
+# limit applies to SQLite in the process, not to Python, which needs as much again.
 _HEAP_BYTES = 2**26
-_PROGRESS_STEPS = 10_000  # of SQLite's machine, about 0.5 ms: often enough, and too rare to cost
+_PROGRESS_STEPS = 10_000  # SQLite instructions, about 0.5 ms: frequent enough, and negligible cost
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 400_000,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
@@ -43,7 +43,7 @@ _DENIED_FUNCTIONS = frozenset(
         "edit",
         "lsdir",
         "fsdir",
-        "fts3_tokenizer",  # takes the address of code
+        "fts3_tokenizer",  # its argument is the address of code
         "sqlite_log",
     }
 )
@@ -74,8 +74,8 @@ _PRAGMAS_WITHOUT_VALUE = frozenset(
         "user_version",
     }
 )
-# Tables that are there without being in the schema. Others, such as sqlite_stmt and dbstat, tell
-# what other callers ask or where pages lie.
+# Tables that exist without being in the schema. Others, such as sqlite_stmt and dbstat, would
+# reveal statements of other callers or the location of pages.
 _BUILT_IN_TABLES = frozenset(
     {
         "json_each",
@@ -88,7 +88,7 @@ _BUILT_IN_TABLES = frozenset(
         *(f"pragma_{name}" for name in _PRAGMAS_WITH_NAME | _PRAGMAS_WITHOUT_VALUE),
     }
 )
-# What SQLite takes for a quoted name, and all in which a double quote is something else.
+# Names in double quotes, and every token in which a double quote has another meaning.
 _DOUBLE_QUOTED = re.compile(
     r"""
       "(?P<name>(?:[^"]|"")*+)"
@@ -102,7 +102,7 @@ _COLUMNS_TOLD = 500
 
 
 class File(NamedTuple):
-    """A SQLite file as the operator configured it."""
+    """A configured SQLite file."""
 
     name: str
     uri: str
@@ -153,10 +153,10 @@ def outline(file: File) -> list[dict[str, Any]]:
 
 
 def names_in_backquotes(sql: str) -> str:
-    """Return the statement with backquotes around names in place of double quotes.
+    """Return the statement with backquotes instead of double quotes around names.
 
-    SQLite takes a name in double quotes that it does not know for a text, so that a misspelt
-    column would be answered with its own name in each row. Of a name in backquotes it does not.
+    SQLite treats an unknown name in double quotes as a text, so a misspelt column would return
+    its own name in each row. With backquotes it reports an error.
     """
     return _DOUBLE_QUOTED.sub(_in_backquotes, sql)
 
@@ -169,7 +169,7 @@ def _in_backquotes(token: re.Match[str]) -> str:
 
 
 class _Session:
-    """A fenced connection for one statement."""
+    """A connection with all protections, for one statement."""
 
     def __init__(self, file: File, deadline: float) -> None:
         self._replaced = 0
@@ -225,7 +225,7 @@ def _authorizer(tables: set[str], hidden: set[str]) -> Callable[..., int]:
     def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
         name = (first or "").lower()
         if action == sqlite3.SQLITE_READ:
-            # Of count(*) no column is read, and the name may be one that the statement gives.
+            # count(*) reads no column, and its name may be one that the statement defines.
             named_here = not second and name not in hidden and not name.startswith("pragma_")
             allowed = name in tables or named_here
         elif action == sqlite3.SQLITE_FUNCTION:
@@ -233,8 +233,8 @@ def _authorizer(tables: set[str], hidden: set[str]) -> Callable[..., int]:
         elif action == sqlite3.SQLITE_PRAGMA:
             allowed = name in (_PRAGMAS_WITHOUT_VALUE if second is None else _PRAGMAS_WITH_NAME)
         elif action == sqlite3.SQLITE_UPDATE:
-            # A virtual table (FTS5, json_each) declares its columns by way of the schema table.
-            # That table itself cannot be written to without the pragma writable_schema.
+            # A virtual table (FTS5, json_each) declares its columns through the schema table.
+            # That table itself cannot be written without the pragma writable_schema.
             allowed = first == "sqlite_master"
         else:
             allowed = action in _READING
@@ -245,7 +245,7 @@ def _authorizer(tables: set[str], hidden: set[str]) -> Callable[..., int]:
 
 def _failure(file: File, error: sqlite3.Error, statement: Statement) -> ToolFailure:
     text = str(error)
-    if "not authorized" in text or "prohibited" in text:  # told under the code of a mistake
+    if "not authorized" in text or "prohibited" in text:  # reported with the code of an SQL error
         return read_only(text)
     match _code(error):
         case sqlite3.SQLITE_AUTH | sqlite3.SQLITE_READONLY:

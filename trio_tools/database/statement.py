@@ -1,8 +1,8 @@
-"""One SQL statement: its parameters, and enough of its words to name what is wrong with it.
+"""One SQL statement: its parameters, and enough of its words for helpful error messages.
 
-This is a lexer, not a guard. It tells text from quotes and comments, so that `:name` means a
-parameter on every database and a second statement is named as such. That nothing is written is
-the business of the databases themselves, which do not depend on it.
+This is a lexer and not a protection. It separates text from quotes and comments, so that `:name`
+is a parameter on every database and a second statement is reported as such. The databases
+themselves prevent writes, and do not depend on this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_SQL_CHARACTERS = 100_000
 _MAX_TOLD = 10
 _MAX_NAME_CHARS = 80
 
-# Possessive quantifiers (`*+`) keep it linear: what a quote has taken it never gives back.
+# Possessive quantifiers (`*+`) keep it linear: they never backtrack.
 _TOKEN = re.compile(
     r"""
       (?P<comment> --[^\n]*+ | /\*.*?(?:\*/|\Z) )
@@ -54,22 +54,22 @@ _WRITING_WORDS_INSIDE = frozenset({"INSERT", "INTO", "UPDATE", "DELETE", "MERGE"
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement with named parameters, as far as words tell."""
+    """One statement with named parameters, as the lexer reads it."""
 
     text: str
-    """Without the semicolon, which some drivers take for the beginning of a second statement."""
+    """Without the semicolon, after which some drivers expect a second statement."""
     words: tuple[str, ...]
-    """Key words and bare names in upper case, in order."""
+    """Keywords and unquoted names in upper case, in order."""
     placeholders: tuple[tuple[int, int, str], ...]
-    """Each `:name` in the text: its begin, its end and the name."""
+    """Each `:name` in the text: its start, its end and the name."""
 
     @classmethod
     def parse(cls, sql: str, given: Mapping[str, Any]) -> Statement:
-        """Check that `sql` is one statement and that `given` has just its parameters.
+        """Check that `sql` is one statement and that `given` has exactly its parameters.
 
         Raises:
-            InvalidArgument: None or several statements, too long, not text, or parameters that
-                are missing or unknown.
+            InvalidArgument: Not exactly one statement, too long, not text, or parameters are
+                missing or unknown.
         """
         _check_text(sql)
         tokens = list(_TOKEN.finditer(sql))
@@ -93,7 +93,7 @@ class Statement:
 
     @property
     def sql(self) -> str:
-        """The text without what our lexer takes for comments in front."""
+        """The text without the leading comments that the lexer finds."""
         return without_comments_in_front(self.text)
 
     @property
@@ -103,7 +103,7 @@ class Statement:
 
     @property
     def seems_to_write(self) -> bool:
-        """Whether a database that refused it most likely did so because it writes."""
+        """Whether a database probably refused it because it writes."""
         if self.kind == "EXPLAIN" and "CREATE" in self.words:
             return True
         return self.kind in _WRITING_WORDS or (
@@ -111,11 +111,11 @@ class Statement:
         )
 
     def begins_with(self, words: AbstractSet[str]) -> bool:
-        """Whether the text itself begins with one of the words (upper case), however it is read."""
+        """Whether the text begins with one of the words (upper case), regardless of comments."""
         return self.kind in words and self.sql[: len(self.kind)].upper() == self.kind
 
     def in_dollars(self) -> tuple[str, list[str]]:
-        """Return the text with `$1`, `$2` and so on, as PostgreSQL has them, and their names."""
+        """Return the text with PostgreSQL's `$1`, `$2` and so on, and their names."""
         numbers: dict[str, int] = {}
         parts: list[str] = []
         done = 0
@@ -127,7 +127,7 @@ class Statement:
 
 
 def without_comments_in_front(sql: str) -> str:
-    """Return `sql` from the first word on, as our lexer reads it."""
+    """Return `sql` starting at its first word, as the lexer reads it."""
     return _COMMENTS_IN_FRONT.sub("", sql, count=1)
 
 
@@ -143,8 +143,8 @@ def read_only(reason: str) -> Forbidden:
 def refused(statement: Statement, reason: str) -> ToolFailure:
     """Return the error for a statement that the database does not understand or allow."""
     if statement.seems_to_write:
-        # PostgreSQL gets the statement inside of one that reads, where a writing word is an error
-        # of syntax. The syntax is right for the caller, who needs to know the word.
+        # PostgreSQL gets the statement inside of one that reads, where a writing word is a syntax
+        # error. The caller needs to know the word, since the syntax of the statement itself is right.
         if reason.startswith("syntax error"):
             writes = _WRITING_WORDS_INSIDE | {"CREATE"}
             word = next((word for word in statement.words if word in writes), statement.kind)
@@ -179,8 +179,8 @@ def _placeholders(
 ) -> Iterator[tuple[int, int, str]]:
     """Yield each `:name` that is a parameter.
 
-    Within square brackets it may be a bound of a slice, as in `[1:n]` and `[:n]`. It is one behind
-    a value, and also where no parameter has that name.
+    Within square brackets it may be a bound of a slice, as in `[1:n]` and `[:n]`. It is a bound
+    after a value, and also if no parameter has that name.
     """
     depth = 0
     for token in tokens:

@@ -1,9 +1,9 @@
-"""A table read a chunk of rows at a time, each chunk from behind the last row of the one before.
+"""A table read in chunks of rows, each chunk starting after the last row of the one before.
 
-Nothing is held open between chunks: the key of the last row says where to go on. It can do so only
-if it is another one in each row, and the database has to say so itself, since it may compare in
-another way than we do: under a collation, or in fewer digits. So at each border it is asked how
-many rows have that key, and a border that is not exactly one row is refused.
+Nothing is held open between chunks: the key of the last row is the position of the next chunk.
+That requires a key that is unique. Only the database can check this, since it may compare
+differently from Python: with a collation, or with fewer digits. So at each chunk border the
+number of rows with that key is queried, and any number but one is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Key = str | int | float
 
 
 class TableChunk(NamedTuple):
-    """Rows in the order of the key, and the key of the last one; None at the end of the table."""
+    """Rows in key order, and the key of the last one; None at the end of the table."""
 
     rows: list[dict[str, Any]]
     last_key: Key | None
@@ -29,14 +29,14 @@ class TableChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table or view, in the order of a column that is different in each row.
+    """A table or view, ordered by a column with unique values.
 
     Attributes:
-        databases: Where it is looked for.
+        databases: The databases that contain it.
         database: Name of its database.
-        name: Its name, `schema.table` if need be. Quoted here, so no SQL comes in by it.
+        name: Its name, optionally as `schema.table`. It is quoted here, so it cannot inject SQL.
         key: The column.
-        timeout_seconds: For each statement; a chunk takes three.
+        timeout_seconds: Timeout of each statement; a chunk takes three.
     """
 
     databases: Databases
@@ -46,13 +46,13 @@ class Table:
     timeout_seconds: float
 
     async def read_chunk(self, after: Key | None, size: int) -> TableChunk:
-        """Return up to `size` rows from behind the one with the key `after`; None to begin.
+        """Return up to `size` rows after the one with the key `after`; None for the first rows.
 
-        Over all chunks each row comes once, if the table does not change meanwhile.
+        Over all chunks each row is returned once, if the table does not change meanwhile.
 
         Raises:
-            InvalidArgument: There is no such column, or its values do not tell where the next
-                chunk begins.
+            InvalidArgument: The column does not exist, or its values do not determine where the
+                next chunk begins.
             ToolFailure: As `Databases.query`.
         """
         await self._check_that_the_key_is_there()
@@ -67,7 +67,7 @@ class Table:
         return TableChunk(rows, last)
 
     async def _check_that_the_key_is_there(self) -> None:
-        """Compare names: some databases take an unknown one in quotes for a text."""
+        """Compare names: some databases treat an unknown quoted name as a text."""
         columns = (await self._query("*", "WHERE 1 = 0", {}, 1)).columns
         if self.key not in columns:
             raise InvalidArgument(
@@ -86,7 +86,7 @@ class Table:
             found = await self._query(
                 f"{key} IS NULL", f"WHERE {key} = :last OR {key} IS NULL", {"last": last}, 2
             )
-        except InvalidArgument as failure:  # the database cannot read its own value in our words
+        except InvalidArgument as failure:  # the database cannot parse its own value
             raise self._unusable(
                 f"{brief_repr(last)} is not a position to continue from"
             ) from failure

@@ -67,7 +67,7 @@ ORDER BY 1, 2, a.attnum LIMIT {_COLUMNS_TOLD}
 
 
 class _StaleConnection(UpstreamFailed):
-    """A connection that was kept has died since; nothing was run."""
+    """A pooled connection has been lost since its last use; nothing was run."""
 
 
 class PostgresDatabase(SqlDatabase):
@@ -90,7 +90,7 @@ class PostgresDatabase(SqlDatabase):
         self._loaded = False
 
     async def run(self, query: Query, limiter: trio.CapacityLimiter) -> QueryResult:
-        """As `SqlDatabase.run`; a cancel is sent to the server. Half a second later it is over."""
+        """As `SqlDatabase.run`; a cancel is sent to the server and waits half a second."""
         return await self._watched(
             lambda running: self._with_session(
                 running, query.timeout_seconds, query.statement, lambda it: _query(it, query, self)
@@ -113,7 +113,7 @@ class PostgresDatabase(SqlDatabase):
             connection.close()
 
     def converters(self, session: Session, types: tuple[int, ...]) -> list[Converter]:
-        """Return what makes JSON values of the columns of a result."""
+        """Return the function that converts the columns of a result to JSON values."""
         return session.types_of(types, self._element_types)
 
     async def _watched(
@@ -126,7 +126,7 @@ class PostgresDatabase(SqlDatabase):
             try:
                 with suppress(_StaleConnection):
                     return work(running)
-                # All kept connections of that age were dropped, so this one is new.
+                # All pooled connections of that age were closed, so this one is new.
                 return work(running)
             except ToolFailure as failure:
                 return failure
@@ -134,7 +134,7 @@ class PostgresDatabase(SqlDatabase):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_server, running, finished)
             try:
-                # A failure comes back as a value, or the nursery would wrap it in a group.
+                # A failure is returned as a value, since the nursery would wrap it in a group.
                 outcome = await run_in_tool_thread(attempt, limiter=limiter)
             finally:
                 finished.set()
@@ -172,7 +172,7 @@ class PostgresDatabase(SqlDatabase):
         session = Session(connection, self._url.schema)
         with running.watch(connection):
             try:
-                # A cancel before this line found nothing to end, and one after it will.
+                # A cancel before this line found nothing to end; a cancel after it will.
                 trio.from_thread.check_cancelled()
                 try:
                     session.begin(seconds)
@@ -184,7 +184,7 @@ class PostgresDatabase(SqlDatabase):
                     raise
                 return work(session)
             except PostgresError as error:
-                trio.from_thread.check_cancelled()  # then the error is only how it ended
+                trio.from_thread.check_cancelled()  # after a cancel, the error is only its effect
                 raise failure_of(self.config.name, error, statement) from error
             except (TypeError, ValueError) as error:
                 raise InvalidArgument(
@@ -195,7 +195,7 @@ class PostgresDatabase(SqlDatabase):
                 self._give_back(connection, session)
 
     def _take(self) -> tuple[psycopg.Connection, bool]:
-        """Return a connection, and whether it was kept from an earlier query."""
+        """Return a connection, and whether it is a pooled one."""
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
@@ -215,7 +215,7 @@ class PostgresDatabase(SqlDatabase):
             )
         except psycopg.Error as error:
             trio.from_thread.check_cancelled()
-            # The driver's message names host, port and user, which callers must not see.
+            # The driver's message contains host, port and user, which callers must not see.
             _log.warning("database %s cannot be reached: %s", self.config.name, _one_line(error))
             for number in SHORTAGES:
                 if os.strerror(number) in str(error):
@@ -274,10 +274,11 @@ def _query(session: Session, query: Query, database: PostgresDatabase) -> QueryR
         nonlocal any_row
         if isinstance(row, RowTooLarge):
             if any_row:
-                return query.max_bytes + 1  # ends the page before them
+                return query.max_bytes + 1  # ends the page before these rows
             raise row_too_large(query, rows=row.rows)
         any_row = True
-        # Bytes shrink from hexadecimal to base64, and quotes within arrays are doubled here only.
+        # The size shrinks from hexadecimal to base64, and quotes within arrays are doubled only
+        # here.
         return sum(len(value) for value in row if value is not None) // 4
 
     def convert(row: Row | RowTooLarge) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""THE table from an error of PostgreSQL to what the caller is told."""
+"""THE table from an error of PostgreSQL to the failure that the caller sees."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _REFUSED_STATES = frozenset({"08P01"})  # $1 without a value
 
 
 def failure_of(database: str, error: PostgresError, statement: Statement | None) -> ToolFailure:  # noqa: PLR0911 - a table
-    """Return what callers are told of an error.
+    """Return the failure for an error.
 
     Args:
         database: The name of the database.
-        error: What the server sent, or the end of the connection.
-        statement: What was run; None for one of our own.
+        error: The server's error, or the end of the connection.
+        statement: The caller's statement; None for one of our own.
     """
     state, reason = error.state, _reason(error)
     if state is None or error.lost or state.startswith("57P"):
@@ -68,12 +68,12 @@ def failure_of(database: str, error: PostgresError, statement: Statement | None)
 
 
 def lost(database: str, error: PostgresError) -> str:
-    """Say that the connection has ended, and that the call can be made again."""
+    """Return the message that the connection has ended and that the call can be repeated."""
     return f"database {database!r} closed the connection ({error.primary}): call again"
 
 
 def _reason(error: PostgresError) -> str:
-    """Return the error in the words of the server, with all that it says how to mend it."""
+    """Return the server's error message with its detail and hint."""
     parts = [error.primary]
     if error.position is not None and error.position > 0:
         parts.append(f"at character {error.position}")

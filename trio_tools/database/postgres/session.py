@@ -1,13 +1,13 @@
-"""One statement on one connection to PostgreSQL, in a transaction of its own that changes nothing.
+"""One statement on one connection to PostgreSQL, in its own read-only transaction.
 
-All that a statement needs of the server is set within its transaction and is gone with it: no
-prepared statement has a name, no setting is one of the session. So a pooler such as PgBouncer may
-give each transaction another server process.
+Everything that a statement needs on the server is set within its transaction and ends with it: no
+prepared statement has a name, and no setting belongs to the session. So a pooler such as
+PgBouncer may use another server process for each transaction.
 
-A row that is too large is refused by the server. libpq would hold all of it in memory, twice.
+The server refuses a row that is too large. libpq would hold all of it in memory twice.
 
-Runs in a worker thread. Results are read as PostgreSQL sends them, as text, one row at a time; the
-thread waits without the interpreter lock.
+Runs in a worker thread. Results are read as text in the order in which PostgreSQL sends them, one
+row at a time; the thread waits without the interpreter lock.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ _CURSOR = "trio_tools"
 _ROWS_PER_FETCH = 100
 _ALL_ROWS = 2**31 - 1
 _LONGEST_TIMEOUT = 2**31 - 1
-_FIRST_OWN_OID = 16_384  # of types that are not PostgreSQL's own
-# What may come after the rows that were wanted. To read more would take longer than to reconnect.
+_FIRST_OWN_OID = 16_384  # first id of types that are not built in
+# Limit of what is read after the requested rows. Reading more would take longer than
+# reconnecting.
 _DRAINED_BYTES = 1_000_000
 
 _TOO_LARGE_MARK = "trio-tools: a row of"
-# The inner SELECT is a fence: without it PostgreSQL computes all columns a second time.
+# The inner SELECT prevents that PostgreSQL computes all columns a second time.
 _IN_FRONT = f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR SELECT * FROM (SELECT * FROM (\n"  # noqa: S608
 _BEHIND = f"""
 ) AS "trio tools inner" OFFSET 0) AS "trio tools row"
@@ -75,7 +76,7 @@ class PostgresError(Exception):
 
 
 class RowTooLarge(NamedTuple):
-    """Stands for rows that the server did not send, since one of them is too large."""
+    """Represents rows that the server did not send, since one of them is too large."""
 
     rows: int
 
@@ -102,9 +103,9 @@ class Session:
         self._schema = schema
 
     def begin(self, timeout_seconds: float) -> None:
-        """Begin a transaction that only reads.
+        """Begin a read-only transaction.
 
-        A limit that the role or the database has stands if it is the lower one.
+        If the role or the database has a lower limit, it stays.
         """
         milliseconds = min(max(1, round(timeout_seconds * 1000)), _LONGEST_TIMEOUT)
         settings = {
@@ -120,7 +121,7 @@ class Session:
             literal = pq.Escaping(self._pgconn).escape_literal(self._schema.encode())
             settings["search_path"] = f"quote_ident({bytes(literal).decode()})"
         if self._pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
-            # Such a server converts nothing; it would only refuse what is no UTF-8.
+            # Such a server converts nothing; it would only refuse invalid UTF-8.
             settings["client_encoding"] = "'SQL_ASCII'"
         each = ", ".join(f"set_config('{name}', {value}, true)" for name, value in settings.items())
         self._simple(f"BEGIN READ ONLY; SELECT {each}; SAVEPOINT {_CURSOR}")
@@ -128,8 +129,8 @@ class Session:
     def end(self) -> bool:
         """Roll back. Returns whether the connection can be used again.
 
-        Locks of the session are let go in the same transaction: behind a pooler the next one may
-        be on another server process.
+        Locks of the session are released in the same transaction, since behind a pooler the next
+        one may be on another server process.
         """
         if not self._drain():
             return False
@@ -147,10 +148,10 @@ class Session:
         count: int,
         max_row_bytes: int,
     ) -> Rows:
-        """Run a statement and return up to `count` rows behind the first `position`.
+        """Run a statement and return up to `count` rows after the first `position`.
 
-        A statement is run by a cursor, which takes nothing but a query that reads. EXPLAIN is
-        composed anew around such a query, and SHOW has no room for anything else.
+        A statement is run by a cursor, which accepts only a query that reads. EXPLAIN is rebuilt
+        around such a query, and SHOW cannot contain anything else.
         """
         sql, names = statement.in_dollars()
         values, types = _parameters([parameters[name] for name in names])
@@ -158,9 +159,10 @@ class Session:
             return self._direct(statement.sql, values, types, position)
         if statement.begins_with({"EXPLAIN"}):
             explain = _EXPLAIN.fullmatch(without_comments_in_front(sql))
-            assert explain is not None  # it begins with that word, and all else is optional
+            assert explain is not None  # it begins with that word, and the rest is optional
             return self._direct(self._explain(explain, values, types), values, types, position)
-        # Alone first: so that it cannot close our brackets, and errors tell places in it.
+        # Without the brackets first, so that it cannot close them, and positions in errors are
+        # right.
         self._pgconn.send_prepare(b"", sql.encode(), types)
         self._only_result()
         behind = _BEHIND.format(bytes=max_row_bytes)
@@ -177,12 +179,12 @@ class Session:
         options = [explain["options"]] if (explain["options"] or "").strip() else []
         options += [word for word in (explain["analyze"], explain["verbose"]) if word]
         if re.search("analy[sz]e", ",".join(options), re.IGNORECASE):
-            # It runs what it explains. A cursor takes only what reads, and CREATE TABLE AS, which a
-            # read-only transaction may take, does not.
+            # It runs the explained statement. A cursor accepts only queries that read, which
+            # excludes CREATE TABLE AS; a read-only transaction would allow that.
             check = f"DECLARE {_CURSOR} NO SCROLL CURSOR FOR "
             self._extended(f"{check}{explain['inner']}", values, types, offset=len(check))
             self._extended(f"CLOSE {_CURSOR}")
-        # In brackets, so that no word in front of the statement is taken for an option.
+        # In brackets, so that no word before the statement is parsed as an option.
         return f"EXPLAIN ({', '.join(options) or 'COSTS ON'}) {explain['inner']}"
 
     def types_of(self, oids: Sequence[int], known: dict[int, int]) -> list[Converter]:
@@ -190,8 +192,8 @@ class Session:
 
         Args:
             oids: The types of the columns.
-            known: Element type by array type, or 0 for no array; of types that are not
-                PostgreSQL's own. Added to.
+            known: Element type by array type, 0 for a type that is not an array; for types that
+                are not built in. New ones are added to it.
         """
         unknown = {oid for oid in oids if oid >= _FIRST_OWN_OID} - known.keys()
         if unknown:
@@ -222,7 +224,7 @@ class Session:
     def _direct(
         self, sql: str, values: Sequence[bytes | None], types: Sequence[int], position: int
     ) -> Rows:
-        """Run what no cursor takes. Its answer is short."""
+        """Run a statement that cursors do not support. Its result is short."""
         result = self._extended(sql, values, types)
         rows = (_row(result, number) for number in range(position, result.ntuples))
         return Rows(*_columns(result), rows)
@@ -253,7 +255,7 @@ class Session:
                 yield _row(result, number)
 
     def _drain(self) -> bool:
-        """Read what the server still sends. Returns False if that is too much."""
+        """Read the rest of the server's output. Return False if it is too long."""
         room = _DRAINED_BYTES
         while self._pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             for result in self._results():
@@ -277,7 +279,7 @@ class Session:
         *,
         offset: int = 0,
     ) -> PGresult:
-        """Run one statement by the protocol that takes one only."""
+        """Run one statement with the protocol that allows only one."""
         encoded = [v.encode() if isinstance(v, str) else v for v in values or ()]
         self._pgconn.send_query_params(sql.encode(), encoded, types)
         return self._only_result(offset=offset)
@@ -323,7 +325,7 @@ def _row(result: PGresult, number: int) -> Row:
 
 
 def _parameters(values: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
-    """Return texts and types, so that a number is one also where nothing else tells its type."""
+    """Return texts and types, so that a number stays one where nothing else gives its type."""
     texts: list[bytes | None] = []
     types: list[int] = []
     for value in values:

@@ -1,7 +1,7 @@
-"""Values of PostgreSQL as JSON has them, made from PostgreSQL's own text of them.
+"""Values of PostgreSQL as JSON values, converted from PostgreSQL's text form.
 
-Whole numbers, floats, booleans, JSON and arrays become what JSON has for them, if nothing is lost
-by it; bytes become base64. All else keeps the text that psql shows: `1 mon`, `infinity`,
+Integers, floats, booleans, JSON and arrays become the corresponding JSON values if nothing is
+lost; bytes become base64. All other types keep the text that psql shows: `1 mon`, `infinity`,
 `24:00:00`, `0044-03-15 BC`, `12.50`, `NaN`, `(1,"a b")`, `[1,5)`.
 """
 
@@ -23,7 +23,7 @@ _BOOL, _BYTEA, _INT8, _INT2, _INT4, _OID, _JSON, _FLOAT4, _FLOAT8, _JSONB = (
 )  # fmt: skip
 _BOX = 603  # the one type whose arrays are delimited by semicolons
 
-# Of an array: a quoted element, a bare one, or a mark.
+# Tokens of an array: a quoted element, an unquoted one, or a mark.
 _ELEMENT = re.compile(
     r'"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<mark>[{}])|(?P<bare>[^{},"]++)', re.DOTALL
 )
@@ -41,14 +41,14 @@ def converter_of(oid: int) -> Converter:
 
 
 def array_converter(element_oid: int) -> Converter:
-    """Return what makes nested lists of the text of an array."""
+    """Return the function that makes nested lists of the text of an array."""
     pattern = _BOX_ELEMENT if element_oid == _BOX else _ELEMENT
     convert = converter_of(element_oid)
     return lambda text: _array(text, convert, pattern)
 
 
 def _array(text: str, convert: Converter, pattern: re.Pattern[str]) -> list[Any]:
-    # Unusual bounds stand in front, as in [0:1]={1,2}.
+    # Unusual bounds are written before it, as in [0:1]={1,2}.
     start = text.find("=") + 1 if text.startswith("[") else 0
     outer: list[Any] = []
     stack = [outer]
@@ -81,7 +81,7 @@ def _bytes(text: str) -> str:
 
 
 def _json(text: str) -> Any:
-    """Return the value, or the text where a parser would lose digits, keys or itself."""
+    """Return the value; the text if a parser would lose digits or keys, or cannot parse it."""
     try:
         value = json.loads(text, parse_float=_decimal, object_pairs_hook=_object)
         if "\\u" in text:  # an escape can be a lone surrogate, which is not text
