@@ -144,7 +144,7 @@ def refused(statement: Statement, reason: str) -> ToolFailure:
     """Return the error for a statement that the database does not understand or allow."""
     if statement.seems_to_write:
         # PostgreSQL gets the statement inside of one that reads, where a writing word is a syntax
-        # error. The caller needs to know the word, since the syntax of the statement itself is right.
+        # error. The caller needs to know the word, since the syntax is right.
         if reason.startswith("syntax error"):
             writes = _WRITING_WORDS_INSIDE | {"CREATE"}
             word = next((word for word in statement.words if word in writes), statement.kind)

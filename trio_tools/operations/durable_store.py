@@ -1,6 +1,6 @@
-"""`DurableStore`: operations in memory as far as they are in use, and all of them on the disk.
+"""`DurableStore`: all operations on the disk, and those in use in memory.
 
-What the memory drops stays on the disk, and comes back with the next question for it.
+An operation that is dropped from memory stays on the disk, and is loaded again at its next use.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _log = logging.getLogger("trio_tools")
 
-# How long a call waits to be counted in the state.
+# Seconds that a call waits to be counted in the state.
 _COUNT_SECONDS = 2.0
-# The share of all that is kept which leaves memory beyond what has to.
+# Share of the kept bytes that is dropped from memory in addition to the necessary part.
 _MORE_TO_LET_GO = 16
 
 Revive = Callable[[Writer, Record, Stored], Awaitable[StoredOperation]]
-"""Makes an operation of what writes it, its record, and what was stored beside that."""
+"""Makes an operation from its writer, its record, and its stored outcomes."""
 
 
 class DurableStore(MemoryStore):
@@ -53,11 +53,11 @@ class DurableStore(MemoryStore):
 
     Args:
         location: Where they are stored.
-        ttl: Seconds that an operation is kept after its last use, in memory and there.
-        capacity: Most operations in memory.
-        max_bytes: Most bytes in memory.
-        max_stored_bytes: Most bytes there.
-        revive: Makes an operation of what was stored.
+        ttl: Seconds that an operation is kept after its last use, in memory and on the disk.
+        capacity: Limit of operations in memory.
+        max_bytes: Limit of bytes in memory.
+        max_stored_bytes: Limit of bytes on the disk.
+        revive: Makes an operation from its stored form.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DurableStore(MemoryStore):
 
     @property
     def trouble(self) -> str:
-        """Why what ends is kept in memory only; empty if it is on the disk."""
+        """Why outcomes are kept in memory only; empty if they are written to the disk."""
         return self.writer.trouble
 
     def journal(
@@ -99,7 +99,7 @@ class DurableStore(MemoryStore):
         operation: Operation,
         request: object,
     ) -> OperationJournal:
-        """Return a journal for a new operation. Nothing is stored before it is begun."""
+        """Return a journal for a new operation. Nothing is stored before it begins."""
         now = self.writer.now()
         record = Record(
             owner=plain_name(owner),
@@ -114,11 +114,11 @@ class DurableStore(MemoryStore):
         return OperationJournal(self.writer, record)
 
     def key(self) -> bytes | None:
-        """Return the secret that signs cursors, which every server of this state has."""
+        """Return the secret that signs cursors. All servers of this state share it."""
         return self._key or self.location.file_key()
 
     async def open_key(self) -> None:
-        """Have the secret at hand. It is beside a file; in PostgreSQL it is in a table."""
+        """Load the secret, which is a file beside a SQLite file, or in a table of PostgreSQL."""
         if self.location.path is None and self._key is None:
             try:
                 self._key = await self.writer.read(lambda database: database.key())
@@ -126,9 +126,9 @@ class DurableStore(MemoryStore):
                 self.writer.note_trouble(error)
 
     async def count_use(self, use: Use) -> Counted | None:
-        """Count what a client used, over all servers of the state. None if it cannot be told now.
+        """Count the use of a client over all servers of the state. None if not possible now.
 
-        It waits for a commit, for 2 s at most.
+        It waits for a commit, at most 2 s.
         """
         if self.writer.trouble or not self.writer.running:
             return None
@@ -141,7 +141,7 @@ class DurableStore(MemoryStore):
         return None
 
     async def load_library(self) -> None:
-        """Load the library of the database, in a thread. A cancel leaves the thread behind."""
+        """Load the library of the database in a thread. A cancel abandons the thread."""
         await run_in_thread(
             importlib.import_module,
             "trio_tools.operations.durable.database",
@@ -150,13 +150,13 @@ class DurableStore(MemoryStore):
         )
 
     async def write(self) -> None:
-        """Write what has to be written, and hear what other servers tell, until cancelled."""
+        """Write changes, and receive notices of other servers, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._notices.listen)
             await self.writer.run()
 
     async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
-        """Wait until another server tells of a change, at most so long. See `OperationStore`."""
+        """Wait until another server reports a change, at most so long. See `OperationStore`."""
         awaited: str = "parked"
         if operation is not None and operation.journal is not None:
             record = operation.journal.record
@@ -164,7 +164,7 @@ class DurableStore(MemoryStore):
         await self._notices.wait(awaited, seconds)
 
     async def recall(self, operation_id: str, owner: str) -> None:
-        """Bring an operation from the disk into memory, if it is there as nobody here knows it."""
+        """Load an operation from the disk, if its stored form is newer than the one in memory."""
         kept = self._kept.get((owner, operation_id))
         if kept is not None and (kept.running_here or kept.journal is None):
             return
@@ -184,9 +184,9 @@ class DurableStore(MemoryStore):
             await self._take_in(*found)
 
     async def _take_in(self, record: Record, stored: Stored) -> StoredOperation | None:
-        """Put an operation that was read into memory, unless it is there as it was read.
+        """Put a loaded operation into memory, unless memory has it in that form.
 
-        Another task may have read it too, and be about to work on it: there must not be two.
+        Another task may have loaded it too, and be about to run it: there must not be two.
         """
         operation = await self._revive(self.writer, record, stored)
         key = (operation.owner, operation.operation_id)
@@ -201,7 +201,7 @@ class DurableStore(MemoryStore):
         return operation
 
     async def records(self) -> list[Record]:
-        """Return what is stored of all operations of all owners, oldest first.
+        """Return the records of all operations of all owners, oldest first.
 
         Raises:
             ValueError: The state cannot be read.
@@ -211,7 +211,7 @@ class DurableStore(MemoryStore):
         return await self._read(lambda database: database.records())
 
     async def names(self, owner: str) -> list[str]:
-        """Return the ids of an owner's operations, in memory and on the disk, the newest first."""
+        """Return the ids of an owner's operations, in memory and on the disk, newest first."""
         here = await super().names(owner)
         if not self.writer.running or not self.location.may_hold_operations():
             return here
@@ -226,7 +226,7 @@ class DurableStore(MemoryStore):
         return list(dict.fromkeys((*here, *there)))
 
     async def prune(self, ttl: float | None = None) -> int:
-        """Delete what nobody has used for so long, by default the time to live.
+        """Delete operations that were unused for so long, by default the time to live.
 
         Raises:
             ValueError: The state cannot be written.
@@ -250,11 +250,11 @@ class DurableStore(MemoryStore):
         return restored_name(record.operation_id), restored_name(record.owner)
 
     def is_held(self, record: Record) -> bool:
-        """Whether a server works on a stored operation."""
+        """Whether a server runs a stored operation."""
         return OperationJournal(self.writer, record).held_elsewhere
 
     async def parked(self) -> list[StoredOperation]:
-        """Bring the background operations that nobody works on into memory, oldest first."""
+        """Load the background operations that no server runs, oldest first."""
         if not await run_in_tool_thread(self.location.has_parked):
             return []
         taken: list[StoredOperation] = []
@@ -270,7 +270,7 @@ class DurableStore(MemoryStore):
         return taken
 
     async def begin(self, operation: StoredOperation) -> None:
-        """Take an operation for this server, on the disk too. See `OperationStore`."""
+        """Claim an operation for this server, also on the disk. See `OperationStore`."""
         journal = operation.journal
         if journal is None:
             return
@@ -297,7 +297,7 @@ class DurableStore(MemoryStore):
             )
 
     async def stop_elsewhere(self, operation: StoredOperation) -> bool:
-        """Ask the server that works on an operation to stop it. See `OperationStore`."""
+        """Ask the server that runs an operation to stop it. See `OperationStore`."""
         if operation.journal is None:
             return False
         record = operation.journal.record
@@ -309,7 +309,7 @@ class DurableStore(MemoryStore):
             return False
 
     def end(self, operation: StoredOperation) -> None:
-        """Let others work on an operation."""
+        """Release an operation, so that other servers may run it."""
         journal = operation.journal
         if journal is not None:
             record = journal.record
@@ -319,15 +319,15 @@ class DurableStore(MemoryStore):
             self.writer.release(journal)
 
     async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
-        """Wait until what ended so far is on the disk, or cannot be written."""
+        """Wait until everything so far is on the disk, or cannot be written."""
         if operation.journal is not None:
             await operation.journal.settled(patient=patient)
 
     def let_go(self, most: int) -> None:
-        """Drop results from memory that are on the disk, until `most` bytes are kept.
+        """Drop results that are on the disk from memory, until `most` bytes are kept.
 
-        Those of operations that nobody works on go first, and of these the one unused for longest.
-        A little more goes than has to, so that this is not done for each item.
+        Idle operations are dropped from first, the least recently used before others. A little
+        more than necessary is dropped, so that this does not happen for each item.
         """
         if self._bytes <= most:
             return
@@ -346,17 +346,17 @@ class DurableStore(MemoryStore):
 
     @property
     def will_let_go(self) -> bool:
-        """Whether results are on their way to the disk, so that memory will let go of them."""
+        """Whether results are being written to the disk, after which memory can drop them."""
         return self.writer.has_outcomes_ahead
 
     def _committed(self) -> None:
         self.when_safe()
 
     def _write_what_is_gone(self) -> None:
-        """Have those operations written again that are not on the disk any more.
+        """Write the operations again that are no longer on the disk.
 
-        The file may have been replaced. An operation that is there as it is known here stays, and
-        one that another server works on or has changed is that server's.
+        The file may have been replaced. An operation whose stored form is the known one stays.
+        One that another server runs or has changed belongs to that server.
         """
         for kept in self._kept.values():
             if not kept.running_here and kept.journal is not None:
@@ -378,7 +378,8 @@ class DurableStore(MemoryStore):
         if kept.journal is not None:
             self.writer.forget(kept.journal)
             if self.writer.trouble and kept.journal.has_news:
-                # It would take memory until the state is back, and memory has no room for it.
+                # It would use memory until the state is available, and the memory limit is
+                # reached.
                 _log.warning(
                     "operation %r is dropped before it could be written", kept.operation_id
                 )

@@ -46,7 +46,7 @@ def check_function(operation: str, fn: Any, runs: str) -> None:
             f"operation {operation!r} runs {_WHERE[runs]} but its fn takes report_progress, which "
             "only an async function can call: leave out the parameter"
         )
-    with suppress(ValueError):  # some functions in C do not tell what they take
+    with suppress(ValueError):  # some functions in C have no signature
         _check_takes_one(operation, inspect.signature(fn))
 
 
@@ -65,7 +65,7 @@ def takes(fn: Any, name: str) -> bool:
     """Whether the function has a parameter of that name."""
     try:
         return name in inspect.signature(fn).parameters
-    except ValueError:  # some functions in C do not tell what they take
+    except ValueError:  # some functions in C have no signature
         return False
 
 

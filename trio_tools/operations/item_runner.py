@@ -1,7 +1,7 @@
-"""`Work`: an operation over the items of one batch, and what each result takes.
+"""`Work`: an operation over the items of one batch, and the size of each result.
 
-A failure is explained, and a result turned into JSON and counted, in the step in which its item
-ends. So the answer for a thousand items is put together without a long step, and an unexpected
+A failure is mapped to a message, and a result is converted to JSON and counted, in the step in
+which its item ends. So the answer for a thousand items needs no long step, and an unexpected
 error is logged once.
 """
 
@@ -29,22 +29,22 @@ from trio_tools.operations.timeline import Timeline
 
 _log = logging.getLogger("trio_tools")
 
-# What an outcome takes beside its item and result: 200 as measured, and as much again for what the
-# item becomes when it is checked.
+# Bytes of an outcome beside its item and result: 200 as measured, and as much again for the
+# checked form of the item.
 _BYTES_PER_OUTCOME = 400
-# What a failure takes beside its texts and data.
+# Bytes of a failure beside its texts and data.
 _BYTES_PER_FAILURE = 400
-# JSON that is shorter nests too little, and has too few digits, not to be read back.
+# JSON that is shorter cannot be nested too deeply, or have too many digits, to be parsed.
 _MAYBE_UNREADABLE_BYTES = 400
 
-# The operation whose item the current task works on.
+# The operation whose item the current task runs.
 _inside: ContextVar[str | None] = ContextVar("_inside", default=None)
 
 
 def same_json(value: Any) -> str:
-    """Return a text that is the same for the same JSON, in whatever order a caller named things.
+    """Return a text that is the same for equal JSON, regardless of the order of keys.
 
-    To Python, false is 0 and 1 is 1.0; here they are not. What is no JSON is told by its `repr`.
+    For Python, false equals 0 and 1 equals 1.0; here they differ. Other types use their `repr`.
     """
     return json.dumps(value, sort_keys=True, default=repr)
 
@@ -53,16 +53,16 @@ class ItemRunner:
     """An operation over the items of one batch: `Batch(work.run, items)`.
 
     Args:
-        operation: What is done to each item.
-        items: As the caller gave them, JSON values; only their size is of interest.
-        page_bytes: A result of more bytes is read in parts.
-        reserve: Called with the bytes of further items; raises if there is no room.
-        count: Called with the bytes of each result or failure. It finished, so it is kept.
-        journal: Hears from the batch, and knows which item the current task works on.
-        timeline: Observes the batch, and is told how far its items are.
+        operation: The operation on each item.
+        items: The items as the caller gave them, JSON values; only their size is used.
+        page_bytes: A larger result is read in parts.
+        reserve: Called with the bytes of further items; raises if they do not fit.
+        count: Called with the bytes of each result or failure, which are kept in any case.
+        journal: Receives the events of the batch, and knows the item that the current task runs.
+        timeline: Observes the batch, and receives the progress of its items.
 
     Attributes:
-        operation: What is done to each item.
+        operation: The operation on each item.
         last: The item that ended last, or None.
         size: Bytes of memory that items, results and failures hold, about.
     """
@@ -91,9 +91,9 @@ class ItemRunner:
         """Run the operation on one item.
 
         Raises:
-            ToolFailure: It failed, or returned what is no JSON value.
+            ToolFailure: It failed, or returned a value that is not JSON.
         """
-        _inside.set(self.operation.name)  # stays set: the context is that of a worker
+        _inside.set(self.operation.name)  # it stays set: the context belongs to a worker
         try:
             if isinstance(item, BadItem):
                 item.fail()
@@ -101,19 +101,20 @@ class ItemRunner:
             text = self._keep(value)
             if len(text) <= self._page_bytes:
                 return Result(text)
-            # Megabytes are written in a step and counted in another; what is finished is not lost.
+            # Megabytes are serialised in one step and counted in another; a finished result is
+            # not lost.
             await trio.lowlevel.cancel_shielded_checkpoint()
             return Result(text, chars_of(text))
         except Exception as error:  # noqa: BLE001 - explained here, raised below
             failure = to_failure(error)
         finally:
             self.last = item
-        # Kept for an hour perhaps, so without the frames that it came through and their objects.
+        # It may be kept for an hour, so it must not keep its frames and their objects.
         failure.__cause__ = failure.__context__ = failure.__traceback__ = None
         raise self._keep_failure(failure)
 
     async def _call(self, item: Any) -> Any:
-        """Call the operation, with what it asks for beside the item."""
+        """Call the operation with the item and the further parameters that it declares."""
         operation, journal, timeline = self.operation, self._journal, self._timeline
         options: dict[str, Any] = {}
         if operation.takes_progress and timeline is not None:
@@ -125,21 +126,21 @@ class ItemRunner:
         return await operation.run(item, **options)
 
     def add_items(self, count: int, size: int) -> None:
-        """Make room for further items.
+        """Reserve memory for further items.
 
         Args:
-            count: How many.
-            size: Bytes that they take.
+            count: Number of items.
+            size: Their size in bytes.
 
         Raises:
-            ToolFailure: There is no room.
+            ToolFailure: They do not fit into the memory limit.
         """
         more = _BYTES_PER_OUTCOME * count + size
         self._reserve(more)
         self._grow(more)
 
     def restored(self, outcomes: Iterable[Outcome[Any, Result]]) -> None:
-        """Count outcomes that were brought back from where they were stored."""
+        """Count outcomes that were loaded from the store."""
         for outcome in outcomes:
             if outcome.value is None:
                 self._grow(_BYTES_PER_FAILURE)
@@ -149,20 +150,20 @@ class ItemRunner:
                 self.let_go(outcome.value.held_bytes)
 
     def hold(self, size: int) -> None:
-        """Count so many bytes more that are held beside items and results."""
+        """Count further bytes that are held beside items and results."""
         self._grow(size)
 
     def let_go(self, size: int) -> None:
-        """Count results of so many bytes no more that are on the disk only from now on."""
+        """Subtract results of so many bytes that are on the disk only from now on."""
         self.size -= size
 
     def _grow(self, size: int) -> None:
         self.size += size
 
     def label_of(self, item: Any) -> Any:
-        """Return how an item is named in reports, as a JSON value.
+        """Return the name of an item for reports, as a JSON value.
 
-        A name that cannot be had costs no result: the item is quoted instead.
+        If the name cannot be computed, the item itself is quoted, so the result is not lost.
         """
         if isinstance(item, BadItem):
             return item.label
@@ -175,7 +176,7 @@ class ItemRunner:
         return label
 
     def text_of(self, value: Any) -> str:
-        """Return how a result reads. One that cannot be rendered is shown as JSON."""
+        """Return the text of a result. A result that cannot be rendered is shown as JSON."""
         try:
             return self.operation.text_of(value)
         except Exception as error:  # noqa: BLE001 - of the author of the operation
@@ -187,7 +188,8 @@ class ItemRunner:
         try:
             text = json_bytes(value)
             if _MAYBE_UNREADABLE_BYTES < len(text) <= self._page_bytes:
-                value_of(text)  # nested too deep, or with too long a number, no page could show it
+                # Too deep nesting, or a number with too many digits, could not be shown.
+                value_of(text)
         except ValueError as error:
             raise ToolFailure(
                 f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
@@ -217,14 +219,14 @@ def _size_of(items: Sequence[Any]) -> int:
             "run: correct that and call again",
             error_code="NOT_TEXT",
         ) from None
-    return max(held_bytes(items), as_json)  # few large values in many may be missed by the former
+    return max(held_bytes(items), as_json)  # the estimate may miss a few large values among many
 
 
 def refuse_inside_item(tool: str) -> None:
-    """Refuse to call a tool while an item of a batch is worked on: it could wait for itself.
+    """Refuse a tool call from inside an item of a batch, which could wait for itself.
 
     Raises:
-        InvalidArgument: The current task, or one that started it, works on an item.
+        InvalidArgument: The current task, or one of its ancestors, runs an item.
     """
     operation = _inside.get()
     if operation is not None:

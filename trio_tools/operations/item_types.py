@@ -17,35 +17,35 @@ _MAX_TEXTS_CHARS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class BadItem:
-    """Stands where an item should be that cannot be worked on; running it fails.
+    """Replaces an item that cannot be processed; running it fails.
 
     Attributes:
-        label: How it is named in reports, a JSON value.
-        reason: What is wrong with it.
+        label: Its name in reports, a JSON value.
+        reason: The error.
     """
 
     label: Any
     reason: str
 
     def fail(self) -> NoReturn:
-        """Raise what running it comes to."""
+        """Raise the error of the item."""
         raise InvalidArgument(self.reason, error_code="INVALID_ITEM")
 
 
 def wrong_shape(reason: str) -> PydanticCustomError:
-    """Return the error of a validator whose item lacks a field or has one too many."""
+    """Return the validation error of an item that has a missing or an extra field."""
     return PydanticCustomError("wrong_shape", "{reason}", {"reason": reason})
 
 
 class Item(BaseModel):
-    """Base of item types: an unknown field is an error, not a surprise."""
+    """Base of item types. An unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _has_few_fields(cls, item: Any) -> Any:
-        # Each unknown field is an error of its own, and a request has room for 100,000 of them.
+        # Each unknown field is a separate error, and a request may contain 100,000 of them.
         if isinstance(item, dict):
             count = len(cast("dict[str, Any]", item))
             if count > len(cls.model_fields) + _MORE_FIELDS:
@@ -55,7 +55,7 @@ class Item(BaseModel):
 
 
 def _check_texts(table: Any) -> Any:
-    """Refuse what is wrong with a table of texts with one error, after a bounded search."""
+    """Refuse an invalid table of texts with one error, after a bounded search."""
     if not isinstance(table, dict):
         return table
     texts = chars = 0

@@ -1,14 +1,14 @@
-"""One budget of memory for all items in flight and all kept results of a server.
+"""One memory limit for all items in flight and all kept results of a server.
 
-An item waits before it starts while the budget is used. What it will take is not known before it
-ends, so it reserves what the latest items of its operation took, and gives that back when it ends:
-its result is counted by the store from then on. A finished result is never dropped to make room for
-an item of the same operation. So when nothing is in flight and the next item has no room:
+While the limit is reached, an item waits before it starts. Its size is unknown before it ends, so
+it reserves the size of the latest results of its operation, and releases that when it ends: from
+then on the store counts its result. A finished result is never dropped for an item of the same
+operation. So there are three cases when nothing is in flight and the next item does not fit:
 
-* results are on their way to the disk: it waits, and memory lets go of them when they are there;
-* the results of its own operation cannot leave memory, and its own would not fit beside them: its
-  call stops, with all that finished;
-* neither: it runs alone, whatever it takes.
+* Results are being written to the disk. The item waits; memory drops them when they are written.
+* The results of its own operation cannot leave memory, and its own would not fit beside them. The
+  call stops with all finished results.
+* Neither. The item runs alone, with any size.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from nursery_patterns import Journal, Outcome
 from trio_tools.operations.durable.journal import ItemJournal
 
 COPIES: Final = 3
-"""How often a result is in memory while its item runs: as a body, as a text, as JSON."""
+"""Number of copies of a result while its item runs: body, text and JSON."""
 
 UNKNOWN_BYTES: Final = 2**20
-"""What a result is taken for before any item of its operation has ended, in bytes."""
+"""Assumed size of a result in bytes before any item of its operation has ended."""
 
 _LEAST_BYTES = 4_096
-# From here on the C library may keep what is freed for itself.
+# From this size on, the C library may keep freed memory for itself.
 _LARGE_BYTES = 65_536
-# How fast an estimate falls when results get smaller. It rises at once.
+# Rate at which an estimate falls when results get smaller. It rises at once.
 _FALL = 1 / 8
 
 
 def _nothing(_: int) -> None:
-    """Stand in for what hears of freed memory."""
+    """Do nothing: the default for the callback about freed memory."""
 
 
 @dataclass(frozen=True)
 class MemoryStatistics:
-    """How a budget is used.
+    """The current use of a budget.
 
     Attributes:
-        max_bytes: All of it.
-        kept_bytes: What kept items, results and failures take.
-        reserved_bytes: What items in flight, and those that start next, have reserved.
-        reserved_items: How many these are.
-        waiting: Batches whose next item waits for memory.
-        waits: How often an item had to wait so far.
+        max_bytes: The limit.
+        kept_bytes: Bytes of kept items, results and failures.
+        reserved_bytes: Bytes that items in flight, and those that start next, have reserved.
+        reserved_items: Number of these items.
+        waiting: Number of batches whose next item waits for memory.
+        waits: Number of items that had to wait so far.
     """
 
     max_bytes: int
@@ -62,20 +62,19 @@ class MemoryStatistics:
 
 
 class MemoryBudget:
-    """Bytes that items in flight and kept results take together.
+    """The memory that items in flight and kept results use together.
 
-    The next to start is the one that waits longest of the owner whose turn it is; the turn goes
-    round.
+    The batch that has waited longest of the next owner starts its item; owners take turns.
 
     Args:
-        max_bytes: All of the budget.
-        max_kept: Of these, what kept results may take.
-        kept: Returns the bytes that kept results take.
-        let_go: Called with a number of bytes: drops results from memory that are on the disk until
-            no more than that is kept. Nothing is lost by it.
-        make_room: Called with an owner and a number of bytes: drops what nobody works on until no
-            more than that is kept, as far as that owner may ask for it.
-        will_let_go: Returns whether results are on their way to the disk.
+        max_bytes: The limit.
+        max_kept: The part of it that kept results may use.
+        kept: Returns the bytes of kept results.
+        let_go: Called with a number of bytes: drops results that are on the disk from memory
+            until at most that many are kept. Nothing is lost.
+        make_room: Called with an owner and a number of bytes: drops idle operations until at most
+            that many bytes are kept, as far as that owner may cause it.
+        will_let_go: Returns whether results are being written to the disk.
 
     Attributes:
         given_back: Called with the bytes of large values that were freed.
@@ -98,16 +97,16 @@ class MemoryBudget:
         self._let_go = let_go
         self._will_let_go = will_let_go
         self.given_back: Callable[[int], None] = _nothing
-        # Invariant: these are the sum, and the number, of what all accounts have reserved.
+        # Invariant: these are the sum and the number of the reservations of all accounts.
         self._bytes = 0
         self._items = 0
         self._waits = 0
-        # Accounts that wait, by owner; the owner whose turn is next comes first, none is empty.
+        # Waiting accounts by owner; the owner who is next comes first, and none is empty.
         self._waiting: OrderedDict[str, OrderedDict[MemoryAccount, trio.Event]] = OrderedDict()
-        self._latest: dict[str, float] = {}  # bytes of the latest results, by operation
+        self._latest: dict[str, float] = {}  # size of the latest results in bytes, by operation
 
     def statistics(self) -> MemoryStatistics:
-        """Return how the budget is used now."""
+        """Return the current use of the budget."""
         waiting = sum(map(len, self._waiting.values()))
         return MemoryStatistics(
             self._max_bytes, self._kept(), self._bytes, self._items, waiting, self._waits
@@ -122,24 +121,24 @@ class MemoryBudget:
         return COPIES * max(_LEAST_BYTES, int(self._latest.get(operation, UNKNOWN_BYTES)))
 
     def learn(self, operation: str, size: int) -> None:
-        """Take note of the size of a result of an operation."""
+        """Record the size of a result of an operation."""
         known = self._latest.get(operation, 0)
         self._latest[operation] = size if size > known else known - (known - size) * _FALL
         if size >= _LARGE_BYTES:
             self.given_back(size * (COPIES - 1))
 
     def learn_of_failure(self, operation: str) -> None:
-        """Take note that an item failed, which tells nothing of what results take."""
+        """Record that an item failed, which does not change the estimate of results."""
         self._latest.setdefault(operation, 0.0)
 
     def take_nowait(self, account: MemoryAccount) -> bool:
-        """Reserve for the next item of an account if there is room and nobody waits for it."""
+        """Reserve for the next item of an account if it fits and no account waits."""
         return not self._waiting and self._take(account)
 
     async def take(self, account: MemoryAccount) -> None:
-        """Wait for room for the next item of an account, and reserve it.
+        """Wait until the next item of an account fits, and reserve its memory.
 
-        A cancel ends the wait, reserves nothing and delays nobody.
+        A cancel ends the wait, reserves nothing and delays no other account.
         """
         if self.take_nowait(account):
             await trio.lowlevel.checkpoint()
@@ -154,13 +153,13 @@ class MemoryBudget:
             self.serve()
 
     def release(self, size: int) -> None:
-        """Give back what an item had reserved."""
+        """Release the reservation of an item."""
         self._bytes -= size
         self._items -= 1
         self.serve()
 
     def serve(self) -> None:
-        """Let those start that wait and have room now; called whenever less is held."""
+        """Start waiting items that fit now; called whenever memory is released."""
         while self._waiting:
             owner, queue = next(iter(self._waiting.items()))
             account, event = next(iter(queue.items()))
@@ -185,13 +184,13 @@ class MemoryBudget:
         return kept <= min(self._max_bytes - reserved, self._max_kept - reserved // COPIES)
 
     def _found_room(self, account: MemoryAccount, size: int) -> bool:
-        """Have others make room for an item of that size; or let it run alone, or stop its call."""
+        """Free memory for an item of that size; or let it run alone, or stop its call."""
         reserved = self._bytes + size
         self._let_go(max(0, min(self._max_bytes - reserved, self._max_kept - reserved // COPIES)))
         if self._has_room(size):
             return True
         least = min(self._max_bytes - size, self._max_kept - size // COPIES)
-        if self._kept() > least:  # when all that is in flight has ended, it would not be enough
+        if self._kept() > least:  # the end of all items in flight would not be enough
             self._make_room(account.owner, max(0, least))
         if self._has_room(size):
             return True
@@ -212,20 +211,21 @@ class MemoryBudget:
 
 
 class MemoryAccount(Journal[Any, Any]):
-    """What the items of one batch have reserved; the batch waits for it as for its journal.
+    """The reservations of the items of one batch; the batch waits for it as for its journal.
 
     Args:
-        budget: Of all batches.
-        owner: The client whose batch it is.
-        operation: Names the operation.
-        journal: Hears all that the batch tells, and has its outcomes; None for none.
-        leaves_memory: Whether results go to a disk, so that memory can let go of them.
+        budget: The budget of all batches.
+        owner: The client of the batch.
+        operation: The name of the operation.
+        journal: Receives the events of the batch, and has its outcomes; None for no journal.
+        leaves_memory: Whether results are written to a disk, so that memory can drop them.
 
     Attributes:
         reserved_next: Bytes for an item that has not started; 0 for none.
         keeps_results: Whether it has results that cannot leave memory.
-        when_full: Called, perhaps more than once, while these leave no room for the next item.
-            It has to end the wait for it, which would be one for ever. None while no call works.
+        when_full: Called, possibly more than once, while these results leave no memory for the
+            next item. It must end the wait, which would never end otherwise. None while no call
+            runs.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class MemoryAccount(Journal[Any, Any]):
     ) -> None:
         self._budget = budget
         self._journal = journal or ItemJournal("")
-        self._reserved: dict[int, int] = {}  # by the index of the item
+        self._reserved: dict[int, int] = {}  # by item index
         self._stays = not leaves_memory
         self.owner = owner
         self.operation = operation
@@ -253,11 +253,11 @@ class MemoryAccount(Journal[Any, Any]):
         return self._budget.is_waiting(self)
 
     def outcomes(self) -> Iterable[Outcome[Any, Any]]:
-        """Return those of the journal."""
+        """Return the outcomes of the journal."""
         return self._journal.outcomes()
 
     def behind(self) -> bool:
-        """Whether the next item has to wait; if it has not, memory is reserved for it."""
+        """Whether the next item must wait; if not, its memory is reserved."""
         if self._journal.behind():
             return True
         return not self.reserved_next and not self._budget.take_nowait(self)
@@ -274,32 +274,32 @@ class MemoryAccount(Journal[Any, Any]):
         self._journal.added(item)
 
     def started(self, index: int, item: Any) -> None:
-        """Note which item has what was reserved for the next one."""
+        """Assign the reservation for the next item to this item."""
         self._journal.started(index, item)
         self._reserved[index], self.reserved_next = self.reserved_next, 0
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
-        """Give back what the item had reserved, and learn what items of its operation take."""
+        """Release the reservation of the item, and update the estimate of its operation."""
         if outcome.value is not None:
             self._budget.learn(self.operation, outcome.value.size)
         else:
             self._budget.learn_of_failure(self.operation)
         self.keeps_results = self._stays
-        self._journal.ended(outcome)  # first: it may be on its way to the disk now
+        self._journal.ended(outcome)  # first, so that it may be written to the disk now
         self._release(outcome.index)
 
     def cut(self, index: int, item: Any) -> None:
-        """Give back what the item had reserved."""
+        """Release the reservation of the item."""
         self._release(index)
         self._journal.cut(index, item)
 
     def rest(self) -> None:
-        """Give back what was reserved for an item that did not start: the run has ended."""
+        """Release the reservation for an item that did not start, since the run has ended."""
         if self.reserved_next:
             size, self.reserved_next = self.reserved_next, 0
             self._budget.release(size)
 
     def _release(self, index: int) -> None:
         size = self._reserved.pop(index, 0)
-        if size:  # none if an item started without, as of a batch with limits for each key
+        if size:  # 0 if an item started without one, as in a batch with per-key limits
             self._budget.release(size)

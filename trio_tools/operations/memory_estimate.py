@@ -1,4 +1,4 @@
-"""How much memory values hold, about: an empty object is 2 bytes of JSON and 64 of memory."""
+"""Approximate memory of values: an empty object is 2 bytes of JSON and 64 of memory."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _NUMBER_BYTES = 28
 _CONTAINERS = frozenset({list, dict, tuple})
 _TEXT = frozenset({str})
 
-# Of a level of more values than this so many are looked at and stand for all, and none of them for
-# more than this each: the walk over megabytes must not hold the event loop.
+# A level with more values than this is sampled, and each sample is capped: walking megabytes must
+# not block the event loop.
 _SAMPLE = 2_000
 _MOST_BYTES_IN_SAMPLE = 1_000
 
 
 def held_bytes(value: Any) -> int:
-    """Return how much memory a value holds with everything in it, in bytes, about.
+    """Return the approximate memory of a value with everything in it, in bytes.
 
-    What is shared within one level of it counts once. It is walked level by level rather than
-    value by value, so that nearly all of the walk is done by functions in C.
+    A value that occurs several times within one level counts once. It is walked level by level,
+    not value by value, so that C functions do most of the walk.
 
     Args:
-        value: JSON values, or objects whose attributes are.
+        value: JSON values, or objects whose attributes are JSON values.
     """
     size, weight = 0.0, 1.0
     level: list[Any] = [value]
     while level:
         if len(level) > _SAMPLE:
             weight *= len(level) / _SAMPLE
-            # Not at regular distances, where it could meet nothing but keys.
+            # Not at regular distances, which could select only the keys.
             level = random.sample(level, _SAMPLE)
         different = list({id(one): one for one in level}.values())
         sized = [one for one in different if type(one) not in _NUMBERS]
@@ -43,7 +43,7 @@ def held_bytes(value: Any) -> int:
         size += weight * (sum(sizes) + _NUMBER_BYTES * (len(different) - len(sized)))
         compound = [one for one in sized if type(one) not in _TEXT]
         level = get_referents(*[one for one in compound if type(one) in _CONTAINERS])
-        # A copy: from Python 3.13 on the own dictionary of an object may not refer to its values.
+        # A copy: from Python 3.13 on, the dictionary of an object may not refer to its values.
         owners: list[object] = [one for one in compound if hasattr(one, "__dict__")]
         level += [dict(vars(one)) for one in owners]
     return int(size)

@@ -1,4 +1,4 @@
-"""`Operation`: a function of one item that can be run over thousands, and what it declares."""
+"""`Operation`: a function of one item that can be run over thousands, and its declaration."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from trio_tools.operations.item_types import BadItem
 from trio_tools.operations.timeline import ReportProgress
 from trio_tools.settings.computing import Place, computing_on_cluster, run_at
 
-# An identifier, or the name of an upstream and that of its tool.
+# An identifier, or the names of an upstream and of its tool.
 _NAME = re.compile(r"[^\W\d]\w*|[A-Za-z_][\w-]*\.[\w./-]+")
 _MAX_REASON_CHARS = 300
 _MAX_LABEL_CHARS = 200
-# Errors of pydantic about the shape of an item whose names do not end in `_type` or `_parsing`.
+# Pydantic errors about the shape of an item whose names do not end in `_type` or `_parsing`.
 _OF_SHAPE = frozenset({"missing", "extra_forbidden", "wrong_shape"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation, as the built-in ones and those of an application declare it.
+    """One operation, as the built-in ones and those of an application are declared.
 
     Usage::
 
@@ -48,38 +48,38 @@ class Operation:
         create_server(operations=[Operation(name="word_count", fn=word_count)])
 
     Attributes:
-        name: How callers name it.
-        fn: Function of one item that returns JSON values, or an object that is called like one.
-            Async for `runs="async"`; a plain one is run in a thread, a worker process (where it
+        name: Its name for callers.
+        fn: Function of one item that returns JSON values, or a callable object. Async for
+            `runs="async"`; a plain function is run in a thread, in a worker process (where it
             must be importable) or on a cluster (to which it is sent by value).
-        description: What it does, for models; by default the first line of the docstring.
+        description: For models; by default the first line of the docstring.
         runs: `"async"` for waiting, `"thread"` for blocking calls, `"process"` for computation
             that a cancel must really stop, `"cluster"` for computation on the cluster of the
             setting `cluster.address`, where a cancel frees the core.
         item_type: Type of an item, for validation and schema; by default the annotation of the
             first parameter of `fn`.
-        label: How an item is named in reports; by default as JSON.
-        render: How a result reads in a text for a model: called with its JSON value, returns one
-            line, or a line and below it what the item brought in, which then stands between
-            markers as foreign text. By default the JSON on a line.
-        lean: Returns a result, a JSON value, without what a lean answer leaves out. By default all
-            of it is shown.
+        label: Returns the name of an item in reports; by default the item as JSON.
+        render: Returns the text of a result for a model. Called with its JSON value, it returns
+            one line, or a line and below it foreign text, which is then put between markers. By
+            default the JSON on one line.
+        lean: Returns a result, a JSON value, without the fields that a lean answer omits. By
+        default
+            all of it is shown.
         limit_name: Name of its limiter; operations that share a resource share a name.
-        item_timeout_seconds: Time of one item where the caller asks for none; None for no bound.
-        bucket: One token of it per item, waited for without a place in the limiter.
-        at_most_once: Whether an item that was worked on when the process ended must not be run
-            again: it ends as failed, with the code LOST. By default it is run again, so that its
-            effects happen at least once.
-        computes_in: For an async `fn` that has parts of its work computed elsewhere: where. None
-            if it only waits.
-        takes_own_place: Whether `fn` itself takes a place in that limiter, only while it needs one.
-            By default each item of a batch has one from its beginning to its end.
+        item_timeout_seconds: Default timeout of one item; None for no bound.
+        bucket: Each item takes one token of it, and waits for it without a token of the limiter.
+        at_most_once: Whether an item that was running when the process ended must not run again:
+            it ends as failed, with the code LOST. By default it runs again, so its effects happen
+            at least once.
+        computes_in: For an async `fn` that computes elsewhere: the place. None if it only waits.
+        takes_own_place: Whether `fn` itself takes a token of that limiter, only while it needs
+            one. By default each item of a batch holds one from its beginning to its end.
 
     Raises:
-        TypeError: `fn` is of another kind than `runs` says, or cannot be called with one item, or
-            pydantic does not know the type of the item.
-        ValueError: `name` is no identifier, or two names with a dot between them as the tools of
-            upstreams have, or `runs` is none of the four.
+        TypeError: `fn` does not fit `runs`, or cannot be called with one item, or pydantic does
+            not support the type of the item.
+        ValueError: `name` is not an identifier, or two names with a dot between them as for tools
+            of upstreams; or `runs` is not one of the four.
     """
 
     name: str
@@ -123,15 +123,15 @@ class Operation:
 
     @functools.cached_property
     def _schema(self) -> dict[str, Any]:
-        """The same: making it takes half a millisecond, and each batch asks for it."""
+        """Cached: making the schema takes half a millisecond, and each batch needs it."""
         return self._items.json_schema()
 
     def check_item(self, item: Any) -> Any:
-        """Return an item as `fn` takes it.
+        """Return an item in the form that `fn` takes.
 
         Raises:
-            TypeError: It is of another shape than the schema; the message says where.
-            ValueError: It is of that shape, but a value in it cannot be worked on.
+            TypeError: Its shape is not that of the schema; the message says where.
+            ValueError: Its shape is right, but a value in it cannot be processed.
         """
         try:
             return self._items.validate_python(item)
@@ -144,7 +144,7 @@ class Operation:
         raise (TypeError if _is_of_shape(told) else ValueError)(reason)
 
     def _words_for(self, error: Any) -> str:
-        """Say what is wrong with an item in the words of its fields, not of its Python type."""
+        """Describe a validation error with the names of fields, without Python types."""
         kind = error["type"]
         if kind == "missing":
             return "this field is missing"
@@ -156,13 +156,13 @@ class Operation:
         return error["msg"].removeprefix("Value error, ")
 
     def check_items(self, items: list[Any], *, name: str = "items") -> list[Any]:
-        """Return the items as `fn` takes them. `name` is the argument they came in.
+        """Return the items in the form that `fn` takes. `name` is the name of their argument.
 
-        An item with a value that cannot be worked on becomes a `BadItem`, which fails alone.
+        An item with a value that cannot be processed becomes a `BadItem`, which fails alone.
 
         Raises:
-            InvalidArgument: Some are of another shape than the schema, which tends to be so with
-                all; all bad ones are named, none is run.
+            InvalidArgument: Some do not have the shape of the schema, which usually concerns all;
+                the message names all bad ones, and none is run.
         """
         checked: list[Any] = []
         wrong: list[dict[str, Any]] = []
@@ -190,21 +190,21 @@ class Operation:
         return checked
 
     def label_of(self, item: Any) -> Any:
-        """Return how a checked item is named in reports, as a JSON value."""
+        """Return the name of a checked item in reports, as a JSON value."""
         return (
             self._items.dump_python(item, mode="json") if self.label is None else self.label(item)
         )
 
     def text_of(self, value: Any) -> str:
-        """Return how a result reads, given as JSON values."""
+        """Return the text of a result that is given as JSON values."""
         return json_line(value) if self.render is None else self.render(value)
 
     @property
     def takes_key(self) -> bool:
         """Whether `fn` has a parameter `idempotency_key`.
 
-        It is given `operation_id/index`, the same in each run of an item, so that whatever `fn`
-        calls can tell a second run from another item.
+        It is `operation_id/index`, the same in each run of an item, so that a service that `fn`
+        calls can distinguish a second run from another item.
         """
         return self._takes_key
 
@@ -212,8 +212,8 @@ class Operation:
     def takes_progress(self) -> bool:
         """Whether `fn` has a parameter `report_progress`.
 
-        It is given a function `report_progress(done, total, message)` that tells how far the item
-        is, `total` and `message` or None. It waits for nothing, and may be called at any pace.
+        It is a function `report_progress(done, total, message)` that reports the progress of the
+        item; `total` and `message` may be None. It does not wait, and may be called at any rate.
         """
         return self._takes_progress
 
@@ -224,10 +224,10 @@ class Operation:
         idempotency_key: str | None = None,
         report_progress: ReportProgress | None = None,
     ) -> Any:
-        """Run the operation on one checked item, where it declares to run.
+        """Run the operation on one checked item, in the declared place.
 
-        A cancel ends an async function at its next checkpoint and kills a worker process. A thread
-        is waited for half a second and then left behind, so its function should call
+        A cancel ends an async function at its next checkpoint and kills a worker process. A
+        thread is waited for half a second and then abandoned, so its function should call
         `trio.from_thread.check_cancelled()`. On a cluster the task is killed.
         """
         fn: Any = self.fn
@@ -248,7 +248,7 @@ class Operation:
         return "cluster" in {self.runs, self.computes_in}
 
     def placed(self, place: Place) -> Operation:
-        """Return the operation as it is with its computations at that place.
+        """Return the operation with its computations moved to that place.
 
         Raises:
             ValueError: It computes nothing, or not in a thread; the message says so.
@@ -265,17 +265,17 @@ class Operation:
         return dataclasses.replace(self, computes_in=place)
 
     async def check_cluster(self) -> None:
-        """Look whether the cluster can run it: it is there, and a node can load the function.
+        """Check that the cluster can run it: it is reachable, and a node can load the function.
 
         Raises:
-            ClusterError: There is no cluster, or the function cannot be sent.
-            Exception: What came of loading the function on a node, such as a `ModuleNotFoundError`.
+            ClusterError: The cluster is not reachable, or the function cannot be sent.
+            Exception: The error of loading the function on a node, such as `ModuleNotFoundError`.
         """
         await check_in_cluster(self.fn if self.runs == "cluster" else len)
 
 
 def _tell_nobody(done: float, total: float | None = None, message: str | None = None) -> None:
-    """Stand in for the way to a caller where an operation is run without a batch."""
+    """Do nothing: the default for a caller's callback where an operation runs without a batch."""
 
 
 def _label_of_bad(item: Any) -> str:
@@ -283,5 +283,5 @@ def _label_of_bad(item: Any) -> str:
 
 
 def _is_of_shape(error: Any) -> bool:
-    """Whether an error of pydantic is about a type or a field, and not about a value."""
+    """Whether an error of pydantic concerns a type or a field, not a value."""
     return error["type"] in _OF_SHAPE or error["type"].endswith(("_type", "_parsing"))

@@ -1,4 +1,4 @@
-"""The file that the outcomes of an operation go to, and whether they got there."""
+"""The output file of an operation, and whether it was written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NOT_YET = "The work was stopped before output_file was written"
 
 @dataclass(frozen=True)
 class OutputState:
-    """What is known of the file of one operation.
+    """The state of the output file of one operation.
 
     Attributes:
-        name: As the caller gave it.
-        path: Where it is written, with all links resolved.
+        name: Its name as the caller gave it.
+        path: Its path with all links resolved.
         trouble: Why it is not written; empty if it is.
     """
 
@@ -26,12 +26,12 @@ class OutputState:
 
     @classmethod
     def stored_in(cls, options: Mapping[str, Any]) -> OutputState | None:
-        """Return the state that was stored with an operation; None if it has no file."""
+        """Return the stored state of an operation; None if it has no file."""
         return cls(**options[_KEY]) if _KEY in options else None
 
     @staticmethod
     def store_in(options: Mapping[str, Any], output: OutputState | None) -> dict[str, Any]:
-        """Return the options that are stored with an operation, with this state and no other."""
+        """Return the stored options of an operation, with this state replaced."""
         others = {name: value for name, value in options.items() if name != _KEY}
         return others if output is None else {**others, _KEY: asdict(output)}
 

@@ -25,17 +25,17 @@ AnyOperation = Operation | Callable[[Any], Awaitable[Any]]
 
 
 class Operations(Mapping[str, Operation]):
-    """Operations by name, in the order they were registered, and behind them those of upstreams.
+    """Operations by name, in order of registration, followed by those of upstreams.
 
     Args:
-        operations: Those that are there from the beginning to the end.
-        places: Where operations compute that do not compute where they declare, by name.
-        upstreams: Returns those of the upstreams, whose tools come and go.
+        operations: Those that exist for the life of the server.
+        places: By name, where operations compute that do not compute in their declared place.
+        upstreams: Returns the operations of upstreams, which may change.
 
     Raises:
-        ValueError: Two operations have the same name, or a place is given for none, or for one
-            that computes nothing.
-        TypeError: Something that is neither an `Operation` nor an async function.
+        ValueError: Two operations have the same name, or a place is given for an unknown
+            operation or for one that computes nothing.
+        TypeError: A value is neither an `Operation` nor an async function.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Operations(Mapping[str, Operation]):
         """Return the operation of that name.
 
         Raises:
-            NotFound: There is none; the message lists the names.
+            NotFound: The operation does not exist; the message lists the names.
         """
         if name not in self:
             raise NotFound(
@@ -98,10 +98,10 @@ class Operations(Mapping[str, Operation]):
             raise ValueError(f"{setting}: {error}") from None
 
     async def look_up(self, name: str) -> Operation:
-        """Return the operation of that name, whose upstream is started if its tools are not known.
+        """Return the operation of that name. Starts its upstream if its tools are not known.
 
         Raises:
-            NotFound: There is none; the message lists the names.
+            NotFound: The operation does not exist; the message lists the names.
             Forbidden: The settings do not allow that tool of the upstream.
             UpstreamFailed: The upstream cannot be started.
         """
@@ -121,9 +121,9 @@ def builtin_operations(services: Services, settings: Settings) -> list[Operation
 
 
 def installed_operations() -> list[Operation]:
-    """Load the operations that installed packages offer in the group `trio_tools.operations`.
+    """Load the operations of installed packages from the entry points `trio_tools.operations`.
 
-    Each entry point names an `Operation` or an async function of one item.
+    Each entry point is an `Operation` or an async function of one item.
 
     Raises:
         ValueError: One cannot be loaded, or is something else; the message names it.

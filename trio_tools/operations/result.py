@@ -1,11 +1,12 @@
-"""`Result`: what an operation returned for one item, in memory or on the disk.
+"""`Result`: the result of one item, in memory or on the disk.
 
-A result is made in memory. When it has been committed to a state on a disk, it has a place there,
-and memory may let go of its bytes at any moment. So `json` is a cache once `place` is set:
+A result is made in memory. When it has been committed to a state on a disk, it has a location
+there, and its bytes may be dropped from memory at any moment. So `json` is a cache once `place`
+is set:
 
-* `place is None`: `json` has the bytes. They are nowhere else, and stay.
-* `place` is set and `json` has the bytes: on the disk and in memory; memory may let go of them.
-* `place` is set and `json` is None: on the disk only. `StoredOperation.read` brings parts back.
+* `place` is None: `json` has the only copy, and stays.
+* `place` is set and `json` has the bytes: on the disk and in memory; memory may drop them.
+* `place` is set and `json` is None: on the disk only. `StoredOperation.read` loads parts.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import from_json
 
 BYTES_OBJECT_BYTES: Final = sys.getsizeof(b"")
-"""What a `bytes` object takes beside its bytes."""
+"""Overhead of a `bytes` object in bytes."""
 
-# The bytes of UTF-8 that begin no character.
+# The bytes of UTF-8 that do not begin a character.
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 class Place(NamedTuple):
-    """Where a result is stored: the revision of its operation, and its first byte in that blob."""
+    """The location of a stored result: its operation's revision, and its first byte in the blob."""
 
     revision: int
     offset: int
 
 
 class Result:
-    """What an operation returned for one item, as JSON: as objects it could take 30 times that.
+    """The result of one item as JSON: as Python objects it could take 30 times the memory.
 
     Attributes:
         json: UTF-8; None while it is on the disk only.
-        size: Bytes of it.
+        size: Its bytes.
         is_large: Whether it is larger than a page, so that it is read in parts.
-        chars: Characters of a large one; None if it is not large, or nobody has counted yet.
-        place: Where it is on the disk; None if it is not there.
+        chars: Characters of a large one; None if it is not large, or not counted yet.
+        place: Its location on the disk; None if it is not stored.
     """
 
     __slots__ = ("chars", "is_large", "json", "place", "size")
@@ -51,7 +52,7 @@ class Result:
 
     @classmethod
     def of_json(cls, text: bytes, *, page_bytes: int) -> Result:
-        """Return the result that has this JSON. Costs a look at each byte of a large one."""
+        """Return the result with this JSON. Each byte of a large one is visited."""
         return cls(text, chars_of(text) if len(text) > page_bytes else None)
 
     @classmethod
@@ -64,25 +65,25 @@ class Result:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of memory that it takes while memory has it."""
+        """Bytes of memory that it uses while it is in memory."""
         return self.size + BYTES_OBJECT_BYTES
 
     def value(self) -> Any:
-        """Return it as JSON values, as the answer will have them. Its bytes must be in memory."""
+        """Return it as JSON values, as in the answer. Its bytes must be in memory."""
         assert self.json is not None
         return from_json(self.json)
 
     def part(self, start: int, most: int) -> str:
-        """Return at most `most` characters of the JSON text from byte `start` on.
+        """Return at most `most` characters of the JSON text, starting at byte `start`.
 
-        Costs what it returns, however large the whole is. Its bytes must be in memory.
+        The cost depends on the returned part, not on the whole. Its bytes must be in memory.
         """
         assert self.json is not None
         return text_of(self.json[start : start + 4 * most], most)
 
 
 class Piece(NamedTuple):
-    """Some bytes of a result: `size` from byte `start` on, or as many as there are."""
+    """Some bytes of a result: `size` starting at `start`, or fewer at the end."""
 
     result: Result
     start: int
@@ -90,12 +91,12 @@ class Piece(NamedTuple):
 
     @classmethod
     def whole(cls, result: Result) -> Piece:
-        """Return all of a result."""
+        """Return a whole result as a piece."""
         return cls(result, 0, result.size)
 
     @classmethod
     def chars(cls, result: Result, start: int, most: int) -> Piece:
-        """Return the bytes that hold at most `most` characters: a character has at most four."""
+        """Return the bytes for at most `most` characters: a character has at most four."""
         return cls(result, start, 4 * most)
 
 
@@ -105,12 +106,12 @@ def value_of(json: bytes) -> Any:
 
 
 def text_of(data: bytes, most: int) -> str:
-    """Return at most `most` characters. One whose bytes are not all there is left out."""
+    """Return at most `most` characters. An incomplete character is omitted."""
     return data.decode(errors="ignore")[:most]
 
 
 def chars_of(text: bytes) -> int:
-    """Return how many characters UTF-8 has. The sum over parts is that of the whole.
+    """Return the number of characters in UTF-8. The sum over parts is that of the whole.
 
     As a `str` the text could take four times as much memory.
     """

@@ -1,6 +1,6 @@
-"""`MemoryStore`: operations that outlive their calls, as long as there is room for them.
+"""`MemoryStore`: operations that outlive their calls, within a memory limit.
 
-What finished stays readable, and what is missing can be done.
+Finished results stay readable, and missing ones can be added.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _ID_DIGITS: Final = 24
 
 
 class MemoryStore:
-    """Operations in memory, until they are old, too many or too large.
+    """Operations in memory, until they are too old, too many or too large.
 
-    An operation is dropped when nobody has used it for `ttl` seconds. When there are more than
-    `capacity`, or all together take more than `max_bytes`, the owner who holds most makes room: of
-    its operations the one unused for longest goes first. Running ones never go, nor does anything
-    of an owner who holds less than the one who needs room; so nobody can push out the others.
+    An operation is dropped when it was unused for `ttl` seconds. When there are more than
+    `capacity`, or all together use more than `max_bytes`, the least recently used operation of
+    the owner with the most bytes is dropped. Running operations are never dropped. An owner who
+    uses less than the requester never loses an operation, so no client can evict the others.
 
-    Items are refused for which there is no room. Results are not: they finished. So items wait
+    Items that do not fit are refused. Results are not, because they are finished. So items wait
     before they start, and `MemoryBudget` bounds by how much results exceed `max_bytes`.
 
     Attributes:
-        when_dropped: Called with the bytes of each operation that was dropped.
+        when_dropped: Called with the bytes of each dropped operation.
         when_let_go: Called with the bytes of results that are on the disk only from now on.
-        when_safe: Called when memory may let go of further results.
+        when_safe: Called when further results may be dropped from memory.
     """
 
     def __init__(self, *, ttl: float, capacity: int, max_bytes: int) -> None:
         self._ttl = ttl
         self._capacity = capacity
         self._max_bytes = max_bytes
-        # Invariant: `_bytes` is the sum of `work.size` over all that is kept.
+        # Invariant: `_bytes` is the sum of `work.size` of all kept operations.
         self._kept: dict[tuple[str, str], StoredOperation] = {}
         self._bytes = 0
         self.when_dropped: Callable[[int], None] = _nothing
@@ -57,11 +57,11 @@ class MemoryStore:
 
     @property
     def trouble(self) -> str:
-        """Empty: memory promises nothing beyond the process."""
+        """Empty: a store in memory has no errors."""
         return ""
 
     def key(self) -> bytes | None:
-        """Return None: cursors last as long as what they point into."""
+        """Return None: cursors live as long as the operations."""
 
     async def open_key(self) -> None:
         """Do nothing."""
@@ -86,14 +86,14 @@ class MemoryStore:
         return None
 
     async def parked(self) -> list[StoredOperation]:
-        """Return none: what is parked ends with the process."""
+        """Return none: interrupted operations end with the process."""
         return []
 
     async def recall(self, operation_id: str, owner: str) -> None:
-        """Do nothing: all there is is in reach."""
+        """Do nothing: everything is in memory."""
 
     async def begin(self, operation: StoredOperation) -> None:
-        """Do nothing: nobody else could work on it."""
+        """Do nothing: there is no other server."""
 
     def end(self, operation: StoredOperation) -> None:
         """Do nothing."""
@@ -104,28 +104,28 @@ class MemoryStore:
         return False
 
     async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
-        """Do nothing: what ended is as safe as it gets."""
+        """Do nothing: outcomes are as safe as they get."""
 
     async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
-        """Wait: there is no other server to tell anything."""
+        """Wait: no other server can report a change."""
         del operation
         await trio.sleep(seconds)
 
     @property
     def will_let_go(self) -> bool:
-        """Whether results are on their way to a disk, so that memory will let go of them."""
+        """Whether results are being written to a disk, after which memory can drop them."""
         return False
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that all kept operations take, about."""
+        """Approximate bytes of all kept operations."""
         return self._bytes
 
     def find(self, operation_id: str, owner: str) -> StoredOperation:
         """Return an operation.
 
         Raises:
-            NotFound: This owner has none of that id, or not any more.
+            NotFound: This owner has no operation of that id, or no longer has it.
         """
         self._drop_old()
         key = (owner, operation_id)
@@ -139,12 +139,12 @@ class MemoryStore:
         return self._use(key)
 
     def open(self, operation: StoredOperation) -> StoredOperation:
-        """Keep the operation, or return what is kept under its id.
+        """Keep the operation, or return the one that is kept under its id.
 
         Raises:
-            InvalidArgument: The id belongs to a call with other arguments, or the items take more
-                than there is room for.
-            ServerOverloaded: As many operations are running as can be kept.
+            InvalidArgument: The id belongs to a call with other arguments, or the items do not
+                fit into the memory limit.
+            ServerOverloaded: The limit of kept operations is reached by running ones.
         """
         self._drop_old()
         key = (operation.owner, operation.operation_id)
@@ -161,10 +161,10 @@ class MemoryStore:
         return self._use(key)
 
     def reserve(self, owner: str, size: int) -> None:
-        """Count `size` bytes more for items; idle operations make room if need be.
+        """Count `size` further bytes for items; idle operations are dropped if necessary.
 
         Raises:
-            InvalidArgument: There is no room. What is larger than all of it drops nothing.
+            InvalidArgument: They do not fit. Items larger than the whole limit drop nothing.
         """
         if size > self._max_bytes:
             raise InvalidArgument(
@@ -186,22 +186,22 @@ class MemoryStore:
         self._bytes += size
 
     def count(self, owner: str, size: int) -> None:
-        """Count a result of `size` bytes; idle operations make room for it if they may."""
+        """Count a result of `size` bytes; idle operations are dropped for it if allowed."""
         self._bytes += size
         if self._bytes > self._max_bytes:
             self.make_room(owner, self._max_bytes)
 
     def let_go(self, most: int) -> None:
-        """Do nothing: results are nowhere else."""
+        """Do nothing: results are only in memory."""
 
     def make_room(self, owner: str, most: int) -> None:
-        """Drop what nobody works on until `most` bytes are kept, as far as `owner` may ask."""
+        """Drop idle operations until `most` bytes are kept, as far as `owner` may cause it."""
         self.let_go(most)
         while self._bytes > most and self._drop_idle(owner, _size):
             pass
 
     def running(self) -> list[StoredOperation]:
-        """Return the operations at work, oldest first."""
+        """Return the running operations, oldest first."""
         return [kept for kept in self._kept.values() if kept.running_here]
 
     def _keep(self, operation: StoredOperation) -> None:
@@ -212,11 +212,11 @@ class MemoryStore:
         self._kept[operation.owner, operation.operation_id] = operation
 
     def operations(self) -> list[StoredOperation]:
-        """Return all that is kept, the least recently used first."""
+        """Return all kept operations, least recently used first."""
         return list(self._kept.values())
 
     async def names(self, owner: str) -> list[str]:
-        """Return the ids of an owner's operations, the newest first."""
+        """Return the ids of an owner's operations, newest first."""
         self._drop_old()
         kept = sorted(self._kept.values(), key=lambda kept: kept.created, reverse=True)
         return [each.operation_id for each in kept if each.owner == owner]
@@ -233,7 +233,7 @@ class MemoryStore:
                 self._drop(key)
 
     def _drop_idle(self, owner: str, weigh: Callable[[StoredOperation], int]) -> bool:
-        """Make room for `owner`. False if only those are left that need not make any."""
+        """Drop an operation for `owner`. False if no operation may be dropped for it."""
         held = Counter({owner: 0})
         for kept in self._kept.values():
             held[kept.owner] += weigh(kept)
@@ -247,7 +247,7 @@ class MemoryStore:
         return bool(idle)
 
     def _is_only_here(self, kept: StoredOperation) -> bool:
-        """Whether an operation should be on the disk, and is not; it goes after the others."""
+        """Whether an operation should be on the disk, and is not; it is dropped last."""
         del kept
         return False
 
@@ -258,7 +258,7 @@ class MemoryStore:
 
 
 def _same_request(one: Any, other: Any) -> bool:
-    """Whether two requests are the same JSON. One that was stored is read back as plain values."""
+    """Whether two requests are the same JSON. A stored request is read as plain values."""
     if same_json(one) == same_json(other):
         return True
     plain = [same_json(json.loads(json_bytes(each, fallback=repr))) for each in (one, other)]
@@ -266,11 +266,11 @@ def _same_request(one: Any, other: Any) -> bool:
 
 
 def _nothing(_: int) -> None:
-    """Stand in for what hears of dropped operations."""
+    """Do nothing: the default for the callback about dropped operations."""
 
 
 def _do_nothing() -> None:
-    """Stand in for what hears that memory may let go."""
+    """Do nothing: the default for the callback about results on the disk."""
 
 
 def _one(_: StoredOperation) -> int:
@@ -282,7 +282,7 @@ def _size(kept: StoredOperation) -> int:
 
 
 def new_operation_id() -> str:
-    """Return an id that nobody can guess: 80 bits, as digits, which cost a model fewest tokens."""
+    """Return an id that cannot be guessed: 80 bits, as digits, which cost a model few tokens."""
     return f"op_{secrets.randbelow(10**_ID_DIGITS):0{_ID_DIGITS}}"
 
 

@@ -1,8 +1,8 @@
-"""One operation that outlives its call, and what keeps such operations.
+"""One operation that outlives its call, and the interface of a store of operations.
 
-A `Batch` keeps its books outside of the scope that runs it. So keeping an operation is no more than
-keeping its batch; nothing is copied, flushed or rescued when a call is cancelled. Results leave
-memory when they are on the disk, and are read back in parts.
+A `Batch` keeps its state outside of the scope that runs it. So keeping an operation is only
+keeping its batch: nothing is copied or flushed when a call is cancelled. Results leave memory
+when they are on the disk, and are loaded in parts.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from trio_tools.operations.result import Piece, Result, chars_of
 from trio_tools.operations.timeline import Timeline
 
 CHUNK_BYTES = 2**20
-"""What is read of results from the disk at a time."""
+"""Bytes of results that are read from the disk at a time."""
 
 
 @dataclass(eq=False)
 class StoredOperation:
-    """One operation: a batch, whose it is, and how long it is kept.
+    """One operation: a batch, its owner, and its lifetime.
 
     Attributes:
-        operation_id: Names it; unguessable if the server made it.
+        operation_id: Its id; unguessable if the server made it.
         owner: The client that may see it.
         tool: The tool that was called.
-        request: What was asked, to tell a resumed call from another one.
-        work: What is done to which items.
-        batch: The doing of it, with everything that finished.
-        request_id: The call that works on it, or did last.
-        deadline: When that call will answer, or did at the latest; None before the first.
-        journal: Hears what ends, if that is stored beyond memory.
-        background: Whether it goes on by itself, without a call that waits for it.
-        begun: Set when the work in the background has begun, or cannot.
-        cannot_go_on: Why its missing items cannot be done any more; empty if they can.
-        interrupted: Why its latest run ended early; empty if it did not, or if time was up or
-            somebody stopped it.
-        memory: What its items in flight have reserved.
+        request: The request, to distinguish a resumed call from another one.
+        work: The operation and its items.
+        batch: The batch, with all finished outcomes.
+        request_id: The call that runs it, or ran it last.
+        deadline: When that call will answer, or had to answer; None before the first.
+        journal: Receives its events, if they are stored beyond memory.
+        background: Whether it runs by itself, without a call that waits for it.
+        begun: Set when the background run has begun, or cannot begin.
+        cannot_go_on: Why its missing items cannot be run any more; empty if they can.
+        interrupted: Why its latest run ended early; empty if it did not, or if it timed out or
+            was stopped on request.
+        memory: The reservations of its items in flight.
         timeline: When its latest items started and ended.
-        output: The file that its outcomes go to; None for no file. `note_output` changes it.
+        output: The file for its outcomes; None for no file. `note_output` changes it.
     """
 
     operation_id: str
@@ -78,23 +78,23 @@ class StoredOperation:
 
     @property
     def running(self) -> bool:
-        """Whether a call is at work on it, or another server that shares its store."""
+        """Whether a call, here or in another server of its store, runs it."""
         return self.running_here or (self.journal is not None and self.journal.held_elsewhere)
 
     @property
     def running_here(self) -> bool:
-        """Whether a call of this server is at work on it."""
+        """Whether a call of this server runs it."""
         return self._scope is not None
 
     @contextmanager
     def at_work(self) -> Generator[trio.CancelScope]:
-        """Mark the block as the call that works on it.
+        """Mark the block as the call that runs it.
 
         Yields:
-            The scope to work in, which `stop` cancels; it may have done so before it is entered.
+            The scope to work in, which `stop` cancels, possibly before it is entered.
 
         Raises:
-            InvalidArgument: Another call is at work on it.
+            InvalidArgument: Another call runs it.
         """
         if self.running_here:
             self.refuse_second_call()
@@ -108,7 +108,7 @@ class StoredOperation:
             self._ended = trio.Event()
 
     async def ended_or_more_than(self, done: float) -> None:
-        """Wait until the call that works on it has ended, or more than so many items have."""
+        """Wait until the call that runs it has ended, or more than so many items have."""
 
         def is_news(counts: Counts) -> bool:
             return counts.done > done
@@ -128,11 +128,11 @@ class StoredOperation:
 
     @property
     def goes_on(self) -> bool:
-        """Whether more of it is done without another call: it runs, or a start takes it up."""
+        """Whether it continues without another call: it runs, or a server will resume it."""
         return self.running or (self.background and not self.batch.progress.value.complete)
 
     def note_output(self, output: OutputState | None) -> None:
-        """Keep what is known of the file of outcomes, also in the record that is stored."""
+        """Store the state of the output file, also in the stored record."""
         self.output = output
         if self.journal is not None:
             record = self.journal.record
@@ -140,13 +140,13 @@ class StoredOperation:
             record.options = json.dumps(options).encode()
 
     async def read(self, pieces: Sequence[Piece]) -> list[bytes]:
-        """Return parts of results. Waits only for those that memory has let go of.
+        """Return parts of results. Waits only for those that are not in memory.
 
         Args:
-            pieces: What to read. All of it is in memory at once.
+            pieces: The parts to read. All of them are in memory at the same time.
 
         Raises:
-            NotFound: One is not on the disk any more.
+            NotFound: A part is no longer on the disk.
             ToolFailure: The disk cannot be read.
         """
         here = [p.result.json[p.start : p.start + p.size] if p.result.json else b"" for p in pieces]
@@ -178,13 +178,13 @@ class StoredOperation:
         return here
 
     async def whole_results(self, outcomes: Sequence[Outcome[Any, Result]]) -> list[bytes | None]:
-        """Return the JSON of results, and None for each item that has none. See `read`."""
+        """Return the JSON of results, and None for each item without one. See `read`."""
         found = await self.read([Piece.whole(o.value) for o in outcomes if o.value is not None])
         results = iter(found)
         return [None if o.value is None else next(results) for o in outcomes]
 
     async def chars_of(self, result: Result) -> int:
-        """Return how many characters a large result has. The first time all of it may be read."""
+        """Return the characters of a large result. The first call may read all of it."""
         if result.chars is None:
             count = 0
             for start in range(0, result.size, CHUNK_BYTES):
@@ -194,7 +194,7 @@ class StoredOperation:
         return result.chars
 
     def stop_for_room(self) -> None:
-        """Stop the call: its own results take the memory that its next item would need."""
+        """Stop the call: its own results use the memory that its next item would need."""
         self.interrupted = (
             "its results take all the memory that this server keeps for them, so no further item "
             "was started. Read them with get_operation, and give what is missing to a new call, or "
@@ -214,7 +214,7 @@ class StoredOperation:
         self.stop(for_good=True)
 
     def refuse_second_call(self) -> NoReturn:
-        """Raise what a call is told that would work on it beside another one."""
+        """Raise the error for a second call that would run it at the same time."""
         raise InvalidArgument(
             f"operation {self.operation_id!r} is running: read it with get_operation, stop it "
             "with cancel_operation, or use another operation_id",
@@ -222,10 +222,10 @@ class StoredOperation:
         )
 
     def stop(self, *, for_good: bool = False) -> bool:
-        """Let the call that works on it return what it has. False if none does.
+        """Make the call that runs it return its results so far. False if no call runs it.
 
         Args:
-            for_good: Also of one in the background: no server takes it up again by itself.
+            for_good: Also stop one in the background: no server resumes it by itself.
         """
         if for_good:
             self.background = False
@@ -236,26 +236,26 @@ class StoredOperation:
 
 
 class OperationStore(Protocol):
-    """Where operations are kept: in memory, or beyond the process.
+    """The store of operations: in memory, or beyond the process.
 
-    Code that tells anybody what ended awaits `settled` first.
+    Code that reports ended items to a caller must await `settled` first.
     """
 
     @property
     def trouble(self) -> str:
-        """Why what ends is kept in memory only, though it should not be; empty if it is not."""
+        """Why outcomes are kept in memory only, though they should be stored; empty if not so."""
         ...
 
     def key(self) -> bytes | None:
-        """Return the secret that signs cursors; None for one that lasts as long as the server."""
+        """Return the secret that signs cursors; None for one that lives as long as the server."""
         ...
 
     async def open_key(self) -> None:
-        """Have the secret at hand, if that takes longer than reading a small file."""
+        """Load the secret, if that takes longer than reading a small file."""
         ...
 
     async def count_use(self, use: Use) -> Counted | None:
-        """Count what a client used, over all servers of the state; None where that is not done."""
+        """Count the use of a client over all servers of the state; None if that is not done."""
         ...
 
     async def load_library(self) -> None:
@@ -263,57 +263,57 @@ class OperationStore(Protocol):
         ...
 
     async def write(self) -> None:
-        """Write what has to be written, until cancelled."""
+        """Write changes until cancelled."""
         ...
 
     def journal(
         self, operation_id: str, owner: str, tool: str, operation: Operation, request: object
     ) -> ItemJournal | None:
-        """Return what hears from the batch of a new operation; None if nothing has to."""
+        """Return the journal for the batch of a new operation; None if it needs none."""
         ...
 
     async def parked(self) -> list[StoredOperation]:
-        """Return the background operations that nobody works on, oldest first."""
+        """Return the background operations that no server runs, oldest first."""
         ...
 
     async def recall(self, operation_id: str, owner: str) -> None:
-        """Bring an operation into reach of `find` and `open`, if it is stored elsewhere."""
+        """Load an operation, so that `find` and `open` see it, if it is stored elsewhere."""
         ...
 
     async def begin(self, operation: StoredOperation) -> None:
-        """Take an operation for this server, which is about to work on it.
+        """Claim an operation for this server, which is about to run it.
 
         Raises:
-            InvalidArgument: Another server works on it.
+            InvalidArgument: Another server runs it.
         """
         ...
 
     def end(self, operation: StoredOperation) -> None:
-        """Let others work on an operation."""
+        """Release an operation, so that other servers may run it."""
         ...
 
     async def stop_elsewhere(self, operation: StoredOperation) -> bool:
-        """Ask another server that works on an operation to stop it within seconds.
+        """Ask another server that runs an operation to stop it within seconds.
 
-        What is parked is not taken up again. Returns whether there was anything to stop.
+        An interrupted operation is not resumed. Returns whether there was anything to stop.
         """
         ...
 
     async def settled(self, operation: StoredOperation, *, patient: bool = False) -> None:
-        """Wait until what ended so far is safe: it may be told then.
+        """Wait until all ended items are safe, so that they may be reported.
 
         Args:
-            operation: Whose outcomes are to be told.
-            patient: Whether they may wait some milliseconds for others, to be written with them.
+            operation: The operation whose outcomes will be reported.
+            patient: Whether they may wait some milliseconds to be written with others.
         """
         ...
 
     async def changed(self, operation: StoredOperation | None, seconds: float) -> None:
-        """Wait until another server tells of a change, at most so long.
+        """Wait until another server reports a change, at most so long.
 
         Args:
-            operation: Whose change; None for one that is parked to be taken up.
-            seconds: Time after which the caller looks by itself.
+            operation: The operation that changes; None for any that waits to be resumed.
+            seconds: Time after which the caller checks by itself.
         """
         ...
 
@@ -327,33 +327,33 @@ class OperationStore(Protocol):
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that all operations in memory take, about."""
+        """Approximate bytes of all operations in memory."""
         ...
 
     def make_room(self, owner: str, most: int) -> None:
-        """Drop what nobody works on until `most` bytes are kept, as far as `owner` may ask."""
+        """Drop idle operations until `most` bytes are kept, as far as `owner` may cause it."""
         ...
 
     def reserve(self, owner: str, size: int) -> None:
-        """Count `size` bytes more for items of that owner, or raise `InvalidArgument`."""
+        """Count `size` further bytes for items of that owner, or raise `InvalidArgument`."""
         ...
 
     def count(self, owner: str, size: int) -> None:
-        """Count `size` bytes more for a result of that owner. It finished, so it is kept."""
+        """Count `size` further bytes for a finished result of that owner; it is always kept."""
         ...
 
     def let_go(self, most: int) -> None:
-        """Drop results from memory that are on the disk, until `most` bytes are kept."""
+        """Drop results that are on the disk from memory, until `most` bytes are kept."""
         ...
 
     def running(self) -> list[StoredOperation]:
-        """Return the operations that calls are at work on, oldest first."""
+        """Return the operations that calls run, oldest first."""
         ...
 
     def operations(self) -> list[StoredOperation]:
-        """Return the operations that are held in memory, the least recently used first."""
+        """Return the operations in memory, least recently used first."""
         ...
 
     async def names(self, owner: str) -> list[str]:
-        """Return the ids of an owner's operations, wherever they are, the newest first."""
+        """Return the ids of an owner's operations, in memory and elsewhere, newest first."""
         ...

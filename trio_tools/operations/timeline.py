@@ -1,7 +1,7 @@
-"""When the items of an operation started and ended, and how far those in flight are.
+"""When the items of an operation started and ended, and the progress of those in flight.
 
-An observer of the batch. It keeps the latest items alone, so what it holds and what a reader is
-sent do not grow with the number of items.
+An observer of the batch. It keeps only the latest items, so its memory and the data for a reader
+do not grow with the number of items.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ import trio
 from nursery_patterns import Observer, Outcome
 
 MAX_SPANS: Final = 400
-"""How many ended items are kept, and how many in flight are shown."""
+"""Limit of kept ended items, and of shown items in flight."""
 MAX_LATEST: Final = 20
-"""How many outcomes are kept."""
+"""Limit of kept outcomes."""
 
 MAX_MESSAGE_CHARS: Final = 200
-"""How much is kept of what an item says of its progress."""
+"""Limit of characters of an item's progress message."""
 
 ReportProgress = Callable[[float, float | None, str | None], None]
-"""Tells how far an item is: done, total or None, and a few words or None. It waits for nothing."""
+"""Called with the progress of an item: done, total or None, message or None. Must not wait."""
 
-# What an item counts that tells no total: that it goes on, and not how far it is.
+# Share for an item that reports no total: it makes progress, but the share is unknown.
 _WITHOUT_TOTAL: Final = 0.01
 _MOST_OF_AN_ITEM: Final = 0.99
 
-# The index of the item that the current task works on.
+# The index of the item that the current task runs.
 _index: ContextVar[int] = ContextVar("_index")
 
 
 @dataclass(frozen=True, slots=True)
 class ItemProgress:
-    """How far an item in flight is.
+    """The progress of an item in flight.
 
     Attributes:
         number: Grows with each report of the operation.
-        index: Of the item.
-        item: As the operation takes it.
-        done: As the item's operation counts: 0 or more.
-        total: What `done` grows to; None if that is not known.
-        message: A few words, or None.
-        share: What of the item is done: 0 or more, less than 1, and never less than before.
+        index: Index of the item.
+        item: The item in the form that the operation takes.
+        done: A count of the item's operation: 0 or more.
+        total: The final value of `done`; None if unknown.
+        message: A short text, or None.
+        share: The finished share of the item: at least 0, less than 1, and never decreasing.
     """
 
     number: int
@@ -72,50 +72,50 @@ Span = tuple[int, float, float | None, str]
 
 
 class Timeline(Observer[Any, Any]):
-    """The latest items of one batch, as spans of time.
+    """The latest items of one batch, as time spans.
 
     Usage::
 
         timeline = Timeline()
         batch = Batch(fn, items, observer=timeline)
 
-    Memory: `MAX_SPANS` ended items, `MAX_LATEST` outcomes, and the items in flight with one report
-    of progress each.
+    Memory: `MAX_SPANS` ended items, `MAX_LATEST` outcomes, and the items in flight with one
+        report of progress each.
 
     Attributes:
-        latest: The outcomes that ended last, in the order of their ends.
+        latest: The latest outcomes, in the order of their ends.
     """
 
     def __init__(self) -> None:
         self._in_flight: dict[int, float] = {}
         self._ended: deque[Span] = deque(maxlen=MAX_SPANS)
         self.latest: deque[Outcome[Any, Any]] = deque(maxlen=MAX_LATEST)
-        # Of items in flight only; the latest report is the last one.
+        # Only for items in flight; the latest report is the last one.
         self._reports: dict[int, ItemProgress] = {}
         self._number = 0
         self._reported = trio.Event()
 
     def started(self, index: int, item: Any) -> None:
-        """Note the start of an item."""
+        """Record the start of an item."""
         del item
         _index.set(index)
         self._in_flight[index] = trio.current_time()
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
-        """Note the end of an item, with its status."""
+        """Record the end of an item, with its status."""
         self._end(outcome.index, outcome.status.value)
         self.latest.append(outcome)
 
     def cut(self, index: int, item: Any) -> None:
-        """Note that an item was cancelled."""
+        """Record that an item was cancelled."""
         del item
         self._end(index, "cancelled")
 
     def reporter(self, item: Any) -> ReportProgress:
-        """Return what tells the progress of the item that the current task works on.
+        """Return the function that reports progress of the current task's item.
 
-        What is told of an item that is not in flight, and what is not more than was told before,
-        is passed over: progress only grows.
+        A report for an item that is not in flight, or that is not above the previous one, is
+        ignored: progress only grows.
         """
         return partial(self._report, _index.get(), item)
 
@@ -139,13 +139,13 @@ class Timeline(Observer[Any, Any]):
         reported.set()
 
     def reports(self) -> list[ItemProgress]:
-        """Return how far the items in flight are that told it, the latest report first."""
+        """Return the reported progress of items in flight, the latest report first."""
         return [*reversed(self._reports.values())]
 
     def share(self) -> float:
-        """Return how many items those in flight are worth, by what they told: less than they are.
+        """Return the sum of the shares of items in flight: less than their number.
 
-        With the number of items that ended it never falls while a batch runs.
+        Added to the number of ended items, it never decreases while a batch runs.
         """
         return sum(report.share for report in self._reports.values())
 
@@ -160,18 +160,18 @@ class Timeline(Observer[Any, Any]):
             self._ended.append((index, started, trio.current_time(), status))
 
     def spans(self) -> list[Span]:
-        """Return ended items in the order of their ends, then those that run for longest.
+        """Return ended items in the order of their ends, then the longest running ones.
 
         At most `MAX_SPANS` of each.
         """
-        oldest = islice(self._in_flight.items(), MAX_SPANS)  # in the order of their starts
+        oldest = islice(self._in_flight.items(), MAX_SPANS)  # in order of their starts
         running: list[Span] = [(i, at, None, "running") for i, at in oldest]
         return [*self._ended, *running]
 
     def rate(self, now: float, window: float) -> float:
         """Return how many items ended per second within the last `window` seconds.
 
-        Where more ended than are kept, the time that those took is the window.
+        If more items ended than are kept, the window is the time in which the kept ones ended.
         """
         recent = [end for _, _, end, _ in self._ended if end is not None and end > now - window]
         if not recent:

@@ -1,11 +1,11 @@
-"""The operations that come with the server: what each does to one item, and how its outcome reads.
+"""The operations that the server provides: the function of one item, and the text of its outcome.
 
-A new operation of our own belongs here, in the module of its subject. How operations run, and where
-their outcomes are stored, does not. No module imports another one.
+A new operation of the server belongs here, in the module of its subject. Running operations and
+storing their outcomes does not. No module imports another one.
 
     web       fetch, call_api
     crawl     crawl
     content   hash, compress
     data      query, infer
-    upstream  the tools of the MCP servers behind this one
+    upstream   the tools of upstream MCP servers
 """

@@ -29,7 +29,8 @@ class ContentItem(Item):
     def _plain_text(cls, item: Any) -> Any:
         if isinstance(item, str):
             return {"text": item}
-        if isinstance(item, dict) and "data" in item and "text" not in item:  # as the tools say
+        # The name in the tools.
+        if isinstance(item, dict) and "data" in item and "text" not in item:
             table = cast("dict[str, Any]", item)
             return {("text" if name == "data" else name): value for name, value in table.items()}
         return cast("Any", item)
@@ -84,7 +85,7 @@ def content_operations(services: Services) -> list[Operation]:
 
 
 def hash_line(value: dict[str, Any]) -> str:
-    """Return how a hash reads."""
+    """Return the text of a hash."""
     unfit = "" if value["secure"] else ", for checksums only"
     return (
         f"{value['algorithm']} {value['hexdigest']}, {counted(value['size_bytes'], 'byte')}{unfit}"
@@ -92,7 +93,7 @@ def hash_line(value: dict[str, Any]) -> str:
 
 
 def compression_text(value: dict[str, Any]) -> str:
-    """Return how a compression reads, with its content below if there is any."""
+    """Return the text of a compression, with its content below if there is any."""
     ratio = "" if value["ratio"] is None else f" (ratio {value['ratio']})"
     size = counted(value["original_bytes"], "byte")
     told = (

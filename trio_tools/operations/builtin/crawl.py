@@ -1,8 +1,8 @@
-"""`crawl`: the pages of a site, each found through the links of those before it.
+"""`crawl`: the pages of a site, found by following links.
 
-The pages are a `Frontier`: a page that is visited adds what it links to, so a crawl ends when
-nothing waits and nothing runs that could add. Loops end at the key of the frontier, which is the
-URL; sites without an end, such as a calendar, end at `max_depth` and `max_pages`.
+The pages are a `Frontier`: a visited page adds the pages that it links to. A crawl ends when no
+page waits and no running page can add one. The key of the frontier, which is the URL, ends loops;
+`max_depth` and `max_pages` end sites without an end, such as a calendar.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ _SITEMAP_BYTES = 2_000_000
 _SITEMAP_SECONDS = 10.0
 _MAX_SITEMAPS = 5
 _MAX_LOCATIONS = 10_000
-# Reading so many URLs is a step of a few milliseconds.
+# Parsing this many URLs is a step of a few milliseconds.
 _URLS_PER_STEP = 500
-# A page that a sitemap names comes behind those that the start links to, before those behind them.
+# A page from a sitemap comes after the pages that the start links to, before the pages after
+# those.
 _SITEMAP_RANK = 1.5
 _LOCATION = re.compile(r"<loc>(?:\s{0,20}<!\[CDATA\[)?([^<\]]{1,2000})", re.IGNORECASE)
 
 
 class CrawlItem(Item):
-    """Where a crawl starts, and how far it goes."""
+    """The start and the bounds of a crawl."""
 
     url: str = Field(description="Absolute http or https URL of the first page.")
     scope: Scope = Field("host", description="Pages of the same host, or below the path too.")
@@ -60,7 +61,7 @@ class CrawlItem(Item):
 
 
 class Found(NamedTuple):
-    """A URL that was found, how many links from the start, and when its turn is: lowest first."""
+    """A URL, its distance from the start in links, and its priority: lowest first."""
 
     url: str
     depth: int
@@ -93,10 +94,10 @@ class Crawl:
 
     Args:
         fetch: Fetches a page.
-        sitemaps: Returns the URLs of sitemaps that the robots.txt of a site names; without it,
+        sitemaps: Returns the URLs of sitemaps in the robots.txt of a site; without it,
             `/sitemap.xml` is tried.
-        item: Where it starts, and how far it goes.
-        obey_robots: Whether it asks for nothing that a robots.txt forbids.
+        item: The start and the bounds.
+        obey_robots: Whether it requests nothing that a robots.txt forbids.
         start: What an earlier process did of it.
 
     Attributes:
@@ -133,7 +134,7 @@ class Crawl:
         self.note_answer: Callable[[str, str], None] = _note_nothing
 
     async def visit(self, found: Found) -> dict[str, Any]:
-        """Fetch a page and add what it links to; cut at any point, it can be done again.
+        """Fetch a page and add the pages it links to; it can be repeated after a cancel.
 
         Raises:
             FetchError: The page cannot be fetched, or its robots.txt does not allow it.
@@ -171,7 +172,7 @@ class Crawl:
         return self._is_same_host(target) and _is_below(target, self._prefix)
 
     def _is_same_host(self, target: Target) -> bool:
-        """Whether it is the host of the start; that one may be had with and without TLS."""
+        """Whether it is the host of the start, with or without TLS."""
         here, there = self._start.origin, target.origin
         if here.host != there.host:
             return False
@@ -179,11 +180,11 @@ class Crawl:
         return usual or here.port == there.port
 
     def _add(self, urls: Iterable[str], base: str, depth: int, rank: float) -> bool:
-        """Add what is in scope; False if there is no room for more."""
+        """Add the URLs in scope; return False if the crawl is full."""
         for url in urls:
             try:
                 target = parse_url(url, base=base)
-            except FetchError:  # a link that leads nowhere
+            except FetchError:  # an invalid link
                 continue
             if self._is_same_host(target) and _is_below(target, self._prefix):
                 try:
@@ -193,7 +194,7 @@ class Crawl:
         return True
 
     async def _add_sitemap(self) -> None:
-        """Add what the sitemaps of the site name. One that is missing or broken is none."""
+        """Add the URLs in the sitemaps of the site. A missing or invalid sitemap has none."""
         with trio.move_on_after(_SITEMAP_SECONDS):
             waiting = await self._sitemaps_of_site()
             for _ in range(_MAX_SITEMAPS):
@@ -213,7 +214,7 @@ class Crawl:
                     await trio.lowlevel.checkpoint()
 
     async def _sitemaps_of_site(self) -> list[str]:
-        """Return the sitemaps that robots.txt names, or else the one at the usual place."""
+        """Return the sitemaps in robots.txt, or else the default one."""
         start = self._start
         if self._named_sitemaps is not None:
             named = await self._named_sitemaps(start.url)
@@ -247,7 +248,7 @@ def _note_nothing(_final_url: str, _url: str) -> None:
 
 
 def _prefix_of(start: Target) -> str:
-    """Return the path that pages of the scope "path" begin with."""
+    """Return the common beginning of the paths in the scope "path"."""
     path = start.path.decode("ascii").partition("?")[0]
     folder, _, last = path.rpartition("/")
     return f"{folder}/" if "." in last or not last else path
@@ -261,7 +262,7 @@ def _is_below(target: Target, prefix: str) -> bool:
 
 
 def _page_data(page: FetchedPage, found: Found, same_as: str | None) -> dict[str, Any]:
-    """Return a page as JSON values; what does not apply to it is left out."""
+    """Return a page as JSON values; fields that do not apply are omitted."""
     data: dict[str, Any] = {
         "url": found.url,
         "status": page.status,
@@ -285,7 +286,7 @@ def _page_data(page: FetchedPage, found: Found, same_as: str | None) -> dict[str
 
 
 def crawled_text(value: dict[str, Any]) -> str:
-    """Return how a page of a crawl reads: its status, and below it what it says."""
+    """Return the text of a crawled page: its status, and below it its text."""
     line = f"{value['status']}, depth {value['depth']}, {value['links']} links"
     told = ("title", "final_url", "location", "same_as")
     parts = [f"{name}: {one_line(str(value[name]))}" for name in told if value.get(name)]
@@ -301,7 +302,7 @@ def crawled_text(value: dict[str, Any]) -> str:
 
 
 def pages_operation(crawl: Crawl, computes_in: Literal["process", "cluster"]) -> Operation:
-    """Return the operation whose items are the pages of one crawl, extracted there."""
+    """Return the operation whose items are the pages of one crawl."""
     return Operation(
         name="crawl",
         fn=crawl.visit,
@@ -338,7 +339,7 @@ def make_crawl(
 
 
 def crawl_operations(services: Services, settings: Settings) -> list[Operation]:
-    """Return `crawl` if the settings offer it: an item is a site, its result all of its pages."""
+    """Return `crawl` if the settings enable it: an item is a site, its result the pages."""
     if not settings.fetch.crawl:
         return []
     return [

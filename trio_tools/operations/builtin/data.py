@@ -16,12 +16,12 @@ from trio_tools.services import Services
 if TYPE_CHECKING:
     from trio_tools.database.results import QueryResult
 
-# The time of an item is up to its batch, whose cancel ends the statement.
+# The batch bounds the time of an item; its cancel ends the statement.
 _NEVER_BINDING_SECONDS = 86_400.0
 
 
 class QueryItem(Item):
-    """One statement that reads, for one database."""
+    """One read-only statement for one database."""
 
     database: str = Field(description="Name of the database.")
     sql: str = Field(description="One SELECT, with :name for each parameter.")
@@ -61,7 +61,7 @@ def data_operations(services: Services) -> list[Operation]:
 
 
 def query_data(result: QueryResult) -> dict[str, Any]:
-    """Return the rows of a query, its timing and, if there are any, warnings, as JSON values."""
+    """Return the rows of a query, its timing and its warnings, as JSON values."""
     data = {
         "columns": list(result.columns),
         "rows": [list(row) for row in result.rows],
@@ -73,7 +73,7 @@ def query_data(result: QueryResult) -> dict[str, Any]:
 
 
 def rows_text(value: dict[str, Any]) -> str:
-    """Return how the rows of a query read: as a Markdown table below their number and timing."""
+    """Return the text of a query: the number of rows and timing, then a Markdown table."""
     count = value["row_count"]
     told = f"{count} row{'' if count == 1 else 's'}{', there are more' * value['truncated']}"
     timing = ", ".join(f"{name}={seconds}" for name, seconds in value["timing"].items())

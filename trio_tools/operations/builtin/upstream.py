@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class UpstreamOperations(Mapping[str, Operation]):
-    """The tools that may be used, of the upstreams whose tools are known.
+    """The allowed tools of all upstreams whose tools are known.
 
     Args:
-        services: Have the upstreams, and rates that servers share. None is imported while
-            the settings name none.
+        services: Have the upstreams, and rates that servers share. No upstream is imported while
+            the settings have none.
     """
 
     def __init__(self, services: Services) -> None:
@@ -52,7 +52,7 @@ class UpstreamOperations(Mapping[str, Operation]):
         return self._made
 
     def _bucket_of(self, upstream: Upstream) -> TokenBucket | None:
-        """Return the bucket that it has already, with the tokens that are left in it."""
+        """Return the existing bucket of the upstream, with its remaining tokens."""
         return self._buckets[upstream] if upstream in self._buckets else _bucket(upstream)
 
     def _operations_of(self, upstream: Upstream) -> Iterator[Operation]:
@@ -71,11 +71,11 @@ class UpstreamOperations(Mapping[str, Operation]):
         return len(self._current())
 
     async def prepare(self, name: str) -> None:
-        """See to it that the tool which an operation's name names can be found.
+        """Make the tool of an operation's name known, if it exists.
 
         Raises:
             UpstreamFailed: Its upstream cannot be started.
-            NotFound: The upstream has no such tool.
+            NotFound: The tool does not exist.
             Forbidden: The settings do not allow it.
         """
         upstream_name, dot, tool = name.partition(".")
@@ -100,7 +100,7 @@ def _operation(
         arguments: dict[str, Any], *, report_progress: ReportProgress | None = None
     ) -> Any:
         if shared is not None:
-            async with released_slot():  # nothing but a token is waited for
+            async with released_slot():  # it waits only for a token
                 await shared.acquire()
         return await upstream.call(tool.name, arguments, report_progress)
 

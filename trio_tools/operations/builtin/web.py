@@ -20,23 +20,23 @@ from trio_tools.settings import Settings
 if TYPE_CHECKING:
     from trio_tools.http.apis.types import ApiReply
 
-# Taking JSON apart holds the event loop: for some 25 ms with that many bytes, twice that where the
-# machine is slow.
+# Parsing JSON blocks the event loop: for some 25 ms with this many bytes, twice that on a slow
+# machine.
 _MAX_JSON_BYTES = 500_000
 MAX_METHOD_LENGTH = 20
 MAX_CHARS = 1_000_000
 _TEXT_BYTES = 20_000
 _PAGE_BYTES = 2_000_000
 _MARKDOWN_CHARS = 20_000
-# What is larger is read in one step of the event loop and written in another.
+# Above this size it is parsed in one step of the event loop and serialised in another.
 _LARGE_BYTES = 50_000
 _MAX_TYPE_CHARS = 60
-_SLOW_SECONDS = 3.0  # what took less time says nothing about it
+_SLOW_SECONDS = 3.0  # a shorter time is not worth reporting
 _NO_MEDIA_TYPE = re.compile(r"[^\w/+.-]")
 
 
 class FetchItem(Item):
-    """One URL and what is wanted of it. A plain string is a URL with the defaults."""
+    """One URL and how it is fetched. A plain string is a URL with the defaults."""
 
     url: str = Field(description="Absolute http or https URL.")
     method: Literal["GET", "HEAD"] = "GET"
@@ -103,7 +103,7 @@ def _plain_url(item: Any) -> Any:
 
 
 def most_bytes(max_body_bytes: int, body_as: str) -> int:
-    """Return the most bytes of a body that may be asked for."""
+    """Return the largest allowed limit of bytes of a body."""
     return min(max_body_bytes, _MAX_JSON_BYTES) if body_as == "json" else max_body_bytes
 
 
@@ -115,9 +115,9 @@ def _check_max_bytes(max_body_bytes: int, item: FetchItem) -> FetchItem:
 
 
 def _request(item: FetchItem) -> FetchRequest:
-    """Return what is asked of the fetcher.
+    """Return the request for the fetcher.
 
-    Who reads on, or wants a number of characters, has the text that is read on downloaded.
+    If the item continues reading, or wants a number of characters, the whole text is downloaded.
     """
     of_markdown = item.body_as == "markdown"
     reads_on = item.body_as == "text" and (item.offset or item.max_chars)
@@ -142,8 +142,8 @@ def _call_of(item: CallApiItem) -> str:
 
 
 def page_text(value: dict[str, Any]) -> str:
-    """Return how a fetched page reads: what it is, and below it what it says."""
-    # It stands outside of the markers, so it is no more than a media type.
+    """Return the text of a fetched page: status and type, and below it its text."""
+    # It is outside of the markers, so it must not be more than a media type.
     kind = _NO_MEDIA_TYPE.sub("?", value["content_type"] or "untyped")[:_MAX_TYPE_CHARS]
     told = f"{value['status']} {kind}, {value['length']:,} bytes"
     if value["truncated"]:
@@ -176,7 +176,7 @@ def page_text(value: dict[str, Any]) -> str:
 
 
 def lean_page(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a fetched page without what its item or its text tells, or what is as usual."""
+    """Return a fetched page without fields that repeat its item or text, or have default values."""
     usual = {"url"} | {name for name in ("headers", "truncated") if not value.get(name)}
     if _opens_with(value, "title"):
         usual.add("title")
@@ -184,12 +184,12 @@ def lean_page(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _opens_with(value: dict[str, Any], name: str) -> bool:
-    """Whether the text of a page opens with its title, which so costs no line of its own."""
+    """Whether the text of a page begins with its title, which then needs no line of its own."""
     return name == "title" and str(value.get("text")).startswith(f"# {value.get(name)}\n")
 
 
 def reply_text(value: dict[str, Any]) -> str:
-    """Return how the reply of an API reads: its status, and below it what it says."""
+    """Return the text of an API's reply: its status, and below it its body."""
     told = f"status {value['status']}, {value['elapsed_seconds']} s"
     if value["waited_seconds"]:
         told += f", {value['waited_seconds']} s of it waited"
@@ -212,14 +212,15 @@ async def _fetch(services: Services, item: FetchItem) -> dict[str, Any]:
     fetcher = await services.fetcher()
     page = await fetcher.fetch(_request(item))
     if page.length > _LARGE_BYTES:
-        # Decoded or parsed in this step; its text is made in the next one. Nothing is lost here.
+        # Decoded or parsed in this step; the text is made in the next one. The result is not lost
+        # here.
         await trio.lowlevel.cancel_shielded_checkpoint()
     return page_data(page)
 
 
 def page_data(page: FetchedPage) -> dict[str, Any]:
-    """Return a page as JSON values; what does not apply to it is left out."""
-    # Of a body that nobody asked for nothing is cut; its length is among the headers.
+    """Return a page as JSON values; fields that do not apply are omitted."""
+    # A body that was not requested is not truncated; its length is among the headers.
     asked_for = not (page.text is None and page.json is None and page.note is None)
     result: dict[str, Any] = {
         "url": page.url,
@@ -250,7 +251,7 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
 
 
 def _declared(page: FetchedPage) -> dict[str, Any]:
-    """Return what a page says of itself, and its charset, unless it is declared to be UTF-8."""
+    """Return what a page declares, and its charset unless that is declared as UTF-8."""
     names = ["title", "canonical_url", "language", "pages"]
     if not (page.charset == "utf-8" and page.charset_declared):
         names += ["charset", "charset_declared"]
@@ -258,7 +259,7 @@ def _declared(page: FetchedPage) -> dict[str, Any]:
 
 
 def _other_headers(page: FetchedPage) -> dict[str, str]:
-    """Return the headers that tell what the rest of the result does not."""
+    """Return the headers that add something to the rest of the result."""
     told = {"content-type"} if page.truncated else {"content-type", "content-length"}
     return {name: value for name, value in page.headers.items() if name not in told}
 
@@ -266,7 +267,8 @@ def _other_headers(page: FetchedPage) -> dict[str, str]:
 async def _call_api(services: Services, item: CallApiItem) -> dict[str, Any]:
     api = await services.api(item.api)
     reply = await api.call(item.method, item.path, item.query, item.body)
-    await trio.lowlevel.cancel_shielded_checkpoint()  # parsed; its text is made in another step
+    # After parsing; the text is made in another step.
+    await trio.lowlevel.cancel_shielded_checkpoint()
     return reply_data(item.api, item.path, reply)
 
 

@@ -1,19 +1,19 @@
-"""Operations that outlive the process: what is stored, where, and when it is safe.
+"""Operations that outlive the process: their stored form, its location, and when it is committed.
 
 Code that writes or reads state files and databases of operations belongs here. Nothing here knows
-which tool asked. Each module imports only those above it.
+the tools. Each module imports only those above it.
 
-location  where the state is, and the key that signs cursors
-holders   which server works on an operation, and whether it has died
-records   operations, and what one commit changes of them
-blobs     outcomes as bytes, and what is read back of them
-notices   what servers that share a database tell each other
-pruning   which operations have to go
-counters  what clients used, over all servers
-tables    the tables, in SQLAlchemy, and how older ones become new ones
-engine    connections and transactions
-database  what is written, read, found and deleted; blocking, for threads
-disk_budget  how much may be stored, and who may start further items
-journal   what an operation tells the disk
-writer    group commit: one thread, and the tasks that wait for it
+location     the location of the state, and the key that signs cursors
+holders      the server that runs an operation, and whether it has died
+records      operations, and the changes of one commit
+blobs        outcomes as bytes, and reading them
+notices      notices between servers that share a database
+pruning      selects the operations to delete
+counters     the use of clients, over all servers
+tables       the tables, in SQLAlchemy, and their migrations
+engine       connections and transactions
+database     write, read, find and delete; blocking, for threads
+disk_budget  the limit of stored bytes, and which operations may start items
+journal      the changes of an operation for the writer
+writer       group commit: one thread, and the tasks that wait for it
 """

@@ -1,8 +1,8 @@
-"""The outcomes of one commit as one blob of bytes, and what is read back of it.
+"""The outcomes of one commit as one blob of bytes, and the reading of blobs.
 
-A blob is a sequence of frames: a head of fixed size (index of the item, how it ended, seconds,
+A blob is a sequence of frames: a header of fixed size (index of the item, status code, seconds,
 bytes of the body) and the body. The body of a result is its JSON, so a part of a result is a part
-of the blob. Reading goes by the heads: the bodies of results stay where they are.
+of the blob. Only the headers are read to find a result; the bodies stay on the disk.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from trio_tools.operations.durable.records import Change, Part
 from trio_tools.operations.result import Place, Result
 
 KEPT_BYTES: Final = 256
-"""A result of up to so many bytes stays in memory: a reference to it would take as much."""
+"""Results up to this size stay in memory: a reference to them would take as much."""
 
-# Index, how it ended, seconds, bytes of what follows.
+# Index, status code, seconds, bytes of the body.
 _HEAD = struct.Struct("<IcdI")
 _STARTED = b"?"
 _GROWTH = b"i"
@@ -41,7 +41,7 @@ _SUCCEEDED = b"+"
 _CODES = {Status.SUCCEEDED: _SUCCEEDED, Status.FAILED: b"-", Status.TIMED_OUT: b"t"}
 _STATUSES = {code: status for status, code in _CODES.items()}
 
-# So much of a blob is read at a time.
+# Bytes of a blob that are read at a time.
 _WINDOW_BYTES = 2**18
 
 _FAILURES: dict[str, type[ToolFailure]] = {
@@ -58,15 +58,15 @@ _FAILURES: dict[str, type[ToolFailure]] = {
 
 @dataclass(frozen=True, slots=True)
 class StoredOutcome:
-    """An outcome as it was read back.
+    """An outcome that was read from a blob.
 
     Attributes:
-        index: Of its item.
-        status: How it ended.
-        elapsed: In how many seconds.
+        index: Index of its item.
+        status: Its status.
+        elapsed: Its duration in seconds.
         size: Bytes of its result, or of its failure.
-        json: These bytes; None of a result that was left on the disk.
-        place: Where they are.
+        json: These bytes; None for a result that was left on the disk.
+        place: Its location on the disk.
     """
 
     index: int
@@ -77,13 +77,13 @@ class StoredOutcome:
     place: Place
 
     def result(self, *, page_bytes: int) -> Result:
-        """Return the result of an item that has one."""
+        """Return the result of a succeeded item."""
         if self.json is None:
             return Result.on_disk(self.size, self.place, page_bytes=page_bytes)
         return Result.of_json(self.json, page_bytes=page_bytes)
 
     def failure(self) -> Exception:
-        """Return the error of an item that has no result."""
+        """Return the error of an item without a result."""
         told = from_json(self.json or b"null")
         if self.status is Status.TIMED_OUT:
             return trio.TooSlowError(told)
@@ -99,12 +99,12 @@ class StoredOutcome:
 
 @dataclass
 class Stored:
-    """What is stored of an operation beside its record.
+    """The stored outcomes and items of an operation, beside its record.
 
     Attributes:
         ended: The outcomes, by index.
-        started: Items that were started and did not end.
-        growth: Items that came to it, as JSON, in their order.
+        started: Items that were started and have not ended.
+        growth: Items that were added, as JSON, in their order.
     """
 
     ended: dict[int, StoredOutcome] = field(default_factory=dict[int, StoredOutcome])
@@ -112,12 +112,12 @@ class Stored:
     growth: list[bytes] = field(default_factory=list[bytes])
 
     def add(self, revision: int, size: int, read: Callable[[int, int], bytes]) -> None:
-        """Add what a blob holds. Blobs come in the order of their commits.
+        """Add the content of a blob. Blobs must be added in the order of their commits.
 
         Args:
-            revision: Of the operation, with that commit.
+            revision: The revision of the operation with that commit.
             size: Bytes of the blob.
-            read: Returns so many bytes of it, from a byte on: `read(start, size)`.
+            read: Returns bytes of the blob: `read(start, size)`.
         """
         for index, code, elapsed, offset, body_size, body in _frames(size, read):
             if code == _STARTED:
@@ -128,12 +128,12 @@ class Stored:
                 continue
             place = Place(revision, offset)
             ended = StoredOutcome(index, _STATUSES[code], elapsed, body_size, body, place)
-            self.ended[index] = ended  # a later run of a failed item, or the same written twice
+            self.ended[index] = ended  # a later run of a failed item, or a duplicate
             self.started.discard(index)
 
 
 def encode(change: Change) -> tuple[bytes, list[tuple[Result, int]]]:
-    """Return the outcomes of a change as one blob, and where in it each larger result begins."""
+    """Return the outcomes of a change as one blob, and the start of each larger result in it."""
     parts: list[bytes] = []
     for growth in change.growth:
         parts += (_HEAD.pack(0, _GROWTH, 0.0, len(growth)), growth)
@@ -142,7 +142,7 @@ def encode(change: Change) -> tuple[bytes, list[tuple[Result, int]]]:
     larger: list[tuple[Result, int]] = []
     pack, head_size = _HEAD.pack, _HEAD.size
     for outcome in change.outcomes:
-        if outcome.error is None:  # by far the most; to hash a status costs as much as the rest
+        if outcome.error is None:  # the common case; hashing a status costs as much as the rest
             code, body = _SUCCEEDED, outcome.value.json
         else:
             code, body = _CODES[outcome.status], _failure_json(outcome.error)
@@ -155,11 +155,11 @@ def encode(change: Change) -> tuple[bytes, list[tuple[Result, int]]]:
 
 
 def read_part(part: Part, read: Callable[[int, int], bytes]) -> bytes | None:
-    """Return some bytes of a result; None if another frame, or none, is where it should be.
+    """Return some bytes of a result; None if they are not at the expected place.
 
     Args:
-        part: Which bytes.
-        read: Returns so many bytes of the blob, from a byte on.
+        part: The requested bytes.
+        read: Returns bytes of the blob: `read(start, size)`.
     """
     offset = part.place.offset
     head = read(offset - _HEAD.size, _HEAD.size)
@@ -171,7 +171,7 @@ def read_part(part: Part, read: Callable[[int, int], bytes]) -> bytes | None:
 def _frames(
     size: int, read: Callable[[int, int], bytes]
 ) -> Iterator[tuple[int, bytes, float, int, int, bytes | None]]:
-    """Yield index, code, seconds, offset and size of the body, and the body unless it stays."""
+    """Yield index, code, seconds, offset and size of the body; and the body, unless large."""
     window, begin, at = b"", 0, 0
 
     def take(start: int, count: int) -> bytes:
@@ -189,7 +189,7 @@ def _frames(
 
 
 def growth_json(growth: Mapping[str, Any]) -> bytes:
-    """Return items that came to an operation as JSON, from which they can be made again."""
+    """Return added items as JSON, from which they can be restored."""
     return to_json(growth, fallback=repr, inf_nan_mode="constants")
 
 

@@ -1,4 +1,4 @@
-"""What clients used in a day, counted over all servers of a state. Blocking, for threads."""
+"""The use of clients per day, counted over all servers of a state. Blocking, for threads."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def usage_table(metadata: sa.MetaData) -> sa.Table:
 
 
 def count_use(connection: sa.Connection, table: sa.Table, use: Use) -> Counted:
-    """Add to the row of a client, and take a call of it if its quota allows one.
+    """Add to the row of a client, and accept a call if its quota allows one.
 
-    One transaction of its own: servers that count at the same time wait for one another, so that
-    together they take no call too many.
+    It is a separate transaction: servers that count at the same time wait for each other, so
+    together they never accept a call too many.
     """
     columns = table.c
     connection.execute(sa.delete(table).where(columns.day < use.day - 1))

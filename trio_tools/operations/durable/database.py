@@ -1,8 +1,8 @@
 """Stored operations in a database, SQLite or PostgreSQL: written, read, found and deleted.
 
-Everything here blocks and is called in a thread. One commit writes what ended of several
-operations, as one blob for each: row by row, the thread would give up the interpreter for each row,
-and a busy event loop would let it wait each time.
+Everything here blocks and is called in a thread. One commit writes the ended items of several
+operations, as one blob for each. If it wrote row by row, the thread would release the interpreter
+lock for each row, and a busy event loop would delay it each time.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class StateDatabase:
     """The tables at one location.
 
     Args:
-        location: Where they are.
+        location: Their location.
         holder: The name of this server.
         now: Returns the seconds since the epoch.
-        read_only: Refuse every change, and make no tables.
+        read_only: Refuse every change, and do not create tables.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class StateDatabase:
         self._in_transaction = self._engine.in_transaction
 
     def commit(self, changes: Sequence[Change]) -> list[Saved]:
-        """Write all changes in one transaction. When this returns they are on the disk.
+        """Write all changes in one transaction. When this returns, they are committed.
 
         Raises:
             StateTroubleError: Nothing was written.
@@ -73,9 +73,9 @@ class StateDatabase:
         return self._in_transaction(lambda connection: [self._save(connection, c) for c in changes])
 
     def load(self, owner: str, operation_id: str) -> tuple[Record, Stored] | None:
-        """Return an operation and what is stored beside its record; None if there is none.
+        """Return an operation with its stored outcomes; None if it does not exist.
 
-        Results of more than `KEPT_BYTES` stay where they are: `read` brings parts of them.
+        Results of more than `KEPT_BYTES` are not loaded: `read` returns parts of them.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -94,18 +94,18 @@ class StateDatabase:
             stored = Stored()
             for revision, size in blobs:
                 with self._blob(connection, row["key"], revision) as read_blob:
-                    assert read_blob is not None  # it is one transaction
+                    assert read_blob is not None  # within the same transaction
                     stored.add(revision, size, read_blob)
             return tables.record_of(row), stored
 
         return self._in_transaction(read, reads=True)
 
     def read(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
-        """Return parts of results of an operation; None for one that is not there any more.
+        """Return parts of results of an operation; None for a part that no longer exists.
 
         Args:
             key: Of the record.
-            parts: What to read, of one revision after the other where that is possible.
+            parts: The parts to read, grouped by revision if possible.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -121,7 +121,7 @@ class StateDatabase:
         return self._in_transaction(read, reads=True)
 
     def revision(self, owner: str, operation_id: str) -> int:
-        """Return which revision of an operation is stored; 0 if there is none.
+        """Return the stored revision of an operation; 0 if it does not exist.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -134,7 +134,7 @@ class StateDatabase:
         )
 
     def records(self, *, owner: str | None = None) -> list[Record]:
-        """Return all operations, of one owner or of all, oldest first, without their requests.
+        """Return all operations of one owner or of all, oldest first, without their requests.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -151,7 +151,7 @@ class StateDatabase:
         )
 
     def parked(self) -> list[Record]:
-        """Return the background operations that nobody works on, in the order they were made.
+        """Return the background operations without a running server, in order of creation.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -163,10 +163,10 @@ class StateDatabase:
         ]
 
     def stop(self, owner: str, operation_id: str) -> bool:
-        """Ask the server that works on an operation to stop it, and let none take it up by itself.
+        """Ask the server that runs an operation to stop it, and prevent that another resumes it.
 
         Returns:
-            Whether a server works on it, or was to take it up.
+            Whether a server runs it, or would resume it.
 
         Raises:
             StateTroubleError: The state cannot be written.
@@ -187,7 +187,7 @@ class StateDatabase:
         return self._in_transaction(ask)
 
     def delete(self, owner: str, operation_id: str) -> bool:
-        """Delete an operation that nobody works on. False if there is none, or it is held.
+        """Delete an operation that no server runs. False if it does not exist or is held.
 
         Raises:
             StateTroubleError: The state cannot be written.
@@ -203,10 +203,10 @@ class StateDatabase:
         return self._in_transaction(drop)
 
     def prune(self, *, ttl: float, max_bytes: int) -> int:
-        """Delete what nobody has used for `ttl` seconds, then what is over `max_bytes`.
+        """Delete operations unused for `ttl` seconds, and then those above `max_bytes`.
 
-        Of several owners the one with most makes room, with the operation unused for longest.
-        What a server works on or is to take up stays.
+        Of several owners, the one with the most bytes loses its least recently used operation.
+        Operations that a server runs or will resume stay.
 
         Returns:
             How many operations were deleted.
@@ -252,7 +252,7 @@ class StateDatabase:
         return gone, kept
 
     def count_use(self, use: Use) -> Counted:
-        """Count what a client used, in one transaction; take a call of it if its quota allows one.
+        """Count the use of a client in one transaction; accept a call if its quota allows one.
 
         Raises:
             StateTroubleError: Nothing was counted.
@@ -260,7 +260,7 @@ class StateDatabase:
         return self._in_transaction(lambda connection: count_use(connection, tables.usage, use))
 
     def key(self) -> bytes:
-        """Return the key that signs cursors, made with the first use.
+        """Return the key that signs cursors. The first use creates it.
 
         Raises:
             StateTroubleError: The state cannot be read or written.
@@ -272,11 +272,11 @@ class StateDatabase:
         return self._in_transaction(read, reads=True)
 
     def close(self) -> None:
-        """Close all connections, in any thread and without waiting for another one."""
+        """Close all connections. May be called in any thread; does not wait for other threads."""
         self._engine.close()
 
     def _save(self, connection: sa.Connection, change: Change) -> Saved:
-        """Write one change. The row is this server's to write if it holds it, or takes it over."""
+        """Write one change. This server must hold the row, or take it over."""
         record = change.record
         row = connection.execute(tables.state_of(record.owner, record.operation_id)).one_or_none()
         if change.touch:
@@ -299,7 +299,7 @@ class StateDatabase:
                 return Saved(REFUSED, row.holder)
             is_as_known = row.revision == record.revision
             if change.claim and not (is_as_known or change.unsure or change.whole):
-                return Saved(REFUSED)  # it has to be read again
+                return Saved(REFUSED)  # it must be read again
             key, revision, stop = row.key, row.revision + 1, row.stop and not change.claim
             size = len(data)
             values = {name: getattr(record, name) for name in tables.CHANGING}
@@ -326,9 +326,9 @@ class StateDatabase:
     def _blob(
         self, connection: sa.Connection, key: int, revision: int
     ) -> Generator[ReadBlob | None]:
-        """Give a function that reads parts of a blob, which may be larger than memory has room for.
+        """Yield a function that reads parts of a blob, which may be larger than the memory limit.
 
-        None if the blob is not there.
+        Yields None if the blob does not exist.
         """
         where = (outcomes.c.key == key, outcomes.c.revision == revision)
         if self._location.path is None:
@@ -340,7 +340,8 @@ class StateDatabase:
 
             yield part if there else None
             return
-        # SQLite reads all of a blob for a part of it in SQL. Opened by its row, it does not.
+        # In SQL, SQLite reads the whole blob for a part of it. A blob that is opened by its row
+        # avoids that.
         rowid: sa.ColumnClause[int] = sa.literal_column("rowid")
         row = connection.scalar(sa.select(rowid).select_from(outcomes).where(*where))
         if row is None:
@@ -356,7 +357,7 @@ class StateDatabase:
             yield read
 
     def _tell(self, connection: sa.Connection, kind: Kind, owner: str, operation_id: str) -> None:
-        """Tell other servers, when this is committed. Those of a file look by themselves."""
+        """Notify other servers at the commit. Servers of a SQLite file poll instead."""
         if self._location.path is None:
             payload = payload_of(kind, owner, operation_id)
             connection.execute(sa.select(sa.func.pg_notify(CHANNEL, payload)))
@@ -365,7 +366,7 @@ class StateDatabase:
         return not row.background and self._is_free(row.holder, row.lease_until)
 
     def _is_free(self, holder: str | None, lease_until: float, *, unless: str = "") -> bool:
-        """Whether no server holds an operation, or the one named in `unless` does."""
+        """Whether no server holds an operation, or only the one named in `unless`."""
         if holder is None or holder == unless:
             return True
         return lease_until < self._now() or has_died(holder)

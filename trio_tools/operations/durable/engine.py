@@ -1,4 +1,4 @@
-"""Connections to the state: opened with the first use, and each transaction whole or not at all."""
+"""Connections to the state, opened at first use, and atomic transactions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trio_tools.operations.durable.location import Location, StateTroubleError
 _T = TypeVar("_T")
 
 _BUSY_SECONDS = 2.0
-_TABLES_LOCK = 7_246_000  # any number that is always the same
+_TABLES_LOCK = 7_246_000  # any constant number
 _CONNECT_SECONDS = 3
 
 _SQLITE_WORDS: Final = {
@@ -41,8 +41,8 @@ class StateEngine:
     """Runs transactions at one location. Blocking, for threads.
 
     Args:
-        location: Where the tables are.
-        read_only: Refuse every change, and make no tables.
+        location: The location of the tables.
+        read_only: Refuse every change, and do not create tables.
     """
 
     def __init__(self, location: Location, *, read_only: bool) -> None:
@@ -53,14 +53,14 @@ class StateEngine:
         self._closed = False
 
     def in_transaction(self, work: Callable[[sa.Connection], _T], *, reads: bool = False) -> _T:
-        """Return `work(connection)`, all of whose changes are on the disk then.
+        """Return `work(connection)`. Its changes are committed when this returns.
 
         Raises:
-            StateTroubleError: Nothing was changed; the text says why.
+            StateTroubleError: Nothing was changed; the message says why.
         """
         try:
             engine = self._opened()
-            pool = engine.pool  # `engine.dispose` gives the engine another one
+            pool = engine.pool  # `engine.dispose` replaces the engine's pool
             try:
                 with engine.connect() as connection:
                     connection.execution_options(trio_tools_reads=reads)
@@ -72,23 +72,23 @@ class StateEngine:
                     engine.dispose()
         except sqlalchemy.exc.DBAPIError as error:
             raise StateTroubleError(self._words(error.orig)) from None
-        except sqlite3.Error as error:  # of a blob that is read without SQLAlchemy
+        except sqlite3.Error as error:  # from a blob that is read without SQLAlchemy
             raise StateTroubleError(self._words(error)) from None
         except OSError as error:
             raise StateTroubleError(f"{self._location.told}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Close all connections, in any thread and without waiting for another one.
+        """Close all connections. May be called in any thread; does not wait for other threads.
 
-        A transaction that still runs, in a thread that was abandoned, closes its own when it ends.
+        A transaction that still runs in an abandoned thread closes its own connection at its end.
         """
-        self._closed = True  # first, so that a transaction that ends now does not miss it
+        self._closed = True  # set first, so that a transaction that ends now sees it
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.dispose()
 
     def _opened(self) -> sa.Engine:
-        """Return the engine; with the first use, make the tables or check their version."""
+        """Return the engine. The first use creates the tables or checks their version."""
         with self._opening:
             engine = self._engine
             if engine is None:
@@ -128,7 +128,7 @@ class StateEngine:
                 "connect_timeout": _CONNECT_SECONDS,
                 "application_name": "trio-tools state",
                 **({"options": "-c default_transaction_read_only=on"} if self._read_only else {}),
-                # A peer that is gone without a word is noticed within seconds.
+                # A lost connection is detected within seconds.
                 "tcp_user_timeout": 5_000,
             },
         )
@@ -142,7 +142,7 @@ class StateEngine:
             isolation_level=None,
             check_same_thread=False,
         )
-        with ExitStack() as failing:  # as with a locked file, or one that is no database
+        with ExitStack() as failing:  # for example a locked file, or one that is not a database
             failing.callback(connection.close)
             if not self._read_only:
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -151,12 +151,12 @@ class StateEngine:
         return connection
 
     def _check_version(self, connection: sa.Connection) -> None:
-        """Make the tables, or bring older ones up to date.
+        """Create the tables, or migrate older ones.
 
         Raises:
-            StateTroubleError: A newer version made them; they are left as they are.
+            StateTroubleError: A newer version made them; they are not changed.
         """
-        if self._location.path is None:  # servers that start together make the tables once
+        if self._location.path is None:  # servers that start together create the tables once
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
         if not sa.inspect(connection).has_table(tables.meta.name):
             if self._read_only:
@@ -191,7 +191,7 @@ class StateEngine:
         )
 
     def _words(self, error: BaseException | None) -> str:
-        """Say what an error of the driver means, without anything that could be a secret."""
+        """Describe an error of the driver, without anything that could be a secret."""
         told = self._location.told
         if self._location.path is None:
             state = getattr(error, "sqlstate", None)
@@ -205,6 +205,7 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def _begin_immediately(connection: sa.Connection) -> None:
-    # A transaction that reads first and then writes could fail in between: take the lock at once.
+    # A transaction that reads first and then writes could fail in between, so it locks at its
+    # start.
     reads = connection.get_execution_options().get("trio_tools_reads", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

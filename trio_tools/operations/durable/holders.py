@@ -1,7 +1,7 @@
-"""Who works on a stored operation: machine, process, and a token of the server.
+"""The holder of a stored operation: machine, process, and a token of the server.
 
-On one machine another server can tell that a holder has died, and does not wait for its lease to
-end.
+On the same machine, another server can detect that a holder has died, and then does not wait for
+the end of its lease.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def new_holder() -> str:
 
 
 def has_died(holder: str) -> bool:
-    """Whether the process of a holder is known to have ended. False if nobody can know."""
+    """Whether the process of a holder is known to have ended. False if this is unknown."""
     machine, _, rest = holder.partition("|")
     pid, _, rest = rest.partition("|")
     started, _, _ = rest.partition("|")

@@ -1,7 +1,8 @@
-"""What an operation tells the disk: the journal of its batch, synchronous and without waiting.
+"""The journal of an operation's batch: it collects changes for the writer without waiting.
 
-An outcome is pending, then part of a commit, then safe; where a commit fails it is pending again,
-before what ended since. Only a safe one may be told, and only of a safe one memory may let go.
+An outcome is pending, then part of a commit, then safe. If a commit fails, its outcomes are
+pending again, before newer ones. Only safe outcomes may be reported to callers, and only their
+results may be dropped from memory.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from trio_tools.operations.result import Result
 _log = logging.getLogger("trio_tools")
 
 MOST_BYTES_A_COMMIT: Final = 4 * 2**20
-"""What one commit writes of results, and at least one: it is in memory twice meanwhile."""
+"""Limit of result bytes in one commit, but at least one result: they are in memory twice."""
 
-# The index of the item that the current task works on.
+# The index of the item that the current task runs.
 _index: ContextVar[int] = ContextVar("_index")
 
 _ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT})
 
 
 class JournalWriter(Protocol):
-    """What writes the journals of all operations, as far as one of them asks it.
+    """The interface of the writer that the journals of all operations use.
 
     Attributes:
         holder: The name of this server.
         now: Returns the seconds since the epoch.
-        taken_over: Called with the journal of an operation that another server works on now.
-        asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
+        taken_over: Called with the journal of an operation that another server runs now.
+        asked_to_stop: Called with the journal of an operation whose holder was asked to stop it.
     """
 
     holder: str
@@ -57,11 +58,11 @@ class JournalWriter(Protocol):
         ...
 
     def heard(self, journal: OperationJournal) -> None:
-        """Take note that a journal has something to be written."""
+        """Queue a journal that has changes to write."""
         ...
 
     def heard_end(self, journal: OperationJournal, size: int) -> None:
-        """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
+        """Queue a journal that has an outcome to write, with a result of `size` bytes."""
         ...
 
     async def room(self, journal: OperationJournal) -> None:
@@ -69,52 +70,52 @@ class JournalWriter(Protocol):
         ...
 
     async def settled(self, journal: OperationJournal, *, patient: bool = False) -> None:
-        """Wait until what the journal heard so far is written, or cannot be."""
+        """Wait until the journal's changes so far are written, or cannot be."""
         ...
 
     async def read_parts(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
-        """Return parts of results; None for one that is not there any more."""
+        """Return parts of results; None for a part that no longer exists."""
         ...
 
 
 class ItemJournal(Journal[Any, Any]):
-    """Knows which item of an operation the current task works on.
+    """Knows the item of an operation that the current task runs.
 
     Args:
-        operation_id: Of the operation.
+        operation_id: The id of the operation.
     """
 
     def __init__(self, operation_id: str) -> None:
         self._operation_id = operation_id
 
     def started(self, index: int, item: Any) -> None:
-        """Note which item the current task works on."""
+        """Set the item that the current task runs."""
         del item
         _index.set(index)
 
     @property
     def item_key(self) -> str:
-        """The idempotency key of the item that the current task works on."""
+        """The idempotency key of the item that the current task runs."""
         return f"{self._operation_id}/{_index.get()}"
 
     async def note_start(self) -> None:
-        """Write down that the current item starts, and return when that is safe."""
+        """Record that the current item starts, and return when that is committed."""
 
 
 class OperationJournal(ItemJournal):
-    """Hears what happens to the items of one operation, and has it written.
+    """Receives the events of the items of one operation, and has them written.
 
     It is the `journal` of the operation's batch.
 
     Args:
-        writer: Writes it.
-        record: What is stored of the operation itself; code that changes it calls `ask`.
-        outcomes: Those there are to begin with.
-        growth: Items that came to the operation while it ran, as they are stored.
+        writer: Writes the changes.
+        record: The stored record of the operation; code that changes it calls `ask`.
+        outcomes: The stored outcomes.
+        growth: Items that were added while it ran, in stored form.
 
     Attributes:
-        refused: Why the operation may not be worked on, after a claim: the name of another holder,
-            or an empty text if another server has changed it; None if it may.
+        refused: After a claim, why the operation must not run here: the name of another holder,
+            or an empty text if another server has changed it; None if it may run.
         when_full: Called, perhaps more than once, when the state has no room for a further item.
             It has to end the wait for it. None while no call works on the operation.
     """
@@ -133,10 +134,11 @@ class OperationJournal(ItemJournal):
         self.batch: Batch[Any, Any] | None = None
         self._writer = writer
         self._first = tuple(outcomes)
-        # Invariant: what has to be written is written, or is in `_pending`, `_started`, `_growth`
-        # or the record, or in a change that is being written; `asked - saved` counts the latter.
+        # Invariant: a change that must be written is written, or is in `_pending`, `_started`,
+        # `_growth` or the record, or in a change that is being written; `asked - saved` counts
+        # the latter.
         self._pending: list[Outcome[Any, Any]] = []
-        self.bytes_ahead = 0  # of the results in `_pending`
+        self.bytes_ahead = 0  # bytes of the results in `_pending`
         self._started: list[int] = []
         self._growth: list[bytes] = []
         self._all_growth = list(growth)
@@ -146,15 +148,15 @@ class OperationJournal(ItemJournal):
         self._touched = False
         self.asked = 0
         self.saved = 0
-        # Results that are on the disk and in memory, in the order of their commits.
+        # Results on the disk and in memory, in the order of their commits.
         self._cached: dict[Result, None] = {}
 
     def outcomes(self) -> Iterable[Outcome[Any, Any]]:
-        """Return the outcomes there are to begin with."""
+        """Return the stored outcomes."""
         return self._first
 
     def ended(self, outcome: Outcome[Any, Any]) -> None:
-        """Take an outcome to be written. It waits for nothing."""
+        """Queue an outcome to be written. It does not wait."""
         size = 0 if outcome.value is None else outcome.value.size
         self._pending.append(outcome)
         self.bytes_ahead += size
@@ -162,10 +164,10 @@ class OperationJournal(ItemJournal):
         self._writer.heard_end(self, size)
 
     def grow(self, growth: bytes) -> None:
-        """Take items that came to the operation to be written, before any of their outcomes."""
+        """Queue added items to be written, before any of their outcomes."""
         self._all_growth.append(growth)
         self._growth.append(growth)
-        if self.batch is not None:  # before, the operation may turn out to be there already
+        if self.batch is not None:  # earlier, the operation may turn out to exist already
             self.ask()
 
     def behind(self) -> bool:
@@ -177,13 +179,13 @@ class OperationJournal(ItemJournal):
         await self._writer.room(self)
 
     async def note_start(self) -> None:
-        """Write down that the current item starts, and return when that is on the disk."""
+        """Record that the current item starts, and return when that is committed."""
         self._started.append(_index.get())
         self.ask()
         await self.settled()
 
     def ask(self, *, claim: bool = False) -> None:
-        """Have the record written as it is when its turn comes.
+        """Queue the record; it is written in its state at the time of the commit.
 
         Args:
             claim: Take the operation over from a holder whose lease has ended.
@@ -193,21 +195,21 @@ class OperationJournal(ItemJournal):
         self._writer.heard(self)
 
     async def settled(self, *, patient: bool = False) -> None:
-        """Wait until all that happened so far is on the disk, or the state is in trouble.
+        """Wait until everything so far is on the disk, or the state has an error.
 
         Args:
-            patient: Whether the commit may begin some milliseconds later, with what ends until
-                then.
+            patient: Whether the commit may begin some milliseconds later, to include items that
+                end until then.
         """
         await self._writer.settled(self, patient=patient)
 
     def touch(self) -> None:
-        """Have the time of the last use written when something else is."""
+        """Have the time of the last use written together with the next change."""
         self._touched = True
         self._writer.heard(self)
 
     async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        """Return parts of results from the disk; None for one that is not there any more.
+        """Return parts of results from the disk; None for a part that no longer exists.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -215,13 +217,13 @@ class OperationJournal(ItemJournal):
         return await self._writer.read_parts(self.record.key, parts)
 
     def let_go(self, most: int) -> int:
-        """Drop results from memory that are on the disk, the oldest first.
+        """Drop results that are on the disk from memory, oldest first.
 
         Args:
-            most: Stops when so many bytes are dropped.
+            most: Number of bytes after which it stops.
 
         Returns:
-            How many bytes were.
+            The number of dropped bytes.
         """
         dropped = 0
         while dropped < most and self._cached:
@@ -232,7 +234,7 @@ class OperationJournal(ItemJournal):
         return dropped
 
     def take(self, most: int) -> tuple[Change, int]:
-        """Return what is to be written, and what `saved` is when it is."""
+        """Return the next change to write, and the value of `saved` after it."""
         record = self.record
         if self.batch is not None:
             counts = self.batch.counts
@@ -256,7 +258,7 @@ class OperationJournal(ItemJournal):
         return change, self.asked - len(self._pending)
 
     def _next_outcomes(self, most: int) -> tuple[list[Outcome[Any, Any]], int]:
-        """Take outcomes from those that are pending; return them and the bytes of their results."""
+        """Remove outcomes from the pending ones; return them and the bytes of their results."""
         if self.bytes_ahead > MOST_BYTES_A_COMMIT:
             size = 0
             for count, outcome in enumerate(self._pending[:most]):
@@ -271,9 +273,9 @@ class OperationJournal(ItemJournal):
         return taken, size
 
     def put_back(self, change: Change) -> None:
-        """Have a change written again of which nobody can tell whether it was.
+        """Queue a change again whose commit has an unknown result.
 
-        An outcome that is written twice is read once.
+        A duplicate outcome is ignored when it is read.
         """
         self._pending = [*change.outcomes, *self._pending]
         self.bytes_ahead += change.size
@@ -286,14 +288,14 @@ class OperationJournal(ItemJournal):
         self._writer.heard(self)
 
     def wrote(self, change: Change, saved: Saved, asked: int) -> None:
-        """Take note of how a change went."""
+        """Process the result of a change."""
         if saved.revision == GONE:
             self._write_whole(change)
             return
         self.saved = asked
         if saved.revision == REFUSED:
             self.refused = saved.holder or ""
-            if not change.claim or not change.record.revision:  # nobody waits for the claim
+            if not change.claim or not change.record.revision:  # no task waits for the claim
                 _log.warning(
                     "operation %r was taken over by another server", self.record.operation_id
                 )
@@ -310,7 +312,7 @@ class OperationJournal(ItemJournal):
             self._writer.asked_to_stop(self)
 
     def _write_whole(self, change: Change) -> None:
-        """Have all written that memory has of an operation which is not stored any more."""
+        """Queue everything in memory of an operation that is no longer stored."""
         self._whole = True
         self._claims |= change.claim
         known = change.outcomes if self.batch is None else self.batch.report().outcomes
@@ -324,7 +326,7 @@ class OperationJournal(ItemJournal):
 
     @property
     def held_elsewhere(self) -> bool:
-        """Whether another server works on the operation, as far as is known here."""
+        """Whether another server is known to run the operation."""
         holder = self.record.holder
         if holder is None or holder == self._writer.holder:
             return False
@@ -337,15 +339,15 @@ class OperationJournal(ItemJournal):
 
     @property
     def outcomes_ahead(self) -> int:
-        """How many outcomes are still to be written."""
+        """Number of outcomes that are not written yet."""
         return len(self._pending)
 
     @property
     def has_news(self) -> bool:
-        """Whether anything is still to be written."""
+        """Whether anything is not written yet."""
         return self.asked > self.saved or self._whole or self._touched
 
 
 def _is_elsewhere(outcome: Outcome[Any, Any]) -> bool:
-    """Whether memory does not have the result of an outcome any more."""
+    """Whether the result of an outcome is not in memory any more."""
     return outcome.value is not None and outcome.value.json is None

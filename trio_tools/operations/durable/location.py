@@ -1,4 +1,4 @@
-"""Where the state of a server is, and what can be told of it without a database library."""
+"""The location of a server's state, and what is known of it without a database library."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _GLIMPSE_SECONDS = 0.5
 
 
 class StateTroubleError(Exception):
-    """The state cannot be read or written now; the text says why, without secrets."""
+    """The state cannot be read or written now; the message says why, without secrets."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where operations are stored: a SQLite file, or a PostgreSQL database.
+    """The location of stored operations: a SQLite file, or a PostgreSQL database.
 
     Attributes:
         path: The SQLite file; None for PostgreSQL.
-        url: The URL of PostgreSQL, which may hold a password; empty for SQLite.
+        url: The URL of PostgreSQL, which may contain a password; empty for SQLite.
     """
 
     path: Path | None
@@ -32,12 +32,12 @@ class Location:
 
     @property
     def told(self) -> str:
-        """Name it for people, without secrets."""
+        """Its name for people, without secrets."""
         return "the PostgreSQL database of state.url" if self.path is None else str(self.path)
 
     @classmethod
     def of_url(cls, url: str) -> Location | None:
-        """Return the location that the setting `state.url` names; None for `memory`."""
+        """Return the location in the setting `state.url`; None for `memory`."""
         if url == "memory":
             return None
         if url == "sqlite":
@@ -49,13 +49,14 @@ class Location:
         return cls(None, url)
 
     def may_hold_operations(self) -> bool:
-        """Whether anything may be stored there. Costs no more than a look at the folder."""
+        """Whether anything may be stored there. Only checks whether the file exists."""
         return self.path is None or self.path.exists()
 
     def has_parked(self) -> bool:
-        """Whether an operation waits there to be taken up, as far as a quick look can tell.
+        """Whether an interrupted operation may wait there, by a quick check.
 
-        Blocking, for a thread. It does not load the database library: most starts find nothing.
+        Blocking, for a thread. It does not load the database library, since most starts find
+        nothing.
         """
         if self.path is None:
             return True
@@ -70,19 +71,19 @@ class Location:
             return True  # opening it for use reports the error
 
     def make_file(self) -> None:
-        """Make the SQLite file if there is none, readable for its owner only.
+        """Create the SQLite file if necessary, readable only for its owner.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: It cannot be created.
         """
         assert self.path is not None
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
     def file_key(self) -> bytes | None:
-        """Return the key beside the SQLite file, made with the first use; None without a file.
+        """Return the key beside the SQLite file. The first use creates it. None without a file.
 
-        Several servers may make it at once: the first one wins, and all read that one.
+        Several servers may create it at the same time: the first one wins, and all read that one.
         """
         if self.path is None:
             return None

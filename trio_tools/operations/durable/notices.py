@@ -1,7 +1,7 @@
-"""What servers that share a PostgreSQL database tell each other: LISTEN and NOTIFY.
+"""Notices between servers that share a PostgreSQL database: LISTEN and NOTIFY.
 
-A notice is a hint and nothing more. It may be lost with the connection, so a task that waits for
-one also looks by itself from time to time.
+A notice is only a hint. It may be lost with the connection, so a task that waits for one also
+polls from time to time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CHANNEL: Final = "trio_tools"
 
 Kind = Literal["news", "stop", "parked"]
-"""Something was written of an operation; its holder is asked to stop it; nobody works on it."""
+"""Kinds: an operation was written; its holder is asked to stop it; no server runs it."""
 
 _CONNECT_SECONDS = 3
 _FIRST_PAUSE_SECONDS = 0.5
@@ -37,7 +37,7 @@ _log = logging.getLogger("trio_tools")
 
 
 def payload_of(kind: Kind, owner: str, operation_id: str) -> str:
-    """Return a notice about an operation, which says nothing to who does not know its name."""
+    """Return a notice about an operation; only a server that knows the operation can read it."""
     name = f"{owner}\0{operation_id}".encode()
     return f"{kind} {hashlib.sha256(name).hexdigest()}"
 
@@ -46,7 +46,7 @@ class Notices:
     """Receives notices of other servers, and wakes the tasks that wait for them.
 
     Args:
-        location: Of the database. A file has no notices: waiting tasks then check by themselves.
+        location: Location of the database. A file has no notices: waiting tasks poll.
         heard: Called with each payload.
     """
 
@@ -58,7 +58,7 @@ class Notices:
         )
 
     async def wait(self, awaited: str, seconds: float) -> None:
-        """Wait for a notice that is or begins with a text, `seconds` at most."""
+        """Wait for a notice that is or begins with a text, at most `seconds`."""
         with trio.move_on_after(seconds):
             try:
                 await self._waiting[awaited].park()
@@ -67,7 +67,7 @@ class Notices:
                     del self._waiting[awaited]
 
     async def listen(self) -> None:
-        """Hear notices until cancelled; connect again when the database comes back."""
+        """Receive notices until cancelled; connect again when the database is available."""
         if self._location.path is not None:
             await trio.sleep_forever()
         pause = _FIRST_PAUSE_SECONDS
@@ -77,7 +77,7 @@ class Notices:
                 await run_in_thread(listening.open, limiter=limiter, abandon_on_cancel=True)
                 if listening.connection is not None:
                     pause = _FIRST_PAUSE_SECONDS
-                    self._tell_all()  # of what came in between nothing is known
+                    self._tell_all()  # notices in between were lost
                     await self._hear(listening.connection)
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

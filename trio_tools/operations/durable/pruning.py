@@ -1,4 +1,4 @@
-"""Which stored operations have to go."""
+"""Selects the stored operations to delete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Kept(NamedTuple):
-    """What decides about one operation; `idle` if no server works on it or will take it up."""
+    """The facts about one operation; `idle` if no server runs it or will resume it."""
 
     key: int
     owner: str
@@ -20,14 +20,14 @@ class Kept(NamedTuple):
 def doomed(
     rows: Sequence[Kept], *, oldest: float, max_bytes: int, needed_by: str | None = None
 ) -> list[int]:
-    """Return the keys of what has to go: what is old, and then what is over `max_bytes`.
+    """Return the keys of operations to delete: old ones, and then those above `max_bytes`.
 
-    Of several owners the one with most makes room, with the operation unused for longest.
+    Of several owners, the one with the most bytes loses its least recently used operation.
 
     Args:
         rows: All operations, in the order of their last use.
-        oldest: What was used last before this time goes.
-        max_bytes: Most bytes of those that stay.
+        oldest: Operations last used before this time are deleted.
+        max_bytes: Limit of bytes of the remaining ones.
         needed_by: The owner who needs the room: nothing goes of one who holds less. None if all
             have to make room.
     """

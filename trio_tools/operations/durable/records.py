@@ -1,4 +1,4 @@
-"""What is stored of an operation, as values: its record, and what one commit changes."""
+"""Values that are stored of an operation: its record, and the changes of one commit."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ AnyOutcome = Any
 
 @dataclass(kw_only=True)
 class Record:
-    """What is stored of one operation beside its outcomes.
+    """The stored record of one operation, without its outcomes.
 
     Attributes:
         owner: The client that may see it.
-        operation_id: As the client knows it.
+        operation_id: Its id for the client.
         tool: The tool that was called.
-        name: Of the operation that is done to each item.
-        schema: Stands for the schema of an item; another one means that the function has changed.
-        request: What was asked, as JSON.
-        options: How it goes on in the background, as JSON.
-        background: Whether a server takes it up when nobody works on it.
-        run: How many calls have worked on it. It only grows, over restarts too.
-        total: Number of items; None while nobody knows.
+        name: The name of the operation that runs for each item.
+        schema: Digest of the schema of an item; another digest means that the function has
+            changed.
+        request: The request, as JSON.
+        options: Options of the background run, as JSON.
+        background: Whether a server resumes it when no server runs it.
+        run: Number of calls that have run it. It only grows, also over restarts.
+        total: Number of items; None while unknown.
         created: Seconds since the epoch.
         last_used: The same.
         size: Bytes that are stored of it: its request, and what each commit added.
         holder: The server that works on it, or None.
         lease_until: When that server has to have renewed its lease, in seconds since the epoch.
         revision: Grows with each commit.
-        stop: Whether somebody asked its holder to stop it.
-        key: Names its row, and is never used for another operation; 0 before it is stored.
+        stop: Whether its holder was asked to stop it.
+        key: Key of its row, never used for another operation; 0 before it is stored.
     """
 
     owner: str
@@ -63,19 +64,19 @@ class Record:
 
 @dataclass
 class Change:
-    """What one commit writes of one operation.
+    """The changes of one operation in one commit.
 
     Attributes:
-        record: How it stands. Its revision is the one that is stored so far, 0 for none.
-        outcomes: What ended since the last commit.
+        record: The current record. Its revision is the stored one, 0 for none.
+        outcomes: Items that ended since the last commit.
         size: Bytes of their results.
-        started: Indexes of items that are about to start and must not be run twice.
-        growth: Items that came to the operation, as JSON.
-        unsure: Whether an earlier commit may have been written or not, so that nobody can tell
-            which revision is stored.
-        whole: Whether it has all that is known of an operation that is not stored any more.
-        claim: Whether to take the operation over if its holder's lease is over.
-        touch: Whether nothing is new but the time of the last use.
+        started: Indexes of items that are about to start and must not run twice.
+        growth: Added items, as JSON.
+        unsure: Whether an earlier commit has an unknown result, so that the stored revision is
+            unknown.
+        whole: Whether it contains everything of an operation that is no longer stored.
+        claim: Whether to take the operation over if its holder's lease has expired.
+        touch: Whether only the time of the last use is new.
     """
 
     record: Record
@@ -94,7 +95,7 @@ GONE = -1
 
 
 class Saved(NamedTuple):
-    """How a change went.
+    """The result of a change.
 
     Attributes:
         revision: Of the operation as it is stored now; or `REFUSED`, since another server holds it
@@ -118,10 +119,10 @@ class Part(NamedTuple):
     """Some bytes of a stored result: `size` from byte `start` on.
 
     Attributes:
-        place: Where the result is.
-        whole: Bytes of all of it.
-        start: The first byte wanted.
-        size: How many are wanted; fewer come back where it ends before.
+        place: Location of the result.
+        whole: Size of the whole result in bytes.
+        start: The first requested byte.
+        size: Number of requested bytes; fewer are returned at the end of the result.
     """
 
     place: Place
@@ -131,21 +132,21 @@ class Part(NamedTuple):
 
 
 def schema_mark(schema: dict[str, Any]) -> str:
-    """Return a short text that stands for the schema of an item."""
+    """Return a short digest of the schema of an item."""
     return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Use(NamedTuple):
-    """What is to be counted of a client, by all servers of a state together.
+    """The use of a client to be counted by all servers of a state together.
 
     Attributes:
         client: Its name.
         day: Days since 1970, UTC.
-        calls: To add.
-        items: To add.
-        takes_call: Whether one more call is to be taken, if the quota allows it.
-        most_calls: The quota of calls; None for any number.
-        most_items: The quota of items, after which no call is taken; None for any number.
+        calls: Number of calls to add.
+        items: Number of items to add.
+        takes_call: Whether to accept one more call, if the quota allows it.
+        most_calls: The quota of calls; None for no limit.
+        most_items: The quota of items, after which no call is accepted; None for no limit.
     """
 
     client: str
@@ -158,12 +159,12 @@ class Use(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What a client has used on a day.
+    """The use of a client on one day.
 
     Attributes:
         calls: Over all servers.
         items: Over all servers.
-        taken: Whether the call was taken.
+        taken: Whether the call was accepted.
     """
 
     calls: int
@@ -172,10 +173,10 @@ class Counted(NamedTuple):
 
 
 def plain_name(text: str) -> str:
-    """Return a text in ASCII that no database refuses, and that differs where the text does."""
+    """Return an ASCII text that every database accepts, and that is different for each text."""
     return json.dumps(text)[1:-1]
 
 
 def restored_name(text: str) -> str:
-    """Return what `plain_name` made its text of."""
+    """Return the text that `plain_name` encoded."""
     return json.loads(f'"{text}"')

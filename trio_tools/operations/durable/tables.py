@@ -1,7 +1,7 @@
-"""The tables of stored operations, in SQLAlchemy Core, and how older ones become new ones.
+"""The tables of stored operations, in SQLAlchemy Core, and their migrations.
 
-A migration only adds: a table, a column with a default, an index. So a server of the version before
-can go on reading what it wrote, and a migration that is cut leaves tables that work.
+A migration only adds: a table, a column with a default, an index. So a server of the previous
+version can still read the state, and an interrupted migration leaves usable tables.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ outcomes = sa.Table(
 usage = usage_table(metadata)
 
 MIGRATIONS: Final[dict[int, Callable[[sa.Connection], None]]] = {1: usage.create}
-"""What takes the tables of one version to the next, by the version they are in."""
+"""The statements that migrate the tables to the next version, by the current version."""
 
 CHANGING: Final = (
     "options",
@@ -79,7 +79,7 @@ CHANGING: Final = (
 )
 """Columns that a commit changes, beside `revision`, `stop` and `size`.
 
-The others are those of the call that made the operation.
+The others are written once, by the call that made the operation.
 """
 
 
@@ -91,7 +91,7 @@ def of(owner: str, operation_id: str) -> sa.Select[Any]:
 
 
 def state_of(owner: str, operation_id: str) -> Any:
-    """Select what a commit has to know of an operation."""
+    """Select the columns that a commit needs of an operation."""
     columns = operations.c
     return sa.select(
         columns.key, columns.holder, columns.lease_until, columns.revision, columns.stop
@@ -99,7 +99,7 @@ def state_of(owner: str, operation_id: str) -> Any:
 
 
 def meta_value(name: str) -> sa.Select[Any]:
-    """Select a value that holds for all of the state."""
+    """Select a value that belongs to the whole state."""
     return sa.select(meta.c.value).where(meta.c.name == name)
 
 

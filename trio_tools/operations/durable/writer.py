@@ -1,9 +1,9 @@
-"""Group commit: what ends while one commit runs goes into the next one.
+"""Group commit: changes that arrive during one commit are written by the next one.
 
-An operation's journal hears from its batch, without waiting for anything. One task takes what all
-journals heard and writes it in one transaction, in a thread of its own. A task that is about to
-tell of an outcome waits for that commit. While the state cannot be written, no task waits: the
-server goes on in memory and says so, and when the state can be written again, the rest is written.
+A batch calls the journal of its operation without waiting. One task collects the changes of all
+journals and writes them in one transaction, in its own thread. A task that is about to report an
+outcome waits for that commit. While the state cannot be written, no task waits: the server
+continues in memory and reports it. When the state can be written again, the rest is written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("trio_tools")
 
 LEASE_SECONDS: Final = 10.0
-"""How long an operation is its server's since that was last written."""
+"""Seconds for which an operation belongs to its server after the last write."""
 
 _RENEW_SECONDS = LEASE_SECONDS / 4
 _RETRY_SECONDS = 2.0
@@ -43,7 +43,7 @@ _ABANDON_SECONDS = 0.2
 _ROOM_SECONDS = 1.0
 # Outcomes that no task waits for are written at the latest after this time.
 _GATHER_SECONDS = 0.02
-# So many outcomes a commit, and in all so many, or so many bytes, ahead of it.
+# Outcomes per commit; and the limits of unwritten outcomes and bytes in all.
 _MOST_A_COMMIT = 2_000
 _MOST_AHEAD = 10_000
 _MOST_BYTES_AHEAD = 64 * 2**20
@@ -53,10 +53,10 @@ _T = TypeVar("_T")
 
 
 class Writer:
-    """Writes what journals hear, one commit at a time.
+    """Writes the changes of journals, one commit at a time.
 
     Args:
-        location: Where to.
+        location: Where to write.
         now: Returns the seconds since the epoch.
         taken_over: Called with the journal of an operation that another server works on now.
         asked_to_stop: Called with the journal of one that somebody asked its holder to stop.
@@ -68,7 +68,7 @@ class Writer:
     Attributes:
         holder: The name of this server.
         trouble: Why the state cannot be used now, for people; empty if it can.
-        running: Whether the task that writes is there.
+        running: Whether the task that writes is running.
     """
 
     def __init__(
@@ -118,17 +118,17 @@ class Writer:
 
     @property
     def has_outcomes_ahead(self) -> bool:
-        """Whether outcomes are still to be written, and a task is there to write them."""
+        """Whether outcomes are unwritten, and a task runs to write them."""
         if not self.running:
             return False
         return self._in_commit or any(journal.outcomes_ahead for journal in self._dirty)
 
     def heard(self, journal: OperationJournal) -> None:
-        """Take note that a journal has something to be written."""
+        """Queue a journal that has changes to write."""
         self._dirty[journal] = None
 
     def heard_end(self, journal: OperationJournal, size: int) -> None:
-        """Take note that a journal has an outcome to be written, with a result of `size` bytes."""
+        """Queue a journal that has an outcome to write, with a result of `size` bytes."""
         self._dirty[journal] = None
         if not self._outcomes_ahead:
             self._heard.set()
@@ -137,12 +137,12 @@ class Writer:
         self._want_if_enough()
 
     def _want(self) -> None:
-        """Have a commit begin now, or as soon as the one under way has ended."""
+        """Make the next commit begin now, or as soon as the current one has ended."""
         self._heard.set()
         self._wanted.set()
 
     def _want_if_enough(self) -> None:
-        """Want a commit if there is enough for one."""
+        """Request a commit if there is enough for one."""
         if (
             self._outcomes_ahead >= _MOST_A_COMMIT
             or self._bytes_ahead >= _ENOUGH_BYTES_FOR_A_COMMIT
@@ -150,7 +150,7 @@ class Writer:
             self._want()
 
     def look(self, payload: str) -> None:
-        """See at once whether the operation of a notice is to be stopped, if it is held here."""
+        """Check at once whether the operation of a notice must be stopped, if it is held here."""
         for journal in self._held:
             record = journal.record
             if payload == payload_of("stop", record.owner, record.operation_id):
@@ -158,11 +158,11 @@ class Writer:
                 self._want()
 
     async def settled(self, journal: OperationJournal, *, patient: bool = False) -> None:
-        """Wait until what the journal heard so far is written, or cannot be.
+        """Wait until the journal's changes so far are written, or cannot be.
 
         Args:
-            journal: Of an operation.
-            patient: Whether the commit may begin at its usual time, and not at once.
+            journal: The journal of an operation.
+            patient: Whether the commit may begin at its usual time instead of at once.
         """
         target = journal.asked
         while journal.saved < target and self.running and not self.trouble:
@@ -212,7 +212,7 @@ class Writer:
             self.note_trouble(error)
 
     def _is_ahead_by(self, share: float) -> bool:
-        """Whether more than a share of what may be ahead is still to be written."""
+        """Whether more than this share of the limit is unwritten."""
         return (
             self._outcomes_ahead > share * _MOST_AHEAD
             or self._bytes_ahead > share * _MOST_BYTES_AHEAD
@@ -225,24 +225,24 @@ class Writer:
         self._held[journal] = None
 
     def let_go(self, journal: OperationJournal) -> None:
-        """Write nothing of an operation that another server holds."""
+        """Write no changes of an operation that another server holds."""
         self._held.pop(journal, None)
         self._dirty.pop(journal, None)
         journal.record.holder = journal.refused or None
         journal.refused = None
 
     def release(self, journal: OperationJournal) -> None:
-        """Let others work on an operation."""
+        """Release an operation, so that other servers may run it."""
         self._held.pop(journal, None)
         journal.record.holder = None
         journal.ask()
 
     def forget(self, journal: OperationJournal) -> None:
-        """Write nothing more of an operation than it has asked for already."""
+        """Write nothing more of an operation, except for what was already requested."""
         self._held.pop(journal, None)
 
     def give_up(self, journal: OperationJournal) -> None:
-        """Write nothing more of an operation, not even what it has asked for."""
+        """Write nothing more of an operation, not even what was already requested."""
         self._dirty.pop(journal, None)
         journal.batch = None
 
@@ -259,7 +259,7 @@ class Writer:
         return await run_in_thread(here, limiter=self._reading, abandon_on_cancel=True)
 
     async def read_parts(self, key: int, parts: Sequence[Part]) -> list[bytes | None]:
-        """Return parts of results of an operation; None for one that is not there any more.
+        """Return parts of results of an operation; None for a part that no longer exists.
 
         Raises:
             StateTroubleError: The state cannot be read.
@@ -267,7 +267,7 @@ class Writer:
         return await self.read(lambda database: database.read(key, parts))
 
     async def run(self) -> None:
-        """Write what there is to write until cancelled, and then the rest."""
+        """Write changes until cancelled, and then the rest."""
         self.running, self._ended = True, False
         try:
             while True:
@@ -286,7 +286,7 @@ class Writer:
             self._news.unpark_all()
 
     async def _pause(self) -> None:
-        """Wait until something is wanted on the disk, a lease is to be renewed, or to try again."""
+        """Wait until a commit is requested, a lease must be renewed, or a retry is due."""
         if self.trouble:
             await trio.sleep(_RETRY_SECONDS)
             return
@@ -302,7 +302,7 @@ class Writer:
         self._heard, self._wanted = trio.Event(), trio.Event()
 
     async def _commit(self) -> None:
-        """Write one group, of as many outcomes as a commit may take."""
+        """Write one group with at most the limit of outcomes per commit."""
         taken = self._take()
         if not taken and not self.trouble:
             return
@@ -320,7 +320,7 @@ class Writer:
             return
         finally:
             self._in_commit = False
-            if results is None:  # or nobody can tell
+            if results is None:  # or its result is unknown
                 for journal, change, _ in taken:
                     journal.put_back(change)
         assert results is not None
@@ -334,14 +334,14 @@ class Writer:
                 self._dirty.pop(journal, None)
         self._outcomes_ahead = sum(journal.outcomes_ahead for journal in self._dirty)
         self._bytes_ahead = sum(journal.bytes_ahead for journal in self._dirty)
-        if self._outcomes_ahead:  # what ended meanwhile
+        if self._outcomes_ahead:  # items that ended meanwhile
             self._heard.set()
         self._want_if_enough()
         self._news.unpark_all()
         self.when_safe()
 
     def _take(self) -> list[tuple[OperationJournal, Change, int]]:
-        """Return what the next commit writes, of which journal, and what is saved by it."""
+        """Return the next changes, their journals, and the values of `saved` after them."""
         taken: list[tuple[OperationJournal, Change, int]] = []
         room, room_bytes = _MOST_A_COMMIT, MOST_BYTES_A_COMMIT
         renewed = self.now() + LEASE_SECONDS
@@ -357,18 +357,18 @@ class Writer:
         return taken
 
     def note_trouble(self, error: Exception) -> None:
-        """Go on in memory, and say why, until a commit succeeds."""
-        self._close()  # its connections may be what is wrong
+        """Continue in memory, with the reason, until a commit succeeds."""
+        self._close()  # its connections may be the cause
         self._outcomes_ahead = self._bytes_ahead = 0
         words = str(error) if isinstance(error, StateTroubleError) else repr(error)
         if words != self.trouble:
             _log.warning("the state cannot be written, the work goes on in memory: %s", words)
         self.trouble = words
-        self._want()  # so that it is tried again
+        self._want()  # to retry
         self._news.unpark_all()
 
     def _write(self, changes: Sequence[Change]) -> list[Saved]:
-        """Write a group, and now and then delete what is old. In the thread."""
+        """Write a group, and sometimes delete old operations. Runs in the thread."""
         database = self._opened()
         saved = database.commit(changes)
         written = Counter[str]()
@@ -378,7 +378,7 @@ class Writer:
         return saved
 
     def read_with(self, database: StateDatabase) -> None:
-        """Read with a database that is open, such as one that refuses every change."""
+        """Read with a database that is open, such as one that is read-only."""
         self._database = database
 
     def _close(self) -> None:
@@ -388,13 +388,13 @@ class Writer:
             database.close()
 
     def _end(self) -> None:
-        """Close the database for good, whatever threads that were abandoned still do with it."""
+        """Close the database for good, even if abandoned threads still use it."""
         with self._opening:
             self._ended = True
         self._close()
 
     def _opened(self) -> StateDatabase:
-        """Return the database; its library is loaded with the first use. In a thread."""
+        """Return the database. The first use loads its library. Runs in a thread."""
         with self._opening:
             if self._ended:
                 raise StateTroubleError(f"{self.location.told} is closed: the server has stopped")
