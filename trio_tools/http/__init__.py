@@ -1,7 +1,7 @@
 """HTTP for many URLs at once: bounded, guarded, and cheap per request.
 
-What goes out over HTTP belongs here. The public names below load their modules when they are first
-used, because httpx, which only `httpx_transport` needs, costs start-up time.
+Outgoing HTTP belongs here. The public names below load their modules at first use, because httpx,
+which only `httpx_transport` needs, costs start-up time.
 
     wire              one request over one connection; the engine
     fetching          `Fetcher`: many URLs, many hosts, pages as text

@@ -1,6 +1,6 @@
 """The engine behind httpx's public interface: `httpx.AsyncClient(transport=TrioTransport())`.
 
-Requests, responses, timeouts and errors are httpx's; connecting, pooling and parsing are ours.
+Requests, responses, timeouts and errors are httpx's. Connecting, pooling and parsing are ours.
 This is the only module of the package that imports httpx.
 """
 
@@ -52,13 +52,13 @@ _ERROR_FOR_PHASE: dict[Phase, type[httpx.TransportError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Most bytes of one reply; None for no bound.
+    """Limits of one reply in bytes; None for no bound.
 
     Attributes:
         head_bytes: Status line and header fields, interim replies included.
         body_bytes: Body as it is sent.
-        decoded_bytes: Body as it is handed on, its codings (gzip, deflate, br, zstd) undone. They
-            are undone here, not by httpx: a piece that does not fit never leaves the transport.
+        decoded_bytes: Body after its codings (gzip, deflate, br, zstd) are undone. They are
+            undone here, not by httpx: a piece that exceeds the limit never leaves the transport.
     """
 
     head_bytes: int = 65_536
@@ -67,26 +67,27 @@ class Caps:
 
 
 class TrioTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 for httpx on trio, for many requests at once. HTTP/2 is not spoken.
+    """HTTP/1.1 for httpx on trio, for many concurrent requests. HTTP/2 is not supported.
 
     `httpx.Timeout` is honoured: connect, read, write, pool. Every failure is one of httpx's own
-    exceptions with the request attached and the `FetchError` that tells more as its `__cause__`.
-    A cancel closes the connection of the request it hits and no other. The codings of a body are
-    undone here and not by httpx, so `aiter_raw` gives plain bytes too.
+    exceptions with the request attached and the more detailed `FetchError` as its `__cause__`. A
+    cancel closes only the connection of the cancelled request. The codings of a body are undone
+    here and not by httpx, so `aiter_raw` returns decoded bytes too.
 
     Args:
         verify: TLS settings, True for strict ones with the certificates that httpx trusts. A
-            client that is given a transport does not hand on its own `verify`.
-        guard: What may be connected to; by default the public internet at the usual web ports.
+            client with a transport does not pass on its own `verify`.
+        guard: The allowed destinations; by default the public internet at the usual web ports.
             `Guard(allow_private=True, ports=None)` allows everything.
-        limits: How many connections, and for how long.
-        caps: How much of one reply.
-        resolver: How names become addresses; by default the operating system's way.
+        limits: Limits of connections and their lifetime.
+        caps: Limits of one reply.
+        resolver: Resolves names to addresses; by default with the operating system.
         proxy: URL of a proxy, or "environment"; see `FetchConfig`.
-        proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
+        proxy_resolves: Whether the proxy resolves names, so that addresses cannot be checked
+            here.
 
     Raises:
-        ValueError: `proxy` is no URL of a proxy.
+        ValueError: `proxy` is not the URL of a proxy.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
         """Send one request and return its reply with the body still to be read.
 
         Raises:
-            httpx.TransportError: The request failed; which subclass tells at what.
+            httpx.TransportError: The request failed; the subclass shows the phase.
         """
         try:
             wire_request = _wire_request(request)
@@ -127,7 +128,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
         reply = exchange.reply
         codings = body_codings(reply, header_fields(reply.headers))
         if exchange.finished and not reply.body_bytes:
-            codings = []  # a reply without a body may name any
+            codings = []  # a reply without a body may have any
         return (_PlainResponse if codings else httpx.Response)(
             reply.status,
             headers=reply.headers,
@@ -141,18 +142,18 @@ class TrioTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close every connection.
 
-        Requests that wait for their reply fail with `httpx.ReadError`. Those that wait for a
-        connection, would be sent again on another one, or are made later fail with
+        Requests that wait for their reply fail with `httpx.ReadError`. Requests that wait for a
+        connection, that would be sent again on another one, or that are made later fail with
         `httpx.ConnectError`.
         """
         self._pool.close()
 
 
 class _PlainResponse(httpx.Response):
-    """A response whose codings are undone already, whatever its header fields still say."""
+    """A response whose body is already decoded, although its header fields have the codings."""
 
     async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes]:
-        """Give the body as the transport hands it on, in pieces of `chunk_size` if it is given."""
+        """Yield the decoded body, in pieces of `chunk_size` if that is given."""
         try:
             content = self.content
         except httpx.ResponseNotRead:
@@ -167,7 +168,7 @@ class _PlainResponse(httpx.Response):
 class _ReplyStream(httpx.AsyncByteStream):
     """The body of one reply, read on demand.
 
-    An iterator, not a generator: nothing of it is left to a garbage collector when the reader
+    An iterator, not a generator: no clean-up is left to the garbage collector when the reader
     stops early.
     """
 
@@ -198,11 +199,11 @@ class _ReplyStream(httpx.AsyncByteStream):
         return piece
 
     async def aclose(self) -> None:
-        """Give the connection back, closed if the body was not read to its end."""
+        """Release the connection; close it if the body was not read to its end."""
         self._exchange.close()
 
     async def _next(self) -> bytes:
-        """Return the next piece as it is handed on, within the caps, b"" after the last."""
+        """Return the next decoded piece, within the caps; b"" after the last."""
         if self._decoder is None:
             piece = await self._receive()
         else:

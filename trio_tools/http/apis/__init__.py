@@ -1,4 +1,4 @@
-"""Configured HTTP APIs, called by name, whose secrets never reach a caller.
+"""Configured HTTP APIs, called by name. Their secrets never reach a caller.
 
 types       what an API may be called with, and returns                   no I/O
 paths       may this path be called?                                      no I/O

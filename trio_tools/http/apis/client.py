@@ -1,8 +1,8 @@
-"""`ApiClient`: calls to one configured API, at its pace, with a secret that stays here.
+"""`ApiClient`: calls to one configured API, within its rate limit, with a protected secret.
 
-The operator names the API, its base URL and the environment variable that holds its secret; a
-caller gives a method, a path and a query. The path cannot lead out of the allowed prefixes, the
-secret goes into one request header and is cut out of whatever comes back.
+The operator configures the API's name, its base URL and the environment variable of its secret. A
+caller gives a method, a path and a query. The path cannot leave the allowed prefixes. The secret
+is sent in one request header and removed from the reply.
 """
 
 from __future__ import annotations
@@ -57,21 +57,22 @@ _REMAINING_HEADERS = (b"x-ratelimit-remaining", b"ratelimit-remaining", b"x-rate
 class ApiClient(PooledClient):
     """Calls one API: `async with ApiClient(config) as api: await api.call("GET", "/v1/items")`.
 
-    Any number of tasks may call at the same time: they wait for the end of a pause and a free slot
-    of the API first, then until a token of its bucket is due, and last for a place in `limiter`,
-    each first come first served. So nobody holds what calls of other APIs could use while waiting
-    for this one. The token is taken with all the rest in hand: none pile up behind a pause, a slow
-    API or a full `limiter`, to be spent all at once after it.
+    Any number of tasks may call at the same time. A call waits for the end of a pause and for a
+    slot of the API, then for a token of its bucket, and last for a token of `limiter`, each in
+    order of arrival. So a waiting call holds no shared capacity that calls of other APIs could
+    use. The rate token is taken last, when everything else is held. So tokens do not accumulate
+    during a pause, a slow API or a full `limiter`, and cause no burst afterwards.
 
     Args:
-        config: Which API, and what may be done with it.
-        limiter: Capacity shared with other APIs, of which each request in flight holds a place.
-        environ: Where the secret is looked up, at each call, so that it can be rotated.
-        ssl_context: Gives the TLS settings, called once; by default strict ones.
-        resolver: How names become addresses; by default the operating system's way.
-        share: Makes concurrent look-ups of the API's name one; by default each task makes its own.
-        pace: When the next call may be sent; by default a bucket of this client alone.
-        places: Of the calls in flight, where several servers share them.
+        config: The API, and what is allowed.
+        limiter: Capacity shared with other APIs; each request in flight holds a token of it.
+        environ: The environment with the secret, read at each call, so that it can be rotated.
+        ssl_context: Returns the TLS settings, called once; by default strict ones.
+        resolver: Resolves names to addresses; by default with the operating system.
+        share: Makes concurrent look-ups of the API's name share one; by default each task makes
+            its own.
+        pace: Determines when the next call may be sent; by default a bucket of this client.
+        places: The limits of calls in flight, if several servers share them.
 
     Raises:
         InvalidRequest: The base URL is not a URL.
@@ -107,9 +108,10 @@ class ApiClient(PooledClient):
             share=share,
         )
         self._pace = pace or OwnPace(TokenBucket(config.rate_per_second, config.burst))
-        # The first in it waits until a token of the bucket is due, then takes both tokens.
+        # The first task in it waits until a token of the bucket is due, then takes both tokens.
         self._line = trio.StrictFIFOLock()
-        # Calls that have begun and not ended; once retired, the last one closes the connections.
+        # Number of calls that have not ended. After `retire`, the last one closes the
+        # connections.
         self._calls = 0
         self._retired = False
         self._limiter = limiter or trio.CapacityLimiter(config.max_concurrent)
@@ -125,9 +127,9 @@ class ApiClient(PooledClient):
         return f"<ApiClient {self._config.name!r} at {self._base.url}>"
 
     def rate_limit(self) -> TokenBucketStatistics:
-        """Return the state of the token bucket: calls left at once, and how many wait.
+        """Return the state of the token bucket: available calls and number of waiting calls.
 
-        Those that wait for a slot count too: each of them needs a token next.
+        Calls that wait for a slot count too: each of them needs a token next.
         """
         line = self._line.statistics()
         for_slots = sum(api.waiting for api in self._slots.snapshot().values())
@@ -148,16 +150,16 @@ class ApiClient(PooledClient):
         Args:
             method: One of the allowed methods.
             path: Begins with "/" and with an allowed prefix; no query.
-            query: Parameters, escaped here.
+            query: Parameters; they are escaped here.
             json: Body, sent as JSON; None for no body.
-            waiting: Counts how long the call waits, also if it fails.
+            waiting: Measures how long the call waits, also if it fails.
 
         Raises:
-            InvalidRequest: The query or the body is not what can be sent.
+            InvalidRequest: The query or the body cannot be sent.
             FetchRefused: `BLOCKED_METHOD`, `BLOCKED_PATH`; or the secret is missing.
-            FetchTimedOut: Time was up.
-            HostCoolingDown: The API wants a longer pause than there is time for.
-            FetchError: Any other failure at the other end.
+            FetchTimedOut: The timeout expired.
+            HostCoolingDown: The API requires a pause that is longer than the remaining time.
+            FetchError: Any other failure of the API or the network.
         """
         started = trio.current_time()
         secret = self._secret()
@@ -184,7 +186,7 @@ class ApiClient(PooledClient):
         )
 
     def retire(self) -> None:
-        """Close the connections when the last call has ended, now if there is none."""
+        """Close the connections when the last call has ended, or now without calls."""
         self._retired = True
         self._close_if_unused()
 
@@ -277,7 +279,7 @@ class ApiClient(PooledClient):
         )
 
     async def _ask_in_turn(self, request: WireRequest, max_bytes: int, waiting: Waiting) -> Answer:
-        """Send a request when the API may be asked.
+        """Send a request when the API accepts one.
 
         Raises:
             ThrottledError: The API answered 429 or 503.
@@ -292,8 +294,9 @@ class ApiClient(PooledClient):
                         await self._pace.ready(self._line.statistics().tasks_waiting)
                         await held.enter_async_context(self._limiter)
                         if slots.cooling_seconds(name):
-                            continue  # a pause began while this one stood in line
-                        await self._pace.take()  # not before, or it would count from then
+                            continue  # a pause began while this call waited
+                        # Not earlier, since a token counts from this moment.
+                        await self._pace.take()
                     waiting.end()
                     sent = trio.current_time()
                     answer = await self._ask(request, lambda _reply, _fields: max_bytes)
@@ -342,7 +345,7 @@ async def _value(
         try:
             return secret.redact_value(parse_json(body))
         except FetchError:
-            pass  # an API in trouble answers with anything; the text then tells more
+            pass  # an API with an error may answer with anything; its text is more useful
     text = (await decode_any_text(body, media, final=cut_at is None)).text
     if cut_at is None:
         return secret.redact(text)

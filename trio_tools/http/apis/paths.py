@@ -1,7 +1,8 @@
-"""May this path be called? Judged in every form that a server behind it may decode it to.
+"""Checks whether a path may be called, in every form that a server may decode it to.
 
-Servers, proxies and frameworks differ in how often they decode and what they take for a slash.
-So a path is refused if any of its decoded forms could climb, start a host, or leave the prefixes.
+Servers, proxies and frameworks differ in how often they decode, and in the characters that they
+treat as a slash. So a path is refused if any of its decoded forms could go up, begin a host, or
+leave the prefixes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _KEEP = "!$&'()*+,;=:@/%-._~"
 
 
 def check_path(path: str, prefixes: Sequence[str], *, api: str) -> str:
-    """Return the path escaped as it may stand in a request line.
+    """Return the path in the escaped form for a request line.
 
     Args:
-        path: What the caller gave; begins with "/" and has no query.
-        prefixes: What it must begin with, segment by segment: "/v1" allows "/v1/x", not "/v10".
+        path: The caller's path; begins with "/" and has no query.
+        prefixes: Allowed prefixes, compared segment by segment: "/v1" allows "/v1/x", not "/v10".
         api: Name of the API, for the message.
 
     Raises:
@@ -55,7 +56,7 @@ def _check_form(form: str, prefixes: Sequence[str], api: str) -> None:
         )
     if _ENCODED_SLASH.search(form):
         raise _refused(api, "it contains an escaped slash", prefixes)
-    # "..;x" is ".." to servers that know path parameters.
+    # Servers that support path parameters treat "..;x" as "..".
     if any(segment.partition(";")[0].strip() in {".", ".."} for segment in form.split("/")):
         raise _refused(api, 'it contains "." or ".." as a segment', prefixes)
     if not any(_begins_with(form, prefix) for prefix in prefixes):

@@ -1,8 +1,8 @@
-"""A secret that shows itself only where it is asked to, and is cut out of what comes back.
+"""A secret that is shown only on request, and that is removed from replies.
 
 An API may echo the secret in many forms: escaped for JSON, HTML or a URL, once or several times,
-encoded in Base64, in capitals, wrapped into lines, the user and the password apart. So it is looked
-for in a text as it means, all escapes undone, and not only in how it is written.
+encoded in Base64, in capitals, wrapped into lines, the user and the password separately. So the
+text is also searched with all escapes undone, and not only as it is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 LEAST_SECRET_CHARS = 8
-"""A shorter secret cannot be told from other text that comes back."""
+"""Shorter secrets cannot be distinguished from other text in a reply."""
 
 _REDACTED = "[redacted]"
 _LEAST_PART_CHARS = 6
@@ -31,14 +31,14 @@ _NO_MEANING = str.maketrans("", "", "\\+ \t\r\n\v\f\xa0\u2028\u2029")
 
 
 class Secret:
-    """Text that is not shown by `repr`, `str` or formatting.
+    """A text that `repr`, `str` and formatting do not show.
 
     Args:
         value: The text; empty for no secret.
-        prefix: Stands before it where it is sent, such as "Bearer ".
+        prefix: Text before it in the header, such as "Bearer ".
 
     Attributes:
-        longest: Most bytes that it takes where it is escaped.
+        longest: The most bytes of its escaped forms.
     """
 
     def __init__(self, value: str, prefix: str = "") -> None:
@@ -51,11 +51,11 @@ class Secret:
         return "<Secret>"
 
     def reveal(self) -> str:
-        """Return the text, to be sent to where it belongs."""
+        """Return the text, for sending it to its receiver."""
         return self._value
 
     def is_in(self, text: str) -> bool:
-        """Whether the secret, or a part of it that tells, stands in a text in any known form."""
+        """Whether the secret, or a revealing part of it, is in a text in any known form."""
         if not self._meanings:
             return False
         meaning = _meaning(text)
@@ -64,12 +64,12 @@ class Secret:
     def redact(self, text: str, *, cut_at: int | None = None) -> str:
         """Return `text` with the secret replaced by "[redacted]".
 
-        Where it stands in a form that cannot be cut out, nothing of the text is shown.
+        If it is in a form that cannot be replaced, nothing of the text is shown.
 
         Args:
-            text: What came back.
-            cut_at: How many characters of it are to be shown; None for all. Give more of it, so
-                that a secret that lies across the cut is recognised too.
+            text: The received text.
+            cut_at: Number of characters to show; None for all. Pass a longer text, so that a
+            secret across this limit is recognised too.
         """
         if not self.is_in(text):
             return text if cut_at is None else text[:cut_at]
@@ -84,7 +84,7 @@ class Secret:
         return _REDACTED if self.is_in(text) else text
 
     def redact_value(self, value: Any) -> Any:
-        """Return a JSON value with the secret replaced in every text of it, names too."""
+        """Return a JSON value with the secret replaced in all texts and names."""
         if not self._meanings:
             return value
         if isinstance(value, str):
@@ -100,12 +100,12 @@ class Secret:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Matches each part in the forms that can be cut out. Needed only where there is one."""
+        """Matches each part in the forms that can be replaced. Only needed if there is one."""
         return re.compile("|".join(map(_pattern_of, self._parts)))
 
 
 def _parts(value: str, prefix: str) -> Iterator[str]:
-    """Give all of the secret, the words of it, what it decodes to, and what it encodes to."""
+    """Yield the secret, its words, what it decodes to, and what it encodes to."""
     for whole in (value, *_decoded(value)):
         for word in {whole, *whole.split(), *whole.split(":")}:
             if len(word) >= _LEAST_PART_CHARS:
@@ -116,7 +116,7 @@ def _parts(value: str, prefix: str) -> Iterator[str]:
 
 
 def _decoded(value: str) -> Iterator[str]:
-    """Give the user and password that the credentials of Basic hold."""
+    """Yield the user and password in Basic credentials."""
     try:
         text = base64.b64decode(value, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -126,7 +126,7 @@ def _decoded(value: str) -> Iterator[str]:
 
 
 def _misread(word: str) -> Iterator[str]:
-    """Return how a non-ASCII word reads when it is decoded with the wrong charset."""
+    """Return a non-ASCII word as decoded with the wrong charset."""
     if not word.isascii():
         yield word.encode("latin-1", "replace").decode("utf-8", "replace")
         yield word.encode("utf-8", "replace").decode("latin-1")
@@ -134,7 +134,7 @@ def _misread(word: str) -> Iterator[str]:
 
 
 def _in_base64(text: str) -> Iterator[str]:
-    """Give the Base64 of a text wherever it begins within a group, without what depends on more."""
+    """Yield a text's Base64 at each offset in a group, without parts that neighbours affect."""
     datas = {text.encode("utf-8", "replace"), text.encode("latin-1", "replace")}
     for offset, data in itertools.product(range(3), datas):
         encoded = base64.b64encode(b"\0" * offset + data).decode()
@@ -161,10 +161,10 @@ def _meaning(text: str) -> str:
 
 
 def _pattern_of(part: str) -> str:
-    """Return a pattern for a part of the secret, escaped in any way, maybe wrapped into lines.
+    """Return a pattern for a part of the secret, escaped in any way, possibly wrapped into lines.
 
-    Each text has one way to match it: with two, one that is nearly the secret would take a time
-    that doubles with each character.
+    Each text has only one way to match it. With two ways, matching a text that is nearly the
+    secret would take exponential time.
     """
     words = [r"\s*+".join(map(_forms, word)) for word in part.split()]
     return r"(?:\s|\+|%20)*+".join(words)

@@ -1,4 +1,4 @@
-"""What an API may be called with, and what comes back."""
+"""Configuration, requests and replies of an API."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nursery_patterns import TokenBucket, TokenBucketStatistics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    """One API that may be called.
+    """The configuration of one API.
 
     Attributes:
-        name: By which it is called.
-        base_url: What every path is put behind. Its host is trusted wherever it is.
+        name: Its name for callers.
+        base_url: Prefix of every URL. Its host is trusted with any address.
         auth_env: Environment variable with the secret; None without one.
         auth_header: Request header that the secret goes into.
-        auth_prefix: Stands before the secret there, such as "Bearer ".
+        auth_prefix: Text before the secret in the header, such as "Bearer ".
         rate_per_second: Calls per second over time.
-        burst: Most calls at once after a pause.
-        max_concurrent: Most calls in flight; adapts downwards when the API refuses.
+        burst: Limit of calls at once after a pause.
+        max_concurrent: Limit of calls in flight; it is lowered while the API throttles.
         allowed_methods: Upper case.
         allowed_path_prefixes: "/v1" allows "/v1" and "/v1/...", not "/v10".
-        timeout_seconds: For one call with all its waiting.
-        max_reply_bytes: Most bytes of a reply's body, content encoding undone.
-        throttle_retries: How often a call is repeated after a 429 (or 503, where that is safe).
+        timeout_seconds: Timeout of one call, including all waiting.
+        max_reply_bytes: Limit of bytes of a reply's body after decoding.
+        throttle_retries: Number of retries after a 429 (or a 503, where that is safe).
         max_cooldown_seconds: Longest pause that a Retry-After can impose.
         proxy: URL of a proxy, or "environment"; None for none. See `FetchConfig`.
         proxy_resolves: Whether the proxy resolves the name of the API.
@@ -52,14 +52,14 @@ class ApiConfig:
 
 
 class Pace(Protocol):
-    """When the next call may be sent. For one task at a time."""
+    """Determines when the next call may be sent. For one task at a time."""
 
     async def ready(self, waiting: int = 0) -> None:
-        """Wait until it may be, without taking anything; so many more want to call."""
+        """Wait until a call may be sent, without taking anything; `waiting` calls follow."""
         ...
 
     async def take(self) -> None:
-        """Take what one call takes; at once after `ready`."""
+        """Take the capacity of one call, at once after `ready`."""
         ...
 
     def statistics(self) -> TokenBucketStatistics:
@@ -68,7 +68,7 @@ class Pace(Protocol):
 
 
 class OwnPace:
-    """The pace of a token bucket that no other server shares.
+    """A rate limit that no other server shares.
 
     Args:
         bucket: The bucket.
@@ -94,7 +94,7 @@ class OwnPace:
 
 @dataclass(slots=True)
 class Waiting:
-    """How long one call has waited so far; the caller may keep it, to know when the call failed."""
+    """The time that one call has waited so far; readable by the caller also after a failure."""
 
     _total: float = 0.0
     _since: float | None = None
@@ -106,28 +106,29 @@ class Waiting:
         return self._total + begun
 
     def begin(self) -> None:
-        """From now on the call waits."""
+        """Start measuring a wait."""
         self._since = trio.current_time()
 
     def end(self) -> None:
-        """It waits no more."""
+        """Stop measuring a wait."""
         self._total, self._since = self.seconds, None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiReply:
-    """What came of a call. Any status is a reply: 404 is an answer, not a failure.
+    """The reply to a call. Any status is a reply: 404 is an answer, not a failure.
 
     Attributes:
         status: Status code; redirects are not followed.
         headers: Content-Type, ETag, Last-Modified, StdioConnection and Retry-After, where present.
         body: The value if the body is JSON, otherwise its text; None if it is empty.
-        truncated: Whether the body was longer than `max_reply_bytes`; then it comes as text.
+        truncated: Whether the body was longer than `max_reply_bytes`; then it is returned as
+            text.
         waited_seconds: Spent waiting for the rate limit, a free slot, or the end of a pause.
-        limit: Calls per window, as the API told; None if it did not.
-        remaining: Calls left in this window, as the API told; None if it did not.
-        retry_after_seconds: When to call again; None if the API did not refuse.
-        elapsed: Seconds, with all waiting.
+        limit: Calls per window, as reported by the API; None if it is not reported.
+        remaining: Calls left in this window, as reported by the API; None if it is not reported.
+        retry_after_seconds: Seconds until the next call; None if the API did not throttle.
+        elapsed: Seconds, including all waiting.
     """
 
     status: int

@@ -28,7 +28,7 @@ _NOT_MODIFIED = 304
 
 
 class _Found(NamedTuple):
-    """Where a URL led."""
+    """The result of following a URL."""
 
     target: Target
     """The last URL, after redirects."""
@@ -46,12 +46,12 @@ class Fetcher(ThrottledClient):
 
     Args:
         config: What it may do.
-        ssl_context: Gives the TLS settings, called once; by default strict ones.
-        resolver: How names become addresses; by default the operating system's way.
+        ssl_context: Returns the TLS settings, called once; by default strict ones.
+        resolver: Resolves names to addresses; by default with the operating system.
         share: Makes concurrent look-ups of the same name, and concurrent requests for the same
-            robots.txt, one: `functools.partial(single_flight, nursery=nursery)`. By default each
-            task makes its own.
-        places: Of the requests to each host, where several servers share them.
+            robots.txt, share one: `functools.partial(single_flight, nursery=nursery)`. By default
+            each task makes its own.
+        places: The limits of requests to each host, if several servers share them.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Fetcher(ThrottledClient):
 
     @property
     def timeout_seconds(self) -> float:
-        """The most time that a request may ask for, and its default. May change at any time."""
+        """Cap and default of a request's timeout. May be changed at any time."""
         return self._config.timeout_seconds
 
     @timeout_seconds.setter
@@ -84,17 +84,17 @@ class Fetcher(ThrottledClient):
         self._config = replace(self._config, timeout_seconds=seconds)
 
     async def fetch(self, request: FetchRequest) -> FetchedPage:
-        """Fetch one URL, following redirects, each of them checked like the URL itself.
+        """Fetch one URL, following redirects. Each redirect is checked like the URL itself.
 
-        A 429 or 503 is asked again after the pause it wants, if there is time for that; the
-        connection and the host's slot are given back meanwhile. A body is not read beyond its cap.
+        A 429 or 503 is retried after the requested pause, if there is time; the connection and
+        the host's slot are released meanwhile. A body is not read beyond its cap.
 
         Raises:
             InvalidRequest: `INVALID_URL`, `INVALID_REQUEST`; nothing was sent.
             FetchRefused: `BLOCKED_*`; the settings do not allow it.
-            FetchTimedOut: Time was up.
-            HostCoolingDown: The host wants a longer pause than there is time for.
-            FetchError: Any other failure at the other end.
+            FetchTimedOut: The timeout expired.
+            HostCoolingDown: The host requires a pause that is longer than the remaining time.
+            FetchError: Any other failure of the server or the network.
         """
         started = trio.current_time()
         deadline = started + self._check(request)
@@ -114,10 +114,10 @@ class Fetcher(ThrottledClient):
         )
 
     async def sitemaps(self, url: str) -> tuple[str, ...]:
-        """Return the URLs of the sitemaps that the robots.txt of a URL's origin names.
+        """Return the URLs of the sitemaps in the robots.txt of a URL's origin.
 
         Raises:
-            InvalidRequest: It is no URL.
+            InvalidRequest: It is not a URL.
             FetchRefused: The settings do not allow its origin.
         """
         target = parse_url(url)
@@ -125,9 +125,9 @@ class Fetcher(ThrottledClient):
         return await self._robots.sitemaps(target)
 
     async def _follow(self, request: FetchRequest, target: Target, deadline: float) -> _Found:
-        """Ask for `target` and for what it leads to.
+        """Fetch `target` and follow its redirects.
 
-        Headers that may be credentials go to the first origin only, and no further.
+        Headers that may contain credentials are sent only to the first origin.
         """
         headers, cookies = request.headers, ChainCookies()
         lines = self._headers.lines(headers)
@@ -162,7 +162,7 @@ class Fetcher(ThrottledClient):
     async def _ask_or_remember(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
     ) -> tuple[Answer, bool]:
-        """Ask, unless there is a reply that may be used again; tell whether it was."""
+        """Send a request, or reuse a cached reply; return whether it was cached."""
         cache = self._cache
         wanted = (request.body_as, request.max_bytes, request.usual_bytes)
         key = (target.url, lines, wanted)
@@ -193,11 +193,11 @@ class Fetcher(ThrottledClient):
                     return RobotsReply(answer.reply.status, text)
                 target = redirected(target, location)
         except FetchError:
-            pass  # the page itself tells what is wrong
+            pass  # the request for the page reports the error
         return RobotsReply(None)
 
     def _check(self, request: FetchRequest) -> float:
-        """Return the seconds that the request has, after a look at its arguments."""
+        """Check the arguments of a request, and return its timeout in seconds."""
         config = self._config
         if request.method not in {"GET", "HEAD"}:
             raise wrong_argument("method", request.method, '"GET" or "HEAD"')
@@ -223,7 +223,7 @@ class Fetcher(ThrottledClient):
     def _page(
         self, request: FetchRequest, found: _Found, content: Content, started: float
     ) -> FetchedPage:
-        """Return what came of a URL. It is made once: a page has too many fields to copy it."""
+        """Return the page of a URL. It is made once: a page has too many fields to copy it."""
         names, answer = self._usual_reply_headers, found.answer
         if request.reply_headers is not None:
             names = _encoded_names(request.reply_headers)

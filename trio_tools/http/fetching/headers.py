@@ -1,4 +1,4 @@
-"""The header lines of a request: what every request has, and what a caller may add to it."""
+"""The header lines of a request: the default ones, and those that a caller may add."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from trio_tools.http.wire.codecs import accepted_encodings
 from trio_tools.http.wire.errors import Code, FetchRefused, InvalidRequest
 
-# What has a meaning of its own at every origin, whatever its value looks like.
+# Headers with credentials or a meaning for one origin, whatever their value.
 _HARMLESS = frozenset(
     {"accept", "accept-charset", "accept-language", "cache-control", "if-match"}
     | {"if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "pragma", "range"}
@@ -24,7 +24,7 @@ _NAME_OF_SECRET = re.compile(
 _LOOKS_SECRET = re.compile(
     r"(?i:basic|bearer|digest|negotiate|token|apikey|aws4-\S+)\s+\S|[A-Za-z0-9+/=_.~:-]{20,}\Z"
 )
-# Decided by the engine itself; a caller who could set them could break the framing.
+# Set by the engine itself; a caller who could set them could break the framing.
 _OURS = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"}
     | {"expect", "keep-alive", "accept-encoding", "proxy-connection"}
@@ -34,10 +34,10 @@ _VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]{0,8192}\Z")
 
 
 class RequestHeaders:
-    """Makes header lines, the usual ones only once.
+    """Makes header lines; the default ones are made only once.
 
     Args:
-        user_agent: Sent unless a caller may and does set another.
+        user_agent: Sent unless a caller sets another one and that is allowed.
         allowed: Names (lower case) that a caller may set.
     """
 
@@ -51,15 +51,15 @@ class RequestHeaders:
         self._allowed = frozenset(allowed) - _OURS
 
     def lines(self, headers: Mapping[str, str], cookie: str | None = None) -> bytes:
-        """Return all lines but Host, with the empty line that ends them.
+        """Return all lines except Host, with the empty line that ends them.
 
         Args:
-            headers: What the caller sets.
-            cookie: Cookies that were set on the way; they go behind those that the caller sets.
+            headers: The caller's headers.
+            cookie: Cookies of the redirect chain; they are added after the caller's.
 
         Raises:
             FetchRefused: `BLOCKED_HEADER`.
-            InvalidRequest: A name or value is not what HTTP allows.
+            InvalidRequest: HTTP does not allow a name or a value.
         """
         if not headers and cookie is None:
             return self._usual_lines
@@ -80,9 +80,9 @@ class RequestHeaders:
 
 
 def within_origin(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what may be sent to another origin than the one the headers were meant for.
+    """Return the headers that may be sent to another origin than the intended one.
 
-    What is called like a secret, or looks like one, stays at home.
+    Headers whose name or value looks like a secret are removed.
     """
     return {
         name: value
@@ -96,7 +96,7 @@ def header_lines(headers: Mapping[str, str]) -> bytes:
     """Return the header lines with the empty line that ends them.
 
     Raises:
-        InvalidRequest: A name or value is not what HTTP allows, such as a value of two lines.
+        InvalidRequest: HTTP does not allow a name or a value, such as a value of two lines.
     """
     for name, value in headers.items():
         if not _NAME.match(name):

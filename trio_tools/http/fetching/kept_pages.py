@@ -1,7 +1,7 @@
-"""Texts that were longer than wanted, kept for a while so that they can be read on.
+"""Texts that were longer than requested, kept for a while so that reading can continue.
 
-A page is downloaded and extracted once; the requested part of its text is given, and the rest waits
-here, bounded in characters and in time.
+A page is downloaded and extracted once. The requested part of its text is returned, and the whole
+is kept here, bounded in characters and in time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_CHARS = 8_000_000
 
 
 class KeptPages:
-    """Pages with all of their text, by their request; the least recently used are dropped first."""
+    """Pages with their whole text, by request; the least recently used are dropped first."""
 
     def __init__(self) -> None:
         # chars == the length of all texts in here <= _MAX_CHARS
@@ -26,13 +26,13 @@ class KeptPages:
         self._chars = 0
 
     def find(self, request: FetchRequest) -> FetchedPage | None:
-        """Return what was kept for a request, if it is not too old."""
+        """Return the kept page of a request, if it is not too old."""
         self._drop_old()
         found = self._pages.get(_key(request))
         return None if found is None else found[1]
 
     def part(self, request: FetchRequest, page: FetchedPage) -> FetchedPage:
-        """Return a page with the part of its text that the request wants; keep the rest."""
+        """Return a page with the requested part of its text, and keep the whole."""
         text = page.text
         if text is None or (request.max_chars is None and not request.offset):
             return page

@@ -1,4 +1,4 @@
-"""Where a reply leads to, and the cookies that are sent along on the way."""
+"""The target of a redirect, and the cookies that are sent within the chain."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MAX_COOKIE_BYTES = 8192
 
 
 def location_of(reply: Reply) -> str | None:
-    """Return where a reply redirects to; None if it does not, or does not say where.
+    """Return the target of a reply's redirect; None without a redirect or a target.
 
-    Of two fields the first counts. Its bytes are kept: what is not ASCII is escaped, whatever
-    charset it is in.
+    Of two fields the first counts. Its bytes are kept: non-ASCII bytes are escaped, in any
+    charset.
     """
     if reply.status not in REDIRECTS:
         return None
@@ -29,15 +29,15 @@ def location_of(reply: Reply) -> str | None:
 
 
 def redirected(target: Target, location: str) -> Target:
-    """Return the URL that `location`, from the reply of `target`, means.
+    """Return the URL of `location` in the reply of `target`.
 
     Raises:
-        FetchRefused: It is of a scheme that is not spoken.
+        FetchRefused: Its scheme is not supported.
         FetchError: `INVALID_URL`.
     """
     try:
         return parse_url(location, base=target.url)
-    except InvalidRequest as exc:  # the caller's URL was a good one
+    except InvalidRequest as exc:  # the caller's URL was valid
         raise FetchError(
             f"{target.url} redirects to what is no URL: {exc.message}",
             code=Code.INVALID_URL,
@@ -46,16 +46,16 @@ def redirected(target: Target, location: str) -> Target:
 
 
 class ChainCookies:
-    """The cookies set within one chain of redirects, sent by the rules of domain, path and Secure.
+    """The cookies set within one redirect chain, sent by the rules of domain, path and Secure.
 
-    They are gone with the chain: nothing that one URL sets is sent with another.
+    They end with the chain: a cookie of one URL is never sent with another.
     """
 
     def __init__(self) -> None:
         self._jar: CookieJar | None = None
 
     def keep(self, target: Target, answer: Answer) -> None:
-        """Take in what the reply of `target` sets."""
+        """Add the cookies in the reply of `target`."""
         if b"set-cookie" not in answer.fields:
             return
         if self._jar is None:
@@ -64,7 +64,7 @@ class ChainCookies:
         self._jar.extract_cookies(response, urllib.request.Request(target.url))  # type: ignore[arg-type]  # noqa: S310 - never opened
 
     def value_for(self, target: Target) -> str | None:
-        """Return the value of the Cookie field for a request to `target`, None for no field."""
+        """Return the value of the Cookie field for a request to `target`; None for no field."""
         if self._jar is None:
             return None
         request = urllib.request.Request(target.url)  # noqa: S310 - never opened
@@ -74,7 +74,7 @@ class ChainCookies:
 
 
 class _Response:
-    """What a cookie jar wants of a response."""
+    """The interface that a cookie jar needs of a response."""
 
     def __init__(self, headers: list[Header]) -> None:
         self._message = email.message.Message()

@@ -1,8 +1,9 @@
-"""Replies that are used again, by the rules of RFC 9111 for a private cache.
+"""Replies that are reused, by the rules of RFC 9111 for a private cache.
 
-A reply is fresh for `cache_seconds`, or for its own lifetime if that is shorter. Then it
-is asked for again with its validators, and used again if the server says that it is the same. What
-depends on who asks, or is not to be stored, is not: `no-store`, `Vary: *`, cookies, credentials.
+A reply is fresh for `cache_seconds`, or for its own lifetime if that is shorter. Then it is
+requested again with its validators, and reused if the server answers that it is unchanged.
+Replies are not stored if they depend on the requester or must not be stored: `no-store`, `Vary:
+*`, cookies, credentials.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import trio
 from trio_tools.http.wire.client import Answer, Fields
 
 _MAX_BYTES = 32_000_000
-_ENTRY_BYTES = 1000  # what an entry weighs beside its body, about
+_ENTRY_BYTES = 1000  # approximate size of an entry beside its body
 _STORED = frozenset({200, 203, 301, 308, 404, 410})
 _PERSONAL = re.compile(r"auth|cookie|token|key|secret|session")
 _CONDITIONS = frozenset(
@@ -27,7 +28,7 @@ _CONDITIONS = frozenset(
 _MAX_AGE = re.compile(rb"(?:^|,)\s*max-age\s*=\s*\"?(\d{1,9})")
 
 Key = tuple[str, bytes, tuple[str, int | None, int | None]]
-"""URL, header lines, and what was wanted of the body."""
+"""URL, header lines, and the requested form of the body."""
 
 
 @dataclass(slots=True)
@@ -38,10 +39,10 @@ class _Entry:
 
 
 class ReplyCache:
-    """Replies by what was asked for; those used least recently go first, beyond 32 MB.
+    """Replies by request; above 32 MB, the least recently used are dropped.
 
     Args:
-        seconds: How long a reply is fresh, at most; 0 for no cache at all.
+        seconds: How long a reply is fresh at most; 0 disables the cache.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -61,7 +62,7 @@ class ReplyCache:
         )
 
     def fresh(self, key: Key) -> Answer | None:
-        """Return the reply that may be used without asking."""
+        """Return a fresh reply, which may be reused without a request."""
         entry = self._entries.get(key)
         if entry is None or entry.fresh_until <= trio.current_time():
             return None
@@ -69,7 +70,7 @@ class ReplyCache:
         return entry.answer
 
     def conditions(self, key: Key) -> bytes:
-        """Return the header lines that ask whether a stored reply is still the same."""
+        """Return the header lines that check whether a stored reply is unchanged."""
         entry = self._entries.get(key)
         if entry is None:
             return b""
@@ -82,7 +83,7 @@ class ReplyCache:
         return lines
 
     def same(self, key: Key, answer: Answer) -> Answer | None:
-        """Take in a 304 and return the stored reply that it confirms, now fresh again."""
+        """Process a 304 and return the stored reply that it confirms, which is fresh again."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -96,7 +97,7 @@ class ReplyCache:
         return entry.answer
 
     def store(self, key: Key, answer: Answer) -> None:
-        """Store a reply if it may be."""
+        """Store a reply if that is allowed."""
         self._forget(key)
         fields = answer.fields
         control = fields.get(b"cache-control", b"").lower()
@@ -119,7 +120,7 @@ class ReplyCache:
             self._forget(next(iter(self._entries)))
 
     def _freshness(self, fields: Fields) -> float:
-        """Return how long a reply may be used without asking."""
+        """Return for how many seconds a reply may be reused without a request."""
         control = fields.get(b"cache-control", b"").lower()
         if b"no-cache" in control:
             return 0.0

@@ -1,4 +1,4 @@
-"""What a site's robots.txt allows, by RFC 9309: requested once per origin and kept for an hour."""
+"""What a site's robots.txt allows, by RFC 9309. It is requested once per origin and hour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_tools.http.wire.errors import Code, FetchRefused
 from trio_tools.http.wire.urls import Origin, Target, parse_url
 
 MAX_ROBOTS_BYTES = 500_000
-"""RFC 9309, 2.5: at least 500 KiB are read; what is beyond counts as not there."""
+"""RFC 9309, 2.5: at least 500 KiB are read; the rest is ignored."""
 
 _KEPT_SECONDS = 3600.0
 _RETRIED_SECONDS = 60.0  # after a failure of the server
@@ -31,7 +31,7 @@ _SERVER_ERROR = 500
 
 
 class RobotsReply(NamedTuple):
-    """What came of asking for a robots.txt.
+    """The reply to a request for a robots.txt.
 
     Attributes:
         status: Status code; None if there was no reply at all.
@@ -46,7 +46,7 @@ class _Site(NamedTuple):
     """The rules of one origin.
 
     Attributes:
-        until: When they are too old.
+        until: When they expire.
         rules: The rules that protego parsed from `text`; None without rules.
         text: The robots.txt.
         why_none: Why no request is allowed; empty if `rules` decide.
@@ -62,9 +62,9 @@ class Robots:
     """The rules of the requested sites.
 
     Args:
-        ask: Gets the URL of a robots.txt and returns what came of it.
-        user_agent: By whose rules.
-        share: Makes concurrent requests for the same robots.txt one.
+        ask: Requests the URL of a robots.txt and returns the reply.
+        user_agent: The user agent whose rules apply.
+        share: Makes concurrent requests for the same robots.txt share one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Robots:
         """Refuse a URL that the robots.txt of its origin does not allow.
 
         Tasks that need the same robots.txt at the same time share one request for it, which is
-        cancelled when the last of them is.
+        cancelled when the last of these tasks is.
 
         Raises:
             FetchRefused: `BLOCKED_BY_ROBOTS`, with the rule.
@@ -96,7 +96,7 @@ class Robots:
             raise _blocked(target, f"it says {rule!r}")
 
     async def sitemaps(self, target: Target) -> tuple[str, ...]:
-        """Return the URLs of sitemaps that the robots.txt of an origin names, in its order."""
+        """Return the URLs of sitemaps in the robots.txt of an origin, in its order."""
         site = await self._site_of(target)
         found = _SITEMAP.finditer(site.text)
         return tuple(dict.fromkeys(match[1] for match in islice(found, _MAX_SITEMAPS)))
@@ -118,8 +118,8 @@ class Robots:
             # Half a megabyte of rules takes some hundred milliseconds.
             rules = await run_in_thread(_parsed, reply.text)
             site = site._replace(rules=rules, text=reply.text)
-        # Another status means that there are no rules. Where there was no reply at all, the page
-        # has none either, and tells why itself.
+        # Any other status means that there are no rules. Without a reply there are none either,
+        # and the request for the page reports the error.
         self._sites[target.origin] = site
         self._sites.move_to_end(target.origin)
         if len(self._sites) > _KEPT_ORIGINS:
@@ -133,7 +133,7 @@ def _parsed(text: str) -> Any:
 
 
 def _rule_against(text: str, url: str, user_agent: str) -> str:
-    """Return the line of a robots.txt that forbids a URL: the longest of those that do."""
+    """Return the line of a robots.txt that forbids a URL: the longest matching one."""
     found = ""
     for rule in _rules_of(text, user_agent)[:_MAX_RULES_TRIED]:
         alone = _parsed(f"User-agent: *\nDisallow: {rule}")
@@ -143,7 +143,7 @@ def _rule_against(text: str, url: str, user_agent: str) -> str:
 
 
 def _rules_of(text: str, user_agent: str) -> list[str]:
-    """Return the patterns that are disallowed to `user_agent`, by name or as to all."""
+    """Return the patterns that are disallowed for `user_agent`, by name or for all."""
     named: list[str] = []
     to_all: list[str] = []
     agents: list[str] = []

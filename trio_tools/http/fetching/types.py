@@ -1,4 +1,4 @@
-"""What a fetch may do, what is asked of it, and what comes back: values, no behaviour."""
+"""Configuration, request and result of a fetch: values without behaviour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BodyAs = Literal["text", "json", "markdown", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchConfig:
-    """What a `Fetcher` may do. Every bound here is a cap that a request can lower, never raise.
+    """The configuration of a `Fetcher`. A request can lower every bound, and never raise one.
 
     Attributes:
         schemes: See `Guard`.
@@ -24,26 +24,29 @@ class FetchConfig:
         allow_private: See `Guard`.
         allow_hosts: See `Guard`.
         allow_networks: Networks in CIDR notation, such as "10.1.0.0/16"; see `Guard`.
-        max_connections: Most sockets at any time.
-        max_connections_per_host: Most requests to one host at a time; adapts downwards.
+        max_connections: Limit of open sockets.
+        max_connections_per_host: Limit of concurrent requests to one host; it is lowered while
+            the host throttles.
         keepalive_seconds: How long an idle connection is kept.
-        connect_timeout_seconds: For one connection, from the name to the end of TLS.
-        timeout_seconds: For one URL, with all redirects and pauses.
-        max_head_bytes: Status line and header fields of one reply.
-        max_body_bytes: Body of one reply, also after its content encoding is undone.
-        max_redirects: Most redirects followed for one URL.
-        throttle_retries: How often a URL is asked again after a 429 or 503.
+        connect_timeout_seconds: Timeout of one connection, from the look-up to the end of the TLS
+            handshake.
+        timeout_seconds: Timeout of one URL, including all redirects and pauses.
+        max_head_bytes: Limit of bytes of status line and header fields of one reply.
+        max_body_bytes: Limit of bytes of the body of one reply, also after decoding.
+        max_redirects: Limit of redirects for one URL.
+        throttle_retries: Number of retries after a 429 or 503.
         max_cooldown_seconds: Longest pause that a Retry-After can impose.
         user_agent: Sent with every request.
         allow_headers: Request headers (lower case) that a caller may set.
         reply_headers: Reply headers (lower case) that a page shows unless others are requested.
-        proxy: URL of a proxy for every request, or "environment" for what HTTPS_PROXY, HTTP_PROXY,
-            ALL_PROXY and NO_PROXY say; None for none.
-        proxy_resolves: Whether the proxy resolves names, so that they cannot be judged here.
-        robots: "obey" to ask only for what a site's robots.txt allows.
-        cache_seconds: How long the reply to a GET is used again without asking; 0 for no cache.
-        hedge_after_seconds: Seconds after which a request that has no reply is sent a second time,
-            for one request in ten at most; None for never.
+        proxy: URL of a proxy for every request, or "environment" for HTTPS_PROXY, HTTP_PROXY,
+            ALL_PROXY and NO_PROXY; None for no proxy.
+        proxy_resolves: Whether the proxy resolves names, so that addresses cannot be checked
+            here.
+        robots: "obey" to request only what a site's robots.txt allows.
+        cache_seconds: How long the reply to a GET is reused without a request; 0 for no cache.
+        hedge_after_seconds: Seconds without a reply after which a request is sent a second time,
+            for at most one request in ten; None for never.
     """
 
     schemes: frozenset[str] = frozenset({"http", "https"})
@@ -83,15 +86,15 @@ class FetchConfig:
     hedge_after_seconds: float | None = None
 
     def proxies(self) -> Proxies | None:
-        """Return the proxies that these settings name.
+        """Return the proxies in these settings.
 
         Raises:
-            ValueError: `proxy` is no URL of a proxy.
+            ValueError: `proxy` is not the URL of a proxy.
         """
         return Proxies(self.proxy, resolves=self.proxy_resolves) if self.proxy else None
 
     def guard(self) -> Guard:
-        """Return the guard that these settings describe.
+        """Return the guard with these settings.
 
         Raises:
             ValueError: A network is not in CIDR notation.
@@ -107,27 +110,29 @@ class FetchConfig:
 
 
 class FetchRequest(NamedTuple):
-    """One URL and what is wanted of it.
+    """One URL and the requested form of its content.
 
     Attributes:
         url: Absolute, http or https.
         method: GET or HEAD.
         headers: Request headers; each must be in `FetchConfig.allow_headers`.
         body_as: "text", "json", "markdown" (the main text of a page), or "none" to read no body.
-        max_bytes: Most bytes of body (decoded) that are downloaded; None for the configured cap,
-            and for 2 MB if the body is wanted as Markdown.
-        usual_bytes: As `max_bytes`, where that is None, of a body that is text as it is, since more
-            of a text than is read is of no use, and half of a PDF is none.
-        max_chars: Most characters of the text that are given; None for all.
-        offset: The character of the text to begin with, such as the `next_offset` of a page before:
-            it is given from what was kept then, without another request.
-        timeout_seconds: For all of it; None for the configured bound.
-        reply_headers: Names (lower case) of the reply headers to show; None for the usual ones.
-        obey_robots: Whether robots.txt is obeyed though `FetchConfig.robots` does not say so.
-        with_links: Whether the links of the page are wanted, for "markdown".
-        within: Whether a redirect to a URL is followed; one that is not is the page. None for all.
-        gunzip: Whether a body that is a gzip file, such as `sitemap.xml.gz`, is read as the XML in
-            it, of at most as many bytes as are downloaded of a body.
+        max_bytes: Limit of bytes of body (decoded) that are downloaded; None for the configured
+            cap, and for 2 MB for Markdown.
+        usual_bytes: Used instead of a `max_bytes` of None for a body that is plain text. More of
+            a text would not be read, but a PDF must be complete.
+        max_chars: Limit of returned characters of the text; None for all.
+        offset: First character of the text, such as the `next_offset` of an earlier page. It is
+            taken from the kept text, without another request.
+        timeout_seconds: Timeout of the whole request; None for the configured bound.
+        reply_headers: Names (lower case) of the reply headers to show; None for the default ones.
+        obey_robots: Whether robots.txt is obeyed even if `FetchConfig.robots` does not require
+            it.
+        with_links: Whether the links of the page are requested, for "markdown".
+        within: Returns whether a redirect to a URL is followed; otherwise the redirect itself is
+            the page. None follows all.
+        gunzip: Whether a body that is a gzip file, such as `sitemap.xml.gz`, is read as the XML
+            in it. The limit of downloaded bytes applies to the unpacked XML too.
     """
 
     url: str
@@ -147,7 +152,7 @@ class FetchRequest(NamedTuple):
 
 
 class FetchedPage(NamedTuple):
-    """What came of one URL. Any status is a page: 404 is an answer, not a failure.
+    """The result of one URL. Any status is a page: 404 is an answer, not a failure.
 
     Attributes:
         url: As requested.
@@ -155,25 +160,25 @@ class FetchedPage(NamedTuple):
         status: Status code.
         headers: The chosen reply headers, names in lower case, repeated ones joined by ", ".
         content_type: Without parameters, lower case; empty if the reply had none.
-        charset: What `text` was decoded with; None where nothing was.
-        length: Bytes of body read, content encoding undone.
+        charset: The charset with which `text` was decoded; None if nothing was decoded.
+        length: Number of bytes of body that were read, after decoding.
         truncated: Whether the body has more bytes than were read.
-        elapsed: Seconds, with all redirects and pauses.
-        redirects: How many were followed.
-        text: For "text" and "markdown", and for "json" where an error page was none.
+        elapsed: Seconds, including all redirects and pauses.
+        redirects: Number of redirects that were followed.
+        text: For "text" and "markdown", and for "json" if an error page was not JSON.
         json: For "json".
-        charset_declared: Whether the server or the page names `charset`; otherwise it is UTF-8, or
-            was detected. None where nothing was decoded.
-        text_chars: Characters of all of the text, where only a part was requested.
-        next_offset: Where the text goes on, None if `text` has its end.
-        title: As the page declares it; for "markdown" and PDF.
-        canonical_url: As the page declares it; for "markdown".
-        language: As the page declares it; for "markdown".
+        charset_declared: Whether the server or the page declares `charset`; otherwise it is
+            UTF-8, or was detected. None if nothing was decoded.
+        text_chars: Characters of the whole text, if only a part was requested.
+        next_offset: Where the text continues; None if `text` contains its end.
+        title: As declared by the page; for "markdown" and PDF.
+        canonical_url: As declared by the page; for "markdown".
+        language: As declared by the page; for "markdown".
         pages: Pages of a PDF.
         note: The reason why there is no text.
-        warnings: What is to be known about the text.
-        from_cache: Whether it was not fetched now.
-        links: Where the page links to, absolute and each once, if that was requested.
+        warnings: Warnings about the text.
+        from_cache: Whether it came from the cache.
+        links: The targets of the page's links, absolute and each once, if they were requested.
     """
 
     url: str

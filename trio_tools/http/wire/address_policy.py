@@ -1,9 +1,9 @@
-"""May this client talk to that address? Decided for addresses, never for names.
+"""Checks whether a client may connect to an address. It checks addresses, never names.
 
-A name can mean a public host now and the metadata service of a cloud a second later. So the guard
-is asked about each address a name resolved to, and the connection is made to exactly the address
-it allowed. Addresses that carry another one inside (IPv4-mapped, 6to4, Teredo, NAT64, ISATAP) are
-judged by both.
+A name can resolve to a public host now and to the metadata service of a cloud a second later. So
+the guard checks each address of a name, and the connection is made to exactly the address that it
+allowed. For addresses that contain another one (IPv4-mapped, 6to4, Teredo, NAT64, ISATAP) both
+are checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# `ipaddress` learnt some of these only in later patch releases of Python, so they stand here.
+# `ipaddress` has some of these only in later patch releases of Python, so they are listed here.
 _NEVER_GLOBAL: tuple[Network, ...] = tuple(
     ip_network(text)
     for text in (
@@ -57,16 +57,16 @@ _LOW_32 = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What may be connected to. Every question is answered from these fields alone.
+    """The allowed destinations. The fields alone determine every answer.
 
     Attributes:
         schemes: Allowed schemes.
         ports: Ports that may be connected to; None allows any.
         allow_private: Allow every address, also loopback, private and link-local ones.
-        allow_hosts: Host names (lower case) and literal addresses that are trusted whatever they
-            resolve to. Meant for names that the operator controls.
-        allow_networks: Networks allowed beside the globally routable addresses.
-        section: What stands before these names where an operator sets them, such as "fetch.".
+        allow_hosts: Host names (lower case) and literal addresses that are trusted with any
+            address. Meant for names that the operator controls.
+        allow_networks: Networks allowed in addition to the globally routable addresses.
+        section: Prefix of these names in the operator's settings, such as "fetch.".
     """
 
     schemes: frozenset[str] = frozenset({"http", "https"})
@@ -102,7 +102,7 @@ class Guard:
             )
 
     def check_address(self, host: str, address: str) -> None:
-        """Refuse an address that `host` resolved to if it must not be connected to.
+        """Refuse an address of `host` that must not be connected to.
 
         Raises:
             FetchRefused: With the settings that would allow it.
@@ -114,8 +114,8 @@ class Guard:
             return
         for inner in _unwrapped(found):
             if not _is_global(inner) and not any(inner in net for net in self.allow_networks):
-                # The address goes to the operator alone: names of an intranet are not to be mapped
-                # by asking for them.
+                # Only the operator sees the address, so that callers cannot map the names of an
+                # intranet.
                 _log.info("refused %s, which resolved to %s", host, address)
                 raise FetchRefused(
                     f"{host} leads to an address that is not of the public internet.",
@@ -137,9 +137,9 @@ def _is_global(address: Address) -> bool:
 
 
 def _unwrapped(address: Address) -> Iterator[Address]:
-    """Yield the addresses that packets to `address` may reach in the end, itself included.
+    """Yield the addresses that packets to `address` may finally reach, including itself.
 
-    An address that is only a wrapper (IPv4-mapped, NAT64) is judged by what it wraps alone.
+    For an address that is only a wrapper (IPv4-mapped, NAT64), only the wrapped one is checked.
     """
     if isinstance(address, IPv4Address):
         yield address

@@ -1,7 +1,7 @@
-"""What `Fetcher` and `ApiClient` share: a pool that lives as long as their block, and one exchange.
+"""Base of `Fetcher` and `ApiClient`: a pool that lives as long as their block, and one exchange.
 
-They go to the engine directly: what httpx does per request (building models, merging settings,
-cookies, decoders) costs as much as the rest of the request, and neither of them needs any of it.
+They use the engine directly. The work of httpx per request (models, merged settings, cookies,
+decoders) costs as much as the rest of the request, and neither client needs it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Fields = dict[bytes, bytes]
 
 
 class Share(Protocol):
-    """Makes concurrent calls of a function with the same key one: `single_flight` in a nursery."""
+    """Makes concurrent calls of a function with the same key share one: `single_flight`."""
 
     def __call__(
         self, fn: Callable[_P, Awaitable[_T]], *, key: Callable[_P, Hashable] | None = None
@@ -52,31 +52,31 @@ def unshared(
 
 
 class Answer(NamedTuple):
-    """One reply, read as far as it was wanted."""
+    """One reply, read as far as requested."""
 
     reply: Reply
     fields: Fields
     body: bytes
-    """Content encoding undone; its pieces are no longer in `reply`."""
+    """The decoded body; its pieces are no longer in `reply`."""
     truncated: bool
-    """Whether there is more of the body than was read."""
+    """Whether the body continues after the part that was read."""
 
 
 class PooledClient:
     """Base of clients that have connections while their block is open, and no tasks.
 
     Args:
-        guard: What may be connected to.
-        limits: How many connections, and for how long.
-        timeouts: For the single steps of an exchange.
-        max_head_bytes: Status line and header fields of one reply.
-        ssl_context: Gives the TLS settings, called once; by default strict ones.
-        resolver: How names become addresses; by default the operating system's way.
-        proxies: Through which proxies; None for none.
-        share: Makes concurrent look-ups of the same name one.
+        guard: The allowed destinations.
+        limits: Limits of connections and their lifetime.
+        timeouts: Timeouts of the single steps of an exchange.
+        max_head_bytes: Limit of bytes of status line and header fields of one reply.
+        ssl_context: Returns the TLS settings, called once; by default strict ones.
+        resolver: Resolves names to addresses; by default with the operating system.
+        proxies: The proxies; None for none.
+        share: Makes concurrent look-ups of the same name share one.
     """
 
-    # Whether the other end is the operator's, so that the trace of a call is handed on to it.
+    # Whether the server is the operator's, so that the trace of a call is passed to it.
     _is_trusted: ClassVar[bool] = False
 
     def __init__(
@@ -102,7 +102,7 @@ class PooledClient:
         self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
-        """Get ready; nothing is connected to yet."""
+        """Prepare the client; nothing is connected yet."""
         resolver = self._share(self._resolver or make_system_resolver())
         connector = Connector(
             self._guard, resolver, self._ssl_context, self._max_head_bytes, self._proxies
@@ -127,14 +127,14 @@ class PooledClient:
     def _ask(
         self, request: WireRequest, wanted: Callable[[Reply, Fields], int]
     ) -> Awaitable[Answer]:
-        """Send one request and read its reply; no redirect is followed, nothing is repeated.
+        """Send one request and read its reply, without following redirects or retries.
 
-        With telemetry it is a span. Only the subclass that talks to the operator's own APIs sends
-        the trace along, so foreign pages learn nothing of it.
+        With telemetry it is a span. Only the subclass for the operator's own APIs sends the trace
+        context, so other servers do not receive it.
 
         Args:
-            request: What is sent.
-            wanted: Says how many bytes of the body are of interest, from the head of the reply.
+            request: The request.
+            wanted: Returns how many bytes of the body to read, from the head of the reply.
 
         Raises:
             FetchError: Of any kind; see `failures`.

@@ -23,21 +23,21 @@ class Codec(Protocol):
     """Decodes one coding. It is fed and read by turns."""
 
     errors: type[Exception]
-    """What it raises when the bytes are not of its coding."""
+    """The exception that it raises for bytes that are not in its coding."""
 
     magics: tuple[bytes, ...]
-    """What its bytes begin with, one of these; empty if anything may be."""
+    """The possible first bytes of its coding; empty if any are possible."""
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         ...
 
     def read(self, room: int) -> bytes:
-        """Return at most `room` (at least 1) bytes of output, b"" if it needs more input."""
+        """Return at most `room` (at least 1) bytes of output; b"" if it needs more input."""
         ...
 
     def has_ended(self) -> bool:
-        """Whether all that the coding promises has come, its checksum included."""
+        """Whether the coding is complete, including its checksum."""
         ...
 
 
@@ -46,7 +46,7 @@ class _Zlib:
         self._zlib = zlib.decompressobj(wbits)
         self.eof = False
         self.rest = b""
-        """Input not yet used; behind the end, what follows it."""
+        """Unused input; after the end, the bytes that follow."""
 
     def decompress(self, data: bytes, room: int) -> bytes:
         output = self._zlib.decompress(data, room)
@@ -71,7 +71,7 @@ class _ZstdFrame:
 class _Members:
     """Gzip members (RFC 1952, 2.2) or zstd frames (RFC 8878, 3), one after the other.
 
-    Bytes behind one that begin no other are ignored, as gzip and browsers do.
+    Bytes after a member that do not begin another one are ignored, as gzip and browsers do.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class _Members:
         return b""
 
     def has_ended(self) -> bool:
-        # The beginning of a beginning is a member that was cut.
+        # A partial magic number is the beginning of a truncated member.
         return self._member is None and (self._over or not self._input)
 
     def _begin_another(self) -> bool:
@@ -122,7 +122,7 @@ class _Members:
 
 
 class _Deflate:
-    """What is called "deflate" is a zlib stream or, against the standard, a raw one."""
+    """The coding "deflate": a zlib stream or, against the standard, a raw one."""
 
     errors: type[Exception] = zlib.error
     magics = ()
@@ -156,7 +156,7 @@ class _Brotli:
     magics = ()
 
     def __init__(self) -> None:
-        # Optional, untyped, and only needed where a server uses it.
+        # Optional, without types, and only needed if a server uses it.
         brotli: Any = importlib.import_module("brotli")
         self.errors: type[Exception] = brotli.error
         self._decompressor = brotli.Decompressor()
@@ -172,7 +172,7 @@ class _Brotli:
             data, self._input = (self._input, b"") if more else (b"", self._input)
             if more and not data:
                 return b""
-            # It may exceed the limit by what its own buffer holds.
+            # Its own buffer may exceed the limit.
             self._output = self._decompressor.process(data, output_buffer_limit=room)
         output, self._output = self._output[:room], self._output[room:]
         return output
@@ -205,7 +205,7 @@ class Plain:
 
 
 class _Unsupported(Plain):
-    """A registered coding that is not undone here."""
+    """A registered coding that is not supported here."""
 
     def read(self, room: int) -> bytes:  # noqa: ARG002 - as every codec is asked
         if self._input:
@@ -244,7 +244,7 @@ _OPTIONAL = {"br": "brotli", "zstd": "backports.zstd"}
 
 
 def accepted_encodings() -> str:
-    """Return the value for an Accept-Encoding header: what can be undone here."""
+    """Return the value for an Accept-Encoding header: the supported codings."""
     return ", ".join(
         name
         for name in ("gzip", "deflate", "br", "zstd")
@@ -253,7 +253,7 @@ def accepted_encodings() -> str:
 
 
 def content_encodings(value: bytes) -> list[str]:
-    """Return what a Content-Encoding declares, in the order in which it was applied.
+    """Return the codings of a Content-Encoding, in the order in which they were applied.
 
     A name that is not a registered coding ("none", "utf-8", "aws-chunked") is ignored.
     """

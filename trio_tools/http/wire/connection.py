@@ -1,9 +1,9 @@
-"""One connection: bytes out, bytes in, closed at once and without waiting.
+"""One connection: send, receive, and close at once without waiting.
 
-A connection serves one exchange at a time, so it needs no locks, and it is closed synchronously,
-so that no clean-up anywhere in this package has to await. The plain kind talks to the kernel
-without the checkpoints of `trio.SocketStream`: sending succeeds at once nearly always, and the
-wait for the reply that follows is the checkpoint. That saves a turn of the scheduler per request.
+A connection serves one exchange at a time, so it needs no locks. It is closed synchronously, so
+that no clean-up in this package must await. The plain wire calls the kernel without the
+checkpoints of `trio.SocketStream`: sending succeeds at once nearly always, and the following wait
+for the reply is the checkpoint. That saves one pass through the scheduler per request.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Bytes = bytes | memoryview
 
 
 class Wire(Protocol):
-    """How bytes travel. Errors are those of trio streams and of `OSError`."""
+    """Sends and receives bytes. Errors are those of trio streams and `OSError`."""
 
     def send_nowait(self, data: bytes) -> Bytes:
-        """Send what the kernel has room for now, and return the rest as `send_rest` takes it."""
+        """Send what the kernel accepts now, and return the rest for `send_rest`."""
         ...
 
     async def send_rest(self, rest: Bytes) -> None:
-        """Send all of what `send_nowait` returned."""
+        """Send the data that `send_nowait` returned."""
         ...
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them, b"" for the end. A checkpoint unless they were here."""
+        """Wait for bytes and return them; b"" at the end. A checkpoint, unless bytes are there."""
         ...
 
     def holds_bytes(self) -> bool:
-        """Whether bytes have come off the socket that `receive` has not given yet."""
+        """Whether bytes were read from the socket that `receive` has not returned yet."""
         ...
 
     def close(self) -> None:
-        """Close at once and wake the task that waits on it."""
+        """Close at once and wake the task that waits for it."""
         ...
 
 
@@ -59,7 +59,7 @@ class PlainWire(Wire):
         self._fd = sock.fileno()
 
     def send_nowait(self, data: bytes) -> Bytes:
-        """Send what the kernel has room for now, and return the rest."""
+        """Send what the kernel accepts now, and return the rest."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -67,28 +67,28 @@ class PlainWire(Wire):
         return b"" if sent == len(data) else memoryview(data)[sent:]
 
     async def send_rest(self, rest: Bytes) -> None:
-        """Send all of what `send_nowait` returned."""
+        """Send the data that `send_nowait` returned."""
         await self._stream.send_all(rest)
 
     async def send(self, data: bytes) -> None:
-        """Send all of `data`, without a checkpoint if the kernel has room for it."""
+        """Send all of `data`, without a checkpoint if the kernel accepts it at once."""
         rest = self.send_nowait(data)
         if rest:
             await self.send_rest(rest)
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them, b"" for the end."""
+        """Wait for bytes and return them; b"" at the end."""
         if self._fd < 0:
             raise trio.ClosedResourceError("this connection was closed here")
         while True:
             await trio.lowlevel.wait_readable(self._fd)
             try:
                 return self._sock.recv(_RECEIVE_BYTES)
-            except BlockingIOError:  # the kernel may wake us for nothing
+            except BlockingIOError:  # a spurious wake-up
                 continue
 
     def holds_bytes(self) -> bool:
-        """Never: what comes off the socket is given at once."""
+        """False: bytes from the socket are returned at once."""
         return False
 
     def close(self) -> None:
@@ -98,14 +98,14 @@ class PlainWire(Wire):
 
 
 class TlsWire(Wire):
-    """TLS over a plain wire. One task uses it at a time, sending and then receiving.
+    """TLS over a plain wire. One task uses it at a time, first sending and then receiving.
 
-    That is what makes it short: `trio.SSLStream` serves a sender and a receiver at once, with three
-    locks and a checkpoint per step, for half as much CPU again per request.
+    So it is short: `trio.SSLStream` supports a concurrent sender and receiver, with three locks
+    and a checkpoint per step, which costs half as much CPU again per request.
 
-    It is closed without a farewell (`close_notify`), as HTTP clients do: every reply that counts
-    has told its own length. For the same reason an end without a farewell is an end: a reply that
-    was cut short shows that itself.
+    It is closed without `close_notify`, as HTTP clients do: every complete reply declares its
+    length. For the same reason an end without `close_notify` is accepted: a truncated reply is
+    detected by its length.
     """
 
     __slots__ = ("_incoming", "_outgoing", "_plain", "_tls")
@@ -132,36 +132,37 @@ class TlsWire(Wire):
                 await self._flush()
                 await self._fill()
             except ssl.SSLError:
-                await self._flush()  # the alert that tells the peer why
+                await self._flush()  # the alert with the reason for the peer
                 raise
             else:
                 await self._flush()
                 return
 
     def send_nowait(self, data: bytes) -> Bytes:
-        """Encrypt all of `data`, send what the kernel has room for now, and return the rest."""
+        """Encrypt all of `data`, send what the kernel accepts now, and return the rest."""
         self._tls.write(data)
         return self._plain.send_nowait(self._outgoing.read())
 
     async def send_rest(self, rest: Bytes) -> None:
-        """Send all of what `send_nowait` returned."""
+        """Send the data that `send_nowait` returned."""
         await self._plain.send_rest(rest)
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them decrypted, b"" for the end."""
+        """Wait for bytes and return them decrypted; b"" at the end."""
         if not self.holds_bytes():
-            await self._fill()  # asked first, as there is nearly never anything, and asking raises
+            # First, since there is nearly never decrypted data, and reading then raises.
+            await self._fill()
         while True:
             try:
                 return self._tls.read(_RECEIVE_BYTES)
-            except ssl.SSLWantReadError:  # a part of a record, or one that is not for us
+            except ssl.SSLWantReadError:  # an incomplete record, or a protocol message
                 await self._flush()
                 await self._fill()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
 
     def holds_bytes(self) -> bool:
-        """Whether more records, or parts of one, came with those that were read."""
+        """Whether more records, or parts of one, arrived with those that were read."""
         return bool(self._tls.pending() or self._incoming.pending)
 
     def close(self) -> None:
@@ -181,15 +182,15 @@ class TlsWire(Wire):
 
 
 class Connection:
-    """A wire to one origin, the parser of its replies, and when it was last of use.
+    """A wire to one origin, the parser of its replies, and the time of its last use.
 
     Attributes:
-        origin: Where it leads.
-        parser: Where the reply of the current exchange is.
+        origin: The origin it connects to.
+        parser: Parses the reply of the current exchange.
         used: Whether an exchange was completed on it; if so, the peer may have closed it since.
-        proxy: What it leads through that reads its requests; None if they go to the origin as they
-            are, through a tunnel too.
-        idle_since: When it was last put aside, in seconds of `trio.current_time`.
+        proxy: The proxy that receives its requests; None if the origin receives them, also
+            through a tunnel.
+        idle_since: When it became idle, in seconds of `trio.current_time`.
     """
 
     __slots__ = ("_sock", "_wire", "idle_since", "origin", "parser", "proxy", "used")
@@ -211,7 +212,7 @@ class Connection:
         self._sock = sock
 
     def send_nowait(self, data: bytes) -> Bytes:
-        """Send what the kernel has room for now, nearly always all, and return the rest.
+        """Send what the kernel accepts now, nearly always everything, and return the rest.
 
         Raises:
             FetchError: `CONNECTION_LOST`.
@@ -222,7 +223,7 @@ class Connection:
             raise self._lost(exc, Phase.WRITE) from exc
 
     async def send_rest(self, rest: Bytes) -> None:
-        """Send all of what `send_nowait` returned.
+        """Send the data that `send_nowait` returned.
 
         Raises:
             FetchError: `CONNECTION_LOST`.
@@ -233,11 +234,11 @@ class Connection:
             raise self._lost(exc, Phase.WRITE) from exc
 
     async def receive(self) -> None:
-        """Wait for the next bytes and feed them, or the end of the connection, to `parser`.
+        """Wait for the next bytes, or the end of the connection, and feed them to `parser`.
 
         Raises:
             FetchError: `CONNECTION_LOST` if it was reset or ended before a reply had begun;
-                `PROTOCOL_ERROR` or `TOO_LARGE` as the parser finds.
+                `PROTOCOL_ERROR` or `TOO_LARGE` from the parser.
         """
         try:
             data = await self._wire.receive()
@@ -253,7 +254,7 @@ class Connection:
         self.parser.feed(data)
 
     def is_stale(self) -> bool:
-        """Whether the peer has ended it, or sent unrequested bytes. Never waits."""
+        """Whether the peer has closed it, or sent unrequested bytes. Never waits."""
         if self._wire.holds_bytes():
             return True
         try:
@@ -265,7 +266,7 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close at once. A task that waits on it gets `CONNECTION_LOST`. Closing twice is fine."""
+        """Close at once. A waiting task gets `CONNECTION_LOST`. May be called twice."""
         self._wire.close()
 
     def _lost(self, exc: Exception, phase: Phase) -> FetchError:

@@ -1,7 +1,7 @@
-"""From an origin to a connection: resolve, check every address, connect to one of those checked.
+"""Opens connections: resolve, check every address, connect to one of the checked addresses.
 
-The name is resolved once per connection, here and nowhere else; what the guard saw is what is
-connected to. The name itself lives on only in the TLS handshake and the Host header.
+The name is resolved once per connection, only here. The connection uses an address that the guard
+checked. After that the name is used only for the TLS handshake and the Host header.
 """
 
 from __future__ import annotations
@@ -34,19 +34,18 @@ from trio_tools.settings.threads import LimiterOfEachClient
 
 SocketAddress = tuple[Any, ...]
 Resolver = Callable[[str, int], Awaitable[Sequence[SocketAddress]]]
-"""Gets a host name and a port, returns socket addresses, the one to try first first."""
+"""Takes a host name and a port, returns socket addresses in the order in which to try them."""
 
 _HAPPY_EYEBALLS_DELAY = 0.25  # seconds; RFC 8305, section 5
-_MAX_LOOKUPS = 64  # of one client
+_MAX_LOOKUPS = 64  # per client
 
 
 def make_system_resolver() -> Resolver:
-    """Return a resolver that asks the operating system, in threads of its own.
+    """Return a resolver that uses the operating system, in separate threads.
 
-    At most 64 look-ups of each client run at once, and they share no limiter with other work. So a
-    name server that does not answer delays look-ups of the client that asks it, and nothing else.
-    A cancelled look-up is left behind: its thread, which counts until then, ends when the
-    operating system gives up.
+    At most 64 look-ups of each client run at once, with a separate limiter. So a name server that
+    does not answer delays only the look-ups of the client that uses it. A cancelled look-up is
+    abandoned: its thread keeps its token and ends when the operating system gives up.
     """
     limiters = LimiterOfEachClient(_MAX_LOOKUPS)
 
@@ -64,11 +63,11 @@ class Connector:
     """Opens connections.
 
     Args:
-        guard: Is asked about every address before any of them is connected to.
-        resolver: How names become addresses.
-        ssl_context: Gives the TLS settings when the first https origin is connected to.
-        max_head_bytes: Cap for the parsers of the connections.
-        proxies: Through which proxies; None for none.
+        guard: Checks every address before any of them is connected to.
+        resolver: Resolves names to addresses.
+        ssl_context: Returns the TLS settings when the first https origin is connected to.
+        max_head_bytes: Limit for the parsers of the connections.
+        proxies: The proxies; None for none.
     """
 
     def __init__(
@@ -88,14 +87,14 @@ class Connector:
     async def connect(self, origin: Origin, seconds: float | None) -> Connection:
         """Open a connection to `origin` within `seconds` (None: no bound).
 
-        All the addresses of the name are tried in turn, a new one a quarter of a second after the
-        last (RFC 8305, "happy eyeballs"); the first that answers is used. A cancel closes every
-        socket.
+        All addresses of the name are tried in order, a new one a quarter of a second after the
+        last (RFC 8305, "happy eyeballs"); the first that succeeds is used. A cancel closes all
+        sockets.
 
         Raises:
             FetchError: `DNS_FAILED`, `CONNECT_FAILED`, `TLS_FAILED`.
             FetchRefused: `BLOCKED_ADDRESS` if any of the addresses is not allowed.
-            FetchTimedOut: Time was up.
+            FetchTimedOut: The timeout expired.
         """
         with trio.move_on_after(float("inf") if seconds is None else seconds):
             return await self._connect(origin)
@@ -123,14 +122,14 @@ class Connector:
                 if proxy is not None:
                     await _open_tunnel(wire, proxy, host, origin.port, self._max_head_bytes)
                 wire = await self._shake_hands(wire, origin)
-                proxy = None  # behind the tunnel all is as without it
+                proxy = None  # inside the tunnel everything is as without a proxy
             undo.pop_all()
         return Connection(origin, wire, sock, ReplyParser(self._max_head_bytes), proxy)
 
     async def _judge_behind_proxy(self, origin: Origin) -> str:
-        """Return what the proxy is asked to connect to: the name, or the address that was judged.
+        """Return the destination for the proxy: the name, or the address that was checked.
 
-        A name that the proxy resolves cannot be judged here, an address still is.
+        A name that the proxy resolves cannot be checked here; an address is still checked.
         """
         assert self._proxies is not None
         if self._proxies.resolves and not _is_address(origin.host):
@@ -167,7 +166,7 @@ class Connector:
 async def _open_tunnel(
     wire: PlainWire, proxy: Proxy, host: str, port: int, max_head_bytes: int
 ) -> None:
-    """Ask a proxy for a tunnel and wait until it is there."""
+    """Request a tunnel of a proxy and wait until it is open."""
     parser = ReplyParser(max_head_bytes)
     reply = parser.expect(head_only=True)
     try:
@@ -195,7 +194,7 @@ def _is_address(host: str) -> bool:
 def create_ssl_context() -> ssl.SSLContext:
     """Return strict TLS settings: certificates and names are verified.
 
-    Trusts what `SSL_CERT_FILE` or `SSL_CERT_DIR` name, otherwise the certificates of `certifi`.
+    Trusts the certificates in `SSL_CERT_FILE` or `SSL_CERT_DIR`, otherwise those of `certifi`.
     """
     import os  # noqa: PLC0415 - only the first https connection needs these two
 
@@ -224,13 +223,13 @@ async def _first_to_answer(
     addresses: Sequence[SocketAddress], origin: Origin
 ) -> tuple[trio.SocketStream, socket.socket]:
     errors: list[OSError] = []
-    if len(addresses) == 1:  # the usual case needs no nursery
+    if len(addresses) == 1:  # the common case needs no nursery
         try:
             return await _open(addresses[0])
         except OSError as exc:
             raise _connect_failed(origin, [exc]) from exc
-    # Whoever answered stands in here and is closed on every way out, a cancel too, except that the
-    # winner is taken out at the very end.
+    # Connected sockets are kept here and closed on every exit, also after a cancel, except for
+    # the winner, which is removed at the very end.
     answered: list[tuple[trio.SocketStream, socket.socket]] = []
     try:
 

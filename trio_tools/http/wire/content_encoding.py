@@ -1,9 +1,9 @@
-"""Codings of a body undone under a cap, so that a small body cannot become a large one.
+"""Decodes bodies with a size limit, so that a small body cannot become a large one.
 
-This is the only place where they are undone: what leaves the engine is plain.
+This is the only place that decodes: every body that leaves the engine is decoded.
 
-Servers label bodies wrongly. An unknown coding is ignored, and a body that is not in
-the coding it claims is shown as it is if it reads as text.
+Servers mislabel bodies. An unknown coding is ignored, and a body that is not in its declared
+coding is returned unchanged if it is readable as text.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from trio_tools.http.wire.codecs import Plain, codec, invalid_body
 
 MAX_ENCODINGS = 3
 _PIECE_BYTES = 65_536
-# Bytes that are looked at to tell a body from its label.
+# Number of first bytes that are compared with the declared coding.
 _LOOK_AT_BYTES = 16
-_LEAST_TEXT_BYTES = 2  # one may be what was left of anything
+_LEAST_TEXT_BYTES = 2  # a single byte is not evidence
 _NOT_IN_TEXT = bytes(set(range(32)) - set(b"\t\n\f\r")) + b"\x7f"
 
 
 class _Stage:
-    """One codec, and the doubt whether the body is in its coding at all."""
+    """One codec, and the check whether the body is in its coding at all."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._codec = codec(name)
-        # The first bytes, until there are enough of them to tell; None once they are let in.
+        # The first bytes, until there are enough of them for the check; None after it.
         self._undecided: bytes | None = b""
-        # All input, as long as nothing came of it: it may still be shown as it is.
+        # All input while there is no output: the body may still be returned unchanged.
         self._fruitless: bytes | None = b""
 
     def feed(self, data: bytes) -> None:
@@ -41,7 +41,7 @@ class _Stage:
             self.decide()
 
     def decide(self) -> None:
-        """Tell from the first bytes whether they may be of the coding, and let them in."""
+        """Check from the first bytes whether they may be in the coding, and start decoding."""
         start, self._undecided = self._undecided, None
         if start is None:
             return
@@ -69,12 +69,12 @@ class _Stage:
         return self._codec.has_ended()
 
     def shows_itself(self) -> bool:
-        """Whether the input is shown as it is from now on: nothing came of it, and it is text."""
+        """Whether to return the input unchanged from now on: no output so far, and it is text."""
         start, self._fruitless = self._fruitless, None
         if start is None or len(start) < _LEAST_TEXT_BYTES or not _reads_as_text(start):
             return False
         if _agree(start, self._codec.magics):
-            return False  # the beginning of what it claims to be
+            return False  # the beginning of its declared coding
         self._codec = Plain()
         self._codec.feed(start)
         return True
@@ -87,14 +87,14 @@ class _Stage:
 
 
 class BodyDecoder:
-    """Undoes the codings of a body until `max_bytes` have come out.
+    """Decodes the codings of a body, up to `max_bytes` of output.
 
     Args:
-        codings: In the order they were applied; see `content_encodings`.
-        max_bytes: Most bytes of output in all, and between two codings; None for no bound.
+        codings: In the order in which they were applied; see `content_encodings`.
+        max_bytes: Limit of output bytes in total, and between two codings; None for no bound.
 
     Attributes:
-        full: Whether `max_bytes` have come out; what would follow is lost.
+        full: Whether the limit was reached; further output is dropped.
 
     Raises:
         FetchError: `INVALID_ENCODING` if there are more than three, or a library is missing.
@@ -110,23 +110,23 @@ class BodyDecoder:
         self.full = False
 
     def decode(self, data: bytes) -> bytes:
-        """Take in the next bytes of the body and return all that comes out, maybe nothing.
+        """Add the next bytes of the body and return the output, which may be empty.
 
         Raises:
-            FetchError: `INVALID_ENCODING`, the bytes are not what the coding says.
+            FetchError: `INVALID_ENCODING` if the bytes are not in the coding.
         """
         return b"".join(self.pieces(data))
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Take in the next bytes and give what comes out of them, at most 64 KiB at a time."""
+        """Add the next bytes and yield the output, at most 64 KiB at a time."""
         self._stages[0].feed(data)
         yield from self._rest()
 
     def finish(self) -> Iterator[bytes]:
-        """Say that the body has ended, not `full`, and give what only that lets out.
+        """Process the end of a body that is not `full`, and yield the remaining output.
 
         Raises:
-            FetchError: `INVALID_ENCODING`, a coding has not: something is missing.
+            FetchError: `INVALID_ENCODING` if a coding is incomplete.
         """
         for stage in self._stages:
             stage.decide()
@@ -157,7 +157,7 @@ class BodyDecoder:
 
 
 def _agree(data: bytes, magics: tuple[bytes, ...]) -> bool:
-    """Whether `data` begins with one of `magics`, or is the beginning of one."""
+    """Whether `data` begins with one of `magics`, or is a prefix of one."""
     return any(data.startswith(magic) or magic.startswith(data) for magic in magics)
 
 

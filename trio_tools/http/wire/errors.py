@@ -1,8 +1,8 @@
-"""What can go wrong with one URL, as exceptions that carry the words of the answer.
+"""The failures of one URL, as exceptions with the message of the answer.
 
-The family is split by who must act: `FetchError` (something at the other end), `FetchRefused` (the
-operator's settings), `FetchTimedOut` (more time or less to fetch), `InvalidRequest` (the caller)
-and `HostCoolingDown` (wait). `error_code` tells the cases apart for machines.
+The exceptions are divided by who can act: `FetchError` (the server or network), `FetchRefused`
+(the operator), `FetchTimedOut` (allow more time or fetch less), `InvalidRequest` (the caller) and
+`HostCoolingDown` (wait). `error_code` identifies the case for programs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trio_tools.answers.shortages import local_shortage
 
 
 class Code(StrEnum):
-    """Every `error_code` that this package gives."""
+    """Every `error_code` of this package."""
 
     INVALID_URL = "INVALID_URL"
     INVALID_REQUEST = "INVALID_REQUEST"
@@ -48,7 +48,7 @@ class Code(StrEnum):
 
 
 class Phase(StrEnum):
-    """What an exchange was doing when it failed; the transport picks httpx's exception by it."""
+    """The phase in which an exchange failed. The transport selects httpx's exception by it."""
 
     POOL = "waiting for a free connection"
     CONNECT = "connecting"
@@ -59,13 +59,13 @@ class Phase(StrEnum):
 
 
 class FetchError(ToolFailure):
-    """One URL failed, for a reason at the other end.
+    """One URL failed because of the server or the network.
 
     Args:
         message: One sentence: what happened, at which host.
-        code: Which case it is.
-        remediation: What to do about it; may be empty.
-        phase: What the exchange was doing.
+        code: The case.
+        remediation: What to do; may be empty.
+        phase: The phase of the exchange.
         data: Further fields for the answer.
     """
 
@@ -88,7 +88,7 @@ class LocalShortageError(FetchError):
     """Nothing was sent, since this machine or process is short of descriptors or memory.
 
     Args:
-        reason: In the words of the system.
+        reason: The system's message.
     """
 
     error_type = ErrorType.OVERLOADED
@@ -111,7 +111,7 @@ class FetchRefused(FetchError):  # noqa: N818 - said as it is
 
 
 class FetchTimedOut(FetchError):  # noqa: N818 - said as it is
-    """The time given was not enough; `phase` tells for what."""
+    """The timeout expired; `phase` is the phase in which it did."""
 
     error_type = ErrorType.TIMEOUT
 
@@ -129,7 +129,7 @@ class HostCoolingDown(FetchError):  # noqa: N818 - said as it is
 
 
 def proxy_failed(reason: str) -> FetchError:
-    """Return the error for a proxy that does not do what it is there for."""
+    """Return the error for a proxy that does not work as a proxy."""
     return FetchError(
         f"The proxy does not let this request through: {reason}.",
         code=Code.PROXY_FAILED,

@@ -1,8 +1,8 @@
-"""One request and its reply, on a connection of the pool, with at most one silent second try.
+"""One request and its reply on a connection of the pool, with at most one implicit retry.
 
-A kept-alive connection may have been closed by the peer at the very moment it is used again. Such
-a request is sent once more, on a new connection, if that cannot do harm: its method is idempotent,
-its body can be sent again, and not a byte of a reply had come.
+The peer may close a kept-alive connection at the moment it is used again. Such a request is sent
+once more on a new connection if that is harmless: its method is idempotent, its body can be sent
+again, and no byte of a reply was received.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _BODY, _DONE = State.BODY, State.DONE
 
 
 class Timeouts(NamedTuple):
-    """Bounds for single steps, in seconds; None for no bound.
+    """Timeouts of single steps, in seconds; None for no bound.
 
     Attributes:
-        connect: To open a connection, from the name to the end of the TLS handshake.
+        connect: For opening a connection, from the look-up to the end of the TLS handshake.
         read: Between two pieces of the reply.
-        write: To send one piece of the request.
-        pool: To wait for a free connection.
+        write: For sending one piece of the request.
+        pool: For waiting for a free connection.
     """
 
     connect: float | None = None
@@ -47,12 +47,12 @@ class WireRequest(NamedTuple):
     """A request as bytes.
 
     Attributes:
-        origin: Where to.
-        method: Upper case, as it stands in `head`.
+        origin: The destination.
+        method: Upper case, as in `head`.
         head: Request line and fields with the empty line that ends them.
-        body: None, all of it as it goes out, or a function that gives it piece by piece, once.
-        length: Bytes that the pieces must come to; None to frame them as chunks.
-        last: Whether the connection is of no use afterwards, since `head` asks to close it.
+        body: None, the whole body as bytes, or a function that yields it in pieces, once.
+        length: Sum of the pieces in bytes; None to send them as chunks.
+        last: Whether the connection cannot be reused, since `head` requests to close it.
     """
 
     origin: Origin
@@ -62,16 +62,16 @@ class WireRequest(NamedTuple):
     length: int | None = 0
     last: bool = False
 
-    def __repr__(self) -> str:  # `head` may hold a secret
+    def __repr__(self) -> str:  # `head` may contain a secret
         return f"<WireRequest {self.method} to {self.origin}>"
 
 
 class Exchange:
     """One request and its reply.
 
-    `await start()`, look at `reply`, `await read()` until it gives b"", and `close()` in a
-    `finally`. The connection goes back to the pool as soon as the reply is complete, and is closed
-    if `close` comes before that: what is left of a body is never drained.
+    `await start()`, read `reply`, `await read()` until it returns b"", and `close()` in a
+    `finally`. The connection returns to the pool as soon as the reply is complete. If `close`
+    comes earlier, the connection is closed: the rest of a body is never read.
     """
 
     __slots__ = ("_all_sent", "_connection", "_pool", "_request", "_timeouts", "reply")
@@ -86,13 +86,13 @@ class Exchange:
 
     @property
     def finished(self) -> bool:
-        """Whether all of the reply has come, read or not, so that no connection is held."""
+        """Whether the whole reply was received, read or not, so that no connection is held."""
         return self._connection is None
 
     async def start(self) -> None:
         """Send the request and wait until the header fields of the reply are complete.
 
-        Cancelled or failed, it leaves no connection behind.
+        After a cancel or a failure it holds no connection.
 
         Raises:
             FetchError: Of any kind; see `failures`.
@@ -112,7 +112,7 @@ class Exchange:
                 self.close()
 
     async def read(self) -> bytes:
-        """Return the next piece of body (content encodings not undone), b"" after the last.
+        """Return the next piece of body (still encoded); b"" after the last.
 
         Raises:
             FetchError: `CONNECTION_LOST`, `PROTOCOL_ERROR`, `TIMEOUT`.
@@ -125,7 +125,7 @@ class Exchange:
         return reply.take()
 
     def close(self) -> None:
-        """Give the connection back, closed if the reply is not complete. Twice is fine."""
+        """Release the connection; close it if the reply is not complete. May be called twice."""
         connection = self._connection
         if connection is not None:
             self._connection = None
@@ -160,7 +160,8 @@ class Exchange:
         self.reply = parser.expect(head_only=request.method == "HEAD")
         try:
             if request.body is None and connection.proxy is None:
-                # Nearly every request: the kernel takes all of it, and there is nothing to await.
+                # Nearly always the kernel accepts the whole request, and there is nothing to
+                # await.
                 rest = connection.send_nowait(request.head)
                 if rest:
                     await self._send_rest(connection, rest)
@@ -168,7 +169,7 @@ class Exchange:
                 await self._send(connection)
             self._all_sent = True
         except FetchError as exc:
-            # A peer that refuses a body may answer and close without reading all of it.
+            # A peer that refuses a body may answer and close without reading it to the end.
             if exc.error_code != Code.CONNECTION_LOST or request.body is None:
                 raise
             with contextlib.suppress(FetchError):

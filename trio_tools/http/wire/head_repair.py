@@ -1,10 +1,10 @@
-"""The head of a reply written anew, where what is wrong with it decides nothing.
+"""Rewrites the head of a reply whose errors are harmless.
 
 Servers send control bytes in cookies, spaces in names, folded lines and lines without a name, and
-browsers and curl read on. Such fields are repaired or dropped here. What decides where the body
-ends is not guessed at: lengths that differ, chunks with a length, and unknown transfer codings are
-errors. The connection of a repaired reply is closed after it, so nothing that follows is ever read
-as another reply, whatever a proxy before the server made of the head.
+browsers and curl accept them. Such fields are repaired or dropped here. Fields that determine the
+end of the body are never guessed: differing lengths, chunks with a length, and unknown transfer
+codings are errors. The connection of a repaired reply is closed after it, so later bytes are
+never read as another reply, even if a proxy before the server parsed the head differently.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _MAX_LENGTH_DIGITS = 18
 
 
 class BrokenHead(ValueError):  # noqa: N818 - said as it is
-    """What is wrong with the head decides something; the text says what."""
+    """An error in the head affects its meaning; the message has the reason."""
 
 
 def head_end(raw: bytes) -> int:
-    """Return where the first head in `raw` ends, 0 if it does not."""
+    """Return the end of the first head in `raw`; 0 if it is incomplete."""
     blank = _BLANK_LINES.match(raw)
     found = _HEAD_END.search(raw, blank.end() if blank else 0)
     return found.end() if found else 0
 
 
 def repaired_head(raw: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Return a head that means the same and that every parser reads in the same way.
+    """Return an equivalent head that every parser reads in the same way.
 
     Args:
         raw: A status line and fields, with the empty line that ends them.
@@ -76,7 +76,7 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _framing(lengths: list[bytes], codings: list[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
-    """Return the fields that say where the body ends, and the codings that are left to undo."""
+    """Return the fields that determine the end of the body, and the codings that remain."""
     numbers = {number.strip() for value in lengths for number in value.split(b",")}
     if len(numbers) > 1:
         raise BrokenHead("its Content-Length fields differ")

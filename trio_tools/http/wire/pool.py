@@ -1,13 +1,13 @@
-"""Which connection does a request get? Idle ones in last-in-first-out stacks, one per origin.
+"""Chooses the connection of a request. Idle ones are in last-in-first-out stacks, one per origin.
 
-A request first takes one of its origin's slots, then one of the pool's; both lines are first in,
-first out. With its slots it takes the connection that was put aside last, or opens one. Every step
-is O(1) whatever the number of connections: a pool that scans them all for each request is what
-makes bulk fetching slow.
+A request first takes one of its origin's slots, then one of the pool's; both queues are first in,
+first out. With its slots it takes the connection that became idle last, or opens one. Every step
+is O(1) for any number of connections: a pool that scans all connections for each request makes
+bulk fetching slow.
 
-Bounds: at most `max_per_origin` connections of an origin and `max_connections` in all are in use
-or being opened. Idle ones count too: where they would exceed the total, the one that has been idle
-for longest is closed. So at most `max_connections` sockets exist at any time.
+Bounds: at most `max_per_origin` connections of an origin and `max_connections` in total are in
+    use or being opened. Idle ones count too: where they would exceed the total, the one that has
+    been idle longest is closed. So at most `max_connections` sockets exist at any time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from trio_tools.http.wire.urls import Origin
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How many connections, and for how long.
+    """Limits of connections and their lifetime.
 
     Attributes:
-        max_connections: Most sockets at any time, idle ones included.
-        max_per_origin: Most connections of one origin in use at a time.
-        keepalive_seconds: How long an idle connection stays of use. There is no task that watches
-            them: those past it are closed when the pool is next used, or closed itself.
+        max_connections: Limit of sockets, including idle ones.
+        max_per_origin: Limit of connections of one origin in use.
+        keepalive_seconds: How long an idle connection may be reused. There is no background task:
+            expired ones are closed at the next use of the pool, or when it is closed.
     """
 
     max_connections: int = 100
@@ -47,15 +47,15 @@ class _Site:
     def __init__(self, origin: Origin, max_per_origin: int) -> None:
         self.origin = origin
         self.slots = trio.Semaphore(max_per_origin)
-        # The right end was put aside last, so `idle_since` never falls from left to right.
+        # The right end became idle last, so `idle_since` increases from left to right.
         self.idle: deque[Connection] = deque()
-        # Exchanges that hold or wait for a slot. The site is in the pool's table exactly as long
-        # as `users` or `idle` is not empty.
+        # Exchanges that hold or wait for a slot. The site is in the pool's table as long as
+        # `users` or `idle` is not empty.
         self.users = 0
 
 
 class Pool:
-    """Hands out connections and takes them back.
+    """Lends connections to exchanges.
 
     Each `checkout` or `checkout_idle` that returns a connection must be followed by exactly one
     `checkin`.
@@ -66,26 +66,26 @@ class Pool:
         self._limits = limits
         self._slots = trio.Semaphore(limits.max_connections)
         self._sites: dict[Origin, _Site] = {}
-        # Every idle connection, the one idle for longest first: the union of the sites' `idle`.
+        # All idle connections, the longest idle first: the union of the sites' `idle`.
         self._idle: OrderedDict[Connection, _Site] = OrderedDict()
-        # Connections handed out. Held slots = len(_busy) + connections being opened, and
-        # held slots + len(_idle) <= max_connections.
+        # Connections in use. Held slots = len(_busy) + connections being opened, and held slots +
+        # len(_idle) <= max_connections.
         self._busy: set[Connection] = set()
         self._held = 0
         self._closed = False
 
     @property
     def idle_count(self) -> int:
-        """Idle connections, in items."""
+        """Number of idle connections."""
         return len(self._idle)
 
     @property
     def busy_count(self) -> int:
-        """Slots held, by connections in use or being opened."""
+        """Number of held slots, by connections in use or being opened."""
         return self._held
 
     def checkout_idle(self, origin: Origin) -> Connection | None:
-        """Return an idle connection to `origin` if nothing has to be waited for, else None."""
+        """Return an idle connection to `origin` if that needs no wait, else None."""
         site = self._sites.get(origin)
         # A slot is free only if no task waits for it, so taking one overtakes no task.
         if site is None or not (site.idle and site.slots.value and self._slots.value):
@@ -109,13 +109,13 @@ class Pool:
         connect_timeout: float | None = None,
         fresh: bool = False,
     ) -> Connection:
-        """Return a connection to `origin` for the caller alone. May return without a checkpoint.
+        """Return a connection to `origin` for exclusive use. May return without a checkpoint.
 
         Args:
-            origin: Where to.
-            pool_timeout: Most seconds to wait for a slot; None for no bound.
-            connect_timeout: Most seconds to open a connection; None for no bound.
-            fresh: Close what is idle and open a new one.
+            origin: The destination.
+            pool_timeout: Limit of seconds to wait for a slot; None for no bound.
+            connect_timeout: Limit of seconds to open a connection; None for no bound.
+            fresh: Close idle connections and open a new one.
 
         Raises:
             FetchError: What `Connector.connect` raises, or `CLIENT_CLOSED`.
@@ -141,7 +141,7 @@ class Pool:
                 self._leave(site)
 
     def checkin(self, connection: Connection, *, reusable: bool) -> None:
-        """Take a connection back and give its slots to waiting tasks.
+        """Return a connection and pass its slots to waiting tasks.
 
         Args:
             connection: From `checkout`.
@@ -160,7 +160,7 @@ class Pool:
         self._leave(site)
 
     def close(self) -> None:
-        """Close every connection, also those in use. Tasks that hold or await one get an error."""
+        """Close every connection, also those in use. Tasks that hold or await one fail."""
         self._closed = True
         while self._idle:
             self._drop_oldest()
@@ -213,7 +213,7 @@ class Pool:
             self._drop_oldest()
         usable = False
         try:
-            self._check_open()  # the pool may have been closed while this one stood in line,
+            self._check_open()  # the pool may have been closed while this task waited,
             connection = await self._connector.connect(site.origin, seconds)
             if self._closed:  # or while it connected
                 connection.close()
@@ -250,6 +250,6 @@ class Pool:
 
     def _drop_oldest(self) -> None:
         connection, site = self._idle.popitem(last=False)
-        site.idle.popleft()  # the oldest of all is the oldest of its site
+        site.idle.popleft()  # the longest idle of all is the longest idle of its site
         connection.close()
         self._forget_if_unused(site)

@@ -1,7 +1,8 @@
-"""Which proxy a request goes through, and what is said to it. No I/O.
+"""The proxy of a request, and the requests to it. No I/O.
 
-To https origins a tunnel is opened with CONNECT, and TLS is spoken through it with the origin.
-Other requests are sent to the proxy with their whole URL. Credentials of a proxy go to it alone.
+For https origins a tunnel is opened with CONNECT, and TLS runs through it to the origin. Other
+requests are sent to the proxy with their absolute URL. Credentials of a proxy are sent only to
+the proxy.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from urllib.request import getproxies_environment
 from trio_tools.http.wire.urls import DEFAULT_PORTS, MAX_PORT, Origin, bracketed
 
 ENVIRONMENT = "environment"
-"""The value that stands for what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say."""
+"""The value for using HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."""
 
-_URLLIB: Any = importlib.import_module("urllib.request")  # the function has no type everywhere
+_URLLIB: Any = importlib.import_module("urllib.request")  # not typed in all versions
 _USUAL_PORT = 8080
 
 
@@ -25,14 +26,14 @@ class Proxy(NamedTuple):
     """One proxy.
 
     Attributes:
-        origin: Where it listens.
-        fields: Header fields for it alone, each with its line end.
+        origin: Its address.
+        fields: Header fields for the proxy only, each with its line end.
     """
 
     origin: Origin
     fields: bytes = b""
 
-    def __repr__(self) -> str:  # the fields hold a password
+    def __repr__(self) -> str:  # the fields contain a password
         return f"<Proxy at {self.origin}>"
 
     def connect_head(self, host: str, port: int) -> bytes:
@@ -41,7 +42,7 @@ class Proxy(NamedTuple):
         return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (authority, authority, self.fields)
 
     def relayed(self, origin: Origin, head: bytes) -> bytes:
-        """Return the head of a request to `origin` as it is sent to the proxy."""
+        """Return the head of a request to `origin` in the form for the proxy."""
         method, _, rest = head.partition(b" ")
         line, _, fields = rest.partition(b"\r\n")
         port = "" if origin.port == DEFAULT_PORTS[origin.scheme] else f":{origin.port}"
@@ -54,11 +55,11 @@ class Proxies:
 
     Args:
         setting: The URL of a proxy for every request, or "environment".
-        resolves: Whether the proxy resolves names. Otherwise they are resolved and judged here, and
-            a tunnel leads to the address that was judged.
+        resolves: Whether the proxy resolves names. Otherwise they are resolved and checked here,
+            and a tunnel leads to the checked address.
 
     Raises:
-        ValueError: It is no URL of a proxy.
+        ValueError: It is not the URL of a proxy.
     """
 
     def __init__(self, setting: str, *, resolves: bool = False) -> None:
@@ -75,7 +76,7 @@ class Proxies:
             self._by_scheme = dict.fromkeys(DEFAULT_PORTS, parse_proxy(setting))
 
     def for_origin(self, origin: Origin) -> Proxy | None:
-        """Return the proxy for requests to `origin`, None if they go there directly."""
+        """Return the proxy for requests to `origin`; None for a direct connection."""
         if self._environment is not None:
             host = f"{bracketed(origin.host)}:{origin.port}"
             if _URLLIB.proxy_bypass_environment(host, self._environment):
@@ -84,10 +85,11 @@ class Proxies:
 
 
 def parse_proxy(url: str) -> Proxy:
-    """Return the proxy that a URL such as http://user:password@proxy.example:3128 names.
+    """Return the proxy of a URL such as http://user:password@proxy.example:3128.
 
     Raises:
-        ValueError: It is not a proxy URL. The message does not show it, as it may hold a password.
+        ValueError: It is not a proxy URL. The message does not show it, as it may contain a
+        password.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")

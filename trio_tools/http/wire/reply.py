@@ -1,4 +1,4 @@
-"""What the callers of an exchange want of a reply: its fields by name, its body up to a cap."""
+"""The fields of a reply by name, and its body up to a limit."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from trio_tools.http.wire.content_encoding import BodyDecoder
 from trio_tools.http.wire.exchange import Exchange
 from trio_tools.http.wire.response_parser import Header, Reply
 
-# A body that grows by being encoded is broken or hostile; a cap's worth and this much is read.
+# A body that grows by being encoded is broken or hostile; the limit plus this much is read.
 _ENCODED_SLACK_BYTES = 65_536
 
 
 async def read_body(
     exchange: Exchange, fields: Mapping[bytes, bytes], max_bytes: int
 ) -> tuple[bytes, bool]:
-    """Return at most `max_bytes` of the body, decoded, and whether there is more of it.
+    """Return at most `max_bytes` of the decoded body, and whether there is more of it.
 
-    Reading stops at the cap; close the exchange afterwards, which closes the connection if there
+    Reading stops at the limit. Close the exchange afterwards; that closes the connection if there
     was more.
 
     Args:
-        exchange: Started, nothing of its body taken yet.
-        fields: Of its reply, by `header_fields`.
-        max_bytes: The cap; 0 reads nothing.
+        exchange: Started; none of its body was read yet.
+        fields: The fields of its reply, from `header_fields`.
+        max_bytes: The limit; 0 reads nothing.
 
     Raises:
         FetchError: What `Exchange.read` raises, or `INVALID_ENCODING`.
     """
     reply = exchange.reply
     if not max_bytes:
-        # What has come with the head tells whether there is a body at all.
+        # The bytes that came with the head show whether there is a body at all.
         return b"", not exchange.finished or reply.body_bytes > 0
     codings = body_codings(reply, fields)
-    if exchange.finished and not codings:  # it came with the head, as small replies do
+    if exchange.finished and not codings:  # small replies arrive with the head
         body = reply.take()
         return body[:max_bytes], len(body) > max_bytes
     decoder: BodyDecoder | None = None
@@ -42,7 +42,7 @@ async def read_body(
     length, full = 0, False
     while not full and (piece := await exchange.read()):
         if codings:
-            # Made late: a reply without a body may name any coding.
+            # Made late: a reply without a body may have any coding.
             decoder = decoder or BodyDecoder(codings, max_bytes + 1)
             piece = decoder.decode(piece)
             full = decoder.full or reply.body_bytes > max_bytes + _ENCODED_SLACK_BYTES
@@ -50,13 +50,14 @@ async def read_body(
         length += len(piece)
         full = full or length > max_bytes
     if decoder is not None and not full:
-        pieces += decoder.finish()  # if the connection ends the body, only this detects a cut
+        # If the connection ends the body, only this detects a truncated one.
+        pieces += decoder.finish()
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return body[:max_bytes], full or len(body) > max_bytes
 
 
 def body_codings(reply: Reply, fields: Mapping[bytes, bytes]) -> list[str]:
-    """Return the codings of the body to undo, in the order in which they were applied."""
+    """Return the codings of the body, in the order in which they were applied."""
     encodings = content_encodings(fields.get(b"content-encoding", b""))
     return [*encodings, *reply.transfer_codings] if reply.transfer_codings else encodings
 

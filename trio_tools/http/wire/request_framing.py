@@ -1,9 +1,9 @@
-"""The head of a request from fields that a user chose, and how its body is delimited. No I/O.
+"""The head of a request with fields that a user chose, and the framing of its body. No I/O.
 
-The fields decide where the body ends, so the body must be what they say: a byte too many would be
-read as the next request on the connection, and one too few leaves the peer waiting. What is refused
-is what h11, under stock httpx, refuses; a Content-Length beside `Transfer-Encoding: chunked`, which
-h11 sends, is omitted (RFC 9112, 6.2).
+The fields determine the end of the body, so the body must match them: an extra byte would be
+parsed as the next request on the connection, and a missing one leaves the peer waiting. It
+refuses what h11 refuses under stock httpx. A Content-Length beside `Transfer-Encoding: chunked`,
+which h11 sends, is omitted (RFC 9112, 6.2).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _WRONG_IN_VALUE = b"\0\r\n\v\f"
 _MAX_LENGTH_DIGITS = 20
 
 LAST_CHUNK = b"0\r\n\r\n"
-"""What ends a body in chunks."""
+"""The end of a chunked body."""
 
 
 class Head(NamedTuple):
-    """The head of a request, and what it promises.
+    """The head of a request, and its framing.
 
     Attributes:
         data: Request line and fields with the empty line that ends them.
-        length: Bytes of body; None if the body is framed as chunks.
-        last: Whether the connection is to be closed after this request.
+        length: Bytes of the body; None if it is chunked.
+        last: Whether the connection must be closed after this request.
     """
 
     data: bytes
@@ -44,11 +44,11 @@ def request_head(method: str, target: bytes, fields: Iterable[tuple[bytes, bytes
     Args:
         method: Upper case.
         target: Path and query.
-        fields: Names and values, in order. Host goes first and what tells the length last.
+        fields: Names and values, in order. Host is moved to the front, framing fields to the end.
 
     Raises:
-        FetchError: `INVALID_REQUEST`: something is not what HTTP allows, or fields contradict each
-            other.
+        FetchError: `INVALID_REQUEST`: HTTP does not allow something in it, or fields contradict
+            each other.
     """
     verb = _verb_of(method)
     if not _TARGET.match(target):
@@ -80,7 +80,7 @@ def request_head(method: str, target: bytes, fields: Iterable[tuple[bytes, bytes
 
 
 def whole_body(body: bytes, length: int | None) -> bytes | None:
-    """Return a body as it goes out behind its head; None if there is nothing to send.
+    """Return a body in the form that is sent after its head; None if there is nothing to send.
 
     Raises:
         FetchError: `INVALID_REQUEST`: it is not `length` bytes long.
@@ -93,12 +93,12 @@ def whole_body(body: bytes, length: int | None) -> bytes | None:
 
 
 def chunk(piece: bytes) -> bytes:
-    """Return a piece of body, which must not be empty, as a chunk."""
+    """Return a non-empty piece of body as a chunk."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 def wrong_length(size: int, length: int) -> FetchError:
-    """Return the error for a body of `size` bytes, so far or in all, that declared `length`."""
+    """Return the error for a body of `size` bytes, so far or in total, that declared `length`."""
     return _refused(
         f"its body comes to {size} bytes, and its Content-Length is {length}",
         "Declare the length that the body has, or none: a body that is given piece by piece is "
@@ -106,7 +106,7 @@ def wrong_length(size: int, length: int) -> FetchError:
     )
 
 
-# A client sends the same few methods and names again and again.
+# A client sends the same few methods and names repeatedly.
 
 
 @lru_cache(maxsize=32)
@@ -130,7 +130,7 @@ def _asks_to_close(value: bytes) -> bool:
 
 
 def _length(lengths: list[bytes], codings: list[bytes]) -> int | None:
-    """Return the length that the values of these fields declare, None for chunks."""
+    """Return the length in the values of these fields; None for chunks."""
     numbers = {number for value in lengths for number in _members(value)}
     if len(numbers) > 1:
         raise _refused("its Content-Length headers contradict each other")

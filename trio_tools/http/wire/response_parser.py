@@ -1,11 +1,11 @@
-"""Replies from bytes, without I/O: httptools reads the syntax, the table below knows the protocol.
+"""Replies from bytes, without I/O: httptools parses the syntax, the table below has the protocol.
 
-A reply goes through the states of `State`. `_NEXT` has every transition but one: `_recover` ends a
-reply whose surplus cannot be parsed. An event without an entry is a violation by the peer and
-raises `FetchError`. The counters bound what a peer can make us hold.
+A reply goes through the states of `State`. `_NEXT` has every transition but one: `_recover` ends
+a reply whose surplus bytes cannot be parsed. An event without an entry is a protocol violation of
+the peer and raises `FetchError`. The counters bound the memory that a peer can make us use.
 
-A head that httptools refuses is written anew by `head_repair`, if what is wrong with it decides
-nothing, and then parsed by the same rules. Such a connection is not used again.
+A head that httptools refuses is rewritten by `head_repair` if its errors are harmless, and then
+parsed by the same rules. Such a connection is not reused.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Header = tuple[bytes, bytes]
 
 
 class State(IntEnum):
-    """How far the reply is. Later states compare greater."""
+    """The state of the reply. Later states compare greater."""
 
     WAITING = 0
-    """Nothing of the final reply has come, at most interim (1xx) replies."""
+    """Nothing of the final reply was received, at most interim (1xx) replies."""
     HEAD = 1
-    """The status line has begun, header fields are coming."""
+    """The status line has begun; header fields follow."""
     INTERIM = 2
     """The header fields of a 1xx reply are complete."""
     BODY = 3
-    """The header fields are complete, the body is coming."""
+    """The header fields are complete; the body follows."""
     DONE = 4
     """The reply is complete and nothing follows it."""
     SURPLUS = 5
@@ -38,21 +38,21 @@ class State(IntEnum):
 
 
 class Event(IntEnum):
-    """What httptools, or the end of the connection, tells."""
+    """An event from httptools, or the end of the connection."""
 
     BEGIN = 0
     INTERIM_HEAD = 1
     FINAL_HEAD = 2
     ONLY_HEAD = 3
-    """The header fields of a reply that has no body whatever they say: one to HEAD."""
+    """The end of the header fields of a reply without a body, such as the reply to HEAD."""
     DATA = 4
     END = 5
     LAST_BYTE = 6
     """The connection ended, and with it a body that has no other end."""
 
 
-# The members by names of their own: until Python 3.12 each look-up of `State.BODY` costs a Python
-# call, and a reply makes some twenty of them.
+# The members as module globals: until Python 3.12 each look-up of `State.BODY` is a Python call,
+# and a reply makes some twenty of them.
 _WAITING, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS = State
 _BEGIN, _INTERIM_HEAD, _FINAL_HEAD, _ONLY_HEAD, _DATA, _END, _LAST_BYTE = Event
 
@@ -76,23 +76,23 @@ _NEXT: dict[State, dict[Event, State]] = {
     },
 }
 
-# Framing (chunk sizes, extensions, trailers) may cost this many bytes per byte of body, beside the
-# cap on header bytes: one-byte chunks, the worst an honest peer sends, cost 5.
+# Framing (chunk sizes, extensions, trailers) may use this many bytes per byte of body, beside the
+# limit of header bytes. One-byte chunks, the worst case of a well-behaved peer, use 5.
 _FRAMING_PER_BODY_BYTE = 16
 _TE_LENGTH = len(b"transfer-encoding")
 
 
 class Reply:
-    """What was received of one reply. The parser fills it; the reader takes its body.
+    """The received parts of one reply. The parser fills it; the reader takes its body.
 
     Attributes:
         status: Status code; 0 until the header fields are complete.
-        reason: Reason phrase, maybe empty.
+        reason: Reason phrase, possibly empty.
         version: HTTP version, such as "1.1".
         headers: Fields in order, names as sent.
-        parts: Pieces of body not yet taken, framing removed, content encodings not undone.
-        body_bytes: Bytes of body so far, taken or not.
-        transfer_codings: Codings to undo besides chunks, in the order in which they were applied.
+        parts: Pieces of body that were not taken yet, without framing, still encoded.
+        body_bytes: Number of bytes of body so far, taken or not.
+        transfer_codings: Codings beside chunks, in the order in which they were applied.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class Reply:
         self.transfer_codings: tuple[str, ...] = ()
 
     def take(self) -> bytes:
-        """Return the body that came since the last call, b"" if none did."""
+        """Return the body received since the last call; b"" if there is none."""
         parts = self.parts
         if len(parts) == 1:
             return parts.pop()
@@ -128,14 +128,15 @@ class ReplyParser:
     """Parses the replies of one connection, one after the other.
 
     Call `expect` before each request. Then `feed` the received bytes, b"" for the end of the
-    connection, until `state` is what you wait for.
+    connection, until `state` has the required value.
 
     Args:
-        max_head_bytes: Most bytes of status lines and header fields, interim replies included.
+        max_head_bytes: Limit of bytes of status lines and header fields, including interim
+            replies.
 
     Attributes:
-        state: How far the current reply is.
-        begun: Whether a byte of it has come.
+        state: State of the current reply.
+        begun: Whether a byte of it was received.
     """
 
     __slots__ = (
@@ -156,18 +157,18 @@ class ReplyParser:
         self._http = _new_parser(self)
         self._head_only = False
         self._repairs = False
-        # What has come of the reply, until its head is complete: httptools does not give it back.
+        # The received bytes until the head is complete: httptools does not return them.
         self._raw: list[bytes] = []
         self.expect(head_only=False)
 
     def expect(self, *, head_only: bool) -> Reply:
-        """Get ready for the next reply and return where it will be.
+        """Prepare for the next reply and return the object that it will fill.
 
         Args:
-            head_only: It is the reply to a HEAD request, so it has no body whatever it says.
+            head_only: It is the reply to a HEAD request, which has no body.
         """
         if self._head_only or self._repairs:
-            # llhttp still waits for the body which that reply did not have
+            # llhttp still expects the body that this reply did not have
             self._http = _new_parser(self)
             self._repairs = False
         self._raw.clear()
@@ -185,10 +186,10 @@ class ReplyParser:
         return self._keep_alive and self.state is _DONE and not self._repairs
 
     def feed(self, data: bytes) -> None:
-        """Parse received bytes, b"" for the end of the connection.
+        """Parse received bytes; b"" for the end of the connection.
 
         Raises:
-            FetchError: `PROTOCOL_ERROR` or `TOO_LARGE`; the connection is of no further use.
+            FetchError: `PROTOCOL_ERROR` or `TOO_LARGE`; the connection cannot be used any more.
         """
         if not data:
             self._feed_end()
@@ -213,7 +214,7 @@ class ReplyParser:
             self._check_sizes()
 
     def _recover(self, exc: httptools.HttpParserError) -> None:
-        """Begin the reply anew with a repaired head, if its head is what is broken."""
+        """Start the reply again with a repaired head, if the error is in the head."""
         if self.state >= _DONE:
             self.state = _SURPLUS
             return
@@ -228,11 +229,11 @@ class ReplyParser:
             self.state = _SURPLUS
 
     def _feed_repaired(self) -> None:
-        """Parse the reply from its beginning, each head repaired, as far as they are complete.
+        """Parse the reply from its beginning, with each complete head repaired.
 
         Raises:
             FetchError: A head cannot be repaired.
-            httptools.HttpParserError: The repaired head is not HTTP/1.1 either.
+            httptools.HttpParserError: The repaired head is invalid too.
         """
         raw = b"".join(self._raw)
         self._raw[:] = [raw]
@@ -262,8 +263,8 @@ class ReplyParser:
             raise _violation("the connection ended before the header fields did")
 
     def _check_sizes(self) -> None:
-        # Only here, where it is rare, is an exact count worth its time: the piece that ended the
-        # head may have held other bytes too.
+        # The exact count is made only here, where it is rare: the piece that ended the head may
+        # have contained other bytes too.
         head = len(self._reply.reason)
         head += sum(len(name) + len(value) + 4 for name, value in self._reply.headers)
         if self.state < _BODY or head > self._max_head_bytes:
@@ -272,7 +273,7 @@ class ReplyParser:
         if self.state is _BODY and self._framing_bytes > allowed:
             raise _violation("it sends framing (chunk extensions, trailers) instead of a body")
 
-    # Called by httptools, by these names.
+    # Called by httptools, under these names.
 
     def on_message_begin(self) -> None:
         """A reply begins."""
@@ -315,13 +316,13 @@ class ReplyParser:
             self._reply.body_bytes += len(data)
 
     def on_message_complete(self) -> None:
-        """The end of a reply that has one."""
+        """The end of a reply that has a framed end."""
         if self.state is _BODY:
             self._keep_alive = self._http.should_keep_alive()
         self.state = _NEXT[self.state][_END]
 
     def _check_codings(self, name: bytes, value: bytes) -> None:
-        """Leave codings that httptools knows nothing of to the repair, which does."""
+        """Leave codings that httptools does not know to the repair."""
         if name.lower() == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
             raise BrokenHead("a transfer coding besides chunks")
 
@@ -332,7 +333,7 @@ class ReplyParser:
 
 def _new_parser(protocol: ReplyParser) -> httptools.HttpResponseParser:
     parser = httptools.HttpResponseParser(protocol)
-    # Both are common in the wild and cannot move the border between two replies.
+    # Both are common and cannot move the border between two replies.
     parser.set_dangerous_leniencies(
         lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
     )
@@ -340,13 +341,13 @@ def _new_parser(protocol: ReplyParser) -> httptools.HttpResponseParser:
 
 
 def _lasts_until_the_end(headers: list[Header]) -> bool:
-    """Whether a reply with a body has no other end than that of its connection (RFC 9112, 6.3)."""
+    """Whether only the end of the connection ends a reply's body (RFC 9112, 6.3)."""
     has_length, encoding = False, b""
     for name, value in headers:
         lower = name.lower()
         has_length = has_length or lower == b"content-length"
         if lower == b"transfer-encoding":
-            encoding = value.lower()  # of several, the last one was applied last
+            encoding = value.lower()  # the last one was applied last
     return not encoding.endswith(b"chunked") if encoding else not has_length
 
 

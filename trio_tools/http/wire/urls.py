@@ -1,9 +1,9 @@
-"""A URL, taken apart once, as browsers do: where to connect, and the bytes that name it.
+"""A URL, parsed once, as browsers do: the destination, and the bytes of the request.
 
-The rules are those of https://url.spec.whatwg.org, in a parser that browsers' tests are run against
-(ada): white space around is dropped, spaces, quotes and Unicode are encoded, backslashes are
-slashes, dot segments are resolved. Everything after this module works on `Target`, which is what
-that parser returned, so no later step can understand the same text in another way.
+The rules are those of https://url.spec.whatwg.org, in a parser that passes the browsers' tests
+(ada): surrounding white space is dropped; spaces, quotes and Unicode are encoded; backslashes are
+slashes; dot segments are resolved. All later code uses `Target`, the result of that parser, so no
+later step can parse the same text differently.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_PORT = 65_535
 MAX_URL_LENGTH = 65_536
 
-# Nearly every URL looks like this, and then it means what it says: the parser, which would cost
-# more than all of the rest here, returns it unchanged.
+# Nearly every URL matches this and needs no normalisation. The parser, which would cost more than
+# everything else here, would return it unchanged.
 _USUAL_URL = re.compile(
     r"(https?)://([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([1-9][0-9]{0,4}))?"
     r"(/[A-Za-z0-9\-._~!$&()*+,;=:@/%]*(?:\?[A-Za-z0-9\-._~!$&()*+,;=:@/?%]+)?)\Z"
@@ -34,7 +34,7 @@ _HOST_FIRST = re.compile(
 
 
 class Origin(NamedTuple):
-    """Where a connection leads: connections are shared within one origin, never across."""
+    """The destination of a connection. Connections are shared within one origin, never across."""
 
     scheme: str
     host: str
@@ -49,33 +49,33 @@ class Target(NamedTuple):
     """One resource at an origin."""
 
     url: str
-    """The URL without its fragment, as it is requested."""
+    """The requested URL, without its fragment."""
     origin: Origin
     host_header: bytes
     path: bytes
-    """Path and query as they stand in the request line; never empty."""
+    """Path and query of the request line; never empty."""
 
 
 def bracketed(host: str) -> str:
-    """Return `host` as it stands in a URL: an IPv6 address in brackets."""
+    """Return `host` in the form of a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def parse_url(text: str, *, base: str | None = None) -> Target:
-    """Take a URL apart.
+    """Parse a URL.
 
     Args:
         text: An absolute URL, or one relative to `base`.
-        base: The absolute URL that `text` was found at, such as that of a redirect.
+        base: The absolute URL that contains `text`, such as that of a redirect.
 
     Raises:
-        InvalidRequest: It is not a URL that can be requested; the message says why.
+        InvalidRequest: It is not a valid URL for a request; the message says why.
     """
     usual = _USUAL_URL.match(text)
     if usual is not None and len(text) <= MAX_URL_LENGTH:
         scheme, host, digits, path = usual.groups()
         port = int(digits) if digits else DEFAULT_PORTS[scheme]
-        # A dot behind a slash, as it is or escaped, may be a segment that is resolved.
+        # A dot after a slash, escaped or not, may be a segment that must be resolved.
         plain = "/." not in path and "%2" not in path and _is_plain_host(host)
         if plain and port <= MAX_PORT:
             return _target(scheme, host, port, path)
@@ -86,7 +86,7 @@ def parse_url(text: str, *, base: str | None = None) -> Target:
 
 @functools.lru_cache(maxsize=1024)
 def _is_plain_host(host: str) -> bool:
-    """Whether a host of letters, digits, dots and hyphens is a name, or an address as it is."""
+    """Whether a host of letters, digits, dots and hyphens is a name, or an address unchanged."""
     last = host.rpartition(".")[2]
     if last.isdigit() or last.startswith("0x"):
         return _IPV4.match(host) is not None
@@ -94,7 +94,7 @@ def _is_plain_host(host: str) -> bool:
 
 
 def _parse(text: str, base: str | None) -> Target:
-    """Take a URL apart in the way of browsers."""
+    """Parse a URL in the way of browsers."""
     ada: Any = importlib.import_module("ada_url")  # 60 ms to load, and rarely needed
     bracketed = _BRACKETED.match(text)
     text = bracketed[1] if bracketed else text
@@ -135,7 +135,7 @@ def _is_bad_punycode(label: str) -> bool:
 
 
 def _fault_of(text: str) -> str:
-    """Return what is wrong with a text that the parser refused."""
+    """Return the error in a text that the parser refused."""
     text = text.strip()
     if text.startswith("//"):
         return f"it has no scheme; did you mean {_shown('https:' + text)}"
@@ -154,7 +154,7 @@ def _target(scheme: str, host: str, port: int, path: str) -> Target:
 
 @functools.lru_cache(maxsize=1024)
 def _named_origin(scheme: str, host: str, port: int) -> tuple[Origin, str]:
-    """Return the origin and its name in a URL; bulk fetching asks for few of them, often."""
+    """Return the origin and its name in a URL; cached, since bulk fetching repeats few of them."""
     shown = bracketed(host) if port == DEFAULT_PORTS[scheme] else f"{bracketed(host)}:{port}"
     return Origin(scheme, host, port), shown
 

@@ -1,9 +1,10 @@
-"""The limit of each host: how many requests it gets at a time, and when it is asked again.
+"""The limit of each host: its concurrent requests, and the end of its pauses.
 
-What a status such as 429 or a slow reply changes for later requests to the same host belongs here.
+The effect of a status such as 429, or of a slow reply, on later requests to the same host belongs
+here.
 
-    throttling        replies that ask for a pause, and when to send again
-    host              how many requests one host takes at a time            no I/O
-    host_throttle     the hosts in use, where a request waits for its turn
-    throttled_client  one request to one host, in its turn
+    throttling        replies that request a pause, and retries
+    host              the concurrent requests of one host                no I/O
+    host_throttle     the hosts in use, where requests wait
+    throttled_client  requests to one host, within its limit
 """

@@ -1,8 +1,8 @@
-"""How many requests one host takes at a time, learnt from how it answers. No waiting.
+"""The number of concurrent requests to one host, adapted to its replies. Nothing here waits.
 
-An `AdaptiveLimiter` holds the limit, which starts at its maximum, the configured one. A 429, a 503
-or a timeout halves it, and good answers raise it again by one at a time. A 429 or 503 also makes
-the host cool down, for the client whose request was refused and for no other.
+An `AdaptiveLimiter` holds the limit, which starts at its maximum, the configured one. A 429, a
+503 or a timeout halves it, and other replies raise it again by one at a time. A 429 or 503 also
+starts a pause for the client whose request was refused, and for no other client.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nursery_patterns import AdaptiveLimiter, current_request
 _FIRST_PAUSE_SECONDS = 1.0
 
 MAX_CLIENTS: Final = 50
-"""How many clients of one host are remembered, for a status that shows each its own."""
+"""Limit of remembered clients of one host, for a status that shows each client its own hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,13 @@ class HostState:
     """One host as `HostLimits.snapshot` shows it.
 
     Attributes:
-        limit: Requests it is given at a time now.
-        in_flight: Requests it has now.
-        waiting: Requests that wait for it.
-        cooling_seconds: Seconds until it is asked again for the client of the current request; 0
-            if it is not cooling down.
-        clients: Clients that requested it since it came into use, the first `MAX_CLIENTS` of them.
+        limit: Current limit of concurrent requests.
+        in_flight: Requests in flight.
+        waiting: Waiting requests.
+        cooling_seconds: Seconds until the end of its pause for the client of the current request;
+            0 without a pause.
+        clients: Clients that requested it since it came into use, the first `MAX_CLIENTS` of
+            them.
     """
 
     limit: int
@@ -44,8 +45,8 @@ class HostState:
 class _HalveOrAddOne:
     """Additive increase, multiplicative decrease (Chiu and Jain, 1989).
 
-    Unlike `AIMD`, it also grows while few of the slots are used: it grows back to where it began,
-    and a host that has got there again can be forgotten.
+    Unlike `AIMD`, it also grows while few of the slots are used: it grows back to its start, and
+    a host that has reached it again can be forgotten.
     """
 
     def update(self, limit: float, *, elapsed: float, in_flight: int, dropped: bool) -> float:  # noqa: ARG002 - as `LimitAlgorithm`
@@ -56,14 +57,14 @@ class Host:
     """One host: its requests, its limit and its pauses.
 
     Attributes:
-        limit: Most requests at a time now.
+        limit: Current limit of concurrent requests.
         in_flight: Requests that have a slot.
         users: Requests that have a slot or wait for one; the host is forgotten only at 0.
         clients: See `HostState`.
-        door: Held by the one request that waits for a slot; the others wait for the door, in order.
-            So one task wakes per free slot, and nobody overtakes. When a pause begins all leave the
-            queue. None while no request waits.
-        freed: Set when a slot is given back, if a request waits for that.
+        door: Held by the one request that waits for a slot; the others wait for the door, in
+            order. So one task wakes per free slot, and none overtakes. When a pause begins, all
+            leave the queue. None while no request waits.
+        freed: Set when a slot is released, if a request waits for that.
     """
 
     __slots__ = (
@@ -80,10 +81,10 @@ class Host:
     )
 
     def __init__(self, most: int) -> None:
-        # All requests are alike, so slots are counted here: a third of what the limiter would take.
+        # All requests are alike, so slots are counted here, for a third of the limiter's cost.
         self._limiter = AdaptiveLimiter(most, 1, most, algorithm=_HalveOrAddOne())
         self._cools_until: dict[str, float] = {}  # by client
-        self._strikes = 0  # refusals since the last good answer
+        self._strikes = 0  # refusals since the last other reply
         self._struck_at = -math.inf
         self.limit = most
         self.in_flight = 0
@@ -99,26 +100,26 @@ class Host:
             self.clients.add(request.client_id)
 
     def take_slot(self) -> bool:
-        """Take a slot if there is one."""
+        """Take a slot if one is free."""
         if self.in_flight >= self.limit:
             return False
         self.in_flight += 1
         return True
 
     def give_back(self) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self.in_flight -= 1
         if self.freed is not None:
             self.freed.set()
 
     def answered_well(self) -> None:
-        """It gave an answer other than 429 or 503: give it a little more."""
+        """Record a reply other than 429 or 503: the limit grows a little."""
         self._strikes = 0
         if self.limit < self._limiter.maximum:
-            self._learn(0.0)  # how long it took is not what the limit depends on
+            self._learn(0.0)  # the limit does not depend on the duration
 
     def overloaded(self, started: float) -> None:
-        """It refused or did not answer: lower its limit.
+        """Record a refusal or a missing reply: the limit is lowered.
 
         A request that was sent before the limit was last lowered does not lower it again.
         """
@@ -128,11 +129,11 @@ class Host:
             self._learn(now - started, dropped=True)
 
     def pause(self, seconds: float | None, most: float) -> float:
-        """Let it cool down for the current client; return for how many seconds it does.
+        """Start a pause for the current client; return its seconds.
 
         Args:
-            seconds: What it asks for; None if it does not say, then 1, 2, 4, ... s.
-            most: Longest pause.
+            seconds: The requested pause; None if none was requested, then 1, 2, 4, ... s.
+            most: The longest pause.
         """
         if seconds is None:
             seconds = _FIRST_PAUSE_SECONDS * 2.0 ** min(self._strikes - 1, 30)
@@ -144,22 +145,22 @@ class Host:
         return pauses[client] - now
 
     def cools(self) -> bool:
-        """Whether it cools down for the current client."""
-        # Few hosts have ever refused a request, and then there is no need to look at the clock.
+        """Whether it has a pause for the current client."""
+        # Few hosts have ever refused a request; otherwise the clock need not be read.
         return bool(self._cools_until) and trio.current_time() < self.end_of_pause()
 
     def end_of_pause(self) -> float:
-        """Return until when it cools down for the current client."""
+        """Return the end of its pause for the current client."""
         return self._cools_until.get(_client_id(), -math.inf)
 
     def in_trouble(self) -> bool:
-        """Whether it has to be remembered, though no request uses it."""
+        """Whether it must be remembered, though no request uses it."""
         if self.limit < self._limiter.maximum:
             return True
         return bool(self._cools_until) and trio.current_time() < max(self._cools_until.values())
 
     def state(self) -> HostState:
-        """Return what a status shows of it."""
+        """Return its state for the status."""
         return HostState(
             limit=self.limit,
             in_flight=self.in_flight,

@@ -1,8 +1,7 @@
-"""The hosts in use: a request waits here for its turn, without a connection.
+"""The hosts in use. A request waits here for a slot of its host, without a connection.
 
-It waits first come, first served; and for the end of a pause also without the slot of its batch, so
-that other hosts are asked meanwhile. A host that answers normally keeps no state once it is not in
-use.
+It waits first in, first out. During a pause it also releases the slot of its batch, so that other
+hosts are requested meanwhile. A host that replies normally keeps no state while it is not in use.
 """
 
 from __future__ import annotations
@@ -17,34 +16,34 @@ from trio_tools.http.fetching.hosts.host import Host, HostState
 from trio_tools.http.wire.errors import Code, HostCoolingDown, Phase
 
 _MAX_REMEMBERED = 10_000
-# How often more places are asked for where other servers hold them.
+# Seconds between requests for more slots, where several servers share them.
 _ASK_AGAIN_SECONDS = 0.25
 
 
 class Places(Protocol):
-    """Places of each host that several servers share, as far as this one holds them."""
+    """The slots of each host that several servers share, as far as this server holds them."""
 
     def watch(self, usage: Callable[[], dict[str, tuple[int, int]]]) -> None:
-        """Let it know how many places of each host are wanted, and how many are in use."""
+        """Set the function that returns how many slots of each host are wanted and used."""
         ...
 
     def held(self, name: str) -> int:
-        """Return how many places of a host this server may use now."""
+        """Return how many slots of a host this server may use now."""
         ...
 
     async def ask(self, name: str) -> None:
-        """Ask for as many places of a host as are wanted, once."""
+        """Request once the slots of a host that are wanted."""
         ...
 
 
 class HostLimits:
-    """The hosts in use and those in trouble.
+    """The hosts in use, and the hosts with a lowered limit or a pause.
 
     Args:
-        max_per_host: Most requests in flight to one host.
-        max_cooldown_seconds: Longest pause a host can impose, whatever its Retry-After says.
-        places: Those of `max_per_host` that this server may use now, where several servers share
-            them; None if all are its own.
+        max_per_host: Limit of requests in flight to one host.
+        max_cooldown_seconds: Longest pause of a host, with any Retry-After.
+        places: The slots of `max_per_host` that this server may use now, where several servers
+            share them; None if all belong to this one.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class HostLimits:
         self._hosts: dict[str, Host] = {}
 
     def enter_at_once(self, name: str) -> bool:
-        """Enter as `enter` does if the host may get another request now; False if it may not."""
+        """Enter as `enter` does if the host has a free slot now; return False otherwise."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = Host(self._max_per_host)
@@ -69,13 +68,13 @@ class HostLimits:
         return True
 
     async def enter(self, name: str) -> None:
-        """Wait until the host may get another request. Returns without a checkpoint if it may now.
+        """Wait for a slot of the host. Returns without a checkpoint if one is free.
 
         Each `enter` that returns is followed by one `leave`. A cancelled wait takes nothing.
 
         Raises:
-            HostCoolingDown: The host cools down past the deadline of the caller's cancel scope, so
-                waiting would be in vain.
+            HostCoolingDown: The pause of the host ends after the deadline of the caller's cancel
+                scope.
         """
         if self.enter_at_once(name):
             return
@@ -90,42 +89,42 @@ class HostLimits:
                 self._let_go(name, host)
 
     def leave(self, name: str) -> None:
-        """Give the slot back."""
+        """Release the slot."""
         host = self._hosts[name]
         host.give_back()
         self._let_go(name, host)
 
     def answered_well(self, name: str) -> None:
-        """The host, entered, gave an answer other than 429 or 503: give it a little more."""
+        """Record a reply other than 429 or 503 of an entered host: its limit grows a little."""
         self._hosts[name].answered_well()
 
     def refused(self, name: str, *, started: float, retry_after: float | None) -> float:
-        """The host, entered, answered 429 or 503: lower its limit, let it cool down.
+        """Record a 429 or 503 of an entered host: lower its limit and start its pause.
 
         Args:
             name: The host.
-            started: When the request was sent; one sent before the limit was last
+            started: When the request was sent. A request that was sent before the limit was last
                 lowered does not lower it again.
-            retry_after: Seconds it asked for; None if it did not say, then 1, 2, 4, ... s.
+            retry_after: The requested seconds; None if none were requested, then 1, 2, 4, ... s.
 
         Returns:
-            Seconds until it may be asked again.
+            Seconds until the end of the pause.
         """
         host = self._hosts[name]
         host.overloaded(started)
         return host.pause(retry_after, self._max_cooldown_seconds)
 
     def timed_out(self, name: str, *, started: float) -> None:
-        """The host, entered, did not answer in time: lower its limit."""
+        """Record a timeout of an entered host: lower its limit."""
         self._hosts[name].overloaded(started)
 
     def cooling_seconds(self, name: str) -> float:
-        """Return the seconds until the host may be asked again, 0 if it may be now."""
+        """Return the seconds until the end of the host's pause; 0 without a pause."""
         host = self._hosts.get(name)
         return max(0.0, host.end_of_pause() - trio.current_time()) if host is not None else 0.0
 
     def snapshot(self) -> dict[str, HostState]:
-        """Return every host in use or in trouble, by name."""
+        """Return every host in use, or with a lowered limit or a pause, by name."""
         return {name: host.state() for name, host in self._hosts.items()}
 
     async def _wait_in_line(self, name: str, host: Host) -> None:
@@ -133,7 +132,7 @@ class HostLimits:
         while not entered:
             while (now := trio.current_time()) < host.end_of_pause():
                 self._refuse_vain_wait(name, host, now)
-                async with released_slot():  # nothing but time is waited for
+                async with released_slot():  # it only waits for time to pass
                     await trio.sleep_until(host.end_of_pause())
             door = host.door = host.door or trio.StrictFIFOLock()
             async with door:
@@ -149,7 +148,7 @@ class HostLimits:
         return host.take_slot()
 
     async def _wait_for_slot(self, name: str, host: Host, freed: trio.Event) -> None:
-        """Wait until a slot may be free. Where servers share them, ask for more places first."""
+        """Wait until a slot may be free. Where servers share slots, request more first."""
         if self._places is None or host.in_flight >= host.limit:
             await freed.wait()
             return

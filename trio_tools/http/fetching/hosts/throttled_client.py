@@ -1,4 +1,4 @@
-"""`ThrottledClient`: requests that wait for their host, and are sent again after its pauses."""
+"""`ThrottledClient`: requests that wait for a slot of their host, with retries after pauses."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Wanted = Callable[[Reply, Fields], int]
 
 
 class ThrottledClient(PooledClient):
-    """Base of `Fetcher`: one request to one host, when the host may be asked.
+    """Base of `Fetcher`: requests to one host within its limit.
 
-    A request takes a slot of its host, is sent, and its answer adapts the limit of the host. It
-    follows no redirects and makes no page of an answer. The arguments are those of `Fetcher`.
+    A request takes a slot of its host and is sent, and its reply adapts the limit of the host. It
+    follows no redirects and makes no page of a reply. The arguments are those of `Fetcher`.
     """
 
     def __init__(
@@ -71,25 +71,25 @@ class ThrottledClient(PooledClient):
             max_cooldown_seconds=config.max_cooldown_seconds,
             places=places,
         )
-        # The pauses of the hosts bound the retries, and each retry waits for the end of its pause.
+        # The pauses of the hosts bound the retries: each retry waits for the end of a pause.
         retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
         self._ask_with_retries = retry(self._ask_in_turn)
         late = config.hedge_after_seconds
         self._hedging = None if late is None else HedgePolicy(late, budget=_HEDGES_PER_REQUEST)
 
     def hosts(self) -> dict[str, HostState]:
-        """Return the hosts in use or in trouble, by name."""
+        """Return the hosts in use, or with a lowered limit or a pause, by name."""
         return self._hosts.snapshot()
 
     @property
     def hedging(self) -> HedgeStatistics | None:
-        """Counts of second requests; None if `hedge_after_seconds` is not set."""
+        """Counts of hedging requests; None if `hedge_after_seconds` is not set."""
         return None if self._hedging is None else self._hedging.statistics()
 
     async def _ask_until_heard(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
     ) -> Answer:
-        """Ask, and ask again after the pause that a 429 or 503 wants, if there is time for it.
+        """Send a request, and retry it after the pause of a 429 or 503, if there is time for it.
 
         Called within a cancel scope of that `deadline`.
         """
@@ -107,7 +107,7 @@ class ThrottledClient(PooledClient):
     async def _ask_in_turn(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
     ) -> Answer:
-        """Ask when the host may be asked.
+        """Send a request when the host has a free slot and no pause.
 
         Raises:
             ThrottledError: The host answered 429 or 503.
@@ -137,7 +137,7 @@ class ThrottledClient(PooledClient):
     async def _ask_host_hedged(
         self, request: WireRequest, wanted: Wanted, deadline: float, is_first: Iterator[bool]
     ) -> Answer:
-        """Ask as one of several tries, of which the first has a slot of the host already."""
+        """Send a request as one of several attempts, the first of which already has a slot."""
         if next(is_first, False):
             return await self._ask_host(request, wanted, deadline)
         hosts, host = self._hosts, request.origin.host
@@ -148,7 +148,7 @@ class ThrottledClient(PooledClient):
             hosts.leave(host)
 
     async def _ask_host(self, request: WireRequest, wanted: Wanted, deadline: float) -> Answer:
-        """Ask a host, entered, and record how it answers."""
+        """Send a request to an entered host, and record the reply."""
         hosts, host = self._hosts, request.origin.host
         started = trio.current_time()
         answer = None
@@ -175,6 +175,6 @@ class ThrottledClient(PooledClient):
         if request.max_bytes is not None:
             return request.max_bytes
         if media.is_pdf or (media.is_unsaid and ".pdf" in request.url.lower()):
-            return most  # half of one cannot be read
+            return most  # a part of it cannot be parsed
         usual = _MARKDOWN_BYTES if request.body_as == "markdown" else request.usual_bytes
         return most if usual is None else min(usual, most)

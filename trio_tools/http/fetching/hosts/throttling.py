@@ -1,4 +1,4 @@
-"""Replies that ask for a pause, 429 and 503, and when such a request is sent again."""
+"""Replies that request a pause, 429 and 503, and the retries after them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import trio
 from trio_tools.http.wire.client import Answer
 
 THROTTLED = frozenset({429, 503})
-"""Status codes that ask for a pause."""
+"""Status codes that request a pause."""
 
 _LONGEST_PAUSE_SECONDS = 999_999_999
 
 
 class ThrottledError(Exception):
-    """A host answered 429 or 503. It stays within the clients, which return its answer in the end.
+    """A host answered 429 or 503. The clients handle it and return its reply in the end.
 
     Attributes:
         answer: The reply.
-        pause: Seconds until the host may be asked again.
+        pause: Seconds until the end of the pause.
         repeatable: Whether the request may be sent again.
     """
 
@@ -36,8 +36,8 @@ class ThrottledError(Exception):
 def seconds_to_retry(error: Exception) -> float | Literal["stop"]:
     """Decide, for a `Retry`, whether a request is sent again.
 
-    It is sent at once, since it waits for the end of the pause in its turn, with its slot given to
-    others; but not if there is no time for that pause.
+    The retry itself has no delay, since it waits for the end of the pause, with its slot
+    released. It is not retried if there is no time for that pause.
     """
     if not (isinstance(error, ThrottledError) and error.repeatable):
         return "stop"
@@ -46,7 +46,7 @@ def seconds_to_retry(error: Exception) -> float | Literal["stop"]:
 
 
 def parse_retry_after(value: bytes) -> float | None:
-    """Return the seconds that a Retry-After asks for, None if it cannot be read.
+    """Return the seconds in a Retry-After; None if it cannot be parsed.
 
     A date in any of the three forms of HTTP is UTC. A number that is too large to be meant is a
     long pause.
@@ -56,7 +56,7 @@ def parse_retry_after(value: bytes) -> float | None:
         return float(min(int(text), _LONGEST_PAUSE_SECONDS))
     try:
         date = email.utils.parsedate_to_datetime(text)
-        if date.tzinfo is None:  # the form of asctime names no zone
+        if date.tzinfo is None:  # the form of asctime has no zone
             date = date.replace(tzinfo=UTC)
         seconds = date.timestamp() - time.time()
     except (ValueError, OverflowError, TypeError, IndexError):

@@ -1,11 +1,11 @@
 """The body of a reply as text: its charset, and JSON, Markdown or the text of a PDF.
 
-What decides what a caller reads of a body belongs here. Whatever takes long on a hostile body runs
-in a worker process.
+Code that determines the text of a body belongs here. Anything that a hostile body can make slow
+runs in a worker process.
 
-    charsets      which charset a body is in, declared or detected          no I/O
-    extraction    a page as Markdown, in a worker process                   no I/O
-    pdf           the text of a PDF, in a worker process                    no I/O
+    charsets      the charset of a body, declared or detected  no I/O
+    extraction    a page as Markdown, in a worker process      no I/O
+    pdf           the text of a PDF, in a worker process       no I/O
     content       bytes to text, JSON or Markdown
-    page_content  what a page has of the body of a reply
+    page_content  the parts of a page that come from the body
 """

@@ -1,8 +1,8 @@
-"""Which charset is a body in? As browsers decide it, and by detection where nothing is declared.
+"""The charset of a body: chosen as browsers do, and detected where nothing is declared.
 
-Labels mean what https://encoding.spec.whatwg.org says, superset included: "gb2312" is gb18030 and
-"iso-8859-1" is windows-1252. Other codecs of Python are not reachable by a label: some take
-quadratic time (punycode, idna) or are no encodings of text at all.
+Labels have the meaning in https://encoding.spec.whatwg.org, including supersets: "gb2312" is
+gb18030 and "iso-8859-1" is windows-1252. Other codecs of Python cannot be selected by a label:
+some take quadratic time (punycode, idna) or are not encodings of text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _ALL_MARKS = tuple(mark for mark, _ in _MARKS)
-# Labels that Python does not know, or whose codec in Python knows fewer characters.
+# Labels that Python does not know, or whose codec in Python has fewer characters.
 _CODECS = {
     "gbk": "gb18030",
     "big5": "big5hkscs",
@@ -45,7 +45,7 @@ _CODECS = {
 _UNDECIDED = frozenset({"replacement"})  # labels of charsets that browsers refuse to decode
 
 _SAMPLE_BYTES = 65_536
-_SHARE_OF_LATIN = 0.3  # of all letters; more accents than that have no language in Latin script
+_SHARE_OF_LATIN = 0.3  # of all letters; no language in Latin script has more accents
 _HIGH, _LETTERS = re.compile(rb"[\x80-\xff]"), re.compile(rb"[A-Za-z]")
 _ADJACENT = re.compile(rb"[\x80-\xff]{2}")
 _GOOD_PER_BAD = 4
@@ -62,12 +62,12 @@ _LATIN_SCRIPTS = ("cp1250", "cp1254", "cp1257", "iso8859_2")
 
 
 class Charset(NamedTuple):
-    """A charset that was decided on.
+    """A chosen charset.
 
     Attributes:
         name: A codec of Python.
-        declared: Whether the server or the page says so; otherwise it was found by its bytes.
-        mark: Bytes of a byte order mark at the beginning, no part of the text.
+        declared: Whether the server or the page declares it; otherwise it was detected.
+        mark: Bytes of a byte order mark at the beginning, which are not part of the text.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Charset(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def charset_of_label(label: str) -> str | None:
-    """Return the codec that a label stands for in a browser, None if it stands for none."""
+    """Return the codec of a label, as in browsers; None if the label is unknown."""
     labels: dict[str, str] = importlib.import_module("webencodings").LABELS
     name = labels.get(label.strip("\t\n\f\r ").lower())
     if name is None or name in _UNDECIDED:
@@ -86,12 +86,12 @@ def charset_of_label(label: str) -> str | None:
 
 
 def declared_charset(body: bytes, header: str | None, *, markup: bool) -> Charset | None:
-    """Return what is declared: a byte order mark, else the header, else a meta element or XML.
+    """Return the declared charset: of a byte order mark, the header, a meta element or XML.
 
     Args:
         body: Its beginning.
-        header: What the Content-Type says, by `charset_of_label`.
-        markup: Whether it is HTML or XML, which can name their charset themselves.
+        header: The charset of the Content-Type, from `charset_of_label`.
+        markup: Whether it is HTML or XML, which can declare their charset.
     """
     if body.startswith(_ALL_MARKS):
         mark, name = next(known for known in _MARKS if body.startswith(known[0]))
@@ -101,11 +101,11 @@ def declared_charset(body: bytes, header: str | None, *, markup: bool) -> Charse
 
 
 def undeclared_utf8(body: bytes, *, final: bool) -> bool:
-    """Whether a body without a declaration is UTF-8, maybe with a fault here and there.
+    """Whether a body without a declaration is UTF-8, possibly with a few errors.
 
     Args:
         body: All of it, or its beginning.
-        final: Whether it is all; otherwise its last character may be cut.
+        final: Whether it is the whole body; otherwise its last character may be incomplete.
     """
     decoder = codecs.getincrementaldecoder("utf-8")
     try:
@@ -119,10 +119,10 @@ def undeclared_utf8(body: bytes, *, final: bool) -> bool:
 
 
 def detected_charset(body: bytes) -> str:
-    """Return the charset that a body, not UTF-8, is most likely in. Meant for a worker process.
+    """Return the most likely charset of a body that is not UTF-8. Meant for a worker process.
 
     Args:
-        body: Its beginning; no more than 64 KiB are looked at.
+        body: Its beginning; at most 64 KiB are used.
     """
     sample = body[:_SAMPLE_BYTES]
     high = len(_HIGH.findall(sample))
@@ -142,7 +142,7 @@ def _charset_in_markup(start: bytes) -> str | None:
     found = _XML_ENCODING.match(start)
     label = found[1] if found else _label_of_meta(_COMMENT.sub(b"", start))
     name = charset_of_label(label.decode("latin-1")) if label else None
-    # A page that could be read as ASCII this far is not in UTF-16, whatever it says.
+    # A page that could be read as ASCII up to here is not in UTF-16, whatever it declares.
     return "utf-8" if name is not None and name.startswith("utf-16") else name
 
 

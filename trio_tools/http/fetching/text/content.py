@@ -1,8 +1,8 @@
-"""A body's bytes as what they mean: text, JSON, or the main text of a page as Markdown.
+"""The bytes of a body as text, JSON, or the main text of a page as Markdown.
 
-Decoding and parsing are single steps of C code and happen where they are called: a few milliseconds
-for a megabyte of text, some fifty for one of JSON, so callers should request less of it.
-What takes longer, or as long as a hostile body wants, runs in a worker process, which a cancel
+Decoding and parsing are single steps of C code and happen in the calling task: a few milliseconds
+for a megabyte of text, some fifty for one of JSON, so callers should request less. Operations
+that take longer, or that a hostile body can make slow, run in a worker process, which a cancel
 kills: finding the main text of a page, reading a PDF, detecting a charset.
 """
 
@@ -41,7 +41,7 @@ _UNSAID_TYPES = frozenset(
     | {"unknown/unknown", "*/*", "application/binary", "application/force-download"}
 )
 _PDF_TYPES = frozenset({"application/pdf", "application/x-pdf"})
-# How markup begins that does not say what it is (mimesniff.spec.whatwg.org, 7.1).
+# How markup begins that has no media type (mimesniff.spec.whatwg.org, 7.1).
 _MARKUP = re.compile(
     r"\s*<(!doctype|!--|\?xml|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|"
     r"rss|feed|urlset|sitemapindex|rdf:rdf)[\s>/]",
@@ -61,19 +61,19 @@ _WORKER_SECONDS = 60.0
 
 
 class MediaType(NamedTuple):
-    """What a Content-Type says."""
+    """A parsed Content-Type."""
 
     name: str
-    """Lower case, without parameters; empty if there was none."""
+    """Lower case, without parameters; empty if missing."""
     charset: str | None
-    """One of the encodings known here, by its Python name; None if none was named."""
+    """The Python name of the declared encoding; None without a known one."""
 
     is_text: bool
-    """Whether it makes sense as text."""
+    """Whether it is readable as text."""
     is_unsaid: bool
-    """Whether it says nothing, so that the bytes have to tell."""
+    """Whether it is unspecific, so that the bytes must decide."""
     is_markup: bool
-    """Whether it is HTML or XML, which can name their charset themselves."""
+    """Whether it is HTML or XML, which can declare their charset."""
     is_pdf: bool
     """Whether it is a PDF."""
 
@@ -84,16 +84,16 @@ class Decoded(NamedTuple):
     text: str
     charset: str
     declared: bool
-    """Whether the server or the page named it; otherwise it is UTF-8 or was detected."""
+    """Whether the server or the page declared it; otherwise it is UTF-8 or was detected."""
 
 
 def media_type(value: bytes) -> MediaType:
-    """Take a Content-Type apart; bytes beyond 200 are ignored."""
+    """Parse a Content-Type; bytes beyond 200 are ignored."""
     return _media_type(value[:200])
 
 
 def media_of(fields: Mapping[bytes, bytes]) -> MediaType:
-    """Return what the fields of a reply say that its body is."""
+    """Return the media type in the fields of a reply."""
     return _media_type(fields.get(b"content-type", b"")[:200])
 
 
@@ -114,12 +114,12 @@ def _media_type(value: bytes) -> MediaType:
 
 
 def is_pdf(body: bytes, media: MediaType) -> bool:
-    """Whether a body is a PDF, by its type or, where that says nothing, by how it begins."""
+    """Whether a body is a PDF, by its type or, if that is unspecific, by its beginning."""
     return media.is_pdf or (media.is_unsaid and b"%PDF-" in body[:_SNIFFED_BYTES])
 
 
 def is_binary(body: bytes, media: MediaType) -> bool:
-    """Whether a body of an unclear type is binary: there are control bytes in it."""
+    """Whether a body of an unspecific type is binary: it has control bytes."""
     if not media.is_unsaid or media.charset is not None:
         return False
     start = body[:_SNIFFED_BYTES]
@@ -129,20 +129,21 @@ def is_binary(body: bytes, media: MediaType) -> bool:
 
 
 def decode_text(body: bytes, media: MediaType, *, final: bool) -> Decoded | None:
-    """Return the text of a body; None if its charset is declared nowhere and it is not UTF-8.
+    """Return the text of a body; None if its charset is not declared and it is not UTF-8.
 
     The charset is that of a byte order mark, else of the header, else of a `<meta>` or XML
-    declaration in the first 4096 bytes, else UTF-8. What it cannot mean becomes U+FFFD.
+    declaration in the first 4096 bytes, else UTF-8. Invalid bytes become U+FFFD.
 
     Args:
         body: All of it, or its beginning.
-        media: What the header says.
-        final: Whether `body` is all; otherwise an incomplete character at its end is dropped.
+        media: The media type in the header.
+        final: Whether `body` is the whole body; otherwise an incomplete character at its end is
+            dropped.
     """
     charset = declared_charset(body, media.charset, markup=media.is_markup)
     if charset is None or charset.name == "utf-8":
-        # The usual body is UTF-8 without a fault: the attempt to read it as such is the cheapest
-        # test, and gives the text.
+        # Most bodies are valid UTF-8. Decoding as UTF-8 is the cheapest test, and returns the
+        # text.
         mark = 0 if charset is None else charset.mark
         try:
             text = (body[mark:] if mark else body).decode("utf-8").removeprefix("\ufeff")
@@ -160,7 +161,7 @@ def decode_text(body: bytes, media: MediaType, *, final: bool) -> Decoded | None
 async def decode_any_text(
     body: bytes, media: MediaType, *, final: bool, limiter: trio.CapacityLimiter | None = None
 ) -> Decoded:
-    """Return the text of a body as `decode_text` does, its charset detected if need be."""
+    """Return the text of a body as `decode_text` does, with a detected charset if necessary."""
     found = decode_text(body, media, final=final)
     return found or await decode_detected(body, final=final, limiter=limiter)
 
@@ -168,7 +169,7 @@ async def decode_any_text(
 async def decode_detected(
     body: bytes, *, final: bool, limiter: trio.CapacityLimiter | None = None
 ) -> Decoded:
-    """Return the text of a body of which `decode_text` could not tell the charset."""
+    """Return the text of a body whose charset `decode_text` could not determine."""
     try:
         name = await run_computation(
             detected_charset,
@@ -189,7 +190,7 @@ def _decoded(body: bytes, charset: Charset, *, final: bool) -> Decoded:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON text, of which every part can be written as JSON again.
+    """Return the value of a JSON text. Every part of it can be serialised as JSON again.
 
     Raises:
         FetchError: `INVALID_JSON`, with the place.
@@ -218,10 +219,10 @@ async def to_markdown(
 
     Args:
         text: The page.
-        media: What it is.
-        url: Where it was found; links are made absolute by it.
+        media: Its media type.
+        url: Its URL; links are resolved against it.
         limiter: Bounds the worker processes; None for the default of `run_in_process`.
-        with_links: Whether its links are wanted.
+        with_links: Whether its links are requested.
 
     Raises:
         FetchError: `EXTRACTION_FAILED`.
@@ -248,13 +249,13 @@ async def to_pdf_text(
     """Return the text of a PDF, page by page.
 
     Args:
-        body: All of it.
-        url: Where it was found.
+        body: The whole body.
+        url: Its URL.
         limiter: Bounds the worker processes; None for the default of `run_in_process`.
 
     Raises:
-        FetchError: `PDF_ENCRYPTED`, `PDF_BROKEN`; or `EXTRACTION_FAILED`, it needs too much or the
-            library is missing.
+        FetchError: `PDF_ENCRYPTED`, `PDF_BROKEN`; or `EXTRACTION_FAILED` if it needs too much
+            memory or the library is missing.
     """
     try:
         found = await run_computation(

@@ -1,9 +1,8 @@
-"""A page as Markdown. Runs in a worker process, so it imports nothing of ours.
+"""A page as Markdown. Runs in a worker process, so it imports no module of this package.
 
-Articles go through trafilatura, which finds the main text and leaves out what surrounds it. Pages
-that are no article (lists of links, tables, definitions, forms) are converted whole by
-html-to-markdown, since to such a page the surroundings are the content. Feeds and other XML give
-their text, element by element.
+Articles go through trafilatura, which finds the main text and drops its surroundings. Other pages
+(lists of links, tables, definitions, forms) are converted as a whole by html-to-markdown, since
+their surroundings are the content. Feeds and other XML are converted to text, element by element.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# A page is an article if it has this much text in sentences: as a share of all its text, or in all.
+# A page is an article if it has this much text in sentences: as a share of its text, or in total.
 _ARTICLE_SHARE = 0.25
 _ARTICLE_CHARS = 3_000
 _SENTENCE_CHARS = 25
@@ -39,15 +38,15 @@ _TEXTS = ("encoded", "content", "description", "summary")
 
 
 class Extracted(NamedTuple):
-    """What a page came to.
+    """The text of a page.
 
     Attributes:
         text: Markdown.
-        title: As the page declares it; None if it does not.
-        canonical_url: Absolute, as the page declares it.
-        language: As the page declares it.
-        is_shell: Whether there is next to no text, and scripts that would make it.
-        links: Where its first 2,000 links lead, absolute, without fragments, each once.
+        title: As declared by the page; None without a declaration.
+        canonical_url: Absolute, as declared by the page.
+        language: As declared by the page.
+        is_shell: Whether it has almost no text, and scripts that would create it.
+        links: The targets of its first 2,000 links, absolute, without fragments, each once.
     """
 
     text: str
@@ -65,9 +64,9 @@ def extract_markdown(
 
     Args:
         markup: HTML or XML.
-        url: Where it was found; links are made absolute by it.
+        url: Its URL; links are resolved against it.
         is_xml: Whether it is XML other than HTML.
-        with_links: Whether the links of HTML are wanted.
+        with_links: Whether the links of HTML are requested.
 
     Raises:
         ImportError: A library is not installed.
@@ -82,12 +81,12 @@ def extract_markdown(
 
 
 def _of_html(markup: str, url: str, *, with_links: bool) -> Extracted:
-    # Untyped, and half a second to load.
+    # It has no types, and takes half a second to load.
     etree: Any = importlib.import_module("lxml.etree")
     html: Any = importlib.import_module("lxml.html")
     try:
         root = html.document_fromstring(markup)
-    except etree.ParserError:  # nothing in it
+    except etree.ParserError:  # it is empty
         return Extracted("")
     title = _squeezed(root.findtext(".//title") or "")
     canonical = next(iter(root.xpath("//link[@rel='canonical']/@href")), "")
@@ -102,7 +101,7 @@ def _of_html(markup: str, url: str, *, with_links: bool) -> Extracted:
     if len(text) < sentences / 10 or not text:
         text = _whole(markup, url)
     if not any(char.isalnum() for char in text):
-        # Elements nested without end are more than the libraries follow.
+        # Very deeply nested elements are beyond the libraries.
         text = _stripped(markup) or text
     return Extracted(
         text,
@@ -147,12 +146,12 @@ def _whole(markup: str, url: str | None) -> str:
 
 
 def _stripped(markup: str) -> str:
-    """Return the text of what no library could convert: all that stands outside of tags."""
+    """Return the text of a page that no library could convert: everything outside of tags."""
     return _squeezed(_TAG.sub(" ", _UNSEEN.sub(" ", markup)))
 
 
 def _amounts(root: Any) -> tuple[int, int]:
-    """Return the characters of text in all, and those in sentences outside of links."""
+    """Return the number of characters of text, and of those in sentences outside of links."""
     total = sentences = 0
     for element in root.iter():
         in_link = element.tag == "a"
@@ -208,7 +207,7 @@ def _item(item: Any, url: str) -> str:
 
 
 def _outline(etree: Any, root: Any) -> Iterator[str]:
-    """Give a line for each element that has text or attributes, indented by its depth."""
+    """Yield a line for each element that has text or attributes, indented by its depth."""
     depth = count = 0
     for event, element in etree.iterwalk(root, events=("start", "end")):
         if event == "end":
@@ -229,7 +228,7 @@ def _outline(etree: Any, root: Any) -> Iterator[str]:
 
 
 def _child(element: Any, *names: str) -> str:
-    """Return the text of the first child that has one of `names`, and any text."""
+    """Return the text of the first child that has one of `names`, and text."""
     for name in names:
         for child in element:
             if _name(child) == name and (text := _squeezed("".join(child.itertext()))):

@@ -1,4 +1,4 @@
-"""What a page shows of a reply: its text, JSON or Markdown, or the reason why not."""
+"""The content of a page: text, JSON or Markdown, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GZIP = 31  # zlib's number for the format of gzip files
 
 
 class Content(NamedTuple):
-    """What a page has of a body; the attributes are those of `FetchedPage`."""
+    """The fields of a page that come from the body; the attributes are those of `FetchedPage`."""
 
     text: str | None = None
     charset: str | None = None
@@ -54,12 +54,12 @@ _NOTHING = Content()
 async def content_of(  # noqa: PLR0911 - one for each kind of body
     request: FetchRequest, answer: Answer, url: str
 ) -> Content:
-    """Return what a request wants of the body of a reply.
+    """Return the requested form of the body of a reply.
 
     Args:
-        request: What is wanted.
-        answer: The reply, its body downloaded.
-        url: Where it was found, after redirects.
+        request: The request.
+        answer: The reply with its body.
+        url: Its URL, after redirects.
 
     Raises:
         FetchError: `TOO_LARGE`, `INVALID_JSON`, `EXTRACTION_FAILED`, `PDF_*`.
@@ -139,7 +139,7 @@ async def _pdf_content(answer: Answer, url: str) -> Content:
 
 
 def _gunzipped(answer: Answer, most: int) -> Answer:
-    """Return a reply with what its gzip file holds, as far as it can be read."""
+    """Return a reply with the content of its gzip file, as far as it can be unpacked."""
     inflater = zlib.decompressobj(wbits=_GZIP)
     try:
         body = inflater.decompress(answer.body, most)

@@ -11,14 +11,14 @@ _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
 
 
 class PdfText(NamedTuple):
-    """What came of a PDF.
+    """The content of a PDF.
 
     Attributes:
         outcome: "text", "encrypted" or "broken".
-        text: Its pages, each under a heading with its number.
-        pages: How many it has.
-        read: How many of them are in `text`.
-        title: As the document declares it; None if it does not.
+        text: Its pages, each below a heading with its number.
+        pages: Number of its pages.
+        read: Number of the pages in `text`.
+        title: As declared by the document; None without a declaration.
     """
 
     outcome: Literal["text", "encrypted", "broken"]
