@@ -1,20 +1,20 @@
 """The composition root: settings, live state and tools become one MCP server.
 
-What surrounds every call belongs here: its waiting queue, its departure, its result as MCP has it.
-What one tool does belongs to `tools`.
+Code around every call belongs here: its queue, its cancellation, its result in MCP's form. Code
+of one tool belongs to `tools`.
 
-    results            an answer or a failure as MCP has it
-    policy             what surrounds each call: scope, queue, record, span
-    extensions         the Tasks and Apps extensions
-    resources          operations as resources
-    early_loading      what the first batch call needs is loaded before it
-    tool_changes       clients are told when the list of tools changes
-    settings_checks    names in the settings that stand for nothing
-    calls              one call of a tool, from its arguments to its answer
-    stages             the stages of each request, by method
-    tool_server        `ToolServer`: what it lists, and what it does with a call
-    composition        `create_server`
-    start_checks       what the settings name is there
+    results           an answer or a failure in MCP's form
+    policy            code around each call: scope, queue, record, span
+    extensions        the Tasks and Apps extensions
+    resources         operations as resources
+    early_loading     loads the modules of the first batch call in advance
+    tool_changes      notifies clients when the list of tools changes
+    settings_checks   names in the settings that do not exist
+    calls             one call of a tool, from its arguments to its answer
+    stages            the stages of each request, by method
+    tool_server       `ToolServer`: its list of tools, and the handling of a call
+    composition       `create_server`
+    start_checks      checks that what the settings name exists
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from trio_tools.tools.call import Call, ReportProgress, no_progress
 from trio_tools.tools.declaring.arguments import as_meant
 from trio_tools.tools.declaring.declaration import Tool
 
-# The first protocol with structured content.
+# The first protocol version with structured content.
 _STRUCTURED_SINCE = "2025-06-18"
 _REQUEST_ID_BYTES = 8
 
@@ -112,9 +112,9 @@ async def _run(
 async def resume_stored(
     state: ServerState, kept: StoredOperation, report_progress: ReportProgress
 ) -> CallToolResult:
-    """Go on with a stored operation of any client, and return what its call would have answered.
+    """Resume a stored operation of any client, and return the answer of its call.
 
-    It has the time of an operation in the background, and the defaults for all else.
+    It has the timeout of a background operation, and default values for the rest.
     """
     call = Call(state, kept.tool, kept.owner, report_progress)
     with request_context(client_id=kept.owner):

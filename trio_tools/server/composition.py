@@ -32,16 +32,16 @@ def create_server(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> ToolServer:
-    """Make a server. Serve it with `trio_tools.transports`, or hand it to an MCP client in memory.
+    """Make a server. Serve it with `trio_tools.transports`, or connect an MCP client in memory.
 
     Args:
-        settings: By default from the environment and the file it names.
+        settings: By default from the environment and its settings file.
         operations: Further operations for `batch_process`: async functions of one item, or
             `Operation` objects.
-        tools: Further tools, as `tool` makes them; an async function is one with the defaults.
+        tools: Further tools made by `tool`; an async function becomes one with the defaults.
         extensions: Further extensions of the protocol, beside the one for tasks.
-        tracer_provider: OpenTelemetry's, of the application: spans go there, and no others are
-            made from the settings. It stays open.
+        tracer_provider: The application's OpenTelemetry provider, which receives the spans
+            instead of one from the settings. It is not closed.
         meter_provider: The same for metrics.
 
     Raises:

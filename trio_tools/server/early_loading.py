@@ -1,7 +1,7 @@
-"""Loads what the first batch call needs before that call comes.
+"""Loads the modules of the first batch call before that call arrives.
 
-The library for the stored operations takes half a second of CPU to load. A client lists the tools
-before it calls one, and mostly thinks for a while in between.
+The library for stored operations takes half a second of CPU to load. A client lists the tools
+before it calls one, and usually waits for its model in between.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trio_tools.live.state import ServerState
 
 
 class EarlyLoading:
-    """A stage of a server's middleware that begins to load after the first list of tools.
+    """A stage of a server's middleware that starts loading after the first list of tools.
 
     Args:
         state: The live server.
@@ -27,7 +27,7 @@ class EarlyLoading:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Handle one request, and begin to load if it was the first of its kind."""
+        """Handle one request, and start loading after the first list of tools."""
         result = await call_next(ctx)
         if ctx.method == "tools/list" and not self._begun:
             self._begun = self._state.jobs.start(self._state.store.load_library)

@@ -1,6 +1,6 @@
-"""Operations as resources: what they have finished, as pages of JSON Lines, for the owner alone.
+"""Operations as resources: their finished outcomes, as pages of JSON Lines, for the owner only.
 
-Each line is an outcome as in `get_operation`. A result that is larger than a page is shown by its
+Each line is an outcome as in `get_operation`. A result larger than a page is shown by its
 beginning in the pages of its operation, and in parts as `operation://{operation_id}/{index}`. If
 there is more, the last line of a page is `{"next": uri}`.
 """
@@ -37,7 +37,7 @@ _PAGE = "{?cursor}"
 
 _PAGE_SIZE = 1_000
 _MOST_COMPLETIONS = 100  # of the protocol
-# What a page has beside its outcomes: the line with the next page, the frame of a part.
+# Characters of a page beside its outcomes: the line with the next page, the frame of a part.
 _FIXED_CHARS = 250
 _CHARS_PER_URI_CHAR = 3
 _LEAST_SHARE = 4
@@ -45,9 +45,9 @@ _INDEX_DIGITS = 9
 
 
 def add_operation_resources(server: MCPServer[ServerState], state: ServerState) -> None:
-    """Add the templates of operations to a server, and the completion of what they name."""
+    """Add the resource templates of operations to a server, and the completion of their ids."""
     resources = _OperationResources(state)
-    # An id may be any text, also one that looks like a path. It is looked up, and opens no file.
+    # An id may be any text, also one that looks like a path. It is only a key and opens no file.
     options: dict[str, Any] = {
         "mime_type": OPERATION_MIME,
         "security": ResourceSecurity(exempt_params={"operation_id", "index", "cursor"}),
@@ -66,7 +66,7 @@ def add_operation_resources(server: MCPServer[ServerState], state: ServerState) 
 
 
 class _OperationResources:
-    """Reads the operations of the client that asks."""
+    """Reads the operations of the requesting client."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -89,7 +89,7 @@ class _OperationResources:
         argument: CompletionArgument,
         context: CompletionContext | None,
     ) -> Completion | None:
-        """Complete the id of an operation, the newest first, or the index of an outcome."""
+        """Complete the id of an operation, newest first, or the index of an outcome."""
         await trio.lowlevel.checkpoint()
         if not isinstance(ref, ResourceTemplateReference) or not ref.uri.startswith(_WHOLE):
             return None
@@ -136,7 +136,7 @@ class _OperationResources:
         except ToolFailure as error:
             data = {"error_code": error.error_code}
             raise MCPError(INTERNAL_ERROR, error.message, data) from None
-        await self._state.store.settled(kept)  # nothing is told before it is safe
+        await self._state.store.settled(kept)  # nothing is reported before it is committed
         return _lines(page, uri)
 
 

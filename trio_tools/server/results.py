@@ -1,6 +1,6 @@
-"""An answer or a failure as MCP has it: the envelope for programs, a text for models.
+"""An answer or a failure in MCP's form: the envelope for programs, a text for models.
 
-Hosts show their model one of both, so each is complete by itself.
+Hosts show their model one of the two, so each is complete.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from trio_tools.answers.texts import Told, json_line, one_line, write_text
 from trio_tools.tools.batches.pagination import OPERATION_MIME
 from trio_tools.tools.call import Answer
 
-# Longer lists are told apart from the message.
+# Longer lists are compared separately from the message.
 _MAX_TEXTS: Final = 100
 
 
 class Forms(NamedTuple):
-    """How answers are given; the attributes are settings.
+    """The form of answers; the attributes are settings.
 
     Attributes:
-        answers: `"text"` leaves out the structured content, `"structured"` all of the text but the
+        answers: `"text"` omits the structured content, `"structured"` omits the text except the
             summary and the warnings.
-        envelope: `"lean"` leaves out what says no more than its default.
+        envelope: `"lean"` omits fields with default values.
     """
 
     answers: Literal["both", "text", "structured"] = "both"
@@ -38,11 +38,11 @@ _USUAL = Forms()
 
 
 def succeeded(answer: Answer, forms: Forms = _USUAL) -> CallToolResult:
-    """Return the result of a call that did what it was asked for.
+    """Return the result of a successful call.
 
     Args:
-        answer: Of the tool.
-        forms: How it is given.
+        answer: The answer of the tool.
+        forms: The form of the answer.
     """
     is_lean = forms.envelope == "lean"
     is_plain = is_lean and answer.lean_data is not None
@@ -89,7 +89,7 @@ def failed(failure: ToolFailure, forms: Forms = _USUAL) -> CallToolResult:
 
 
 def _is_in(line: str, value: Any) -> bool:
-    """Whether a line has a text, or each of some texts, as words of their own."""
+    """Whether a line contains a text, or each of some texts, as separate words."""
     texts: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not 0 < len(texts) <= _MAX_TEXTS:
         return False
@@ -102,7 +102,7 @@ def _is_in(line: str, value: Any) -> bool:
 
 
 def _closing(answer: Answer) -> str:
-    """Return the end of a text: what the tool says, and what only `meta` has otherwise."""
+    """Return the end of a text: the tool's closing words, and fields that only `meta` has."""
     parts = [answer.text]
     if answer.rate_limit:
         parts.append(f"rate_limit {json_line(answer.rate_limit)}")

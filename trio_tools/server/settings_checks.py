@@ -1,4 +1,4 @@
-"""What is wrong with settings beside the values themselves, told from names alone."""
+"""Checks of settings beyond single values, which need only the names of tools and operations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trio_tools.tools.declaring.declaration import Tool
 def check_names_of_limits(
     settings: Settings, operations: Iterable[Operation], own: Iterable[Tool]
 ) -> None:
-    """Refuse a misspelt name, whose limit nobody would keep to.
+    """Refuse a misspelt name in `limits`, which would have no effect.
 
     Args:
-        settings: Whose limits.
-        operations: Those of the server.
+        settings: The settings with the limits.
+        operations: The operations of the server.
         own: Tools of the application.
 
     Raises:

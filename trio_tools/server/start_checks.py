@@ -1,6 +1,6 @@
-"""What a server needs from outside, looked at before it serves: it starts right or not at all.
+"""Checks of external services before the server serves: it starts correctly or not at all.
 
-Each problem is one line that names the setting as the operator wrote it.
+Each problem is one line with the name of the setting as the operator wrote it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from trio_tools.server.tool_server import ToolServer
 from trio_tools.settings import Settings, written_name
 
 DATABASE_SECONDS: Final = 10.0
-"""How long a database may take to answer."""
+"""Seconds that a database may take to answer."""
 
 CLUSTER_SECONDS: Final = 5.0
-"""How long the host of a cluster may take to accept a connection."""
+"""Seconds that the host of a cluster may take to accept a connection."""
 
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
 
 
 async def start_problems(server: ToolServer) -> list[str]:
-    """Return a line for each setting that names what is not there; empty if all is well."""
+    """Return a line for each setting that names something missing; empty without problems."""
     settings = server.state.settings
     problems = [*unset_secrets(settings), *_shut_output(settings)]
     problems += [line async for line in _useless_limits(server)]
@@ -105,7 +105,7 @@ async def _missing_cluster(server: ToolServer) -> AsyncGenerator[str]:
 
 
 async def why_no_cluster(address: str) -> str | None:
-    """Return why a cluster cannot be reached, as far as can be seen without joining it."""
+    """Return why a cluster cannot be reached, without joining it."""
     if find_spec("ray") is None:
         return "Ray is not installed: pip install 'trio-tools[cluster]'"
     if address == "auto":
@@ -128,7 +128,7 @@ async def why_no_cluster(address: str) -> str | None:
 
 
 async def _address_here() -> str:
-    """Return the address of the Ray that runs on this machine; empty if none does."""
+    """Return the address of the Ray on this machine; empty without one."""
     given = os.environ.get("RAY_ADDRESS", "")
     if given not in {"", "auto"}:
         return given
@@ -140,7 +140,7 @@ async def _address_here() -> str:
 
 
 def _why_no_sqlite_file(path: Path) -> str | None:
-    """Say what is wrong with a file; opening it as a database is left to the first query."""
+    """Return the problem with a file. Opening it as a database is left to the first query."""
     try:
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))

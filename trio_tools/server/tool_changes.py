@@ -1,8 +1,8 @@
-"""Tells clients when the list of tools changes: their set, or what their schemas name.
+"""Notifies clients when the list of tools or a schema in it changes.
 
-Each listing is compared with the one before, and when upstreams change a listing is made for that.
-Clients of the modern protocol hear of it on `subscriptions/listen`, those of older ones on the
-stream of their session.
+Each listing is compared with the previous one. When upstreams change, a listing is made for the
+comparison. Clients of the modern protocol receive the notification on `subscriptions/listen`,
+those of older ones on the stream of their session.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mcp.types import Tool as ToolListing
 
 from trio_tools.upstream.upstreams import Upstreams
 
-# A client that does not read its stream holds up nobody for longer.
+# A client that does not read its stream delays others for at most this time.
 _SEND_SECONDS = 5.0
 
 
 class ToolChanges:
-    """The latest list of tools of one server, and the sessions that hear of a later one.
+    """The latest list of tools of one server, and the sessions to notify of a change.
 
     Attributes:
-        bus: Brings the news to clients of the modern protocol.
+        bus: Sends the notifications to clients of the modern protocol.
     """
 
     def __init__(self) -> None:
@@ -40,27 +40,27 @@ class ToolChanges:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Promise the notification in the handshake, as a stage of a server's middleware."""
+        """Declare the notification in the handshake, as a stage of a server's middleware."""
         result = await call_next(ctx)
         if ctx.method == "initialize" and isinstance(result, dict):
-            # The SDK has an option for it, which none of its HTTP transports sets.
+            # The SDK has an option for it that none of its HTTP transports sets.
             result.get("capabilities", {}).get("tools", {})["listChanged"] = True
             self._sessions.add(_connection_of(ctx))
         return result
 
     def note(self, listing: Sequence[ToolListing]) -> None:
-        """Compare a list of tools with the one before; if it is another one, clients are told."""
+        """Compare a list of tools with the previous one, and notify clients of a difference."""
         before, self._latest = self._latest, list(listing)
         if before is not None and before != self._latest:
             self._news.set()
 
     def note_if_listed(self, listing: Sequence[ToolListing]) -> None:
-        """Do so if there was a list before; else nobody has seen one."""
+        """Compare if there is a previous list; otherwise no client has seen one."""
         if self._latest is not None:
             self.note(listing)
 
     async def tell(self) -> None:
-        """Tell clients of each change, until cancelled. Changes meanwhile are told as one."""
+        """Notify clients of each change, until cancelled. Concurrent changes are sent once."""
         while True:
             await self._news.wait()
             self._news = trio.Event()
@@ -72,13 +72,13 @@ class ToolChanges:
     async def watch(
         self, upstreams: Upstreams, list_tools: Callable[[], Awaitable[Sequence[ToolListing]]]
     ) -> None:
-        """Look at the list whenever the tools of upstreams change, until cancelled.
+        """Compare the list whenever the tools of upstreams change, until cancelled.
 
         Args:
-            upstreams: Which to watch.
-            list_tools: Returns the list as it is now, without waiting for upstreams.
+            upstreams: The upstreams to watch.
+            list_tools: Returns the current list, without waiting for upstreams.
         """
-        version = -1  # what changed while this did not run is seen at once
+        version = -1  # changes while this did not run are detected at once
         while True:
             version = await upstreams.changed(version)
             if self._latest is not None:
@@ -91,5 +91,5 @@ async def _tell_one(session: Connection) -> None:
 
 
 def _connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
-    # The SDK gives handlers a proxy for the request, and no public way to the session behind it.
+    # The SDK passes handlers a proxy for the request, with no public way to its session.
     return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -45,13 +45,13 @@ from trio_tools.tools.batches.pagination import largest_whole_result
 from trio_tools.tools.declaring.declaration import Tool
 from trio_tools.version import __version__
 
-# How long a list of tools waits for upstreams; what they have later is a change of the list.
+# Seconds that a list of tools waits for upstreams. Later tools are a change of the list.
 _DISCOVERY_SECONDS = 10.0
 
-# Servers may be made in several threads, and the SDK is one for all (`_logging_left_alone`).
+# Servers may be made in several threads, and the SDK is shared by all (`_logging_left_alone`).
 _sdk_is_changed = threading.Lock()
 
-# Claude Code takes no more for what a tool may return.
+# Claude Code's limit for the declared size of a tool's result.
 _MOST_CHARS = 500_000
 
 _INSTRUCTIONS = """\
@@ -61,14 +61,14 @@ operation_id to do only that. get_concurrency_status tells what goes on and how 
 
 
 class ToolServer(MCPServer[ServerState]):
-    """An MCP server whose tools answer in one envelope and run under one policy.
+    """An MCP server whose tools share one form of answer and one policy.
 
     Made by `create_server`. Tools added with the SDK's own `tool()` decorator work too, outside
     of the policy.
 
     Attributes:
-        state: What is live: limits, services, operations, calls.
-        telemetry: What is told to OpenTelemetry of it.
+        state: The live state: limits, services, operations, calls.
+        telemetry: Sends traces and metrics with OpenTelemetry.
     """
 
     def __init__(
@@ -119,18 +119,19 @@ class ToolServer(MCPServer[ServerState]):
         add_operation_resources(self, state)
 
     def reload(self, settings: Settings) -> Changes:
-        """Take what a running server can of other settings: limits, APIs, upstreams, tokens.
+        """Apply changed settings to a running server: limits, APIs, upstreams, tokens.
 
-        Calls in flight go on. Clients are told if the list of tools changes by it.
+        Calls in flight continue. Clients are notified if the list of tools changes.
 
         Args:
-            settings: All of them, as for a new server.
+            settings: All settings, as for a new server.
 
         Returns:
-            Names of settings that hold from now on, and of those that need a restart.
+            Names of settings that were applied, and of those that need a restart.
 
         Raises:
-            ValueError: A limit is for no tool, or an API's secret is not set; nothing changes then.
+            ValueError: A limit has the name of no tool, or an API's secret is not set. Nothing is
+            changed then.
         """
         state = self.state
         found = changes_between(state.settings, settings)
@@ -149,7 +150,7 @@ class ToolServer(MCPServer[ServerState]):
         self._changes.note_if_listed(await self._tools_now())
 
     async def list_tools(self) -> list[ToolListing]:
-        """List the tools, with the limits that hold now in their schemas and descriptions."""
+        """List the tools, with the current limits in their schemas and descriptions."""
         if self.state.settings.upstreams:
             await self.state.services.upstreams.discover(_DISCOVERY_SECONDS)
         listing = await self._tools_now()
@@ -178,7 +179,7 @@ class ToolServer(MCPServer[ServerState]):
         arguments: dict[str, Any],
         context: Context[ServerState, Any] | None = None,
     ) -> CallToolResult | InputRequiredResult:
-        """Call a tool under the policy. Every failure is an answer; a cancel passes through."""
+        """Call a tool under the policy. Failures become answers; a cancel passes through."""
         if name not in self._tools_by_name:
             try:
                 return await super().call_tool(name, arguments, context)
@@ -196,7 +197,7 @@ class ToolServer(MCPServer[ServerState]):
         """Return a prompt that was added with the SDK's decorator.
 
         Raises:
-            MCPError: There is none of that name. The SDK would log a traceback for it.
+            MCPError: The prompt does not exist. The SDK would log a traceback for it.
         """
         names = [prompt.name for prompt in await self.list_prompts()]
         if name not in names:
@@ -208,13 +209,13 @@ class ToolServer(MCPServer[ServerState]):
 
     @property
     def control_tools(self) -> frozenset[str]:
-        """Names of the tools that steer the others: status, and reading and stopping operations."""
+        """Names of the control tools: status, and reading and stopping operations."""
         return frozenset(name for name, tool in self._tools_by_name.items() if tool.control)
 
     def drain(self) -> None:
-        """Let every batch call return now, with what it has: those that run, and later ones too.
+        """Make every batch call return its results so far: the running ones, and later ones too.
 
-        So a call that waits in its queue answers as well, with its `operation_id` and nothing done.
+        A call that waits in its queue also answers, with its `operation_id` and no results.
         """
         self.state.drained = True
         for operation in self.state.store.running():

@@ -1,11 +1,11 @@
-"""The MCP tools, one file per family, and what they share.
+"""The MCP tools, one file per family, and the code that they share.
 
-What a caller can ask for, and the shape of what a tool answers, belong here. The work itself is
-done by `operations` and the doors below. Each module imports only those above it.
+The arguments and answers of tools belong here. `operations` and the services below do the work.
+Each module imports only those above it.
 
-call          what a tool gets to work with, and what it answers
+call         the context of a call, and its answer
 declaring     how a tool is declared: arguments, schemas, descriptions
-batches       what every batch-like tool does: run, page, report, go on
+batches      the common part of batch-like tools: run, page, report, resume
 fetch         fetch_urls
 crawl         crawl_site
 api           call_external_api

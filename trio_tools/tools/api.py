@@ -70,7 +70,7 @@ def _of_shared_limits(call: Call) -> list[str]:
 
 
 def _tell_rate_limit(failure: ToolFailure, bucket: TokenBucketStatistics, waited: float) -> None:
-    """Add to a failure when the API may be called again, as far as it or our bucket tells."""
+    """Add to a failure when the API may be called again, if the API or our rate limit knows."""
     token_seconds = (bucket.waiting + 1 - bucket.tokens) / bucket.rate
     if token_seconds > 0:
         failure.data.setdefault("retry_after_seconds", token_seconds)
@@ -83,7 +83,7 @@ def _tell_rate_limit(failure: ToolFailure, bucket: TokenBucketStatistics, waited
 
 
 def _rate_limit(bucket: TokenBucketStatistics, reply: ApiReply) -> dict[str, Any]:
-    """Tell what the API said about its limit; where it says nothing, what our own bucket holds."""
+    """Return the rate limit that the API reported, or else the state of our own bucket."""
     return {
         "limit": bucket.capacity if reply.limit is None else reply.limit,
         "remaining": int(bucket.tokens) if reply.remaining is None else reply.remaining,

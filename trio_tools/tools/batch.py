@@ -1,4 +1,4 @@
-"""`batch_process`, and `get_operation` and `cancel_operation` for what it leaves behind."""
+"""`batch_process`, and `get_operation` and `cancel_operation` for its stored outcomes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def get_operation(
             told = [Told(f"[{index}] characters {offset} to {offset + len(text)} of {total}", text)]
             summary = f"{summary}; characters {offset} to {offset + len(text)} of result {index}."
     pagination = {"cursor": following, "page_size": page_size, "total": known_total(counts)}
-    await call.state.store.settled(kept)  # nothing is told before it is safe
+    await call.state.store.settled(kept)  # nothing is reported before it is committed
     answer = Answer(
         summary=summary,
         data=data,

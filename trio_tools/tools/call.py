@@ -1,4 +1,4 @@
-"""What a tool works with during one call, and what it answers."""
+"""The context of a tool's call, and its answer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Call:
     Attributes:
         state: The live server.
         tool: Name of the tool.
-        client_id: Who calls.
-        report_progress: Sends (done, total, message) to the caller, if it wants progress.
-        timed: Whether the caller may say how long it takes.
+        client_id: The caller.
+        report_progress: Sends (done, total, message) to the caller, if it requested progress.
+        timed: Whether the caller may choose its timeout.
     """
 
     state: ServerState
@@ -44,15 +44,15 @@ class Call:
 
     @property
     def waited(self) -> float:
-        """Seconds since the call arrived; time in the waiting line counts for its budget."""
+        """Seconds since the call arrived; the time in the queue counts for its budget."""
         request = current_request()
         return request.elapsed if request else 0.0
 
     def background_seconds_for(self, asked: float | None) -> float:
-        """Return the time for work in the background.
+        """Return the timeout of work in the background.
 
         Raises:
-            InvalidArgument: More than the cap was asked for; the message names it.
+            InvalidArgument: It is above the cap; the message names the cap.
         """
         cap = self.state.settings.background_timeout_seconds
         if asked is None:
@@ -67,11 +67,11 @@ class Call:
 
     @contextmanager
     def time_limit(self, seconds: float | None) -> Generator[None]:
-        """Bound a block by what the caller asked for, within the cap, since the call arrived.
+        """Bound a block by the caller's timeout, within the cap, since the call arrived.
 
         Raises:
-            InvalidArgument: More than the cap was asked for.
-            TimedOut: Leaving the block, if it was cut.
+            InvalidArgument: The timeout is above the cap.
+            TimedOut: When the block was cancelled at its deadline.
         """
         allowed = self.limits.seconds_for(seconds)
         with trio.move_on_after(max(0.0, allowed - self.waited)) as scope:
@@ -90,21 +90,21 @@ class Call:
         )
 
     def place_of(self, operation: str) -> Place:
-        """Return where an operation that is a plain function runs."""
+        """Return where an operation with a plain function runs."""
         runs = self.state.operations[operation].runs
         assert runs != "async"
         return runs
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:
-        """Hold a place in the limit of this tool, as each item of a batch does."""
+        """Hold a token of the limit of this tool, as each item of a batch does."""
         self.waits_for("a slot")
         async with self.limits.limiter:
             self.waits_for(None)
             yield
 
     def waits_for(self, what: str | None) -> None:
-        """Say in the status what this call waits for."""
+        """Show in the status what this call waits for."""
         request = current_request()
         running = self.state.calls.get(request.request_id) if request else None
         if running is not None:
@@ -113,19 +113,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool answers when it succeeds.
+    """The answer of a successful call.
 
     Attributes:
         summary: One sentence for people and models; it opens the text of the result.
         data: The result, as JSON values.
-        told: The same as a model reads it, complete without `data`; None for `data` as JSON.
-        text: What to read at the end, such as how to go on.
+        told: The same in a form for models, complete without `data`; None for `data` as JSON.
+        text: Text at the end, such as how to continue.
         warnings: Sentences to read although the call succeeded.
-        pagination: Where the next page starts.
-        rate_limit: How much of a rate is left.
-        link: The resource that has the same and more; empty for none.
-        lean_data: What takes the place of `data`, `summary` and `text` in a lean answer, where
-            there is nothing more to say; None for `data` as it is.
+        pagination: The position of the next page.
+        rate_limit: The rest of a rate limit.
+        link: The resource with the same and more; empty for none.
+        lean_data: Replaces `data`, `summary` and `text` in a lean answer, if there is nothing
+            else to report; None for `data` unchanged.
     """
 
     summary: str
@@ -140,5 +140,5 @@ class Answer:
 
 
 async def no_progress(*_: object) -> None:
-    """Stand in for the way to a caller that wants no progress."""
+    """Do nothing: the default for a caller that did not request progress."""
     await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""All tools, by toolset. An explicit list: what is not here is not served."""
+"""All tools, by toolset. The list is explicit: other tools are not served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio_tools.tools.inference import RUN_INFERENCE
 from trio_tools.tools.patterns.toolset import PATTERN_NAMES, pattern_tools
 from trio_tools.tools.status import GET_CONCURRENCY_STATUS
 
-# The first one is harmless when called with nothing: some clients probe it.
+# The first one is harmless without arguments: some clients probe it.
 DEFAULT: tuple[Tool, ...] = (
     GET_CONCURRENCY_STATUS,
     FETCH_URLS,
@@ -31,7 +31,7 @@ DEFAULT: tuple[Tool, ...] = (
 )
 
 BUILT_IN_NAMES: frozenset[str] = frozenset({*(tool.name for tool in DEFAULT), *PATTERN_NAMES})
-"""Names of all tools of ours, which an application's tool cannot have."""
+"""Names of all our tools. An application's tool cannot use them."""
 
 
 def tools_of(toolset: str) -> tuple[Tool, ...]:

@@ -1,4 +1,4 @@
-"""`compute_hash` and `compress_data`: work for the processor, in threads, off the event loop."""
+"""`compute_hash` and `compress_data`: CPU-bound work in threads, outside of the event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaring.arguments import TimeoutSeconds
 from trio_tools.tools.declaring.declaration import Tool
 
-# What `data` was called at first.
+# The former name of `data`.
 OldName = Annotated[str | None, Field(description="Old name of data.")]
 
 
@@ -69,7 +69,7 @@ async def compress_data(
     """Compress a text or a file; with content_base64, undo it. Give one of the three."""
     from trio_tools.files.compression import compress_file, compress_text  # noqa: PLC0415 - costs
 
-    # Base64 makes four characters of three bytes, and all of them have to fit into the answer.
+    # Base64 makes four characters of three bytes, and all of them must fit into the answer.
     most = min(max_output_bytes, call.state.settings.max_output_chars // 4 * 3)
     options: dict[str, Any] = {"algorithm": algorithm, "level": level, "max_output_bytes": most}
     files = call.state.services.files

@@ -76,7 +76,7 @@ async def _asked(
     max_pages: int,
     max_chars: int,
 ) -> dict[str, Any]:
-    """Return what is to be crawled; without a URL, what the operation of that id crawls."""
+    """Return the crawl to make; without a URL, that of the operation with that id."""
     if url is not None:
         return {
             "url": url,

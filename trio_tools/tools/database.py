@@ -1,4 +1,4 @@
-"""`query_database`: one statement that reads, stopped in the database when its time is up."""
+"""`query_database`: one read-only statement, ended in the database at its deadline."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def query_database(
     """
     database = database or _the_only_one(call.state.services.databases.names)
     parameters = parameters or {}
-    asked = partial(_fingerprint, database, sql, parameters)  # only of what is worth it
+    asked = partial(_fingerprint, database, sql, parameters)  # computed only when needed
     position = _position(call, cursor, asked)
     databases = call.state.services.databases
     bounds = _Bounds(

@@ -1,7 +1,7 @@
-"""`process_large_dataset`: an operation over a dataset, a chunk in each call, or all in one.
+"""`process_large_dataset`: an operation over a dataset, one chunk per call, or all in one.
 
-Between calls nothing is held open: the cursor says where the next chunk begins. With
-`background=true` one operation goes through all chunks.
+Nothing is held open between calls: the cursor is the position of the next chunk. With
+`background=true` one operation processes all chunks.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _position(call: Call, dataset: str, cursor: str | None) -> Any:
 
 
 def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> Answer:
-    """Add where the next chunk begins; what is left of this one stays with its operation."""
+    """Add the position of the next chunk. Missing items of this one stay with its operation."""
     following = None
     text = "This was the last chunk."
     if chunk.following is not None:
@@ -158,7 +158,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
 
 
 def _with_all_chunks(answer: Answer, chunk: Chunk) -> Answer:
-    """Say that no further call is needed for the next chunks."""
+    """Add that the next chunks need no further call."""
     return replace(
         answer,
         data={**answer.data, "next_cursor": None},

@@ -65,7 +65,7 @@ async def fetch_urls(
         "max_chars": max_chars,
         "offset": offset,
     }
-    # Each item is stored with the operation, so it has no field that says nothing.
+    # Each item is stored with the operation, so it has only fields with a value.
     common = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
     return await run_batch_call(
         call,

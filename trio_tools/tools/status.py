@@ -1,6 +1,6 @@
-"""`get_concurrency_status`: what goes on right now, read from the live objects.
+"""`get_concurrency_status`: the current activity, read from the live objects.
 
-Of its own calls and operations a client sees all, of those of other clients how many there are.
+A client sees all of its own calls and operations, and only the number of those of other clients.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from trio_tools.tools.declaring.declaration import Tool
 if TYPE_CHECKING:
     from trio_tools.http.fetching.hosts.host import HostState
 
-# The share of a budget that advice plans with.
+# Share of a budget that the advice uses.
 _SAFETY = 0.8
 _MAX_HOSTS = 50
 _MAX_FILES = 20
-# As in the guideline, with what holds here.
+# As in the guideline, adapted to this server.
 _RECOMMENDATIONS = {
     "small_batch": "For fewer than 10 items one call is as good as any: give them all at once.",
     "large_batch": "For more than 100 items set timeout_seconds, use background, or detail="
@@ -74,7 +74,7 @@ async def get_concurrency_status(call: Call) -> Answer:
             "workers": workers,
             "limits": limits,
             "queues": queues,
-            "lines": queues,  # the name of before
+            "lines": queues,  # the former name
             "calls": [_call(it, by_request.get(it.request_id), now) for it in own_calls],
             "operations": [_operation(kept, now) for kept in own_operations],
             "files_not_written": not_written[:_MAX_FILES],
@@ -104,7 +104,7 @@ async def get_concurrency_status(call: Call) -> Answer:
 
 
 def _of_workers(workers: dict[str, Any] | None) -> str:
-    """Say whose figures these are, and add those of all workers."""
+    """Add whose figures these are, and the figures of all workers."""
     if workers is None:
         return ""
     total = workers["all"]
@@ -136,7 +136,7 @@ def _call(running: RunningCall, kept: StoredOperation | None, now: float) -> dic
 
 
 def _files_not_written(state: ServerState, client_id: str) -> list[dict[str, Any]]:
-    """Return the operations of a client that have ended without their `output_file`."""
+    """Return the ended operations of a client whose `output_file` was not written."""
     return [
         {"operation_id": kept.operation_id, "output_file": output.path, "reason": output.trouble}
         for kept in state.store.operations()
@@ -159,7 +159,7 @@ def _warnings(state: ServerState, not_written: list[dict[str, Any]]) -> list[str
 
 
 def _usage(state: ServerState, client_id: str) -> dict[str, Any]:
-    """Tell what the caller has used today, and what it may."""
+    """Return the use of the caller today, and its quotas."""
     used, client = state.usage.of(client_id), state.settings.client(client_id)
     return {
         "calls_today": used.calls,
@@ -177,7 +177,7 @@ def _by_tool(
     everyones: Iterable[RunningCall | StoredOperation],
     own: Iterable[RunningCall | StoredOperation],
 ) -> dict[str, int]:
-    """Count those that are not the caller's own, by tool."""
+    """Count the calls of other clients, by tool."""
     return dict(Counter(it.tool for it in everyones) - Counter(it.tool for it in own))
 
 
@@ -213,7 +213,7 @@ def _operation(kept: StoredOperation, now: float) -> dict[str, Any]:
 
 
 def _store(state: ServerState) -> dict[str, Any]:
-    """Tell whether what finishes is stored where it should be, and why not."""
+    """Return whether outcomes are stored in the configured place, and why not."""
     trouble = state.store.trouble
     return {"in_memory_only": bool(trouble), "trouble": trouble or None}
 
@@ -229,7 +229,7 @@ def _blocked(state: ServerState) -> dict[str, Any]:
 
 
 def _durations(state: ServerState) -> dict[str, Any]:
-    """Tell how long the latest calls of each tool took."""
+    """Return the durations of the latest calls of each tool."""
     return {
         tool: {
             "calls": len(durations.latest),
@@ -241,7 +241,7 @@ def _durations(state: ServerState) -> dict[str, Any]:
 
 
 def _upstreams(state: ServerState) -> dict[str, dict[str, Any]]:
-    """Tell what is known of the MCP servers behind this one."""
+    """Return the status of the upstream MCP servers."""
     if not state.settings.upstreams:
         return {}
     told: dict[str, dict[str, Any]] = {}
@@ -261,7 +261,7 @@ def _upstreams(state: ServerState) -> dict[str, dict[str, Any]]:
 
 
 def _advice(state: ServerState) -> list[str]:
-    """Say how many items fit into a call, as far as that was seen."""
+    """Return how many items fit into a call, from recent durations."""
     advice: list[str] = []
     budget = state.settings.limits_of("batch_process").timeout_seconds
     for name in state.limits:

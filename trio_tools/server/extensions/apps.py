@@ -1,8 +1,8 @@
-"""The Apps extension: hosts that show pages show how an operation goes, beside the answer.
+"""The Apps extension: hosts that show pages show the progress of an operation beside the answer.
 
-The page is a resource, `ui://trio-tools/operation.html`, without data. What it shows comes with the
-results of calls, in `_meta`, which hosts give to the page and not to the model. Clients that do not
-declare the extension see nothing of it.
+The page is a resource, `ui://trio-tools/operation.html`, without data. Its data comes with the
+results of calls, in `_meta`, which hosts pass to the page and not to the model. Clients that do
+not declare the extension see nothing of it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from trio_tools.server.extensions.tasks import BATCH_TOOLS
 
 PAGE_URI: Final = "ui://trio-tools/operation.html"
 VIEW_KEY: Final = "trio-tools/operation"
-"""Key of `_meta` of a result: the operation as the dashboard shows it."""
+"""Key of `_meta` of a result: the operation in the form of the dashboard."""
 
 _VIEWED: Final = BATCH_TOOLS | {"get_operation", "cancel_operation"}
 _NO_NETWORK: Final = ResourceCsp(connect_domains=[], resource_domains=[])
 
 
 def with_apps(extensions: Sequence[Extension]) -> list[Extension]:
-    """Return the extensions of a server with one for apps that has the page.
+    """Return the extensions of a server, including one for apps that has the page.
 
-    The protocol has one place for it, so the page is added to the application's own, if it has one.
+    The protocol allows only one, so the page is added to the application's own if there is one.
     """
     own = [each for each in extensions if each.identifier == EXTENSION_ID]
     apps = own[0] if own else Apps()
@@ -50,7 +50,7 @@ def with_apps(extensions: Sequence[Extension]) -> list[Extension]:
 
 
 class OperationPages:
-    """A stage of a server's middleware: it offers the page to clients that declare it, to no other.
+    """A stage of a server's middleware: it offers the page only to clients that declare it.
 
     Args:
         state: The live server.
@@ -62,7 +62,7 @@ class OperationPages:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Add to a list of tools or to a result what the page needs."""
+        """Add the data for the page to a list of tools or to a result."""
         result = await call_next(ctx)
         if not isinstance(result, dict):
             return result
@@ -88,7 +88,7 @@ class OperationPages:
             kept = self._state.store.find(
                 operation_id, request.client_id if request else "anonymous"
             )
-        except NotFound:  # it made room for others meanwhile; the page has the counts
+        except NotFound:  # it was evicted meanwhile; the page has the counts
             return
         view = operation_view(kept, trio.current_time())
         result["_meta"] = {**result.get("_meta", {}), VIEW_KEY: view}

@@ -1,7 +1,8 @@
-"""`notifications/tasks`: how a task goes, on the stream of `subscriptions/listen`.
+"""`notifications/tasks`: the state of tasks, on the stream of `subscriptions/listen`.
 
-The client names the tasks in `notifications.taskIds`. The acknowledgement repeats those that it may
-see; of each it is told the state as it is now, then what changes, and at last how it ended.
+The client lists the tasks in `notifications.taskIds`. The acknowledgement repeats those that it
+may see. For each of them it receives the current state, then every change, and finally the
+result.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _MOST_IDS = 100
 
 
 class _Notification(NamedTuple):
-    """A notification that the SDK has no type for."""
+    """A notification without a type in the SDK."""
 
     method: str
     params: dict[str, Any]
 
     def model_dump(self, **_: object) -> dict[str, Any]:
-        """Return it as JSON values, as the SDK asks its own notifications for them."""
+        """Return it as JSON values, with the method that the SDK calls."""
         return self._asdict()
 
 
@@ -47,7 +48,7 @@ class TaskNotifications:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Follow the tasks that a listen request names, until it ends."""
+        """Follow the tasks in a listen request, until it ends."""
         wanted = _task_ids(ctx)
         if not wanted:
             return await call_next(ctx)
@@ -65,7 +66,7 @@ class TaskNotifications:
     async def _follow(
         self, ctx: ServerRequestContext[Any, Any], acknowledged: trio.Event, task_id: str
     ) -> None:
-        """Send the state of a task whenever it has changed, until it has ended."""
+        """Send the state of a task after each change, until it has ended."""
         await acknowledged.wait()
         told: dict[str, Any] | None = None
         while (task := await self._tasks.find(task_id)) is not None:
@@ -81,10 +82,10 @@ class TaskNotifications:
 
 
 def _task_ids(ctx: ServerRequestContext[Any, Any]) -> Sequence[str]:
-    """Return the tasks that a request to listen names.
+    """Return the tasks in a request to listen.
 
     Raises:
-        MCPError: They are no list of at most 100 texts.
+        MCPError: They are not a list of at most 100 texts.
     """
     wanted = (ctx.params or {}).get("notifications")
     if ctx.method != "subscriptions/listen" or not isinstance(wanted, dict):
@@ -105,7 +106,7 @@ def _task_ids(ctx: ServerRequestContext[Any, Any]) -> Sequence[str]:
 
 
 class _Session:
-    """The session of a request, whose acknowledgement also names the tasks that are followed."""
+    """The session of a request, whose acknowledgement also contains the followed tasks."""
 
     def __init__(self, session: ServerSession, task_ids: Sequence[str]) -> None:
         self._session = session
@@ -113,7 +114,7 @@ class _Session:
         self.acknowledged = trio.Event()
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the session has."""
+        """Return the attribute of the session."""
         return getattr(self._session, name)
 
     async def send_notification(self, notification: Any, related_request_id: Any = None) -> None:

@@ -26,16 +26,16 @@ POLL_MS = 1_000
 
 @dataclass(eq=False)
 class Task:
-    """A call that became a task in this process, as its client sees it.
+    """A call of this process that became a task, as its client sees it.
 
     Attributes:
-        task_id: Names it.
+        task_id: Its id.
         owner: The client that may see it.
-        operation_id: Of the operation that it is a run of; empty for a tool without one.
+        operation_id: The operation of which it is a run; empty for a tool without one.
         run: The number of that run.
         done: Set when it has ended.
-        answer: What its call answered, if it has ended with that.
-        error: The error of the protocol that it has ended with, as JSON values.
+        answer: The answer of its call, if it ended with one.
+        error: The protocol error with which it ended, as JSON values.
     """
 
     task_id: str
@@ -52,7 +52,7 @@ class Task:
 
     @property
     def status(self) -> str:
-        """As the extension names it."""
+        """The status in the extension's words."""
         if not self.done.is_set():
             return "working"
         if self.error is not None:
@@ -65,24 +65,24 @@ class Task:
         return _plain(self.answer)
 
     async def changed(self) -> None:
-        """Return when it has ended, or some time later: it may have come on."""
+        """Return when it has ended, or after some time, since it may have made progress."""
         with trio.move_on_after(POLL_MS / 1000):
             await self.done.wait()
 
     def end(self) -> None:
-        """Note that the call has ended."""
+        """Record that the call has ended."""
         self.updated = dt.datetime.now(dt.UTC)
         self.ended_at = trio.current_time()
         self.done.set()
 
 
 class StoredTask:
-    """A task that an earlier process made, or another one on the same state.
+    """A task of an earlier process, or of another one on the same state.
 
     Args:
         state: The live server.
-        kept: The operation that it is a run of.
-        task_id: As its client knows it.
+        kept: The operation of which it is a run.
+        task_id: Its id for the client.
     """
 
     error: None = None
@@ -96,36 +96,36 @@ class StoredTask:
 
     @property
     def status(self) -> str:
-        """As the extension names it: parked, it works again with the next start."""
+        """The status: an interrupted task is working again after the next start."""
         return "working" if self._kept.running or self._kept.background else "completed"
 
     @property
     def updated(self) -> dt.datetime:
-        """When it was stored last."""
+        """When it was last stored."""
         assert self._kept.journal is not None
         return dt.datetime.fromtimestamp(self._kept.journal.record.last_used, dt.UTC)
 
     async def result(self) -> dict[str, Any] | None:
-        """Return what its call would have answered."""
+        """Return the answer that its call would have returned."""
         answer = await stored_answer(self._call, self._kept, _options_of(self._kept))
         settings = self._call.state.settings
         return _plain(succeeded(answer, Forms(settings.answers, settings.answers_envelope)))
 
     async def stop(self) -> None:
-        """Stop it; what it did is kept."""
+        """Stop it; its results are kept."""
         await stop_for_good(self._call, self._kept)
 
     async def changed(self) -> None:
-        """Return some time later: another process may be at work on it."""
+        """Return after some time: another process may be running it."""
         await trio.sleep(POLL_MS / 1000)
 
 
 def let_the_next_start_go_on(task: Task, kept: StoredOperation) -> None:
-    """Have an operation that runs as a task stored as one that the next start takes up."""
+    """Store an operation that runs as a task in a form that the next start resumes."""
     if kept.journal is None:
         return
     now = trio.current_time()
-    assert kept.deadline is not None  # it runs
+    assert kept.deadline is not None  # it is running
     options = {
         "concurrency": kept.batch.limit,
         "item_seconds": kept.batch.item_timeout,
@@ -144,7 +144,7 @@ def _options_of(kept: StoredOperation) -> dict[str, Any]:
 
 
 def latest_run(kept: StoredOperation) -> int:
-    """Return the number of the run that was a task last; 0 if none was."""
+    """Return the number of the last run that was a task; 0 without one."""
     return _options_of(kept).get("task", 0)
 
 

@@ -1,9 +1,9 @@
-"""The Tasks extension: a call that takes long is a task, for clients that declare it.
+"""The Tasks extension: a long call becomes a task, for clients that declare the extension.
 
-A task of a batch-like tool is one run of an operation, not a second thing beside it: its id is the
-operation's and the number of the run, and its figures are those of the batch. Cancelling it stops
-the operation, which then ends with what it has. It survives a restart as the operation does. For
-clients that do not declare the extension nothing changes.
+A task of a batch-like tool is one run of an operation: its id consists of the operation's id and
+the number of the run, and its counts are those of the batch. Cancelling it stops the operation,
+which ends with its partial results. It survives a restart as the operation does. Nothing changes
+for clients that do not declare the extension.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from trio_tools.tools.declaring.declaration import Tool
 TASKS = "io.modelcontextprotocol/tasks"
 BATCH_TOOLS = frozenset({"batch_process", "crawl_site", "fetch_urls", "process_large_dataset"})
 
-# How long a call may take before it becomes a task.
+# Seconds after which a call becomes a task.
 _MOMENT_SECONDS = 1.5
 _MOST_TASKS = 250  # each with its answer
 
@@ -59,17 +59,17 @@ class TaskParams(RequestParams):
 
 
 class TaskUpdateParams(TaskParams):
-    """Parameters of `tasks/update`. No task of ours asks for input, so every key is unknown."""
+    """Parameters of `tasks/update`. Our tasks never request input, so every key is unknown."""
 
     input_responses: dict[str, Any] = Field(default_factory=dict, alias="inputResponses")
 
 
 class TasksExtension(Extension):
-    """Makes tasks of calls that take long, for clients that declare the extension.
+    """Makes tasks of long calls, for clients that declare the extension.
 
     Args:
         state: The live server.
-        tools: Its tools, by name; `Tool.task` says which calls may be tasks.
+        tools: Its tools, by name; `Tool.task` determines which calls may be tasks.
     """
 
     identifier = TASKS
@@ -95,7 +95,7 @@ class TasksExtension(Extension):
         ctx: ServerRequestContext[Any, Any],
         call_next: CallNext,
     ) -> HandlerResult:
-        """Run a call as a job of the server, and make a task of it if it takes long."""
+        """Run a call as a job of the server, and make it a task if it takes long."""
         tool = self._tools.get(params.name)
         if tool is None or tool.task == "never":
             return await call_next(ctx)
@@ -116,14 +116,14 @@ class TasksExtension(Extension):
                 handed_over = True
                 return {"resultType": "task", **self._told(task)}
         finally:
-            if not handed_over:  # its caller left before it was told of a task
+            if not handed_over:  # its caller left before it received the task
                 task.scope.cancel(reason="the caller left")
         if task.error is not None:
             raise MCPError(task.error["code"], task.error["message"], task.error.get("data"))
         return task.answer
 
     def _start(self, task: Task, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> bool:
-        """Start the call of a task as a job of the server. False if nothing is served."""
+        """Start the call of a task as a job of the server. False if no connection is served."""
 
         async def job() -> None:
             await self._work(task, ctx, call_next)
@@ -131,7 +131,7 @@ class TasksExtension(Extension):
         return self._state.jobs.start(job)
 
     async def find(self, task_id: str) -> Task | StoredTask | None:
-        """Return a task of the caller, also one that an earlier process or another one made."""
+        """Return a task of the caller, also one of an earlier or another process."""
         owner = _client()
         task = self._tasks.get((owner, task_id))
         if task is not None:
@@ -144,7 +144,7 @@ class TasksExtension(Extension):
         return StoredTask(self._state, kept, task_id)
 
     async def detailed(self, task: Task | StoredTask) -> dict[str, Any]:
-        """Return a task as `tasks/get` and its notifications have it."""
+        """Return a task in the form of `tasks/get` and its notifications."""
         told = self._told(task)
         if told["status"] == "completed":
             told["result"] = await task.result()
@@ -164,7 +164,7 @@ class TasksExtension(Extension):
             await task.stop()
         elif not task.done.is_set():
             operation = self._operation(task)
-            # One that waits in a queue has nothing to end with.
+            # A call that waits in a queue has no partial results.
             if operation is None or not operation.stop(for_good=True):
                 task.scope.cancel(reason="the task was cancelled")
         return {"resultType": "complete"}
@@ -178,7 +178,7 @@ class TasksExtension(Extension):
     async def _work(
         self, task: Task, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> None:
-        """Run the call. Cut by the end of the server, the task goes on with the next start."""
+        """Run the call. If the end of the server cancels it, the next start resumes the task."""
         try:
             with task.scope:
                 task.answer = await call_next(ctx)
@@ -195,7 +195,7 @@ class TasksExtension(Extension):
             task.end()
 
     async def _new_task(self, params: CallToolRequestParams) -> Task | None:
-        """Make a task for a call; None if its arguments are wrong, which the call will tell."""
+        """Make a task for a call; None if its arguments are wrong, which the call will report."""
         owner = _client()
         if params.name not in BATCH_TOOLS:
             return Task(new_operation_id().replace("op_", "task_", 1), owner)
@@ -210,7 +210,7 @@ class TasksExtension(Extension):
         return Task(f"{operation_id}.{run}", owner, operation_id, run)
 
     async def _keep(self, task: Task) -> None:
-        """Keep a task for its time, beyond the process too; the oldest that ended make room."""
+        """Keep a task for its lifetime, also beyond the process; evict the oldest ended ones."""
         oldest = trio.current_time() - self._state.settings.operation_ttl_seconds
         for key, kept in list(self._tasks.items()):
             full = len(self._tasks) >= _MOST_TASKS and kept.done.is_set()
@@ -221,7 +221,7 @@ class TasksExtension(Extension):
         if task.operation_id:
             go_on = partial(let_the_next_start_go_on, task)
             operation = self._operation(task)
-            if operation is None or not operation.running_here:  # it waits for its turn
+            if operation is None or not operation.running_here:  # it waits in the queue
                 self._state.when_begun[task.owner, task.operation_id] = go_on
                 return
             go_on(operation)
@@ -274,10 +274,10 @@ class TasksExtension(Extension):
 
 
 def _check_name(ctx: ServerRequestContext[Any, Any], task_id: str) -> None:
-    """Check that the header that proxies route by names the task, where a request has headers.
+    """Check that the header by which proxies route contains the task id, for HTTP requests.
 
     Raises:
-        MCPError: It does not. The SDK checks it for its own methods alone.
+        MCPError: It does not. The SDK checks it only for its own methods.
     """
     headers: Any = getattr(ctx.request, "headers", None)
     if headers is None or decode_header_value(headers.get(MCP_NAME_HEADER)) == task_id:

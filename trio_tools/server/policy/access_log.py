@@ -1,4 +1,4 @@
-"""A record for each tool call, with all that an operator wants to know and no argument of it."""
+"""A log record for each tool call, without its arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNKNOWN: Final = "unknown tool"
 
 
 def record_wait(seconds: float) -> None:
-    """Record how long the call of this task waited for its turn."""
+    """Record how long the call of this task waited in its queue."""
     if (waited := _waited.get(None)) is not None:
         waited.append(seconds)
 
@@ -30,7 +30,7 @@ class AccessLog:
     """Writes the records, as the outermost stage of a server's middleware.
 
     Args:
-        tools: The names that may be logged; what a client calls by another one is its own text.
+        tools: The names that may be logged; any other name is text of the client.
     """
 
     def __init__(self, tools: Collection[str]) -> None:
@@ -69,7 +69,7 @@ class AccessLog:
 
 
 def _told(result: HandlerResult) -> tuple[str, int, int]:
-    """Return how a call ended, how many items it had, and the bytes of its text."""
+    """Return the outcome of a call, its number of items, and the bytes of its text."""
     if not isinstance(result, dict):
         return "cut short", 0, 0
     content: list[Any] = result.get("content") or []

@@ -1,7 +1,7 @@
-"""What surrounds a call that does work: it is seen, waits its turn, and is missed if it leaves.
+"""The policy of a call that does work: its place in the status, its queue, its cancellation.
 
-Both are structure: a call runs while the block of its nursery is open, and holds a
-place in its queue while the block of its slot is open.
+Both use blocks: a call runs while the block of its nursery is open, and holds a slot of its queue
+while the block of the slot is open.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ _LEAST_RETRY_SECONDS = 0.01
 
 @asynccontextmanager
 async def tracked(state: ServerState, running: RunningCall) -> AsyncGenerator[None]:
-    """Show the call in the status until all that it started has ended.
+    """Show the call in the status until all its tasks have ended.
 
-    Its failures are answers within the block: one that left it while the call is cancelled would
-    come out in a group with the cancel, which nobody outside can answer.
+    Inside the block its failures become answers. A failure that left the block together with a
+    cancel would be in a group, which no caller could handle.
     """
     state.calls[running.request_id] = running
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_notice_departure, running)
             yield
-            # The watch ends by this, and not by a cancel, which would nearly double what it costs.
+            # The watcher ends by this event and not by a cancel, which would nearly double its
+            # cost.
             running.answered.set()
     except* Exception as errors:  # noqa: BLE001 - of any kind
-        # Only beside a cancel, which goes on: a nursery of the tool was cut while it failed.
+        # Only together with a cancel, which continues: the tool's nursery failed while it was
+        # cancelled.
         _log.debug("a call that was cancelled has failed too", exc_info=errors)
     finally:
         del state.calls[running.request_id]
@@ -58,20 +60,20 @@ async def turn(
     timed: bool,
     client: ClientSettings,
 ) -> AsyncGenerator[None]:
-    """Hold a slot of the queue, which has to be had within the time of the call.
+    """Hold a slot of the queue; wait for it within the time of the call.
 
     Args:
-        queue: Where to wait.
-        share: What the client may hold of the slots; where it waits for its own calls.
-        client_id: Whose turn it is.
-        seconds: How long to wait.
+        queue: The queue.
+        share: The client's share of the slots; a client waits in it for its own calls.
+        client_id: The client.
+        seconds: Longest wait.
         timed: Whether the caller can allow more time.
         client: Its weight and its priority.
 
     Raises:
         Overloaded: The queue is full.
-        ServerOverloaded: The calls before it are expected to take longer than its time, or its time
-            was up in the queue.
+        ServerOverloaded: The calls before it are expected to take longer than its time, or its
+            time expired in the queue.
     """
     statistics = queue.statistics()
     _refuse_if_too_late(statistics, seconds, timed=timed)
@@ -88,7 +90,7 @@ async def turn(
             share,
             queue.slot(key=client_id, weight=client.weight, priority=client.priority),
         ):
-            patience.deadline = math.inf  # it is there
+            patience.deadline = math.inf  # it has a slot
             record_wait(trio.current_time() - asked)
             yield
     if patience.cancelled_caught:
@@ -101,9 +103,9 @@ async def turn(
 
 
 def _refuse_if_too_late(queue: AdmissionStatistics, seconds: float, *, timed: bool) -> None:
-    """Refuse at once a call that would not get its turn in time, as recent calls tell.
+    """Refuse a call at once that would not get a slot in time, according to recent calls.
 
-    While nothing is known of those, and in a pause, it may wait.
+    Without recent calls, and during a pause, it may wait.
     """
     expected = queue.expected_wait
     if expected > seconds:

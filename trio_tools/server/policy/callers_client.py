@@ -1,4 +1,4 @@
-"""The client of a call, as the servers behind this one may ask it: sampling, elicitation, roots."""
+"""The client of a call, for requests of upstreams: sampling, elicitation, roots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NEEDS: Final = {
 
 
 class CallersClient(Answerer):
-    """The client of one call of ours, which can be asked until the call has ended.
+    """The client of one call of ours, which accepts requests until the call has ended.
 
     Args:
-        context: Of the call.
+        context: The SDK's context of the call.
     """
 
     def __init__(self, context: Context[Any, Any]) -> None:
@@ -32,10 +32,10 @@ class CallersClient(Answerer):
         self.ended = False
 
     async def answer(self, request: types.ServerRequest) -> types.ClientResult:
-        """Ask the client, and return what it answers. A cancel tells it that nobody waits.
+        """Send a request to the client and return its answer. A cancel is sent to the client too.
 
         Raises:
-            CannotAnswer: It did not declare that it can, its call has ended, or it refuses.
+            CannotAnswer: It did not declare the capability, its call has ended, or it refuses.
         """
         session, needed = self._context.session, _NEEDS[request.method]
         if self.ended:
@@ -50,7 +50,7 @@ class CallersClient(Answerer):
             return await session.send_request(request, _result_of(request), metadata=asked_by)
         except MCPError as error:
             raise CannotAnswer(f"the client answers: {error.message}") from None
-        except ValueError:  # as pydantic's error is
+        except ValueError:  # the base class of pydantic's error
             raise CannotAnswer("what the client answered is no result") from None
 
 
@@ -71,7 +71,7 @@ def _result_of(request: types.ServerRequest) -> type[Any]:
 
 @contextmanager
 def open_to_requests(context: Context[Any, Any] | None) -> Generator[None]:
-    """Let upstreams ask the client of a call while the block runs."""
+    """Let upstreams send requests to the client of a call during the block."""
     if context is None:
         yield
         return

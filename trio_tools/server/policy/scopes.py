@@ -1,7 +1,7 @@
-"""Scopes: what the access token of a caller allows, by family of tools.
+"""Scopes: the permissions of a caller's access token, by family of tools.
 
-A tool belongs to a family. An operation belongs to that of the tool whose limit it shares, so that
-`batch_process` does not open what its own scope would close.
+A tool belongs to a family. An operation belongs to the family of the tool whose limit it shares,
+so that `batch_process` cannot be used to avoid a scope.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _granted: ContextVar[frozenset[str] | None] = ContextVar("scopes of the caller",
 
 @contextmanager
 def granted(scopes: frozenset[str] | None) -> Generator[None]:
-    """Bind what is called within the block to scopes; None for no such bound."""
+    """Apply scopes to all calls within the block; None applies none."""
     token = _granted.set(scopes)
     try:
         yield
@@ -51,14 +51,14 @@ def missing_scope(
     tool: str,
     arguments: Mapping[str, Any],
 ) -> str | None:
-    """Return a scope that a call needs and its caller does not have, None if there is none.
+    """Return a scope that a call needs and its caller lacks; None if it lacks none.
 
     Args:
         state: The live server.
-        scopes: What the caller has.
-        owner: Who calls.
-        tool: What is called.
-        arguments: With which arguments, of any type.
+        scopes: The scopes of the caller.
+        owner: The caller.
+        tool: The called tool.
+        arguments: Its arguments, of any type.
     """
     needed = state.settings.http.oauth.tool_scopes
     if not needed:
@@ -104,7 +104,7 @@ def _family_of_operation(state: ServerState, name: str) -> Family:
 
 
 def _families_of_stored(state: ServerState, operation_id: str, owner: str) -> set[Family]:
-    """Return the family of the operation that a call goes on with; none if there is no such."""
+    """Return the family of the operation that a call resumes; None without such an operation."""
     try:
         kept = state.store.find(operation_id, owner)
     except NotFound:

@@ -1,4 +1,4 @@
-"""A span for each request that a client sends, in place of the SDK's own."""
+"""A span for each request of a client, instead of the SDK's own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class RequestSpans:
 
     A span has the attributes of the semantic conventions for MCP. Its parent is the trace in the
     request's `_meta` (`traceparent`, `tracestate`, `baggage`), or else in the headers of the HTTP
-    request. A name that a client made up is not in it.
+    request. It contains no name that the client invented.
 
     Args:
         telemetry: Makes the spans while it is on.
-        tools: The names that may be told.
+        tools: The names that may appear in a span.
     """
 
     def __init__(self, telemetry: Telemetry, tools: Collection[str]) -> None:
@@ -62,7 +62,7 @@ class RequestSpans:
 
 
 def take_over(stages: list[ServerMiddleware[Any]], ours: RequestSpans) -> None:
-    """Put our stage in the place of the SDK's, which tells messages of errors and made-up names."""
+    """Replace the SDK's stage, whose spans contain error messages and invented names."""
     found = [n for n, stage in enumerate(stages) if type(stage).__name__ == _SDK_STAGE]
     for number in reversed(found):
         del stages[number]
@@ -86,7 +86,7 @@ def _attributes(ctx: ServerRequestContext[Any, Any], headers: Any) -> dict[str, 
 
 
 def _error_code(result: HandlerResult) -> str | None:
-    """Return the error code of an answer that tells a failure, None if it tells none."""
+    """Return the error code of an answer that is a failure; None for any other."""
     if not isinstance(result, dict):
         return "" if getattr(result, "is_error", False) is True else None
     if result.get("isError") is not True:

@@ -1,4 +1,4 @@
-"""What an application's function returned, as the answer of its tool."""
+"""The return value of an application's function, as the answer of its tool."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 def answer_of(name: str, render: Render | None, call: Call, value: Any) -> Answer:
-    """Return a function's result as an answer.
+    """Return a function's return value as an answer.
 
     Raises:
-        ToolFailure: It is no JSON value.
+        ToolFailure: It is not a JSON value.
         InvalidArgument: It does not fit into `max_output_chars`.
     """
     made = isinstance(value, Answer)
@@ -51,7 +51,7 @@ def answer_of(name: str, render: Render | None, call: Call, value: Any) -> Answe
 
 
 def _rendered(name: str, render: Render, value: Any, most_chars: int) -> Told | None:
-    """Return the text of a result by its `render`; None if that cannot be shown."""
+    """Return the text of a result from its `render`; None if that fails."""
     try:
         line, _, body = render(value).partition("\n")
     except Exception as error:  # noqa: BLE001 - of the author of the tool

@@ -1,4 +1,4 @@
-"""`ToolContext`: what an application's tool knows of its call, and can ask of the server."""
+"""`ToolContext`: the call of an application's tool, and its interface to the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_tools.tools.batches.calls import BatchRequest, run_batch_call
 from trio_tools.tools.call import Answer, Call
 
 _KEY_BYTES = 8
-# A batch that the server would cut together with its call ends so much earlier, and answers.
+# Seconds before the server's deadline of the call at which a batch ends, so that it can answer.
 _SHARE_OF_A_CUT_CALL = 0.95
 
 
@@ -30,9 +30,9 @@ class ToolContext:
 
     Attributes:
         client_id: The caller.
-        request_id: Of this call, as in its envelope and in the log.
-        timeout_seconds: Time of this call, counted from its arrival: as the caller asked for, or
-            the default of the tool.
+        request_id: The id of this call, as in its envelope and in the log.
+        timeout_seconds: Timeout of this call, counted from its arrival: the caller's, or the
+            default of the tool.
     """
 
     client_id: str
@@ -57,17 +57,17 @@ class ToolContext:
 
     @property
     def remaining(self) -> float:
-        """Seconds of `timeout_seconds` that are left, at least 0."""
+        """Remaining seconds of `timeout_seconds`, at least 0."""
         return max(0.0, self.timeout_seconds - self.elapsed)
 
     @property
     def max_timeout_seconds(self) -> float:
-        """The most seconds that a caller of this tool may ask for."""
+        """The largest timeout in seconds that a caller of this tool may request."""
         return self._call.limits.declared.max_timeout_seconds
 
     @property
     def max_output_chars(self) -> int:
-        """The most characters of an answer, as JSON."""
+        """Limit of characters of an answer, as JSON."""
         return self._call.state.settings.max_output_chars
 
     @property
@@ -85,17 +85,17 @@ class ToolContext:
     async def run(self, operation: str, item: Any) -> Any:
         """Run an operation on one item, and return its value.
 
-        It waits for a place in the limiter of the operation, and holds it meanwhile. A cancel ends
-        the operation as it does in a batch. Nothing is stored.
+        It waits for a token of the operation's limiter, and holds it meanwhile. A cancel ends the
+        operation as it does in a batch. Nothing is stored.
 
         Args:
-            operation: A name that `batch_process` takes, also of an upstream's tool.
-            item: As callers of `batch_process` give it.
+            operation: A name that `batch_process` accepts, also of an upstream's tool.
+            item: In the form that callers of `batch_process` use.
 
         Raises:
-            NotFound: There is no such operation; the message lists the names.
+            NotFound: The operation does not exist; the message lists the names.
             InvalidArgument: The item does not fit it.
-            TimedOut: It took longer than the operation allows for an item.
+            TimedOut: It exceeded the operation's timeout for an item.
             Exception: The operation failed. If the tool does not handle it, the caller gets the
                 error that the outcome of an item would have.
         """
@@ -125,23 +125,24 @@ class ToolContext:
         item_timeout_seconds: float | None = None,
         operation_id: str | None = None,
     ) -> Answer:
-        """Run an operation over many items, as `batch_process` does; return what that answers.
+        """Run an operation over many items, as `batch_process` does, and return its data.
 
         The operation is stored: `get_operation` reads its outcomes also after a cancel or a
-        restart, `cancel_operation` lets this method return with what is done, and a call with the
-        same `operation_id` runs only what is missing. Its progress is reported to the caller.
+        restart, `cancel_operation` makes this method return the results so far, and a call with
+        the same `operation_id` runs only what is missing. Its progress is reported to the caller.
 
         Args:
             operation: Name of the operation.
-            items: As callers of `batch_process` give them, at most `max_items` of the settings.
-            max_concurrent: Items in flight; by default as the operation declares.
-            timeout_seconds: It returns within that time since the call arrived. By default that of
-                this call; 5 % less where the server would cut the call then.
-            item_timeout_seconds: Time of one item.
-            operation_id: Of the caller's choice; by default a new one.
+            items: In the form that callers of `batch_process` use, at most `max_items` of the
+                settings.
+            max_concurrent: Limit of items in flight; by default that of the operation.
+            timeout_seconds: It returns within that time since the call arrived. By default the
+                timeout of this call; 5 % less if the server would cancel the call then.
+            item_timeout_seconds: Timeout of one item.
+            operation_id: An id chosen by the caller; by default a new one.
 
         Raises:
-            NotFound: There is no such operation; the message lists the names.
+            NotFound: The operation does not exist; the message lists the names.
             InvalidArgument: An argument is out of its bounds, an item does not fit the operation,
                 or the id is taken.
         """

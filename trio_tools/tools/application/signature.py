@@ -15,14 +15,14 @@ from trio_tools.tools.declaring.declaration import TaskUse
 Runs = Literal["async", "thread", "process", "cluster"]
 
 TIME: Final = "timeout_seconds"
-"""The argument of callers for their time, unless the function has one of its own."""
+"""The callers' argument for their timeout, unless the function has its own."""
 
 
 def checked_task(name: str, task: TaskUse) -> TaskUse:
     """Return `task`.
 
     Raises:
-        ValueError: It is none of the allowed values.
+        ValueError: It is not one of the allowed values.
     """
     if task not in get_args(TaskUse):
         raise ValueError(f"tool {name!r} task={task!r}: say 'never', 'optional' or 'required'")
@@ -30,11 +30,11 @@ def checked_task(name: str, task: TaskUse) -> TaskUse:
 
 
 def check_kind(name: str, fn: Any, runs: str) -> None:
-    """Refuse a function that does not match where it is said to run.
+    """Refuse a function that does not match the place where it is declared to run.
 
     Raises:
-        TypeError: It is async where it has to be synchronous, or the other way round.
-        ValueError: There is no such place.
+        TypeError: It is async where it must be synchronous, or the other way round.
+        ValueError: The place does not exist.
     """
     if runs not in get_args(Runs):
         raise ValueError(
@@ -58,7 +58,7 @@ def limits_of(
     most = seconds if most_seconds is None else most_seconds
     bounds = {"limit": limit, "timeout_seconds": seconds, "max_timeout_seconds": most}
     for argument, value in bounds.items():
-        if not value > 0:  # so that NaN is refused, too
+        if not value > 0:  # also refuses NaN
             raise ValueError(f"tool {name!r}: {argument} must be above 0, got {value!r}")
     if seconds > most:
         raise ValueError(
@@ -76,7 +76,7 @@ def limits_of(
 
 
 def parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
-    """Return an argument of callers."""
+    """Return a parameter as an argument for callers."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
@@ -85,8 +85,8 @@ class Parameters:
     """The parameters of a function that becomes a tool.
 
     Attributes:
-        arguments: Those that callers give.
-        context: Name of the one that gets a `ToolContext`; None if there is none.
+        arguments: The arguments for callers.
+        context: Name of the parameter that receives a `ToolContext`; None without one.
     """
 
     arguments: list[inspect.Parameter]
@@ -99,8 +99,9 @@ def parameters_of(
     """Return the parameters of a function.
 
     Raises:
-        TypeError: One has no annotation, cannot be given by name, or cannot be had where it runs.
-        ValueError: One has a name that is taken, or there is none of the name `time_argument`.
+        TypeError: A parameter has no annotation, cannot be passed by name, or is not available in
+            that place.
+        ValueError: A parameter has a reserved name, or `time_argument` is not a parameter.
     """
     hints = typing.get_type_hints(getattr(fn, "func", fn), include_extras=True)
     found = Parameters([], None)
@@ -128,7 +129,7 @@ def parameters_of(
             )
         default = each.default
         if each.name == time_argument and default is not each.empty:
-            default = None  # the time that the settings give the tool, which its description tells
+            default = None  # the timeout in the settings, which the description contains
         found.arguments.append(parameter(each.name, hint, default))
     return found
 
@@ -136,7 +137,7 @@ def parameters_of(
 def check_time_argument(
     name: str, fn: Callable[..., Any], time_argument: str, seconds: float
 ) -> None:
-    """Refuse a time argument that the function does not have, or with another default.
+    """Refuse a time argument that the function does not have, or that has another default.
 
     Raises:
         ValueError: The message says what to write.

@@ -52,7 +52,7 @@ class ApplicationTool(Tool):
     """
 
     usual_limits: ToolLimits = field(default_factory=ToolLimits)
-    limited: bool = False  # an argument `max_concurrent` is its own affair
+    limited: bool = False  # an argument `max_concurrent` belongs to the function
 
     def _parallel(self, limits: LiveLimits) -> tuple[str, str]:
         return f"up to {min(limits.max_concurrency, limits.declared.max_calls)} in parallel", ""
@@ -99,9 +99,9 @@ def tool(
         max_waiting: Most calls in the queue.
         timeout_seconds: Timeout of a call, counted from its arrival.
         max_timeout_seconds: If given, callers have an argument `timeout_seconds` with this maximum.
-        time_argument: Name of the parameter by which callers choose their time instead, if the
-            function itself keeps to it, for example to return what is done by then. It gets a
-            number of seconds since the call arrived; the server does not cut such a call.
+        time_argument: Name of the parameter with which callers choose their timeout instead, if
+            the function itself observes it, for example to return partial results. It receives a
+            number of seconds since the call arrived; the server does not cancel such a call.
         render: Formats a result as text for a model. It gets the JSON value and returns one line,
             or a line followed by foreign text, which is put between markers. By default the text is
             the JSON on one line, also if rendering fails or its text does not fit into an answer.
@@ -158,14 +158,14 @@ def tool(
 
 @dataclass(frozen=True)
 class _Function:
-    """The function of a tool, and how a call of the tool becomes one of it.
+    """The function of a tool, and the conversion of a call into a call of it.
 
     Attributes:
         fn: The application's function.
-        runs: Where it runs.
-        parameters: Of the function, and the argument that the server adds.
-        kept_time: The argument whose time the function itself keeps to; None if there is none.
-        answer: Makes an answer of what it returns.
+        runs: The place where it runs.
+        parameters: Parameters of the function, and the argument that the server adds.
+        kept_time: The argument whose timeout the function itself observes; None without one.
+        answer: Makes an answer of its return value.
     """
 
     fn: Callable[..., Any]
@@ -193,7 +193,7 @@ class _Function:
     def _time(
         self, call: Call, arguments: dict[str, Any]
     ) -> tuple[AbstractContextManager[None], float]:
-        """Return what bounds the call here, if anything does, and the seconds that it has."""
+        """Return the scope that bounds the call here, if any, and its timeout in seconds."""
         if self.kept_time is not None:
             seconds = call.limits.seconds_for(arguments[self.kept_time], self.kept_time)
             arguments[self.kept_time] = seconds
@@ -227,7 +227,7 @@ def checked_tools(tools: Any, taken: frozenset[str]) -> tuple[ApplicationTool, .
     """Return the tools of an application. An async function becomes a tool with the defaults.
 
     Args:
-        tools: As `create_server` was given them.
+        tools: The argument of `create_server`.
         taken: Names of the built-in tools.
 
     Raises:

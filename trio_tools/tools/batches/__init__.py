@@ -1,13 +1,13 @@
-"""What every batch-like tool does, whatever it does to an item.
+"""The common part of all batch-like tools.
 
-How a call runs an operation over many items, tells of its progress, pages its outcomes and goes on
-in the background belongs here. What one tool takes and answers does not.
+Running an operation over many items, reporting its progress, paging its outcomes and continuing
+it in the background belong here. The arguments and the data of one tool do not.
 
-outcomes      how one outcome is shown, in an answer and on the way
-output        all outcomes in a file
-pagination    what of an operation fits into one answer
-progress      how a tool tells its caller how it goes
-background    operations that go on after their call has answered
-answers       what a batch call answers, and how to go on
-calls         how a batch-like tool runs an operation over many items
+outcomes     one outcome in an answer and in a progress message
+output       all outcomes in a file
+pagination   the pages of an operation
+progress     progress messages to the caller
+background   operations that continue after their call has answered
+answers      the answer of a batch call, and how to continue
+calls        a call of a batch-like tool: an operation over many items
 """

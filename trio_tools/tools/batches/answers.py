@@ -1,4 +1,4 @@
-"""What a batch call answers: its summary, counts, outcomes, warnings, and how to go on."""
+"""The answer of a batch call: its summary, counts, outcomes, warnings, and how to continue."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from trio_tools.tools.batches.pagination import Digest, Pages
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
 
-_A_FEW = 3  # outcomes of each kind in an answer that is to be short
-_TIGHT = 0.8  # the share of a budget above which a larger call may well not make it
+_A_FEW = 3  # outcomes of each kind in a short answer
+_TIGHT = 0.8  # share of a budget above which a larger call may exceed it
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How the time of a call was used, in seconds since it arrived."""
+    """The use of a call's time, in seconds since it arrived."""
 
     elapsed: float
     seconds: float
@@ -32,7 +32,7 @@ class Timing:
         return self.elapsed > _TIGHT * self.seconds
 
     def as_data(self) -> dict[str, float]:
-        """Return the timing as every answer shows it."""
+        """Return the timing in the form of every answer."""
         return {
             "elapsed_seconds": round(self.elapsed, 3),
             "timeout_seconds": round(self.seconds, 3),
@@ -48,14 +48,14 @@ async def answer_of(
     concurrency: int,
     detail: str,
 ) -> Answer:
-    """Return the answer of a call: what of the outcomes fits, and where the rest is.
+    """Return the answer of a call: the outcomes that fit, and the cursor for the rest.
 
     Args:
         call: The call.
         kept: The operation.
-        report: What became of its items.
-        timing: How the time of the call was used.
-        concurrency: How many items ran at once, at most.
+        report: The report of its batch.
+        timing: The use of the call's time.
+        concurrency: Limit of items in flight.
         detail: `"full"`, `"errors"` or `"summary"`.
     """
     counts = report.counts
@@ -146,7 +146,7 @@ def _warnings(
 
 
 def how_to_go_on(kept: StoredOperation, counts: Counts) -> str:
-    """Say how many items of an operation are not done, and how the caller gets them done."""
+    """Return how many items of an operation are missing, and how the caller continues them."""
     count = counts.cancelled + counts.not_started
     missing, are = ("1", "item is") if count == 1 else (str(count), "items are")
     how = f'repeat the call with operation_id="{kept.operation_id}".'

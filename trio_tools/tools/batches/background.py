@@ -1,7 +1,7 @@
-"""Operations that go on after their call has answered, and when the server is back.
+"""Operations that continue after their call has answered, and after a restart of the server.
 
-The work is a job of the server. Stopping the server cuts it and leaves it parked, and the next
-start takes it up.
+The work is a job of the server. Stopping the server cancels it and leaves it stored as
+interrupted, and the next start resumes it.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from trio_tools.tools.call import Answer, Call, no_progress
 
 _log = logging.getLogger("trio_tools")
 
-# How often a server looks for operations that another one has left behind.
+# Seconds between checks for operations that another server has abandoned.
 _LOOK_SECONDS = 5.0
 _ELSEWHERE_SECONDS = 1.0
 _STOP_ELSEWHERE_SECONDS = 5.0
 _WAIT_SECONDS = 50
-# How much longer than for the first news a caller waits, of the time that it allows.
+# Factor by which a caller waits longer than for the first outcome, within its time.
 _MORE_NEWS = 0.1
 _MORE_NEWS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class HowToGoOn:
-    """How an operation goes on in the background.
+    """The options of a background operation.
 
     Attributes:
-        concurrency: Items in flight.
-        item_seconds: Time of one item; None for no bound of its own.
-        seconds: Time for all of it.
+        concurrency: Limit of items in flight.
+        item_seconds: Timeout of one item; None for no bound.
+        seconds: Timeout of the whole operation.
     """
 
     concurrency: int
@@ -60,7 +60,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
     """Start the work, and answer at once.
 
     Raises:
-        InvalidArgument: A call is at work on it, or another server.
+        InvalidArgument: A call or another server runs it.
         ServerOverloaded: The server is about to stop.
     """
     if kept.running:
@@ -117,7 +117,7 @@ async def go_on_in_background(call: Call, kept: StoredOperation, how: HowToGoOn)
 def start_in_background(
     state: ServerState, kept: StoredOperation, options: Mapping[str, Any]
 ) -> bool:
-    """Start the work on an operation as a job of the server. False if nothing is served."""
+    """Start the work on an operation as a job of the server. False if no connection is served."""
     if kept.journal is not None:
         stored = OutputState.store_in(options, kept.output)
         kept.journal.record.options = json.dumps(stored).encode()
@@ -129,7 +129,7 @@ def start_in_background(
                 kept.request_id = request.request_id
                 await _work(state, kept, options)
         except ToolFailure as failure:
-            # That another server was faster is no trouble.
+            # If another server was faster, that is not an error.
             level = logging.INFO if failure.error_code == "OPERATION_RUNNING" else logging.WARNING
             _log.log(level, "%s does not go on in the background: %s", kept.operation_id, failure)
         finally:
@@ -139,7 +139,7 @@ def start_in_background(
 
 
 async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str, Any]) -> None:
-    """Work on the operation until it is done, stopped, cut, or out of time."""
+    """Run the operation until it is done, stopped, cancelled, or its timeout expires."""
     call = Call(state, kept.tool, kept.owner, no_progress)
     seconds = max(0.0, options["until"] - time.time())
     async with working(state, kept):
@@ -154,10 +154,10 @@ async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str,
             try:
                 with state.counting_items(kept.tool, kept.batch):
                     await run_with_progress(call, kept)
-            except* ToolFailure as failures:  # a dataset that cannot be read on
+            except* ToolFailure as failures:  # a dataset whose rest cannot be read
                 kept.interrupted = to_failure(failures).message
                 kept.background = False
-        # Cut by its end of time, or done: nobody is to take it up again.
+        # It is done or its timeout expired, so no server must resume it.
         if budget.cancelled_caught or kept.batch.progress.value.complete:
             kept.background = False
         await state.store.settled(kept)
@@ -168,7 +168,7 @@ async def _work(state: ServerState, kept: StoredOperation, options: Mapping[str,
 
 
 async def take_up(state: ServerState) -> None:
-    """Take up operations that a stop or a crash has left parked, now and from time to time."""
+    """Resume operations that a stop or a crash interrupted, now and from time to time."""
     if not state.settings.state.resume:
         return
     while True:
@@ -177,7 +177,7 @@ async def take_up(state: ServerState) -> None:
                 continue
             assert kept.journal is not None
             options: dict[str, Any] = json.loads(kept.journal.record.options)
-            if "task" in options:  # it has its time anew
+            if "task" in options:  # its timeout starts again
                 options["until"] = time.time() + options["seconds"]
             if "until" in options:
                 _log.info("going on with %s in the background", kept.operation_id)
@@ -187,10 +187,10 @@ async def take_up(state: ServerState) -> None:
 
 
 async def find_operation(call: Call, operation_id: str) -> StoredOperation:
-    """Return an operation of the caller, wherever it is stored.
+    """Return an operation of the caller, from memory or the store.
 
     Raises:
-        NotFound: There is none, or not any more.
+        NotFound: It does not exist, or no longer exists.
     """
     await trio.lowlevel.checkpoint()
     await call.state.store.recall(operation_id, call.client_id)
@@ -198,35 +198,35 @@ async def find_operation(call: Call, operation_id: str) -> StoredOperation:
 
 
 async def wait_for_news(call: Call, kept: StoredOperation, seconds: float) -> StoredOperation:
-    """Wait until more has ended than now, and then a little for the rest; return it as it is then.
+    """Wait until more items have ended, and then a little for others; return the operation.
 
     Args:
-        call: Who waits.
-        kept: The operation. One that does not run has no news.
-        seconds: Waits no longer than that.
+        call: The waiting call.
+        kept: The operation. If it does not run, this returns at once.
+        seconds: Longest wait.
     """
     known = kept.batch.progress.value.done
     with trio.move_on_after(seconds):
-        while kept.running and not kept.running_here:  # another server works on it
+        while kept.running and not kept.running_here:  # another server runs it
             await call.state.store.changed(kept, _ELSEWHERE_SECONDS)
             kept = await find_operation(call, kept.operation_id)
             if kept.batch.progress.value.done > known:
                 return kept
         if kept.running:
             await kept.ended_or_more_than(known)
-            # The first news of many is no reason to answer: most of it may come at once.
+            # The first outcome of many is not a reason to answer: most of them may end at once.
             with trio.move_on_after(max(_MORE_NEWS_SECONDS, seconds * _MORE_NEWS)):
                 await kept.ended_or_more_than(math.inf)
     return kept
 
 
 async def stop_for_good(call: Call, kept: StoredOperation) -> tuple[bool, StoredOperation]:
-    """Stop an operation so that no start takes it up again, and wait until it has ended.
+    """Stop an operation so that no start resumes it, and wait until it has ended.
 
-    Another server that works on it is given some seconds to end.
+    Another server that runs it has some seconds to end.
 
     Returns:
-        Whether anything worked on it, and the operation as it is then.
+        Whether it was running, and its state afterwards.
     """
     if kept.stop(for_good=True):
         await kept.ended_or_more_than(math.inf)
@@ -241,14 +241,14 @@ async def stop_for_good(call: Call, kept: StoredOperation) -> tuple[bool, Stored
 
 
 def link_to(call: Call, kept: StoredOperation) -> str:
-    """Return the URI that an answer links to; empty if answers have no links."""
+    """Return the URI for the link in an answer; empty if answers have no links."""
     if not call.state.settings.answers_link_resources:
         return ""
     return operation_uri(kept.operation_id)
 
 
 def trouble_of(call: Call) -> list[str]:
-    """Return warnings that what finished is not on the disk, and that limits are not shared."""
+    """Return warnings that outcomes are not on the disk, and that limits are not shared."""
     shared = call.state.services.shared_limits
     told = [shared.warning()] if shared is not None and shared.trouble else []
     trouble = call.state.store.trouble
@@ -259,12 +259,12 @@ def trouble_of(call: Call) -> list[str]:
 
 
 def counts_text(counts: Counts) -> str:
-    """Return the counts as the text of an answer has them."""
+    """Return the counts in the form of a text."""
     return ", ".join(f"{name} {count}" for name, count in counts_of(counts).items())
 
 
 def counts_of(counts: Counts) -> dict[str, Any]:
-    """Return the counts as every answer shows them."""
+    """Return the counts in the form of every answer."""
     return {
         "total": known_total(counts),
         "succeeded": counts.succeeded,

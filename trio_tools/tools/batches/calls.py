@@ -1,8 +1,8 @@
-"""How every batch-like tool works: an operation over many items, answered in time.
+"""A call of a batch-like tool: an operation over many items, answered in time.
 
 The batch belongs to the store, not to the call. So when the call ends (its budget, its caller,
-`cancel_operation`, the server's end), what finished is kept and readable, and the same call with
-the same `operation_id` does only what is missing.
+`cancel_operation`, the server's end), finished outcomes are kept and readable, and the same call
+with the same `operation_id` runs only what is missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trio_tools.tools.declaring.declaration import check_count
 
 @dataclass(frozen=True)
 class BatchRequest(BatchOptions):
-    """What a batch-like tool was asked to do: the options, and what is done to which items.
+    """The request of a batch-like tool: the options, the operation and its items.
 
     Attributes:
         operation: What is done to each item.
@@ -60,17 +60,17 @@ class BatchRequest(BatchOptions):
 
 
 async def go_on(call: Call, missing: str, how: BatchOptions, **options: Any) -> Answer:
-    """Go on with an earlier operation of the caller, whose items need not be given again.
+    """Resume an earlier operation of the caller, whose items need not be given again.
 
     Args:
         call: The call.
-        missing: What was not given, for messages.
-        how: The options of the call; their `operation_id` names the operation.
+        missing: The arguments that were not given, for messages.
+        how: The options of the call; their `operation_id` selects the operation.
         options: Other attributes of a `BatchRequest`.
 
     Raises:
         InvalidArgument: No id was given, or one of another tool.
-        NotFound: The caller has no operation of that id.
+        NotFound: The caller has no operation with that id.
     """
     operation_id = how.operation_id
     if operation_id is None:
@@ -89,9 +89,9 @@ async def go_on(call: Call, missing: str, how: BatchOptions, **options: Any) -> 
 
 
 async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
-    """Run the operation over the items, and answer with all that finished within the budget.
+    """Run the operation over the items, and answer within the budget with all finished outcomes.
 
-    The budget is counted from when the call arrived, the time in the queue included.
+    The budget starts when the call arrives, so it includes the time in the queue.
 
     Raises:
         InvalidArgument: An argument is out of its bounds, or the operation id is taken.
@@ -108,7 +108,8 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
     if name is not None:
         output = OutputState(name, str(await check_output(call.state, name)))
     if not request.background:
-        with move_on_after(max(0.0, seconds - call.waited)):  # then the answer has all items left
+        # After it, the answer names all items that are missing.
+        with move_on_after(max(0.0, seconds - call.waited)):
             await call.state.prepare(request.operation)
     kept = await _open(call, request)
     if request.retry == "failed":
@@ -124,10 +125,10 @@ async def run_batch_call(call: Call, request: BatchRequest) -> Answer:
 
 
 async def resume_call(call: Call, kept: StoredOperation) -> Answer:
-    """Go on with an operation that was stored, with the time of one in the background.
+    """Resume a stored operation, with the timeout of a background operation.
 
     Raises:
-        InvalidArgument: It cannot go on, or another server works on it.
+        InvalidArgument: It cannot be resumed, or another server runs it.
     """
     _refuse_what_cannot_go_on(kept)
     operation = kept.work.operation
@@ -138,21 +139,21 @@ async def resume_call(call: Call, kept: StoredOperation) -> Answer:
 
 
 async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any]) -> Answer:
-    """Return what the call of an operation would answer that was worked on elsewhere.
+    """Return the answer that the call of an operation would give, if another server ran it.
 
     Args:
-        call: Who asks.
+        call: The requesting call.
         kept: The operation.
         how: As stored with it: `seconds` and `concurrency`.
     """
-    await call.state.store.settled(kept)  # nothing is told before it is safe
+    await call.state.store.settled(kept)  # nothing is reported before it is committed
     timing = Timing(0.0, how["seconds"], expired=False)
     answer = await answer_of(call, kept, kept.batch.report(), timing, how["concurrency"], "full")
     return with_output(answer, kept)
 
 
 async def _with_file(call: Call, kept: StoredOperation, answer: Answer) -> Answer:
-    """Write the file of an operation that has ended, and name it in the answer."""
+    """Write the output file of an ended operation, and name it in the answer."""
     if kept.output is not None and not kept.goes_on:
         await write_output(call.state, kept)
     return with_output(answer, kept)
@@ -167,7 +168,7 @@ async def _run(
     *,
     detail: str = "full",
 ) -> Answer:
-    """Work on the operation within the budget, and answer."""
+    """Run the operation within the budget, and answer."""
     waited, was_background = call.waited, kept.background
     tell_last = None
     async with working(call.state, kept):
@@ -178,14 +179,15 @@ async def _run(
                 begun(kept)
             if call.state.drained:
                 kept.stop()
-            # An earlier batch that goes on does so as it is asked to now.
+            # An earlier batch that is resumed uses the options of this call.
             kept.interrupted = ""
             kept.batch.limit = concurrency
             kept.batch.item_timeout = item_seconds
             with call.state.counting_items(call.tool, kept.batch):
                 tell_last = await run_with_progress(call, kept)
-        kept.background = was_background  # a task that has ended is not taken up again
-    # Nothing is told before it is safe. One commit has the last outcomes, and the end of the lease.
+        kept.background = was_background  # an ended task is not resumed
+    # Nothing is reported before it is committed. One commit has the last outcomes and the end of
+    # the lease.
     await call.state.store.settled(kept)
     if tell_last is not None:
         await tell_last()

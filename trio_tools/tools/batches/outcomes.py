@@ -1,4 +1,4 @@
-"""One outcome as data and as lines: in one shape wherever it is shown.
+"""One outcome as data and as lines, in the same form everywhere.
 
 {"index": 0, "item": "a", "value": 1}
 {"index": 1, "item": "b", "status": "failed", "error_code": "NOT_FOUND", "reason": "…"}
@@ -22,11 +22,11 @@ AnyOutcome = Outcome[Any, Result]
 
 _MAX_LABEL_CHARS = 200
 _MAX_REASON_CHARS = 400
-# A result with more bytes of JSON is told by its beginning in a message about progress.
+# In a progress message, a result with more bytes of JSON is shown by its beginning.
 _BRIEF_BYTES: Final = 200
 _BRIEF_CHARS: Final = 100
 _MOST_IN_GROUP = 500
-# So many neighbours that did not start are told one by one.
+# Up to this many adjacent items that did not start are listed one by one.
 _MAX_SINGLE = 10
 
 
@@ -34,10 +34,10 @@ class Shown(NamedTuple):
     """One outcome in both forms.
 
     Attributes:
-        data: `index`, `item` and `value`; of an item without a result `index`, `item`, `status`,
+        data: `index`, `item` and `value`; without a result `index`, `item`, `status`,
             `error_code` and `reason`.
-        told: The same in the text.
-        size: Characters that it takes in the longer one of both forms.
+        told: The same as text.
+        size: Characters of the longer form.
     """
 
     data: dict[str, Any]
@@ -46,7 +46,7 @@ class Shown(NamedTuple):
 
 
 def failure_data(kept: StoredOperation, outcome: AnyOutcome, label: Any) -> dict[str, Any]:
-    """Return an outcome without a result; `label` names its item."""
+    """Return an outcome without a result; `label` is the name of its item."""
     failure = outcome_failure(outcome, running=kept.running)
     return {
         "index": outcome.index,
@@ -67,10 +67,10 @@ def groups_of(
     """Split outcomes into groups whose results are read together, at least one in each.
 
     Args:
-        outcomes: In the order wanted.
-        most_bytes: Most bytes of the results of a group.
-        largest: What is read of a large result; None for all of it.
-        most: Most outcomes of a group.
+        outcomes: In the requested order.
+        most_bytes: Limit of bytes of results in a group.
+        largest: Bytes to read of a large result; None for all.
+        most: Limit of outcomes in a group.
     """
     group: list[AnyOutcome] = []
     size = 0
@@ -89,7 +89,7 @@ def groups_of(
 
 
 async def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, Any]:
-    """Return an outcome in a few hundred characters; a large result is told by its beginning."""
+    """Return an outcome in a few hundred characters; a large result is shown by its beginning."""
     label = short_label(kept.work.label_of(outcome.item))
     result = outcome.value
     if result is None:
@@ -105,7 +105,7 @@ async def brief_data(kept: StoredOperation, outcome: AnyOutcome) -> dict[str, An
 
 
 def progress_data(kept: StoredOperation, told: ItemProgress) -> dict[str, Any]:
-    """Return how far an item in flight is, in a few hundred characters."""
+    """Return the progress of an item in flight, in a few hundred characters."""
     label = short_label(kept.work.label_of(told.item))
     how_far = {"progress": told.done, "total": told.total, "message": told.message}
     return {"index": told.index, "item": label, **how_far}
@@ -114,8 +114,8 @@ def progress_data(kept: StoredOperation, told: ItemProgress) -> dict[str, Any]:
 def lines_of(shown: Iterable[Shown]) -> list[Told]:
     """Return outcomes as entries of a text.
 
-    A long run of items that did not start is one line, which names the first and the last one: they
-    differ in nothing else, and the caller has the names.
+    A long run of items that did not start is one line with the first and the last one: they
+    differ only in their names, which the caller knows.
     """
     told: list[Told] = []
     for run in _runs(list(shown)):
@@ -134,7 +134,7 @@ def lines_of(shown: Iterable[Shown]) -> list[Told]:
 
 
 def _runs(shown: Sequence[Shown]) -> Iterable[Sequence[Shown]]:
-    """Split where an outcome is no neighbour of the one before that did not start either."""
+    """Split outcomes into runs of adjacent items that did not start, and single others."""
     start = 0
     for at, (one, following) in enumerate(pairwise(shown), 1):
         if not _alike(one.data, following.data):
@@ -160,7 +160,7 @@ def short_text(value: Any, limit: int = _MAX_LABEL_CHARS) -> str:
 
 
 def short_label(label: Any) -> Any:
-    """Return the name of an item as it is; of a long one the beginning, as a text."""
+    """Return the name of an item; a long name is shortened to its beginning, as text."""
     if isinstance(label, int | float | None):
         return label
     text = label if isinstance(label, str) else json_bytes(label).decode()

@@ -1,12 +1,12 @@
 """`output_file`: all outcomes of a batch in a file, for a model that need not read them.
 
-JSON Lines have an outcome on each line, in the shape of an answer and never cut:
+JSON Lines have one outcome per line, in the form of an answer and never truncated:
 
     {"index": 0, "item": "a", "value": {"length": 1}}
     {"index": 1, "item": "b", "status": "failed", "error_code": "NOT_FOUND", "reason": "…"}
 
-CSV has the columns index, item, status, error_code, reason, value; an item or value that is no
-text stands in it as JSON.
+CSV has the columns index, item, status, error_code, reason, value; an item or value that is not
+text is written as JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COLUMNS = ("index", "item", "status", "error_code", "reason", "value")
 
 
 async def check_output(state: ServerState, name: str) -> Path:
-    """Return where a file will be; refuse one that could not be written before work is done.
+    """Return the path of a file, or refuse one that cannot be written, before work is done.
 
     Raises:
         ToolFailure: As `OutputFolder.check` does.
@@ -45,9 +45,9 @@ async def check_output(state: ServerState, name: str) -> Path:
 
 
 async def write_output(state: ServerState, kept: StoredOperation) -> None:
-    """Write the outcomes that there are, and note in `kept.output` how that went.
+    """Write the current outcomes, and store the result in `kept.output`.
 
-    A cancel leaves the earlier file as it was, and the note as well.
+    After a cancel the earlier file and `kept.output` are unchanged.
     """
     output = kept.output
     assert output is not None
@@ -64,7 +64,7 @@ async def write_output(state: ServerState, kept: StoredOperation) -> None:
 
 
 def with_output(answer: Answer, kept: StoredOperation) -> Answer:
-    """Name the file of an operation in an answer, or say why it is not written."""
+    """Name the file of an operation in an answer, or the reason why it is not written."""
     output = kept.output
     if output is None:
         return answer
@@ -102,7 +102,7 @@ def _lines(
 
 
 def _success(head: dict[str, Any], result: bytes, *, as_csv: bool) -> bytes:
-    if not as_csv:  # as it is kept, which may be megabytes, and is not parsed
+    if not as_csv:  # in its stored form, which may be megabytes, without parsing
         return json_bytes(head)[:-1] + b',"value":' + result + b"}\n"
     text = value_of(result) if result.startswith(b'"') else result.decode()
     return _csv_line((head["index"], _cell(head["item"]), "succeeded", "", "", text))

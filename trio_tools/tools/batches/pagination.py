@@ -1,10 +1,10 @@
-"""What of an operation fits into one answer, and where the next one begins.
+"""The pages of an operation: the outcomes that fit into one answer, and the cursor for the next.
 
 Both forms of an answer, the text and the structured content, keep to `max_output_chars` each and
 show the same outcomes: errors first, since failed items are always named, then results. A result
-that is larger than a page by itself is shown by its beginning and read on in parts. Results are
-kept as JSON and only those that a page shows are parsed, so a page costs what it shows. Those that
-memory has let go of are read from the disk for the page, a few at a time.
+larger than a page is shown by its beginning and read in parts. Results are kept as JSON and only
+those of a page are parsed, so the cost of a page depends on its content. Results that are not in
+memory are read from the disk, a few at a time.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from trio_tools.tools.batches.outcomes import (
 OPERATION_MIME = "application/jsonl"
 
 _START_CHARS = 1_000
-# Names and punctuation around each entry of the structured content.
+# Characters of names and punctuation around each entry of the structured content.
 _FRAME_CHARS = len('{"index":,"item":,"value":},')
 _ERROR_FRAME_CHARS = len('{"index":,"item":,"status":"","error_code":"","reason":},')
-# What an answer has beside its outcomes: the envelope, counts, timing, warnings, cursors.
+# Characters of an answer beside its outcomes: the envelope, counts, timing, warnings, cursors.
 _FIXED_CHARS = 1_500
-# With a very small `max_output_chars` at least this share of it is for outcomes.
+# Minimum share for outcomes with a very small `max_output_chars`.
 _LEAST_SHARE = 4
-# What one entry has beside its value.
+# Characters of one entry beside its value.
 _LABEL_ROOM = 500
-# What the answer with a part has beside it.
+# Characters of an answer with a part of a result beside that part.
 _PART_FIXED_CHARS = 1_000
 
 
 @dataclass(frozen=True)
 class Digest:
-    """The outcomes of a batch as its answer shows them.
+    """The outcomes of a batch in its answer.
 
     Attributes:
-        results: Of the items that succeeded, in input order, as many as fit.
-        errors: Of the others, in input order, as many as fit into half of the answer.
-        told: All of these in the text, in input order.
-        left_out: Outcomes that did not fit.
-        cursor: Where `get_operation` goes on; None if nothing was left out.
+        results: Succeeded items in input order, as many as fit.
+        errors: Other items in input order, as many as fit into half of the answer.
+        told: All of these as text, in input order.
+        left_out: Number of outcomes that did not fit.
+        cursor: Position for `get_operation`; None if everything fits.
     """
 
     results: list[dict[str, Any]]
@@ -67,7 +67,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Page:
-    """Some outcomes in input order, and where the next page begins; None at the end."""
+    """Some outcomes in input order, and the position of the next page; None at the end."""
 
     outcomes: list[dict[str, Any]]
     told: list[Told]
@@ -86,12 +86,12 @@ class Part:
 
 
 def room_for_outcomes(max_chars: int) -> int:
-    """Return how many characters of an answer outcomes may take, in either form."""
+    """Return how many characters of an answer outcomes may use, in either form."""
     return max(max_chars - _FIXED_CHARS, max_chars // _LEAST_SHARE)
 
 
 def largest_whole_result(max_chars: int) -> int:
-    """Return how many bytes of JSON a result may have to be shown whole, and not in parts."""
+    """Return the largest result in bytes of JSON that is shown whole and not in parts."""
     return room_for_outcomes(max_chars) - min(_LABEL_ROOM, max_chars // _LEAST_SHARE // 2)
 
 
@@ -106,8 +106,8 @@ class Pages:
 
     Args:
         kept: The operation.
-        cursors: Make and check page marks.
-        max_chars: Most characters of one answer in either form.
+        cursors: Makes and checks cursors.
+        max_chars: Limit of characters of one answer in either form.
     """
 
     def __init__(self, kept: StoredOperation, cursors: Cursors, max_chars: int) -> None:
@@ -122,7 +122,7 @@ class Pages:
         most_results: int | None = None,
         most_errors: int | None = None,
     ) -> Digest:
-        """Return what fits into the answer of a batch call, or so many outcomes at most.
+        """Return the outcomes that fit into the answer of a batch call, or at most so many.
 
         Raises:
             ToolFailure: A result cannot be read from the disk.
@@ -139,10 +139,10 @@ class Pages:
         return Digest(_data(results), _data(errors), lines_of(shown), left_out, cursor)
 
     async def read(self, cursor: str | None, page_size: int) -> Page | Part:
-        """Return what a cursor leads to, or the first page.
+        """Return the page of a cursor, or the first page.
 
         Raises:
-            InvalidArgument: The cursor is not one of this operation.
+            InvalidArgument: The cursor is not of this operation.
             ToolFailure: A result cannot be read from the disk.
         """
         position = self._position(cursor)
@@ -172,9 +172,9 @@ class Pages:
         """Return one outcome; of a result larger than a page, a part of its JSON.
 
         Raises:
-            InvalidArgument: The cursor is not one of this outcome.
+            InvalidArgument: The cursor is not of this outcome.
             ToolFailure: The result cannot be read from the disk.
-            NotFound: The operation has no item of that index.
+            NotFound: The operation has no item with that index.
         """
         if cursor is not None:
             if self._position(cursor).get("index") != index:
@@ -193,7 +193,7 @@ class Pages:
         return Page([shown.data], [shown.told], None)
 
     async def _fitting(self, outcomes: Sequence[AnyOutcome], room: int) -> tuple[list[Shown], int]:
-        """Take outcomes while there is room for them, at least one; return them and their size."""
+        """Take outcomes while they fit, at least one; return them and their size."""
         taken: list[Shown] = []
         used = 0
         for group in groups_of(outcomes, most_bytes=self._max_chars, largest=_START_CHARS * 4):
@@ -206,7 +206,7 @@ class Pages:
         return taken, used
 
     async def _read(self, outcomes: Sequence[AnyOutcome]) -> list[bytes]:
-        """Return the results as JSON, of large ones the beginning; nothing for an item without."""
+        """Return the results as JSON, of large ones the beginning; none for a failed item."""
         pieces = [
             Piece.chars(o.value, 0, self._start_chars) if o.value.is_large else Piece.whole(o.value)
             for o in outcomes
@@ -241,14 +241,14 @@ class Pages:
         told = Told(f"{named} {one_line(line)}", body)
         size = _chars(text) + _chars(json_bytes(label)) + _FRAME_CHARS + len(str(index))
         chars = len(told.line) + 1 + (len(body) + MARKERS_CHARS if body else 0)
-        if chars > self._room:  # as JSON it does fit
+        if chars > self._room:  # as JSON it fits
             told = Told(f"{named} {json_line(value)}")
             chars = len(told.line) + 1
         data = {"index": index, "item": label, "value": value}
         return Shown(data, told, max(size, chars))
 
     def _beginning(self, outcome: AnyOutcome, chars: int, data: bytes) -> Shown:
-        """Return how a result is shown that is larger than a page: by its beginning."""
+        """Return a result that is larger than a page, shown by its beginning."""
         index, label = outcome.index, short_label(self._kept.work.label_of(outcome.item))
         cursor = self._cursor(index=index, offset=0, byte=0)
         start = text_of(data, self._start_chars)
@@ -266,11 +266,11 @@ class Pages:
         return min(_START_CHARS, self._max_chars // 2)
 
     async def _part(self, index: int, offset: int, byte: int) -> Part:
-        """Return the part that begins at a character, which begins at that byte."""
+        """Return the part that begins at a character, which is at that byte."""
         outcomes = self._kept.batch.report().outcomes
         result = outcomes[index].value if index < len(outcomes) else None
         text = await self._fitting_part(result, byte) if result else ""
-        if result is None or not result.is_large or not text:  # the id was used anew since
+        if result is None or not result.is_large or not text:  # the id was reused since
             raise self._wrong_cursor()
         chars = await self._kept.chars_of(result)
         following, end = None, offset + len(text)
@@ -280,9 +280,9 @@ class Pages:
         return Part(index, offset, text, chars, following)
 
     async def _fitting_part(self, result: Result, byte: int) -> str:
-        """Return as much of the JSON from a byte on as fits, also with its quotes escaped."""
+        """Return as much of the JSON from a byte on as fits, including escaped quotes."""
         room = self._max_chars
-        if room > _PART_FIXED_CHARS * 10:  # a smaller budget is one for parts alone
+        if room > _PART_FIXED_CHARS * 10:  # a smaller budget is only for parts
             room -= _PART_FIXED_CHARS
         most = self._max_chars // 2
         (data,) = await self._kept.read([Piece.chars(result, byte, most)])
@@ -322,5 +322,5 @@ def _data(shown: Iterable[Shown]) -> list[dict[str, Any]]:
 
 
 def _next(outcomes: Sequence[AnyOutcome], shown: Sequence[Any]) -> int | None:
-    """Return the index of the first outcome that was not shown, None if all were."""
+    """Return the index of the first outcome that was not shown; None if all were."""
     return outcomes[len(shown)].index if len(shown) < len(outcomes) else None

@@ -1,7 +1,7 @@
-"""How a tool tells its caller how it goes: seldom, in order, and never at the work's expense.
+"""Progress messages to the caller of a tool: rare, in order, and without delaying the work.
 
-What is told only ever grows, so what happened since the last message is in the next one. A client
-that does not read holds up the task that tells it, and nothing else.
+Each message contains everything since the previous one. A client that does not read delays only
+the task that sends messages.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from trio_tools.tools.call import Call
 
 _log = logging.getLogger("trio_tools")
 
-# At most 19 messages in any second, which leaves one for the last that does not wait its turn.
+# At most 19 messages per second, which leaves one for the last message, which is not delayed.
 _INTERVAL_SECONDS = 0.055
-# How long the last message may hold up the answer if the client does not read.
+# Seconds that the last message may delay the answer if the client does not read.
 _LAST_SECONDS = 0.05
 
 
-# Items in flight that a message shows how far they are.
+# Limit of items in flight whose progress a message shows.
 _MAX_IN_FLIGHT = 10
 
 
 class _Message(NamedTuple):
-    """One message, and what it has told of: how many items that ended, how many reports."""
+    """One message, and how many ended items and progress reports it includes."""
 
     done: float
     total: float | None
@@ -46,14 +46,14 @@ _NOTHING = _Message(-1, None, "")
 
 
 async def run_with_progress(call: Call, kept: StoredOperation) -> Callable[[], Awaitable[None]]:
-    """Run the batch and tell the caller how it goes; return what sends the last message.
+    """Run the batch and report its progress; return a function that sends the last message.
 
-    The last message is for the time when all outcomes are safe, which the caller waits for anyway.
+    The last message is sent when all outcomes are committed, which the caller waits for anyway.
 
     The first line of a message has the operation id and the counts. Each further line is JSON: an
-    item that ended since the message before, in the shape of an answer, or one in flight that told
-    since then how far it is; of many, the latest. What is in flight counts for the part of it that
-    is done.
+    item that ended since the previous message, in the form of an answer, or an item in flight
+    that reported progress since then; of many, the latest. Items in flight count with their
+    finished share.
     """
     progress = kept.batch.progress
 
@@ -91,10 +91,10 @@ async def run_with_progress(call: Call, kept: StoredOperation) -> Callable[[], A
 
 @asynccontextmanager
 async def paced_progress(call: Call) -> AsyncGenerator[Callable[[float, float | None, str], None]]:
-    """Give a function to tell how it goes with: `tell(done, total, text)`, as often as one likes.
+    """Yield a function that reports progress: `tell(done, total, text)`, at any rate.
 
-    It waits for nothing. The latest of what it was told is sent when the time has come, and when
-    the block ends, if more is done than in the message before.
+    It does not wait. The latest report is sent when a message is due, and at the end of the
+    block, if more is done than in the previous message.
     """
     latest = _Latest()
     async with _telling(call, latest.get, latest.more_than) as teller:
@@ -103,7 +103,7 @@ async def paced_progress(call: Call) -> AsyncGenerator[Callable[[float, float | 
 
 
 class _Latest:
-    """The message that was given last, and a way to wait for one that says more is done."""
+    """The latest report, and a way to wait for one with more done."""
 
     def __init__(self) -> None:
         self._message = _NOTHING
@@ -124,7 +124,7 @@ class _Latest:
 
 
 async def _nothing_to_wait_for() -> None:
-    """Stand in for the way to the disk of what is not stored."""
+    """Do nothing: the default for waiting for a commit of what is not stored."""
 
 
 @asynccontextmanager
@@ -134,7 +134,7 @@ async def _telling(
     more_than: Callable[[float], Awaitable[None]],
     settled: Callable[[], Awaitable[None]] = _nothing_to_wait_for,
 ) -> AsyncGenerator[_Teller]:
-    """Tell the caller what changes while the block runs."""
+    """Report changes to the caller during the block."""
     teller = _Teller(call, latest, more_than, settled)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(teller.tell_changes)
@@ -143,13 +143,13 @@ async def _telling(
 
 
 class _Teller:
-    """Sends the caller a message whenever more is done than the last one said, at a bounded pace.
+    """Sends the caller a message whenever more is done than in the previous one, rate-limited.
 
     Args:
-        call: Whose caller is told.
-        latest: Returns the message as of now, given the one before.
-        more_than: Waits until more is done than that.
-        settled: Waits until what is done is safe, so that it may be told.
+        call: The call whose caller receives the messages.
+        latest: Returns the current message, given the previous one.
+        more_than: Waits until more is done than in that message.
+        settled: Waits until the reported outcomes are committed.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class _Teller:
         self._call = call
         self._latest = latest
         self._more_than = more_than
-        self._told = _NOTHING  # the last message: each next one says more
+        self._told = _NOTHING  # the last message: each next one reports more
 
     async def tell_changes(self) -> None:
         while True:
@@ -174,7 +174,7 @@ class _Teller:
             await trio.sleep(_INTERVAL_SECONDS)
 
     async def tell_last(self) -> None:
-        """Tell what the caller does not know yet, without waiting long for a client to read it."""
+        """Send the rest to the caller, without waiting long for a client that does not read."""
         message = await self._latest(self._told)
         if message.done > self._told.done:
             with trio.move_on_after(_LAST_SECONDS):
@@ -188,18 +188,18 @@ class _Teller:
             _log.debug("progress of %s cannot be told: %r", self._call.tool, error)
             self._told = _Message(sys.maxsize, None, "")
         else:
-            self._told = message  # only now: cut before it left, it is still to be told
+            self._told = message  # only now: after a cancel it must be sent again
 
 
 def known_total(counts: Counts) -> int:
-    """Return the number of items; of items that may still grow, those that are known of."""
+    """Return the number of items; of a growing source, the number known so far."""
     if counts.total is not None:
         return counts.total
     return counts.done + counts.cancelled + counts.not_started
 
 
 def _done(kept: StoredOperation) -> float:
-    """Return how many items have ended, and of those in flight how much is done."""
+    """Return how many items have ended, plus the finished shares of those in flight."""
     return kept.batch.progress.value.done + kept.timeline.share()
 
 

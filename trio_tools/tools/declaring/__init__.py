@@ -1,9 +1,10 @@
-"""How a tool is declared: its arguments, their schemas, and the lines that describe it.
+"""The declaration of a tool: its arguments, their schemas, and its description.
 
-What clients read of a tool before they call it belongs here, and the check of what they send.
+Everything that clients read of a tool before they call it belongs here, and the check of their
+arguments.
 
 schemas       schemas that every model API takes
-naming        the names that schemas and descriptions tell
+naming        the names in schemas and descriptions
 arguments     the arguments that several tools share; arguments as hosts send them
-declaration   what a tool declares: arguments, execution, annotations
+declaration   the declaration of a tool: arguments, execution, annotations
 """

@@ -1,10 +1,10 @@
 """The arguments that several tools share: each has one meaning, one bound and one description.
 
-A batch-like tool takes most of them. It declares one parameter of the type `BatchOptions`, and each
+A batch-like tool has most of them. It declares one parameter of the type `BatchOptions`, and each
 field of that is an argument of the tool.
 
-Many hosts fill in every argument of the schema, with nulls and empty texts for what is not given,
-and some add keys of their own to each call. `as_meant` undoes that.
+Many hosts send every argument of the schema, with nulls and empty texts for missing ones, and
+some add keys of their own to each call. `as_meant` removes these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OperationId = Annotated[
 ]
 Retry = Annotated[Literal["failed"] | None, Field(description="Failed items again.")]
 
-# The argument that an empty text is a value for, unless the other source of the same is given.
+# The argument for which an empty text is a value, unless its alternative is given.
 _EMPTY_TEXT: Final = "text"
 _OTHER_SOURCE: Final = "path"
 
@@ -36,17 +36,17 @@ REQUIRED: Final = inspect.Parameter.empty
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """How a batch-like tool works on its items, and what it answers.
+    """The options of a batch-like tool for its work and its answer.
 
     Attributes:
-        max_concurrent: Items in flight; None for the default.
+        max_concurrent: Limit of items in flight; None for the default.
         timeout_seconds: Budget of the call; None for the default.
-        item_timeout_seconds: Time of one item; None for no bound of its own.
-        operation_id: Chosen by the caller, to find the operation again; None for a new one.
-        detail: How much of the outcomes the answer shows.
-        output_file: Where all outcomes are written to; None for nowhere.
-        background: Whether to answer at once, and let the work go on.
-        background_timeout_seconds: Budget of the work in the background; None for the most.
+        item_timeout_seconds: Timeout of one item; None for no bound.
+        operation_id: Chosen by the caller to find the operation again; None for a new one.
+        detail: The part of the outcomes in the answer.
+        output_file: File for all outcomes; None for no file.
+        background: Whether to answer at once and continue the work.
+        background_timeout_seconds: Budget of the background work; None for the cap.
     """
 
     max_concurrent: Annotated[int | None, Field(gt=0, description="Items at once.")] = None
@@ -69,7 +69,7 @@ class BatchOptions:
 
 
 USUAL: Final = BatchOptions()
-"""The options of a call that gives none."""
+"""The options of a call without any."""
 
 
 class Argument(NamedTuple):
@@ -95,7 +95,7 @@ def arguments_of(fn: Callable[..., Awaitable[Any]]) -> Mapping[str, Argument]:
 
 
 def folded(fn: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return checked arguments as the function takes them: those of its options as one object."""
+    """Return checked arguments for the function: the options become one object."""
     given = dict(arguments)
     for name, annotation, _ in _parameters(fn):
         if annotation is BatchOptions:
@@ -108,12 +108,12 @@ def folded(fn: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> d
 def as_meant(
     arguments: dict[str, Any], fn: Callable[..., Awaitable[Any]], ignored: Collection[str]
 ) -> dict[str, Any]:
-    """Return the arguments without what a host added, and without what it says is not given.
+    """Return the arguments without keys that a host added, and without missing ones.
 
     Args:
-        arguments: As they came.
+        arguments: The arguments of the request.
         fn: The tool's function, whose arguments with a default are optional.
-        ignored: Keys that hosts add; dropped where the tool has no such argument.
+        ignored: Keys that hosts add; dropped if the tool has no such argument.
     """
     optional = {name: default is not REQUIRED for name, (_, default) in arguments_of(fn).items()}
     return {

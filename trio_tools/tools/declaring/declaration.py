@@ -1,4 +1,4 @@
-"""What a tool declares, and what follows from it: schema, argument check, description.
+"""The declaration of a tool, and what follows from it: schema, argument check, description.
 
 A tool is an async function whose first parameter is the `Call`; its keyword parameters are the
 tool's arguments, and its docstring is the description. Nothing is written twice.
@@ -40,13 +40,13 @@ MAX_DESCRIPTION_CHARS: Final = 1_024
 _MAX_PROBLEMS = 10
 _MAX_UNKNOWN = 5
 _MAX_NAME_CHARS = 60
-# So much of a list or an object that comes as JSON text is read in one step of the event loop.
+# Characters of a list or an object as JSON text that are parsed in one step of the event loop.
 _MOST_JSON_CHARS = 4_000_000
 _MOST_JSON_PARTS = 250_000
 
 
 def check_count(argument: str, count: int, most: int) -> None:
-    """Refuse a list of no items or of too many, by their number alone.
+    """Refuse a list that is empty or too long, by its length alone.
 
     Raises:
         InvalidArgument: `count` is not from 1 to `most`.
@@ -73,20 +73,20 @@ class Tool:
     Attributes:
         fn: `async def name(call, *, arguments…) -> Answer`.
         title: Name for people.
-        operation: The operation that it is for one item, or for several; empty if there is none.
-        execution: How it runs, as its description says.
-        annotations: Hints; true ones, since clients run calls in parallel only with them.
-        control: A tool that steers the others: it never waits for its turn and has no limits.
-        by_operation: How many items run at once is up to the operation that the caller names.
-        limited: Whether its work holds places in the limit of its name; if not, only its calls are
-            bounded.
-        names: What may be given for an argument, as things are now.
-        more: What else the description tells, as things are now.
-        task: Whether its calls may be tasks, to clients that declare the Tasks extension:
-            `"optional"` ones that take longer than a moment, `"required"` all of them, and clients
-            that do not declare it are refused.
-        time_argument: The argument by which callers say how long it may take, if there is one.
-        listed: Whether the tool is of use, as things are now: what is not configured is not listed,
+        operation: The operation that it runs for one item, or for several; empty without one.
+        execution: How it runs, for its description.
+        annotations: Hints; correct ones, since clients run calls in parallel only with them.
+        control: A control tool: it never waits in a queue and has no limits.
+        by_operation: The operation that the caller names determines how many items run at once.
+        limited: Whether its work holds tokens of the limit with its name; if not, only its calls
+            are bounded.
+        names: Returns the current allowed values of an argument.
+        more: Returns further lines of the current description.
+        task: Whether its calls may be tasks, for clients that declare the Tasks extension:
+            `"optional"` for long calls, `"required"` for all calls; other clients are refused
+            then.
+        time_argument: The argument for the caller's timeout, if there is one.
+        listed: Whether the tool is usable with the current settings. Otherwise it is not listed,
             and a call of it is refused.
         needs: The setting without which it is not listed.
         refusal: Makes that failure from its message and data.
@@ -134,7 +134,7 @@ class Tool:
         return lean_schema(self._model.model_json_schema())
 
     def schema(self, limits: LiveLimits | None, state: ServerState | None = None) -> dict[str, Any]:
-        """Return the JSON schema of the arguments, with the caps and names that hold now."""
+        """Return the JSON schema of the arguments, with the current caps and names."""
         schema = copy.deepcopy(self._schema)
         if state is not None:
             for argument, names_in in self.names.items():
@@ -156,7 +156,7 @@ class Tool:
         return schema
 
     def description(self, limits: LiveLimits | None, state: ServerState | None = None) -> str:
-        """Return the docstring, and the lines that the declaration and the live limits give."""
+        """Return the docstring, and the lines from the declaration and the current limits."""
         text, lines = inspect.getdoc(self.fn) or "", self._lines(limits, state)
         if state is not None and self.more is not None and (more := self.more(state)):
             room = MAX_DESCRIPTION_CHARS - len(text) - len(lines) - len("\n\n\n\n")
@@ -169,7 +169,7 @@ class Tool:
             return f"Execution: {self.execution}\nConcurrency: never waits\nTimeout: none"
         declared = limits.declared
         parallel, on_request = self._parallel(limits)
-        # Without an argument for it, nobody can ask for more time.
+        # Without an argument for it, a caller cannot request more time.
         longest = declared.max_timeout_seconds if self.timed else declared.timeout_seconds
         return (
             f"Execution: {self._execution_in(state)}\n"
@@ -179,7 +179,7 @@ class Tool:
         )
 
     def _execution_in(self, state: ServerState | None) -> str:
-        """Say how it runs, as the settings have it."""
+        """Return how it runs with the current settings."""
         if state is None or not self.operation or self.operation not in state.operations:
             return self.execution
         operation = state.operations[self.operation]
@@ -189,11 +189,11 @@ class Tool:
 
     @property
     def timed(self) -> bool:
-        """Whether the caller may say how long it takes; then the tool keeps to it itself."""
+        """Whether the caller may choose its timeout; then the tool observes it itself."""
         return self.time_argument in self._fields
 
     def _parallel(self, limits: LiveLimits) -> tuple[str, str]:
-        """Say what runs at once, and what may on request."""
+        """Return what runs concurrently by default, and what may run on request."""
         if self.by_operation:
             return "as the operation declares", ""
         if not self.limited:
@@ -205,14 +205,14 @@ class Tool:
         return f"up to {usual} in parallel", on_request
 
     def check(self, arguments: dict[str, Any], *, max_items: int) -> dict[str, Any]:
-        """Return the arguments as the function takes them.
+        """Return the arguments in the form that the function takes.
 
-        The answer to wrong ones is short and soon made, however long they are: lists are counted
-        before their entries are looked at, and the first problems stand for all.
+        Refusing wrong arguments is fast even if they are very long: lists are counted before
+        their entries are checked, and only the first problems are reported.
 
         Args:
             arguments: By name, as JSON values.
-            max_items: Most entries of a list.
+            max_items: Limit of entries of a list.
 
         Raises:
             InvalidArgument: Some are unknown, missing or wrong; the message names the first ten.
@@ -246,10 +246,10 @@ class Tool:
         return tuple(self._model.model_fields)
 
     def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments that there are; some hosts send lists and objects as JSON text."""
+        """Return the given arguments; some hosts send lists and objects as JSON text."""
         given = {name: arguments[name] for name in self._fields if name in arguments}
         fields = self._model.model_fields
-        # An explicit null for an argument that may be left out is as good as leaving it out.
+        # An explicit null for an optional argument is the same as no argument.
         nulls = [name for name in given if given[name] is None and not fields[name].is_required()]
         for name in nulls:
             del given[name]
@@ -258,7 +258,7 @@ class Tool:
                 continue
             if str not in _alternatives(self._model.model_fields[name].annotation):
                 check_parts(name, value)
-                with suppress(ValueError):  # then the error shows it as the text that it is
+                with suppress(ValueError):  # otherwise the error shows it as text
                     given[name] = from_json(value)
         return given
 
@@ -267,7 +267,7 @@ class Tool:
         return any(typing.get_origin(kind) is list for kind in kinds)
 
     def _unknown(self, arguments: Iterable[str], count: int) -> list[str]:
-        """Say that `count` of the arguments are none of this tool; nothing if all are."""
+        """Report that `count` arguments do not belong to this tool; nothing if all do."""
         if not count:
             return []
         unknown = (name for name in arguments if name not in self._fields)
@@ -279,7 +279,7 @@ class Tool:
 
 
 def check_parts(name: str, text: str) -> None:
-    """Refuse a list or object as JSON text that would take long to read.
+    """Refuse a list or object in JSON text that would take long to parse.
 
     Raises:
         InvalidArgument: It has too many characters or parts.
@@ -294,7 +294,7 @@ def check_parts(name: str, text: str) -> None:
 
 
 def _first_lines(text: str, room: int) -> str:
-    """Return the lines that there is room for, and the number of the others."""
+    """Return the lines that fit, and the number of the others."""
     if len(text) <= room:
         return text
     lines, taken = text.splitlines(), list[str]()
@@ -313,7 +313,7 @@ def _problem(error: Any) -> str:
 
 
 def _name(name: str) -> str:
-    """Return the name as the caller gave it, cut if it is long."""
+    """Return the caller's name, shortened if it is long."""
     return name if len(name) <= _MAX_NAME_CHARS else f"{name[: _MAX_NAME_CHARS - 1]}…"
 
 
@@ -327,7 +327,7 @@ def _takes_number(hint: Any) -> bool:
 
 
 def _no_truth_for_a_number(value: Any) -> Any:
-    if isinstance(value, bool):  # which Python takes for 0 or 1
+    if isinstance(value, bool):  # which equals 0 or 1 in Python
         raise ValueError("is a number")  # noqa: TRY004 - pydantic wants it so
     return value
 

@@ -1,6 +1,6 @@
-"""The names that schemas and descriptions tell: of operations, APIs, databases, models, datasets.
+"""The names in schemas and descriptions: operations, APIs, databases, models, datasets.
 
-They are read from the live state, so what is not configured is not named.
+They are read from the live state, so only configured ones appear.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from trio_tools.tools.declaring.schemas import fields_of
 _MAX_LINES: Final = 60
 _MAX_LINE_CHARS: Final = 240
 
-# Built-in operations that are of no use without something in the settings.
+# Built-in operations that cannot be used without a setting.
 _NEEDED = {"call_api": "apis", "query": "databases", "infer": "models_folder"}
 
 
@@ -33,12 +33,12 @@ def has_models(state: ServerState) -> bool:
 
 
 def has_datasets(state: ServerState) -> bool:
-    """Whether there is a dataset, or a root under which there may be one."""
+    """Whether a dataset is configured, or a root that may contain one."""
     return bool(state.settings.datasets or state.settings.file_roots)
 
 
 def operation_names(state: ServerState) -> list[str]:
-    """Return the names of the operations that are of use."""
+    """Return the names of the usable operations."""
     settings = state.settings
     return [
         name for name in state.operations if name not in _NEEDED or getattr(settings, _NEEDED[name])
@@ -61,7 +61,7 @@ def dataset_names(state: ServerState) -> list[str]:
 
 
 def model_names(state: ServerState) -> tuple[str, ...]:
-    """Return the names of the models, as they were when the tools were listed."""
+    """Return the names of the models at the latest listing of the tools."""
     return state.model_names
 
 
@@ -75,7 +75,7 @@ def operation_lines(state: ServerState) -> str:
 
 
 def api_lines(state: ServerState) -> str:
-    """Return a line for each API, with what it is for and what may be called."""
+    """Return a line for each API, with its purpose and the allowed calls."""
     lines: list[str] = []
     for name, api in state.settings.apis.items():
         told = f"{api.description} " if api.description else ""

@@ -1,9 +1,9 @@
-"""Schemas that every model API takes, lean since they are paid for in every conversation.
+"""Schemas that every model API accepts, and short, since each conversation pays for them.
 
-Hosts hand them on as they are, and some APIs refuse a whole request for one word they do not know.
-So a schema has only `type`, `properties`, `required`, `items`, `enum`, `description`, `minimum` and
-`maximum`. Defaults and exclusive bounds are told in the description; what a schema cannot say, such
-as that there are no other fields, is checked when the tool is called.
+Hosts pass them on unchanged, and some APIs refuse a whole request for one unknown keyword. So a
+schema has only `type`, `properties`, `required`, `items`, `enum`, `description`, `minimum` and
+`maximum`. Defaults and exclusive bounds are in the description. Rules that such a schema cannot
+express, such as that there are no other fields, are checked in the call.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from typing import Any
 
 _Schema = Mapping[str, Any]
 
-# Exclusive and other minimum of a time, which is above 0.
+# Exclusive and other minimum of a timeout, which is above 0.
 _OF_TIMES = ((0, 0), (None, 0.001))
 _TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
 
 def lean_schema(schema: _Schema) -> dict[str, Any]:
-    """Return the schema of an object in the words that every model API takes."""
+    """Return the schema of an object with the keywords that every model API accepts."""
     definitions: Mapping[str, _Schema] = schema.get("$defs", {})
     lean = _lean(schema, definitions)
     return {"type": "object", "properties": {}, **{k: lean[k] for k in lean if k != "description"}}
 
 
 def with_names(schema: dict[str, Any], argument: str, names: Sequence[str]) -> None:
-    """Let an argument of a lean schema take only these names."""
+    """Restrict an argument of a lean schema to these names."""
     if argument in schema["properties"] and names:
         schema["properties"][argument]["enum"] = list(names)
 
 
 def add_to_description(schema: dict[str, Any], argument: str, words: str) -> None:
-    """Add a sentence to the description of an argument, if there is that argument."""
+    """Add a sentence to the description of an argument, if the argument exists."""
     if argument in schema["properties"]:
         told = schema["properties"][argument]
         told["description"] = f"{told.get('description', '')} {words}".strip()
 
 
 def fields_of(schema: _Schema) -> str:
-    """Return in a few words what an item may have: its fields, or its type.
+    """Return a short description of an item: its fields, or its type.
 
-    `url, method? (GET|HEAD), max_bytes?`; `?` marks what may be left out.
+    `url, method? (GET|HEAD), max_bytes?`; `?` marks optional fields.
     """
     definitions: Mapping[str, _Schema] = schema.get("$defs", {})
     lean = _lean(schema, definitions)
@@ -103,7 +103,7 @@ def _resolved(schema: _Schema, definitions: Mapping[str, _Schema]) -> _Schema:
 def _described(schema: _Schema) -> str:
     told = str(schema.get("description", ""))
     default = schema.get("default")
-    if default:  # what is false, nothing or empty goes without saying
+    if default:  # false, null and empty defaults are omitted
         told = f"{told} Default {json.dumps(default, ensure_ascii=False)}."
     above = schema.get("exclusiveMinimum")
     if above and schema.get("type") == "number":
@@ -119,10 +119,10 @@ def _bounds(schema: _Schema, kind: str) -> dict[str, Any]:
     if "exclusiveMaximum" in schema:
         bounds["maximum"] = schema["exclusiveMaximum"] - step
     if kind == "number" and (schema.get("exclusiveMinimum"), bounds.get("minimum")) in _OF_TIMES:
-        del bounds["minimum"]  # checked, and not worth telling each time
+        del bounds["minimum"]  # it is checked, but too long to repeat
     return bounds
 
 
 def short_number(bound: float) -> float:
-    """Return 300 for 300.0, which is two characters less in each place."""
+    """Return 300 for 300.0, which saves two characters each time."""
     return int(bound) if bound == int(bound) else bound

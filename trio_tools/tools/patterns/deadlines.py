@@ -136,7 +136,7 @@ async def cancellable_operation(
 async def _databases(
     context: ToolContext, name: str | None
 ) -> AsyncGenerator[tuple[Databases, str]]:
-    """Give the configured databases and the one to ask; where there are none, an empty one."""
+    """Yield the configured databases and the one to query; without any, an empty one."""
     from trio_tools.database.databases import Databases  # noqa: PLC0415 - costs
     from trio_tools.database.results import DatabaseConfig  # noqa: PLC0415
 
@@ -153,7 +153,7 @@ async def _databases(
 
 @contextmanager
 def _empty_file() -> Generator[Path]:
-    """Give a file of no bytes, which SQLite takes for a database without tables."""
+    """Yield an empty file, which SQLite opens as a database without tables."""
     with TemporaryDirectory(prefix="trio-tools-") as folder:
         path = Path(folder, "empty.db")
         path.touch()

@@ -1,4 +1,4 @@
-"""The work of most patterns, which is to hash a text, and how a failed item is shown."""
+"""The work of most patterns, which is to hash a text, and the form of a failed item."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=100, description="Te
 Seconds = Annotated[float, Field(ge=0, le=10, description="Wait before each one, in seconds.")]
 Parallel = Annotated[int, Field(ge=1, le=20, description="Most of them at once.")]
 
-# The digest of a short text takes less time than the way to a thread and back.
+# Hashing a short text takes less time than moving it to a thread and back.
 _SHORT_CHARS = 2_000
 
 
 async def hashed(context: ToolContext, text: str, *, after: float = 0.0) -> dict[str, Any]:
-    """Return the digest of a text, after a pause: one to see limits and deadlines at work."""
+    """Return the digest of a text after a pause, which makes limits and deadlines visible."""
     await trio.sleep(after)
     if len(text) > _SHORT_CHARS:
         return await context.run("hash", text)
@@ -33,7 +33,7 @@ async def hashed(context: ToolContext, text: str, *, after: float = 0.0) -> dict
 
 
 def failure_of(outcome: Outcome[Any, Any]) -> dict[str, Any]:
-    """Return how an item that has failed is shown."""
+    """Return a failed item in the form of the guideline."""
     failure = outcome_failure(outcome)
     return {
         "status": "timeout" if isinstance(failure, TimedOut) else "error",

@@ -18,7 +18,7 @@ _RATE, _BURST = 10.0, 20
 
 
 def rate_limited() -> Callable[..., Awaitable[Answer]]:
-    """Return the function of one server, whose calls share one bucket."""
+    """Return the function of one server; its calls share one bucket."""
     shared = TokenBucket(_RATE, _BURST)
 
     async def rate_limited_operation(

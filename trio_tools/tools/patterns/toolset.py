@@ -57,7 +57,7 @@ async def main_operation(
 
 
 def _request() -> dict[str, Any]:
-    """Return what code of any depth sees of the request it works for."""
+    """Return the request context, as code of any depth sees it."""
     request = current_request()
     assert request is not None
     return {
@@ -68,7 +68,7 @@ def _request() -> dict[str, Any]:
 
 
 def pattern_tools() -> tuple[ApplicationTool, ...]:
-    """Return the tools of one server, as an application makes its own."""
+    """Return the tools of one server, made as in an application."""
     reading = partial(tool, read_only=True)
     timed = partial(reading, max_timeout_seconds=_LONGEST)
     at_large = ToolAnnotations(read_only_hint=True, open_world_hint=True)
