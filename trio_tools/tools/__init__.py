@@ -3,9 +3,9 @@
 The arguments and answers of tools belong here. `operations` and the services below do the work.
 Each module imports only those above it.
 
-call         the context of a call, and its answer
+call          the context of a call, and its answer
 declaring     how a tool is declared: arguments, schemas, descriptions
-batches      the common part of batch-like tools: run, page, report, resume
+batches       the common part of batch-like tools: run, page, report, resume
 fetch         fetch_urls
 crawl         crawl_site
 api           call_external_api

@@ -6,5 +6,5 @@ use, belongs here. The tools of the patterns are made with it, like those of any
 context     the call of a function, and its interface to the server
 signature   the parameters and the bounds of a function that becomes a tool
 answers     the return value of a function, as an answer
-tool          `tool`: a function becomes a tool
+tool        `tool`: a function becomes a tool
 """
