@@ -1,16 +1,16 @@
-"""How clients reach the server: standard input and output, Streamable HTTP, or in memory.
+"""The connections of clients: standard input and output, Streamable HTTP, or in memory.
 
-Everything that accepts, frames, authenticates or ends a connection belongs here.
+Code that accepts, frames, authenticates or ends a connection belongs here.
 
-    shutdown      one way to stop, whatever asks for it
+    shutdown      the shutdown sequence, for every reason to stop
     reload        settings, read again while calls run
-    json_weight   what a message weighs, before it is parsed
+    json_weight   the memory of a parsed message, estimated before parsing
     memory_trim   memory of large requests, given back
-    requests      every request that is being handled, in either era of the protocol
-    sdk           what is used of the SDK beyond its public names
+    requests      every request in flight, in either era of the protocol
+    sdk           private parts of the SDK that are used
     stdio         one client on standard input and output
     http          many clients over Streamable HTTP
-    local_page    the page of a stored state, for this machine alone
+    local_page    the page of a stored state, for this machine only
     memory        connect_in_process: a client without a connection
 """
 
@@ -29,8 +29,8 @@ _HOMES = {"serve_http": "http", "serve_stdio": "stdio"}
 
 
 def __getattr__(name: str) -> Any:
-    # Serving stdio must not wait for the import of an HTTP server, nor the parent of workers for
-    # either.
+    # Serving stdio must not wait for the import of an HTTP server. The parent of workers needs
+    # neither.
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

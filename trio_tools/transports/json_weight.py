@@ -1,7 +1,7 @@
-"""What a JSON text weighs once it is parsed, told from its bytes before anything is.
+"""The memory of a JSON text after parsing, estimated from its bytes before parsing.
 
-Four megabytes of `{}` are a hundred megabytes of Python objects. The text is only counted, a
-megabyte at a step; what has too many parts is never parsed.
+Four megabytes of `{}` become a hundred megabytes of Python objects. The text is only counted, one
+megabyte per step. A text with too many parts is never parsed.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from typing import Final
 import trio
 
 MAX_CONTAINERS: Final = 100_000
-"""Most objects and lists of one message."""
+"""Limit of objects and lists in one message."""
 
 MAX_TEXTS: Final = 100_000
-"""Most texts of one message, names of fields included."""
+"""Limit of texts in one message, including field names."""
 
 MAX_VALUES: Final = 250_000
-"""Most values of one message. Python's own parser takes up to 100 ms for so many floats."""
+"""Limit of values in one message. Python's parser takes up to 100 ms for so many floats."""
 
 MAX_BARE_BYTES: Final = 2**22
-"""Most bytes of one message outside of texts. The longest integers take 20 ms a megabyte."""
+"""Limit of bytes outside of texts. The longest integers take 20 ms per megabyte."""
 
 TOO_MANY: Final = (
     f"The message has more than {MAX_CONTAINERS} objects and lists, {MAX_TEXTS} texts, "
     f"{MAX_VALUES} values or {MAX_BARE_BYTES} bytes outside of texts: send it in parts."
 )
 
-# What CPython takes for an empty one, and for its place in another one.
+# CPython's size of an empty object of each kind, and of its reference in another one.
 _CONTAINER_BYTES: Final = 72
 _TEXT_BYTES: Final = 57
 _VALUE_BYTES: Final = 32
 
-# What is counted between two checkpoints: some milliseconds at worst.
+# Bytes that are counted between two checkpoints: some milliseconds at worst.
 _STEP_BYTES: Final = 2**20
 
-# Texts of a piece. The last one may go on behind its end; what it ends with here is group 1.
+# Texts in a piece. The last one may continue after its end; group 1 is the end of the piece.
 _TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(\\?)\Z)', re.DOTALL)
 _REST_OF_TEXT: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 async def weigh(text: bytes) -> int | None:
-    """Return what `parsed_weight` does, with a checkpoint for each megabyte after the first."""
+    """Return the result of `parsed_weight`, with a checkpoint for each further megabyte."""
     steps = _in_steps(text)
     while True:
         try:
@@ -54,13 +54,13 @@ async def weigh(text: bytes) -> int | None:
 
 
 def parsed_weight(text: bytes) -> int | None:
-    """Return about how many bytes the objects of a JSON text take beside its own length.
+    """Return the approximate bytes of the objects of a JSON text, beside its own length.
 
     Args:
         text: The text; it need not be JSON.
 
     Returns:
-        The weight, in bytes; None for a text that has too many parts.
+        The weight, in bytes; None for a text with too many parts.
     """
     steps = _in_steps(text)
     while True:
@@ -76,7 +76,8 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
         if start:
             yield
         end = start + _STEP_BYTES
-        # A quote within a text is escaped, except after an escaped backslash. This is close enough.
+        # A quote within a text is escaped, except after an escaped backslash. This is precise
+        # enough.
         texts += text.count(b'"', start, end) - text.count(b'\\"', start, end)
         containers += text.count(b"{", start, end) + text.count(b"[", start, end)
         values += text.count(b",", start, end)
@@ -84,7 +85,7 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
     if texts > MAX_TEXTS:
         return None
     if containers > MAX_CONTAINERS or values > MAX_VALUES or len(text) > MAX_BARE_BYTES:
-        # Brackets and commas in texts are no parts.
+        # Brackets and commas in texts do not count.
         containers, values, bare = yield from _outside_of_texts(text)
         if containers > MAX_CONTAINERS or values > MAX_VALUES or bare > MAX_BARE_BYTES:
             return None
@@ -92,7 +93,7 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
 
 
 def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int, int]]:
-    """Return how many containers, values and bytes are outside of texts."""
+    """Return the number of containers, values and bytes outside of texts."""
     containers = values = bare = position = 0
     goes_on: list[bytes] = []
 
@@ -115,7 +116,7 @@ def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int, int]
 
 
 def _end_of_text(text: bytes, position: int) -> Generator[None, None, int]:
-    """Return where the text that `position` is in has ended."""
+    """Return the end of the text that contains `position`."""
     while position < len(text):
         yield
         found = _REST_OF_TEXT.match(text, position, position + _STEP_BYTES)

@@ -1,4 +1,4 @@
-"""A page for this machine alone, without a server behind it: the dashboard of a stored state."""
+"""A page for this machine only, without a server: the dashboard of a stored state."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _MAX_CONNECTIONS: Final = 64
 async def serve_page(
     view: View, *, port: int = 0, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve the dashboard on 127.0.0.1 until cancelled, under the rules of an HTTP server.
+    """Serve the dashboard on 127.0.0.1 until cancelled, with the rules of an HTTP server.
 
     Args:
-        view: What it shows.
-        port: 0 takes a free one.
-        task_status: Reports the URL. Its fragment holds the token, which is made for this run; a
-            browser sends no fragment, and the page removes it from the address.
+        view: The data source.
+        port: 0 selects a free one.
+        task_status: Reports the URL. Its fragment contains the token of this run; a browser does
+            not send the fragment, and the page removes it from the address.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     http = HttpSettings(host="127.0.0.1", port=port, tokens={"dashboard": SecretStr(token)})

@@ -1,7 +1,7 @@
-"""Memory of large requests and results, given back to the system when they are freed.
+"""Memory of large requests and results, returned to the system after they are freed.
 
-The C library keeps what was freed between blocks that are in use: after a burst of large calls a
-process holds hundreds of megabytes that nobody uses.
+The C library keeps freed memory between blocks that are in use. After a burst of large calls a
+process would hold hundreds of megabytes of unused memory.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Final
 import trio
 
 TRIM_BYTES: Final = 16 * 2**20
-"""Freed bytes after which memory is given back."""
+"""Number of freed bytes after which memory is returned."""
 
 TRIM_PAUSE_SECONDS: Final = 2.0
-"""How long nothing large has to be freed before memory is given back, in seconds."""
+"""Seconds without large freed values before memory is returned."""
 
 MOST_PAUSES: Final = 3
-"""After so many of these pauses memory is given back also while large values are freed."""
+"""Number of these pauses after which memory is returned even if large values are freed."""
 
 
 class MemoryTrim:
-    """Gives memory back in a quiet moment after many bytes were freed."""
+    """Returns memory in an idle moment after many bytes were freed."""
 
     def __init__(self) -> None:
         self._bytes = 0
         self._due = trio.Event()
 
     def add(self, count: int) -> None:
-        """Count the bytes of what is freed: a request that is done, a result, an operation."""
+        """Count freed bytes: of a completed request, a result, an operation."""
         self._bytes += count
         if self._bytes >= TRIM_BYTES:
             self._due.set()
 
     async def run(self) -> None:
-        """Give memory back whenever it is due, until this is cancelled."""
+        """Return memory whenever it is due, until cancelled."""
         while True:
             await self._due.wait()
             for _ in range(MOST_PAUSES):
@@ -50,6 +50,6 @@ class MemoryTrim:
 
 
 def _trim() -> None:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in glibc
     if trim is not None:
         trim(0)

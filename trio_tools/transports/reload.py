@@ -1,4 +1,4 @@
-"""Settings, read again while the server serves: on SIGHUP, and when somebody asks for it."""
+"""Settings, read again while the server serves: on SIGHUP, and on request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _log = logging.getLogger("trio_tools")
 
 
 class ReloadRefused(Exception):  # noqa: N818 - an answer, not an error of ours
-    """The settings cannot be read, or are wrong. Nothing has changed.
+    """The settings cannot be read, or are wrong. Nothing is changed.
 
     Args:
-        lines: What is wrong, a line for each problem.
+        lines: One line for each problem.
     """
 
     def __init__(self, lines: list[str]) -> None:
@@ -30,12 +30,11 @@ class ReloadRefused(Exception):  # noqa: N818 - an answer, not an error of ours
 
 
 class Reload:
-    """Reads the settings again and lets a server take them, one time after the other.
+    """Reads the settings again and applies them to a server; concurrent reloads run in order.
 
     Args:
-        read: Returns the settings as they are now, or raises ValueError or OSError. Called in a
-            thread.
-        take: Gives them to the server; raises ValueError or OSError before anything has changed.
+        read: Returns the current settings, or raises ValueError or OSError. Called in a thread.
+        take: Applies them to the server; raises ValueError or OSError before any change.
         owns_log: Whether the level of the process's log is changed too.
         around: Entered during each reload.
     """
@@ -55,12 +54,12 @@ class Reload:
         self._one_at_a_time = trio.Lock()
 
     async def __call__(self) -> Changes:
-        """Read the settings and take what a running server can. What came of it is logged.
+        """Read the settings and apply what a running server can. The result is logged.
 
-        A cancel while they are read leaves everything as it was.
+        A cancel while they are read changes nothing.
 
         Raises:
-            ReloadRefused: They are wrong, and everything stays as it was.
+            ReloadRefused: They are wrong; nothing is changed.
         """
         async with self._one_at_a_time:
             with self._around():
@@ -83,9 +82,9 @@ class Reload:
         return changes
 
     async def listen(self) -> None:
-        """Reload for each SIGHUP, until this is cancelled. Only in the main thread.
+        """Reload at each SIGHUP, until cancelled. Only in the main thread.
 
-        Where there is no such signal, nothing happens.
+        Without such a signal on the system, nothing happens.
         """
         if not hasattr(signal, "SIGHUP"):
             return

@@ -1,7 +1,7 @@
-"""Every request that is being handled, on whatever transport and in whatever era.
+"""Every request in flight, of every transport and era.
 
-The SDK's middleware is the one place that all of them pass: there they are cancelled at the end of
-the grace so that each is still answered, and there a client's share is kept.
+All of them pass through the SDK's middleware. There they are cancelled at the end of the grace
+period so that each is still answered, and there the share of a client is enforced.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from nursery_patterns import TokenBucket, current_request
 from trio_tools.answers.envelope import error_response
 
 SHUTTING_DOWN: Final = -32000
-"""JSON-RPC error code of a request that the stop of the server cut short."""
+"""JSON-RPC error code of a request that the stop of the server cancelled."""
 
 MAX_IDLE_CLIENTS: Final = 10_000
-"""Clients whose rate is remembered; there may be any number of subjects of access tokens."""
+"""Limit of clients whose rate is remembered; there may be any number of token subjects."""
 
-# Seconds a call is taken to take while none has ended yet, and the weight of the newest one in the
-# mean: the same as for the waiting lines (`nursery_patterns.Admission`).
+# Assumed seconds of a call before one has ended, and the weight of the newest one in the mean:
+# the same as in `nursery_patterns.Admission`.
 _UNMEASURED_CALL: Final = 1.0
 _NEWEST: Final = 1 / 8
 
 
 @contextmanager
 def middleware(server: MCPServer[Any], *stages: ServerMiddleware[Any]) -> Generator[None]:
-    """Let every request of `server` pass `stages`, outermost first, within the block.
+    """Pass every request of `server` through `stages`, outermost first, within the block.
 
     Raises:
-        RuntimeError: The server is served already: whichever of the two stopped first would end
-            the calls of both.
+        RuntimeError: The server is served already: the first of the two to stop would end the
+            calls of both.
     """
     if any(isinstance(stage, RunningCalls) for stage in server.middleware):
         raise RuntimeError(
@@ -61,14 +61,14 @@ class RunningCalls:
         self._scopes: set[trio.CancelScope] = set()
 
     def cancel(self) -> None:
-        """Cancel them all. Each is answered with an error that says why."""
+        """Cancel all of them. Each is answered with an error that has the reason."""
         for scope in self._scopes:
             scope.cancel()
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        """Handle one request within reach of `cancel`."""
+        """Handle one request so that `cancel` can reach it."""
         if ctx.request_id is None:  # a notification
             return await call_next(ctx)
         with trio.CancelScope() as scope:
@@ -81,23 +81,22 @@ class RunningCalls:
 
 
 class ClientShare:
-    """What one client may ask for, as a stage of the middleware.
+    """The share of one client, as a stage of the middleware.
 
-    A tool call over the share is answered `overloaded` at once, with the seconds after which
-    another is likely to be taken. It never waits, so it costs no more than its answer. Tools that
-    steer the others are what such a client needs: they count among nobody's calls, and have a rate
-    of their own.
+    A tool call above the share is answered at once with `overloaded` and the seconds after which
+    another one will probably be accepted. It never waits, so it costs only its answer. A client
+    in that state needs the control tools: these do not count as calls, and have their own rate.
 
-    Other requests, such as `tools/list`, wait until their rate allows them, one client's without
-    delaying another's. A refusal would cost as much as the answer. How many wait is bounded by the
-    connections. Pings have a rate of their own; handshakes are bounded by the sessions.
+    Other requests, such as `tools/list`, wait until their rate allows them, without delaying
+    other clients. A refusal would cost as much as the answer. The number of connections bounds
+    how many wait. Pings have their own rate; the sessions bound handshakes.
 
     Args:
-        control: Names of the tools that steer the others.
-        max_calls: Most calls of one client in flight.
-        calls_per_second: Most calls of one client over time; a second's worth may come at once.
-            The same for its other requests.
-        seen: Told the name of the client of each request.
+        control: Names of the control tools.
+        max_calls: Limit of calls of one client in flight.
+        calls_per_second: Rate limit of one client's calls, with a burst of one second. The same
+            applies to its other requests.
+        seen: Called with the name of the client of each request.
     """
 
     def __init__(
@@ -112,11 +111,11 @@ class ClientShare:
         self._control = control
         self._max_calls = max_calls
         self._rate = calls_per_second
-        # By client name: those that have calls in flight, and the latest of the others.
+        # By client name: those with calls in flight, and the latest of the others.
         self._clients: OrderedDict[str, _Client] = OrderedDict()
 
     def retune(self, *, max_calls: int, calls_per_second: float) -> None:
-        """Go by other bounds from now on. Calls in flight count as before."""
+        """Apply other bounds. Calls in flight keep counting."""
         self._max_calls = max_calls
         if calls_per_second != self._rate:
             self._rate = calls_per_second
@@ -136,7 +135,7 @@ class ClientShare:
         if ctx.method != "tools/call":
             await (client.pings if ctx.method == "ping" else client.readings).acquire()
             return await call_next(ctx)
-        # Before the SDK has looked at them, so of any type.
+        # The SDK has not checked them yet, so they are of any type.
         tool = (ctx.params or {}).get("name")
         controls = isinstance(tool, str) and tool in self._control
         in_flight = len(client.began)
@@ -153,7 +152,7 @@ class ClientShare:
             return await call_next(ctx)
 
     def _client(self, name: str) -> _Client:
-        """Return a client; what is known of those that were idle for longest is forgotten."""
+        """Return a client; the state of the longest idle ones is dropped."""
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client(self._rate)
@@ -167,16 +166,16 @@ class ClientShare:
 
 
 class _Client:
-    """The calls of one client, and how long they take."""
+    """The calls of one client, and their durations."""
 
     def __init__(self, rate: float) -> None:
         self.set_rate(rate)
-        # When each call in flight began, oldest first.
+        # The start of each call in flight, oldest first.
         self.began: dict[object, float] = {}
         self._mean: float | None = None
 
     def set_rate(self, rate: float) -> None:
-        """Begin with full buckets of another rate."""
+        """Start with full buckets of another rate."""
         burst = max(1, int(rate))
         self.bucket = TokenBucket(rate, capacity=burst)
         self.control_bucket = TokenBucket(rate, capacity=burst)
@@ -185,7 +184,7 @@ class _Client:
 
     @contextmanager
     def in_flight(self) -> Generator[None]:
-        """Count one call, and how long it takes."""
+        """Count one call, and its duration."""
         call = object()
         self.began[call] = trio.current_time()
         try:
@@ -198,15 +197,14 @@ class _Client:
     def seconds_until_one_ends(self) -> float:
         """Estimate from recent calls, assuming that calls in flight are evenly staggered."""
         seconds = _UNMEASURED_CALL if self._mean is None else self._mean
-        # If even the latest has been running for longer, the mean is out of date.
+        # If even the latest has been running longer, the mean is out of date.
         latest = next(reversed(self.began.values()))
         return max(seconds, trio.current_time() - latest) / len(self.began)
 
 
 def _overloaded(what: str, seconds: float) -> dict[str, Any]:
-    retry_after_seconds = (
-        math.ceil(seconds * 1000) / 1000
-    )  # a caller that waits that long is not early
+    # Rounded up, so that a caller is not early.
+    retry_after_seconds = math.ceil(seconds * 1000) / 1000
     message = f"Overloaded: {what}. Call again in {retry_after_seconds:g} s."
     envelope = error_response(
         message,

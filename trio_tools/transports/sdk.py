@@ -1,8 +1,8 @@
-"""What we take from the SDK without its blessing: one attribute, in one place.
+"""Private parts of the SDK that are used: one attribute, in one place.
 
-`MCPServer.run_stdio_async` brings its own reader, which cannot be interrupted, so the protocol
-server below has to be run over our streams. The SDK names no public way to it (its own client
-reads the same attribute, beside a note to make it public); a test fails when that changes.
+`MCPServer.run_stdio_async` uses its own reader, which cannot be interrupted, so the protocol
+server below must be run over our streams. The SDK has no public way to it (its own client reads
+the same attribute, beside a note to make it public). A test fails when that changes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ async def serve_protocol(
     inlet: trio.MemoryReceiveChannel[SessionMessage],
     outlet: WriteStream[SessionMessage],
 ) -> None:
-    """Serve one client in the era it opens with, lifespan included, until `inlet` ends.
+    """Serve one client in the era of its first message until `inlet` ends, with the lifespan.
 
-    Calls that run then are cancelled. It closes both ends.
+    Calls that run then are cancelled. Both ends are closed.
     """
-    # A trio channel does all that the SDK's protocol asks of a stream to read from, but names two
-    # parameters of `__aexit__` differently.
+    # A trio channel has everything that the SDK's protocol requires of a receive stream, but two
+    # parameters of its `__aexit__` have other names.
     source = cast("ReadStream[SessionMessage | Exception]", inlet)
     await protocol_server(server).run(
         source, outlet, protocol_server(server).create_initialization_options()
@@ -55,11 +55,11 @@ _SESSIONS: Final = "mcp.server.streamable_http"
 async def let_go_of_request(
     ctx: ServerRequestContext[Any, Any], call_next: CallNext
 ) -> HandlerResult:
-    """Empty a request as soon as it is not needed, as the outermost stage of a server's middleware.
+    """Drop a request's body when it is not needed any more, as the outermost stage.
 
-    The body was parsed, and goes at once. The SDK's loop over a session's messages keeps the latest
-    one until the next one comes or the session ends: up to half an hour for a session that its
-    client has left. It reads a handshake again behind this.
+    The body was parsed, so it is dropped at once. The SDK's loop over a session's messages keeps
+    the latest message until the next one or the end of the session: up to half an hour for an
+    abandoned session. It reads a handshake again after this stage.
     """
     getattr(ctx.request, "__dict__", {}).pop("_body", None)  # where Starlette caches it
     try:
@@ -71,9 +71,9 @@ async def let_go_of_request(
 
 @contextmanager
 def quiet_ends_of_sessions() -> Generator[None]:
-    """Keep the SDK from logging a traceback where a session ends under a message that came in.
+    """Keep the SDK from logging a traceback when a session ends while a message arrives.
 
-    A client that cancels and leaves sends both at once, so that is no error.
+    A client that cancels and disconnects sends both at once, so that is not an error.
     """
     log = logging.getLogger(_SESSIONS)
     log.addFilter(_is_worth_telling)
@@ -92,4 +92,4 @@ def _says_that_the_session_ended(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(_says_that_the_session_ended, group.exceptions))
-    return type(error).__name__ == "ClosedResourceError"  # of the SDK's channels
+    return type(error).__name__ == "ClosedResourceError"  # from the SDK's channels

@@ -1,8 +1,8 @@
-"""The one way down, whatever asks for it: a signal, the end of input, a cancel, a failed sibling.
+"""The shutdown sequence, for every reason: signal, end of input, cancel, failed sibling.
 
-Stop accepting; give the calls that run the grace to answer; cancel the rest with an answer; close.
-The engine that serves stands under a shield for that time, so that a cancel from outside goes the
-same way as a signal. The shield ends at a deadline that is set the moment the stop begins.
+Stop accepting; give running calls the grace period to answer; cancel the rest with an answer;
+close. The serving engine is shielded during that time, so that a cancel from outside leads to the
+same sequence as a signal. The shield ends at a deadline that is set at the beginning of the stop.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from trio_tools.settings.logs import FIELDS
 _log = logging.getLogger("trio_tools")
 
 CLOSE_SECONDS: Final = 0.3
-"""Time after the grace for what was cancelled to unwind and for services to close."""
+"""Seconds after the grace period for cancelled tasks to end and for services to close."""
 
 WATCHDOG_SECONDS: Final = 0.6
-"""Time after the grace when a process that asked for signal handling ends, unwound or not."""
+"""Seconds after the grace period at which a process with signal handling ends in any case."""
 
 
 class Stop:
-    """Asked for once, known to all: the first reason counts.
+    """A request to stop, made once and visible to all: the first reason counts.
 
     Args:
-        then: Called when it is asked for.
+        then: Called at the first request.
     """
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
@@ -45,7 +45,7 @@ class Stop:
         self.reason = ""
 
     def __call__(self, reason: str) -> None:
-        """Ask for the stop. Later calls change nothing."""
+        """Request the stop. Later calls change nothing."""
         if not self._asked.is_set():
             self.reason = reason
             self._asked.set()
@@ -53,11 +53,11 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether the stop was asked for: no new calls from then on."""
+        """Whether the stop was requested: no new calls are accepted then."""
         return self._asked.is_set()
 
     async def wait(self) -> None:
-        """Wait until the stop is asked for."""
+        """Wait until the stop is requested."""
         await self._asked.wait()
 
 
@@ -69,18 +69,18 @@ async def run_until_stopped(
     grace_seconds: float,
     log_level: int = logging.INFO,
 ) -> None:
-    """Run `engine` until the stop is asked for, or this task is cancelled, then wind it down.
+    """Run `engine` until the stop is requested or this task is cancelled, then shut it down.
 
     Args:
-        engine: Serves. Its end is a reason to stop; its exception leaves from here.
+        engine: Serves. Its end is a reason to stop; its exception is raised from here.
         stop: Requests the stop.
         wind_down: Lets calls finish, and then ends the engine's intake so that it returns. It
-            keeps to the grace itself. A cancel does not reach it.
-        grace_seconds: Time for running calls to answer, in seconds. `CLOSE_SECONDS` later
-            whatever is left of the engine is cancelled.
-        log_level: Of the two records, when the stop begins and when it is over.
+            observes the grace period itself. A cancel does not reach it.
+        grace_seconds: Time for running calls to answer, in seconds. `CLOSE_SECONDS` later the
+            rest of the engine is cancelled.
+        log_level: Level of the two records at the beginning and the end of the stop.
     """
-    # Set in `finally` below, before anything is waited for: no one can outwait it.
+    # Set in `finally` below, before anything is awaited, so nothing can outlast it.
     shelter = trio.CancelScope(shield=True)
 
     async def serve() -> None:
@@ -110,12 +110,12 @@ async def run_until_stopped(
 
 @contextmanager
 def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
-    """Let SIGTERM and SIGINT (Ctrl-C) ask for a stop within the block; the second one kills.
+    """Let SIGTERM and SIGINT (Ctrl-C) request a stop within the block; the second one kills.
 
-    The first signal puts the default actions back, so a second one ends the process at once
-    without any code of ours. A stop, for whatever reason, has to end the block within the grace
-    and `WATCHDOG_SECONDS`, or a watchdog ends the process. SIGHUP, which would kill, changes
-    nothing, unless somebody listens for it. Only for the owner of the process.
+    The first signal restores the default actions, so a second one ends the process at once
+    without running our code. After a stop for any reason, the block must end within the grace
+    period plus `WATCHDOG_SECONDS`, or a watchdog ends the process. SIGHUP, which would kill, is
+    ignored unless a receiver handles it. Only for the owner of the process.
 
     Raises:
         RuntimeError: Not in the main thread, where Python allows signal handlers.
@@ -130,8 +130,8 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
     stop = Stop(watchdog.arm)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    # Not trio.open_signal_receiver: a tool that holds the event loop would keep the signal from
-    # being seen, and the watchdog from being armed.
+    # Not trio.open_signal_receiver: a tool that blocks the event loop would keep the signal from
+    # being handled, and the watchdog from being armed.
     def on_signal(number: int, frame: FrameType | None) -> None:
         del frame
         for each in (signal.SIGTERM, signal.SIGINT):
@@ -148,38 +148,38 @@ def stop_on_signals(*, grace_seconds: float) -> Generator[Stop]:
     finally:
         watchdog.call_off()
         for number, handler in before.items():
-            # None: a handler that was not set from Python, and cannot be put back from it.
+            # None: a handler that was not set from Python cannot be restored from it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Stand in for SIG_IGN, which children would inherit."""
+    """Do nothing. Used instead of SIG_IGN, which children would inherit."""
 
 
 class Watchdog:
-    """Ends the process with status 0 when a stop that was asked for takes too long.
+    """Ends the process with status 0 when a requested stop takes too long.
 
-    The last resort against what no cancel reaches: a thread that never returns, a task that holds
-    the event loop. Work is not lost by it: whatever had to be kept was kept before.
+    The last resort where no cancel works: a thread that never returns, a task that blocks the
+    event loop. No work is lost, since everything to keep was stored before.
 
     Args:
-        seconds: Time from `arm` to the end.
+        seconds: Seconds from `arm` to the end of the process.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._armed = threading.Event()
         self._called_off = threading.Event()
-        # Started now: a signal handler must not start a thread, as it may have interrupted just
-        # that and hold its lock.
+        # Started now: a signal handler must not start a thread, since it may have interrupted
+        # code that holds the lock for that.
         threading.Thread(target=self._watch, name="shutdown watchdog", daemon=True).start()
 
     def arm(self) -> None:
-        """Start the time. Safe in a signal handler."""
+        """Start the timer. Safe in a signal handler."""
         self._armed.set()
 
     def call_off(self) -> None:
-        """Nothing happens any more."""
+        """Stop the timer."""
         self._called_off.set()
         self._armed.set()
 
@@ -196,14 +196,15 @@ async def answer_running(
     *,
     grace_seconds: float,
 ) -> None:
-    """Wait until running calls have answered, more and more firmly.
+    """Wait until running calls have answered, in three stages.
 
     Args:
-        answered: Returns when none is left.
-        drain: Tells batch calls to answer with what they have; called after half the grace, so
-            that what needs little time is whole.
-        cancel: Cancels the rest so that each answers with an error; called after the grace.
-        grace_seconds: The grace, in seconds.
+        answered: Returns when no call is unanswered.
+        drain: Makes batch calls answer with their results so far; called after half the grace
+            period, so that short calls complete.
+        cancel: Cancels the rest so that each call answers with an error; called after the grace
+            period.
+        grace_seconds: The grace period, in seconds.
     """
     firmer: Sequence[tuple[float, Callable[[], None]]] = (
         (grace_seconds / 2, drain),
@@ -218,15 +219,15 @@ async def answer_running(
 
 
 def end_children() -> None:
-    """Kill the worker processes, and let the process that multiprocessing keeps see our end.
+    """Kill the worker processes, and let multiprocessing's own process detect our end.
 
-    A process that is stopped (SIGSTOP) does not notice that its parent is gone.
+    A suspended process (SIGSTOP) does not notice that its parent has ended.
     """
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()
     trackers = sys.modules.get("multiprocessing.resource_tracker")
-    # Not public, and absent on Windows. It ends by itself when it sees that its parent is gone.
+    # Not public, and missing on Windows. It ends by itself when it detects the end of its parent.
     tracker: int | None = getattr(getattr(trackers, "_resource_tracker", None), "_pid", None)
     if tracker is not None:
         with suppress(ProcessLookupError):
@@ -234,10 +235,11 @@ def end_children() -> None:
 
 
 def end_process() -> NoReturn:
-    """End the process with status 0 now: no clean-up, no waiting for threads."""
+    """End the process with status 0 now, without clean-up and without waiting for threads."""
     note = b"trio-tools: something did not stop in time; the process ends without it\n"
     end_children()
-    # The log may be what is stuck, so this is not logged, and only written if that cannot block.
+    # The logging may be what is blocked, so this is not logged, and written only if that cannot
+    # block.
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, note)

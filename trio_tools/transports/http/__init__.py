@@ -1,19 +1,19 @@
 """MCP over Streamable HTTP: many clients, both eras of the protocol.
 
-access           which address, Host, Origin and token may send a request
-operators        what operators ask for while it runs
-oauth            access tokens of an authorization server
-tls              a certificate, its key, and the password of the key
-listening        ports, unix sockets, and sockets that a supervisor opened
-http11           one connection: h11 and an ASGI application
-workers          several processes that serve one address
-connections      accepted up to a bound, fairly, closable at once
-sessions         of the older era: each client has its share
-dashboard        the page at /, and what it reads
-asgi_guard       what a request must show before the SDK sees it
-metrics          what /metrics says
-house            the parts of one server, put together
-serve            serve_http
+access        the addresses, Hosts, Origins and tokens that may send a request
+operators     requests of operators to a running server
+oauth         access tokens of an authorization server
+tls           a certificate, its key, and the password of the key
+listening     ports, unix sockets, and sockets that a supervisor opened
+http11        one connection: h11 and an ASGI application
+workers       several processes that serve one address
+connections   accepted up to a bound, fairly, closable at once
+sessions      sessions of the older era, with a share for each client
+dashboard     the page at /, and its data
+asgi_guard    checks of a request before the SDK receives it
+metrics       the content of /metrics
+house         the parts of one server, combined
+serve         serve_http
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Address", "check_http", "serve_http"]
 
 
 def __getattr__(name: str) -> Any:
-    # The parent of workers serves nothing, and must not load what does.
+    # The parent of workers serves nothing, and must not load the code for it.
     if name in __all__:
         from trio_tools.transports.http import serve  # noqa: PLC0415
 

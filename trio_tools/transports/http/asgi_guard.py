@@ -1,7 +1,7 @@
-"""The ASGI application in front of the SDK's: who may pass, how much, and whether we still accept.
+"""The ASGI application in front of the SDK's: access, sizes, and whether requests are accepted.
 
-A request that passes carries its client's name in the request context, which both eras of the
-protocol hand on to the tools.
+An accepted request has its client's name in the request context, which both eras of the protocol
+pass on to the tools.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from trio_tools.transports.http.workers.siblings import SIBLING
 from trio_tools.transports.json_weight import TOO_MANY, weigh
 from trio_tools.transports.reload import Reload
 
-if TYPE_CHECKING:  # they import a library for signatures, which few servers need
+if TYPE_CHECKING:  # they import a signature library that few servers need
     from trio_tools.transports.http.oauth.metadata import ResourceMetadata
     from trio_tools.transports.http.oauth.tokens import AccessTokens, Grant
 
 BODY_SECONDS: Final = 30.0
-"""How long a client may take to send the body of a request."""
+"""Seconds that a client may take to send the body of a request."""
 
 MAX_BODIES_BYTES: Final = 128 * 2**20
-"""What all requests under way may weigh, parsed, in bytes; further ones are refused."""
+"""Limit of the parsed weight of all requests in flight, in bytes; further ones are refused."""
 
 OPERATOR_PATHS: Final = frozenset({METRICS_PATH, RELOAD_PATH})
-"""What an access token opens only with the scope of the family admin."""
+"""Paths for which an access token needs the scope of the family admin."""
 
 NO_SUBJECTS: Final = frozenset({ANONYMOUS, "stdio"})
-"""Names of clients that show no token, which no access token may have for its subject."""
+"""Client names without a token, which no access token may have as its subject."""
 
 _TWO_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -59,32 +59,32 @@ _log = logging.getLogger("trio_tools")
 
 
 class _Caller(NamedTuple):
-    """Who sends a request, and what the access token says, if there is one."""
+    """The client of a request, and the claims of its access token, if there is one."""
 
     client: str
     grant: Grant | None = None
 
 
 class AsgiGuard:
-    """Guards an ASGI application, and answers for the server's health itself.
+    """Guards an ASGI application, and answers health checks itself.
 
     Args:
-        app: What is guarded.
-        doorkeeper: Decides about headers.
-        max_body_bytes: Most bytes of one request body.
-        overloaded: Whether new calls would be refused for lack of room.
+        app: The guarded application.
+        doorkeeper: Checks headers.
+        max_body_bytes: Limit of bytes of one request body.
+        overloaded: Returns whether new calls would be refused because queues are full.
         metrics: Returns the text of `/metrics` for a request, and its content type.
-        proxies: Whose word is taken for where a request came from.
-        done: Called with the weight of the body of each request that is done, in bytes.
-        dashboard: The page at `/` and what it reads; None for none.
+        proxies: The proxies whose forwarding headers are trusted.
+        done: Called with the weight of the body of each completed request, in bytes.
+        dashboard: The page at `/` and its data; None for none.
 
     Attributes:
-        doorkeeper: Who decides; may be replaced at any time.
-        reload: Reads the settings again, if operators may ask for it here.
-        hand_on_reload: Lets other processes of the same address do so too.
-        metrics_access: Who may read `/metrics`, where clients may not.
+        doorkeeper: Checks headers; may be replaced at any time.
+        reload: Reads the settings again, if operators may request that here.
+        hand_on_reload: Makes other processes of the same address reload too.
+        metrics_access: Checks requests for `/metrics`, if clients may not read it.
         tokens: Checks access tokens; None for none.
-        missing_scope: Returns a scope that a body asks for and a grant does not have.
+        missing_scope: Returns a scope that a body needs and a grant lacks.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class AsgiGuard:
         self.reload: Reload | None = None
         self.metrics_access = MetricsAccess()
         self.hand_on_reload: Callable[[], None] = _nothing
-        # Whether what finishes is kept in memory only, though it should be on the disk.
+        # Whether outcomes are kept in memory only, though they should be on the disk.
         self.in_memory_only: Callable[[], bool] = _never
         self.tokens: AccessTokens | None = None
         self.missing_scope: Callable[[Grant, bytes], str | None] | None = None
@@ -114,24 +114,24 @@ class AsgiGuard:
         self._proxies = proxies or TrustedProxies(())
         self._done = done
         self._dashboard = dashboard
-        # Bytes of bodies that are coming or being worked on. Above MAX_BODIES_BYTES only for as
-        # long as it takes to refuse the piece that made it so.
+        # Bytes of bodies that are being received or processed. Above MAX_BODIES_BYTES only until
+        # the piece that exceeded it is refused.
         self._bodies = 0
-        # Set once the server stops: no request is taken from then on.
+        # Set once the server stops: no request is accepted from then on.
         self.closing = False
-        # Exchanges that owe an answer. _settled wakes those who wait for none.
+        # Exchanges without a complete answer. _settled wakes tasks that wait for zero.
         self._exchanges = 0
         self._settled = trio.lowlevel.ParkingLot()
 
     async def answered(self) -> None:
-        """Wait until no exchange owes an answer."""
+        """Wait until every exchange has a complete answer."""
         while self._exchanges:
             await self._settled.park()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if scope["client"] == SIBLING:  # looked at before a proxy can tell another client
+        if scope["client"] == SIBLING:  # checked before a proxy can report another client
             await self._tell_metrics(scope, send)
             return
         scope = self._proxies.resolve(scope, headers)
@@ -159,7 +159,7 @@ class AsgiGuard:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:
-            # Where a proxy goes by the other one, the rest is a request that it has not seen.
+            # If a proxy uses the other one, the rest would be a request that it has not seen.
             reason = "Send Content-Length or Transfer-Encoding, not both."
             raise Denied(HTTPStatus.BAD_REQUEST, reason, {"connection": "close"})
         if await self._answer_openly(path, scope, send):
@@ -189,11 +189,11 @@ class AsgiGuard:
             self._check_scopes(caller, body, scope)
             scope[BODY_BYTES] = len(body)
             receive = _replay(body, receive)
-            del body  # the request's own copy is enough
+            del body  # the request has its own copy
             await self._pass(scope, receive, send, caller)
 
     async def _admit(self, scope: Scope) -> _Caller:
-        """Return who sends a request: by a token of the settings, or else by an access token."""
+        """Return the client of a request: by a token of the settings, or by an access token."""
         headers = scope["headers"]
         try:
             return _Caller(self.doorkeeper.admit(headers))
@@ -205,9 +205,9 @@ class AsgiGuard:
         return _Caller(grant.subject, grant)
 
     def _check_scopes(self, caller: _Caller, body: bytes, scope: Scope) -> None:
-        """Refuse a call that needs another scope, in the way that lets a client ask for it.
+        """Refuse a call that needs another scope, with a challenge for the client.
 
-        The policy around the call refuses it too, by what the SDK has read.
+        The policy around the call refuses it too, from the SDK's parsed request.
         """
         if caller.grant is None or self.tokens is None or self.missing_scope is None:
             return
@@ -216,7 +216,7 @@ class AsgiGuard:
             raise self.tokens.lacks(missing, _origin_of(scope))
 
     async def _answer_operator(self, path: str, caller: _Caller, scope: Scope, send: Send) -> bool:
-        """Answer what operators ask for; return whether it was that."""
+        """Answer requests of operators; return whether it was one."""
         if path not in OPERATOR_PATHS or (path == RELOAD_PATH and self.reload is None):
             return False
         if caller.grant is not None and self.tokens is not None:
@@ -240,13 +240,14 @@ class AsgiGuard:
         return *self._health(scope["path"]), "text/plain; charset=utf-8"
 
     async def _answer_openly(self, path: str, scope: Scope, send: Send) -> bool:
-        """Answer what needs no token; return whether it was that."""
+        """Answer requests that need no token; return whether it was one."""
         if path in {"/healthz", "/readyz"}:
             # For supervisors: no secrets, no token, any Host.
             await _respond(send, *self._health(path))
             return True
         if path in PAGE_PATHS and self._dashboard is not None:
-            # It holds no data, and a browser has no token before it shows a page that asks for one.
+            # The page contains no data, and a browser has no token before it shows the page that
+            # requests it.
             self.doorkeeper.check_address(scope["headers"])
             await self._dashboard.page(send, scope["method"])
             return True
@@ -255,7 +256,7 @@ class AsgiGuard:
             await self._tell_metadata(self.tokens.metadata, scope, send)
             return True
         if path.startswith("/.well-known/"):
-            # A client that looks for OAuth takes 401 for a broken one, and 404 for none.
+            # A client that probes for OAuth takes 401 for a broken server, and 404 for none.
             json = {"content-type": "application/json"}
             await _respond(send, HTTPStatus.NOT_FOUND, b'{"error": "not_found"}\n', json)
             return True
@@ -267,13 +268,13 @@ class AsgiGuard:
         headers = {"content-type": "application/json"}
         origin = dict(scope["headers"]).get(b"origin")
         if origin is not None and not self.doorkeeper.allows_origin(origin):
-            headers["access-control-allow-origin"] = "*"  # it is public, and says no more
+            headers["access-control-allow-origin"] = "*"  # it is public
         await _respond(send, HTTPStatus.OK, metadata.document(_origin_of(scope)), headers)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, caller: _Caller) -> None:
         client, grant = caller
         if client != ANONYMOUS:
-            # The SDK lets a session be used only by the user that opened it.
+            # The SDK lets only the user that opened a session use it.
             token = AccessToken(token=client, client_id=client, scopes=[])
             if grant is not None:
                 token.scopes, token.subject = sorted(grant.scopes), client
@@ -307,7 +308,7 @@ class AsgiGuard:
         return HTTPStatus.OK, b"ready\n"
 
     def _check_length(self, scope: Scope) -> None:
-        """Refuse a body that says itself that it is too long, without waiting for it."""
+        """Refuse a body whose declared length is too long, without waiting for it."""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
                 raise self._too_long()
@@ -320,7 +321,7 @@ class AsgiGuard:
 
     @contextmanager
     def _weighing(self) -> Generator[Callable[[int], None]]:
-        """Count the weight of one body, and refuse what is too much, until the block is left."""
+        """Count the weight of one body during the block, and refuse it above the limit."""
         weight = 0
 
         def count(more: int) -> None:
@@ -341,7 +342,7 @@ class AsgiGuard:
             self._done(weight)
 
     async def _read_body(self, receive: Receive, count: Callable[[int], None]) -> bytes | None:
-        """Return the whole body, or None if the client left before its end."""
+        """Return the whole body, or None if the client disconnected before its end."""
         body = bytearray()
         with trio.move_on_after(BODY_SECONDS):
             while True:
@@ -361,28 +362,28 @@ class AsgiGuard:
 
 
 def _never() -> bool:
-    """Stand in for the state of a server that has none."""
+    """Do nothing: the default for the state of a server that has none."""
     return False
 
 
 def _nothing() -> None:
-    """Stand in for other processes where there are none."""
+    """Do nothing: the default for other processes if there are none."""
 
 
 def _origin_of(scope: Scope) -> str:
-    """Return where a request was sent to. Its Host was checked."""
+    """Return the origin of a request's URL. Its Host was checked."""
     host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
     return f"{scope['scheme']}://{host}"
 
 
 def _owes_an_answer(scope: Scope) -> bool:
-    """Whether the exchange ends by itself: a stream of notifications does not."""
+    """Whether the exchange ends by itself; a stream of notifications does not."""
     headers = dict(scope["headers"])
     return scope["method"] == "POST" and headers.get(b"mcp-method") != b"subscriptions/listen"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read, and then what comes after it."""
+    """Return a receive function that yields the body that was read, and then later messages."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

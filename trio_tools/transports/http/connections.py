@@ -1,9 +1,9 @@
 """The open connections of one server: accepted up to a bound, fairly, and closable at once.
 
-Where tokens are asked for, places are kept for those who have one: while all are taken, a newcomer
-gets the place of a connection that has shown no token and has no request under way, the one that
-has been idle longest of the address that has most of them. One address without a token has a share
-of the places in any case.
+If tokens are required, slots are reserved for clients with one: while all are used, a new
+connection replaces one that has sent no token and has no request in flight, the longest idle one
+of the address with most of these. One address without a token has only a share of the slots in
+any case.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from trio_tools.transports.http.listening.listeners import Listener
 from trio_tools.transports.http.workers.siblings import HandedOver, Siblings, pump
 
 KNOWN: Final = "trio_tools.known"
-"""Key of the ASGI scope: called without arguments when a request has shown a token."""
+"""Key of the ASGI scope: called without arguments when a request has sent a valid token."""
 
 ACCEPT_PAUSE_SECONDS: Final = 0.1
-"""How long nothing is accepted after the system had no descriptor left for it."""
+"""Seconds without accepting after the system had no free descriptor."""
 
-# Descriptors that no connection takes: for workers, databases and what tools open. Of a process
-# that may have few, half of them.
+# Descriptors reserved for workers, databases and files of tools. If the process may have only
+# few, half of them.
 _RESERVE: Final = 128
 
 _TURNED_AWAY: Final = (
@@ -50,17 +50,18 @@ class Connections:
 
     Args:
         app: The ASGI application. It is never sent lifespan events.
-        max_connections: Most of them at once.
-        max_connections_per_peer: Most of them at once from one address that have shown no token.
-        max_header_bytes: Most bytes of the headers of a request.
-        tokens: Whether clients show tokens.
-        shared_by_many: Whether an address is that of a proxy, which has no share of its own.
+        max_connections: Limit of open connections.
+        max_connections_per_peer: Limit of connections from one address that have sent no token.
+        max_header_bytes: Limit of bytes of the headers of a request.
+        tokens: Whether clients send tokens.
+        shared_by_many: Returns whether an address is that of a proxy, which has no limit of its
+            own.
         tls: For HTTPS.
         siblings: Other processes that serve the same address; None for none.
         tell_load: Called with the number of open connections when it changes.
 
     Attributes:
-        tls: For HTTPS; may be replaced at any time, for connections that come then.
+        tls: For HTTPS; may be replaced at any time, for later connections.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Connections:
                     nursery.start_soon(self._accept, listener, nursery)
 
     def close(self) -> None:
-        """Stop accepting and close every connection, whatever its client does."""
+        """Stop accepting and close every connection, with any behaviour of its client."""
         self._scope.cancel(reason="the server stops")
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
@@ -112,7 +113,7 @@ class Connections:
             except OSError as error:
                 if not is_shortage(error):
                     raise
-                if not self._short:  # once, however long it lasts
+                if not self._short:  # only once per shortage
                     _log.warning("no connection is accepted for now: %s", error.strerror)
                 self._short = True
                 await trio.sleep(ACCEPT_PAUSE_SECONDS)
@@ -125,7 +126,7 @@ class Connections:
     ) -> None:
         try:
             peer = handed_over.peer if handed_over else _name(stream.socket.getpeername())
-        except OSError:  # it has left already
+        except OSError:  # it has disconnected already
             stream.socket.close()
             return
         try:
@@ -186,7 +187,7 @@ class Connections:
             await pump(secured, move.plain)
 
     def _has_room(self, peer: tuple[str, int]) -> bool:
-        """Whether a newcomer gets a place; close the connection that it takes it from."""
+        """Whether a new connection gets a slot; closes the connection that it replaces."""
         unknown = [place for place in self._open if not place.known]
         of_peer = [place for place in unknown if place.peer[0] == peer[0]]
         if len(of_peer) >= self._max_per_peer and not self._shared_by_many(peer[0]):
@@ -211,7 +212,7 @@ class Connections:
 
 
 def most_connections() -> float:
-    """Return how many connections leave enough descriptors for all else; math.inf for any."""
+    """Return how many connections leave enough descriptors; math.inf for no limit."""
     if sys.platform == "win32":
         return math.inf
     import resource  # noqa: PLC0415 - POSIX has it
@@ -223,13 +224,13 @@ def most_connections() -> float:
 
 
 class _Place:
-    """A place among the open connections.
+    """A slot of an open connection.
 
     Attributes:
         peer: Address and port of the client.
         scope: Closes the connection when it is cancelled.
-        connection: What it serves, once the handshake of TLS is done.
-        known: Whether a request has shown a token.
+        connection: The served connection, once the TLS handshake is done.
+        known: Whether a request has sent a valid token.
     """
 
     def __init__(self, peer: tuple[str, int]) -> None:
@@ -241,11 +242,11 @@ class _Place:
 
     @property
     def idle_since(self) -> float:
-        """When it was accepted, or answered last; math.inf while it is owed an answer."""
+        """When it was accepted or last answered; math.inf while a request is unanswered."""
         return self.connection.idle_since if self.connection else self._accepted
 
     def show_token(self) -> None:
-        """From now on the place is kept."""
+        """Reserve the slot from now on."""
         self.known = True
 
 
@@ -264,10 +265,11 @@ def _name(address: Any) -> tuple[str, int]:
 
 
 async def _linger(stream: trio.SocketStream, secured: Any) -> None:
-    """Hang up, and wait until the client has too, for at most `LINGER_SECONDS`.
+    """Close our side, and wait until the client has closed too, at most `LINGER_SECONDS`.
 
-    What it still sends is read meanwhile: a connection that is closed with something unread is
-    reset, and an answer in the middle of a request may be lost by that (RFC 9112, 9.6).
+    Data that it still sends is read meanwhile. A connection that is closed with unread data is
+    reset, and the client may lose an answer that was sent in the middle of its request (RFC 9112,
+    9.6).
     """
     with trio.move_on_after(http11.LINGER_SECONDS), suppress(trio.BrokenResourceError):
         if secured is not stream:

@@ -1,9 +1,9 @@
-"""The page at `/`: what goes on, live, in a browser.
+"""The page at `/`: the current activity, live, in a browser.
 
-The page itself holds no data and needs no token; what it shows comes
-from the paths below `/dashboard/`, under the same rules of Host, Origin and token as MCP. It is one
-file without a build step. Foreign text is shown as text only, and the content security policy
-lets nothing run but the script of this page.
+The page itself contains no data and needs no token. Its data comes from the paths below
+`/dashboard/`, under the same rules of Host, Origin and token as MCP. It is one file without a
+build step. Foreign text is shown only as text, and the content security policy allows no script
+but that of this page.
 
     GET  / and /dashboard                     the page
     GET  /dashboard/events                    server-sent events: a snapshot a second
@@ -40,10 +40,10 @@ from trio_tools.transports.http.access.authentication import Denied
 PREFIX: Final = "/dashboard/"
 PAGE_PATHS: Final = frozenset({"/", "/dashboard"})
 INTERVAL_SECONDS: Final = 1.0
-"""Time between two snapshots of one stream."""
+"""Seconds between two snapshots of one stream."""
 
 MAX_STREAMS: Final = 32
-"""Streams of events open at once. Further ones are refused."""
+"""Limit of open event streams. Further ones are refused."""
 
 _SEND_SECONDS = 10.0
 _CHUNK_OUTCOMES = 100
@@ -52,7 +52,7 @@ _COLUMNS = ("index", "item", "status", "value", "error_code", "reason")
 
 
 class View(Protocol):
-    """What a dashboard shows."""
+    """The data source of a dashboard."""
 
     @property
     def reads_only(self) -> bool:
@@ -60,11 +60,11 @@ class View(Protocol):
         ...
 
     async def snapshot(self, client_id: str) -> dict[str, Any]:
-        """Return what goes on now, for one client, as JSON values."""
+        """Return the current activity, for one client, as JSON values."""
         ...
 
     async def find(self, key: str, client_id: str) -> StoredOperation:
-        """Return an operation by its key of a snapshot, or raise `NotFound`."""
+        """Return an operation by its key in a snapshot, or raise `NotFound`."""
         ...
 
 
@@ -80,11 +80,11 @@ class LiveView:
 
     @property
     def reads_only(self) -> bool:
-        """No: what runs here can be stopped here."""
+        """False: operations that run here can be stopped here."""
         return False
 
     async def snapshot(self, client_id: str) -> dict[str, Any]:
-        """Return what goes on now, for one client."""
+        """Return the current activity, for one client."""
         await trio.lowlevel.checkpoint()
         return snapshot(self._state, client_id)
 
@@ -95,10 +95,10 @@ class LiveView:
 
 
 class Dashboard:
-    """The page and what it reads, of one server.
+    """The page and its data, for one server.
 
     Args:
-        view: What it shows.
+        view: The data source.
     """
 
     def __init__(self, view: View) -> None:
@@ -123,7 +123,7 @@ class Dashboard:
         """Answer a request below `/dashboard/` of an admitted client.
 
         Raises:
-            Denied: The path, the method or the operation is not there, or too many streams are.
+            Denied: The path, method or operation does not exist, or too many streams are open.
         """
         path = scope["raw_path"].decode("ascii").removeprefix(PREFIX)
         if path == "events":
@@ -153,7 +153,7 @@ class Dashboard:
             raise Denied(HTTPStatus.NOT_FOUND, "There is no such operation.") from None
 
     async def _events(self, receive: Receive, send: Send, client: str) -> None:
-        """Send a snapshot a second until the client leaves, or does not read for a while."""
+        """Send a snapshot each second until the client disconnects or stops reading."""
         if self._streams >= MAX_STREAMS:
             raise Denied(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -171,7 +171,7 @@ class Dashboard:
                         await _send_more(send, f"data: {text}\n\n".encode())
                     await trio.sleep(INTERVAL_SECONDS)
         except* trio.TooSlowError:
-            pass  # the client does not read: the exchange ends without its end
+            pass  # the client does not read: the response stays incomplete
         finally:
             self._streams -= 1
 
@@ -193,7 +193,7 @@ class Dashboard:
 
 @asynccontextmanager
 async def _until_departure(receive: Receive) -> AsyncGenerator[None]:
-    """Cancel the block when the client leaves."""
+    """Cancel the block when the client disconnects."""
 
     async def watch(scope: trio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -236,7 +236,7 @@ def _csv_lines(lines: Iterable[Iterable[str]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    """Return a cell of CSV. A text that a spreadsheet would run as a formula is quoted."""
+    """Return a cell of CSV. Text that a spreadsheet would run as a formula is quoted."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

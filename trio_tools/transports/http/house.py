@@ -1,4 +1,4 @@
-"""The parts of one HTTP server, put together."""
+"""The parts of one HTTP server, combined."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from trio_tools.transports.requests import ClientShare, RunningCalls, middleware
 from trio_tools.transports.sdk import let_go_of_request
 from trio_tools.transports.shutdown import answer_running
 
-if TYPE_CHECKING:  # it imports a library for signatures, which few servers need
+if TYPE_CHECKING:  # it imports a signature library that few servers need
     from trio_tools.transports.http.oauth.resource_server import ResourceServer
 
 _MONITORS = 16
-"""Connections to the port of the metrics at once."""
+"""Limit of connections to the port of the metrics."""
 
 _log = logging.getLogger("trio_tools")
 
 
 class HttpServer:
-    """The parts of one HTTP server, put together: gate, application, connections, figures.
+    """The parts of one HTTP server, combined: guard, application, connections, figures.
 
     Args:
-        server: What is served.
-        settings: What the operator decided.
-        doorkeeper: Who may talk to it.
+        server: The served server.
+        settings: The operator's settings.
+        doorkeeper: Checks who may use it.
         tls: For HTTPS.
-        worker: What it has of its parent, if it is one of several processes.
+        worker: The parts that it received from its parent, if it is one of several processes.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HttpServer:
             max_request_body_size=http.max_body_bytes,
             max_sessions=http.max_sessions,
             session_idle_timeout=IDLE_SECONDS,
-            # The gate checks Host and Origin, for all paths alike.
+            # The guard checks Host and Origin for all paths.
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
         self._calls = RunningCalls()
@@ -98,7 +98,7 @@ class HttpServer:
         self.memory_trim = MemoryTrim()
         if state is not None:
             state.memory.given_back = self.memory_trim.add
-        # What Starlette adds for one route is a twentieth of a call.
+        # Starlette would add a twentieth of a call's cost for one route.
         sessions: ASGIApp = Sessions(
             server.session_manager.handle_request, max_sessions=http.max_sessions
         )
@@ -155,7 +155,7 @@ class HttpServer:
             yield
 
     async def middleware(self) -> AbstractContextManager[None]:
-        """Watch every request of the server."""
+        """Pass every request of the server through the stages."""
         self._metrics.tools = {tool.name for tool in await self._server.list_tools()}
         return middleware(
             self._server,
@@ -169,25 +169,25 @@ class HttpServer:
 
     @property
     def http(self) -> HttpSettings:
-        """The settings that hold now."""
+        """The current settings."""
         return self._settings.http
 
     def token_file(self) -> Path | None:
-        """Return where the tokens are."""
+        """Return the path of the token file."""
         return self.http.token_file
 
     def metrics_token_file(self) -> Path | None:
-        """Return where the token of the metrics is."""
+        """Return the path of the file with the metrics token."""
         return self.http.metrics_token_file
 
     def _take_access(self, access: MetricsAccess) -> None:
         self._gate.metrics_access = self._metrics_door.access = access
 
     def read_tokens_again(self) -> None:
-        """Go by the files of tokens as they are now. Calls that run go on.
+        """Apply the current token files. Calls in flight continue.
 
         Raises:
-            ValueError, OSError: As `Authenticator.from_settings`; nothing has changed.
+            ValueError, OSError: As `Authenticator.from_settings`; nothing is changed then.
         """
         rules = Authenticator.from_settings(self.http)
         self._take_access(MetricsAccess.from_settings(self.http))
@@ -195,10 +195,10 @@ class HttpServer:
         _log.info("read the tokens again: %d clients", len(rules.digests))
 
     def take(self, settings: Settings) -> Changes:
-        """Take what can be taken of other settings. Calls that run go on.
+        """Apply changed settings where possible. Calls in flight continue.
 
         Raises:
-            ValueError, OSError: They are wrong; nothing has changed.
+            ValueError, OSError: They are wrong; nothing is changed then.
         """
         changes = changes_between(self._settings, settings)
         taken = settings_taken(self._settings, settings)
@@ -218,13 +218,13 @@ class HttpServer:
         return changes
 
     def answer_reloads(self, reload: Reload) -> None:
-        """Let operators ask for a reload at `/reload`, of all workers."""
+        """Let operators request a reload of all workers at `/reload`."""
         self._gate.reload = reload
         if self._worker is not None:
             self._gate.hand_on_reload = self._worker.hand_on_hangup
 
     async def wind_down(self, grace_seconds: float) -> None:
-        """Take no more requests, let calls answer, close every connection."""
+        """Accept no more requests, let calls answer, close every connection."""
         self._gate.closing = True
         drain = self._tool_server.drain if self._tool_server else _nothing
         await answer_running(
@@ -240,8 +240,8 @@ class HttpServer:
     def _overloaded(self) -> bool:
         """Whether a call of some tool, of a client without calls, would be refused now.
 
-        The calls of one client are no reason to send the others elsewhere. Without tokens all
-        clients count as one, and each call that is refused says when to try again.
+        The queue of one client is not a reason to send other clients elsewhere. Without tokens
+        all clients count as one, and each refused call says when to retry.
         """
         if self._tool_server is None:
             return False
@@ -261,4 +261,4 @@ def _resource_server(settings: Settings) -> ResourceServer | None:
 
 
 def _nothing(*_: object) -> None:
-    """Stand in for the drain of a server that has no batch calls, and for who hears of loads."""
+    """Do nothing: the default for a server without batch calls, and for the load callback."""

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: h11 reads and writes the protocol, an ASGI application answers.
 
-The application runs in the task of its connection and pulls the body itself, so there is no queue
+The application runs in the task of its connection and reads the body itself, so there is no queue
 between them: a client that sends faster than it is served waits. HTTP/2 is answered with 505, and
 an offer to upgrade is ignored, as RFC 9110 allows.
 """
@@ -24,19 +24,19 @@ from trio_tools.settings.logs import FIELDS
 CHUNK_BYTES: Final = 2**16
 
 STALL_SECONDS: Final = 30.0
-"""How long a client may take to read 64 KiB before it is hung up on."""
+"""Seconds that a client may take to read 64 KiB before it is disconnected."""
 
 HEADER_SECONDS: Final = 10.0
-"""How long a connection may be idle, or take to send the headers of a request."""
+"""Seconds that a connection may be idle, or take to send the headers of a request."""
 
 LINGER_SECONDS: Final = 1.0
-"""How long a client that is hung up on may go on sending until it sees that."""
+"""Seconds that a disconnected client may continue to send until it notices."""
 
 DRAIN_BYTES: Final = 2**16
-"""How much of a body that nobody wants is read away to keep the connection."""
+"""Limit of bytes of an unwanted body that are read to keep the connection."""
 
 PIPELINE_BYTES: Final = 2**16
-"""How much is read of the requests behind the one that is being served."""
+"""Limit of bytes that are read of requests after the one that is being served."""
 
 _VERSIONS: Final = frozenset({b"1.0", b"1.1"})
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -46,10 +46,10 @@ _log = logging.getLogger("trio_tools")
 Elsewhere = Callable[[bytes], Awaitable[bool]]
 """Lets another process serve the rest of a connection, from the bytes of its next request on.
 
-False if that process does not take it."""
+False if that process does not accept it."""
 
 Route = Callable[[list[tuple[bytes, bytes]]], Elsewhere | None]
-"""Returns who serves a request with such headers; None for this process."""
+"""Returns the process for a request with such headers; None for this one."""
 
 
 class HttpConnection:
@@ -58,14 +58,14 @@ class HttpConnection:
     Args:
         app: The ASGI application. It is never sent lifespan events.
         stream: The connection, plain or TLS.
-        scope: What is the same in the ASGI scope of each request.
-        max_header_bytes: Most bytes of the headers of a request.
-        route: Who serves a request; by default this process.
-        received: What another process has read of the connection.
+        scope: The constant part of the ASGI scope of each request.
+        max_header_bytes: Limit of bytes of the headers of a request.
+        route: Chooses the process for a request; by default this one.
+        received: Bytes that another process has read from the connection.
 
     Attributes:
-        idle_since: When the last answer was sent; math.inf while a request that was received whole
-            has no whole answer.
+        idle_since: When the last answer was sent; math.inf while a request that was received
+            completely has no complete answer.
         moved: Whether another process serves the connection now.
     """
 
@@ -84,17 +84,17 @@ class HttpConnection:
         self._scope = scope
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_header_bytes)
         self._route = route
-        if received:  # nothing would be the end of what the client sends
+        if received:  # empty bytes would be the end of the input
             self._h11.receive_data(received)
         self.idle_since = trio.current_time()
         self.moved = False
-        # The client left, or nothing more can be sent to it.
+        # The client disconnected, or nothing more can be sent to it.
         self._left = False
-        # A part of an answer is being sent, or was cut by a cancel: then no other can follow it.
+        # A part of an answer was sent, possibly before a cancel: no other answer can follow it.
         self._sending = False
 
     async def run(self) -> None:
-        """Serve until the client leaves, breaks the protocol, or is idle for `HEADER_SECONDS`.
+        """Serve until the client disconnects, violates the protocol, or is idle too long.
 
         A cancel cancels the request that is being served.
         """
@@ -102,7 +102,7 @@ class HttpConnection:
             self._h11.start_next_cycle()
 
     async def _serve_one(self) -> bool:
-        """Serve one request, and return whether another one can come behind it."""
+        """Serve one request, and return whether another one may follow."""
         try:
             request = await self._next_request()
             if request is None:
@@ -122,7 +122,7 @@ class HttpConnection:
         return False
 
     def _read_so_far(self, request: h11.Request) -> bytes:
-        """Return a request and what was read behind its headers, as bytes."""
+        """Return a request and the bytes that were read after its headers."""
         lines = [b" ".join((request.method, request.target, b"HTTP/" + request.http_version))]
         lines += (name + b": " + value for name, value in request.headers.raw_items())
         return b"\r\n".join((*lines, b"", self._h11.trailing_data[0]))
@@ -131,7 +131,8 @@ class HttpConnection:
         try:
             await self._app(self._scope_of(request), exchange.receive, exchange.send)
         except* Exception:  # noqa: BLE001 - also beside a cancel, which goes on
-            # The SDK goes on behind the answer to a notification; if the session ended, it fails.
+            # The SDK continues after the answer to a notification; if the session ended, it
+            # fails.
             level = logging.DEBUG if exchange.complete else logging.ERROR
             _log.log(level, "a request failed", exc_info=True)
         finally:
@@ -140,14 +141,14 @@ class HttpConnection:
             await self._refuse(exchange.refusal)
 
     async def _next_request(self) -> h11.Request | None:
-        """Return the next request, or None if the client left or is idle."""
+        """Return the next request; None if the client disconnected or is idle."""
         with trio.move_on_after(HEADER_SECONDS):
             event = await self.next_event()
             return event if isinstance(event, h11.Request) else None
         return None
 
     async def _drained(self) -> bool:
-        """Read away a body that was not taken, and return whether its end was reached in time."""
+        """Read an unwanted body, and return whether its end was reached in time."""
         drained = 0
         with trio.move_on_after(LINGER_SECONDS):
             while self._h11.their_state is h11.SEND_BODY and drained <= DRAIN_BYTES:
@@ -156,10 +157,10 @@ class HttpConnection:
         return self._h11.their_state is h11.DONE and self._h11.our_state is h11.DONE
 
     async def next_event(self) -> Any:
-        """Return what the client sends next, as an event of h11.
+        """Return the next input of the client, as an event of h11.
 
         Raises:
-            h11.RemoteProtocolError: It is no HTTP.
+            h11.RemoteProtocolError: It is not HTTP.
         """
         while True:
             event = self._h11.next_event()
@@ -168,12 +169,12 @@ class HttpConnection:
             self._h11.receive_data(await self._receive_some())
 
     async def expect_body(self) -> None:
-        """Let a client go on that waits for our leave to send the body."""
+        """Send 100 Continue to a client that waits for it before it sends the body."""
         if self._h11.they_are_waiting_for_100_continue:
             await self.write(h11.InformationalResponse(status_code=100, headers=[]))
 
     async def wait_for_departure(self) -> None:
-        """Wait until the client leaves. What it sends meanwhile is kept, up to a bound."""
+        """Wait until the client disconnects. Its input meanwhile is kept, up to a bound."""
         kept = 0
         while not self._left:
             if kept >= PIPELINE_BYTES:
@@ -186,12 +187,12 @@ class HttpConnection:
         try:
             data = bytes(await self._stream.receive_some(CHUNK_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""  # a crash of the client ends what it sends, too
+            data = b""  # a crash of the client also ends its input
         self._left = self._left or not data
         return data
 
     async def write(self, *events: h11.Event) -> bool:
-        """Send events at once. False if they did not get there, which ends the connection."""
+        """Send events at once. False if that fails, which ends the connection."""
         data = b"".join(self._h11.send(event) or b"" for event in events)
         if self._left or self._sending:
             await trio.lowlevel.checkpoint()
@@ -208,7 +209,7 @@ class HttpConnection:
         return True
 
     async def _refuse(self, status: int) -> None:
-        """Answer with nothing but a status, and close, if an answer is still possible."""
+        """Answer with only a status, and close, if an answer is still possible."""
         if self._h11.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         headers = [("date", formatdate(usegmt=True)), ("content-length", "0")]
@@ -231,19 +232,19 @@ class HttpConnection:
 
 
 class _Exchange:
-    """One request and its answer: what the application calls to receive and to send.
+    """One request and its answer: the receive and send functions of the application.
 
     Attributes:
         begun: Whether a part of the answer was sent.
-        complete: Whether all of it was.
-        refusal: The status of the answer if the application gives none.
+        complete: Whether the whole answer was sent.
+        refusal: The status of the answer if the application sends none.
     """
 
     def __init__(self, connection: HttpConnection, request: h11.Request) -> None:
         self._connection = connection
         self._bodiless = request.method == b"HEAD"
         self._received = False
-        # Applications have more than one task that waits for the client to leave.
+        # Applications have several tasks that wait for the client to disconnect.
         self._receiving = trio.Lock()
         self._until_complete = trio.CancelScope()
         self._held: list[h11.Event] = []
@@ -252,7 +253,7 @@ class _Exchange:
         self.refusal = HTTPStatus.INTERNAL_SERVER_ERROR
 
     async def receive(self) -> Message:
-        """Return the next piece of the body; then wait until the client left or is answered."""
+        """Return the next piece of body; after it, wait until a disconnect or the answer."""
         async with self._receiving:
             if not self._received:
                 return await self._next_piece()
@@ -266,7 +267,7 @@ class _Exchange:
         body = b""
         try:
             event = await self._connection.next_event()
-        except h11.RemoteProtocolError:  # it left in the middle, or the rest is no body
+        except h11.RemoteProtocolError:  # it disconnected, or the rest is not a valid body
             self.refusal = HTTPStatus.BAD_REQUEST
             return {"type": "http.disconnect"}
         if isinstance(event, h11.Data):
@@ -279,10 +280,10 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": not self._received}
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. To a client that has left it is dropped, as ASGI has it.
+        """Send a part of the answer. After a disconnect it is dropped, as ASGI requires.
 
-        So is what comes after the end: the SDK answers some notifications a second time, when the
-        session ends while it handles them.
+        Parts after the end are dropped too: the SDK answers some notifications a second time,
+        when the session ends while it handles them.
         """
         if self.complete:
             await trio.lowlevel.checkpoint()
@@ -307,7 +308,7 @@ class _Exchange:
         self._bodiless = self._bodiless or status in _WITHOUT_BODY
         self.begun = True
         response = h11.Response(status_code=status, headers=headers)
-        # An answer whose length is known comes at once, and leaves in one piece.
+        # An answer with a known length is complete at once, and is sent in one piece.
         if any(name.lower() == b"content-length" for name, _ in headers):
             self._held = [response]
         else:

@@ -1,7 +1,7 @@
-"""What `/metrics` says: calls as they end, and the live objects at the moment they are asked.
+"""The content of `/metrics`: ended calls, and the state of the live objects at the request.
 
-Each server has a registry of its own, so several in one process do not add up. Label values come
-from the server's own names, never from a request, so no client can grow the text.
+Each server has its own registry, so several in one process do not add up. Label values are the
+server's own names and never come from a request, so no client can make the text grow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trio_tools.transports.http.workers.siblings import Siblings
 from trio_tools.version import __version__
 
 OWN: Final = b"own"
-"""The query of `/metrics` that asks for the figures of one worker alone."""
+"""The query of `/metrics` that requests the figures of only one worker."""
 
 _BUILD: Final = {
     "version": __version__,
@@ -39,12 +39,12 @@ _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 
 class Metrics:
-    """The figures of one server, as a stage of its middleware that watches the calls.
+    """The figures of one server, and a stage of its middleware that observes the calls.
 
     Args:
         state: The live objects, if the server has them.
-        connections: How many connections are open.
-        restarts: How often this worker was started again; None if there is but one process.
+        connections: Returns the number of open connections.
+        restarts: Number of restarts of this worker; None for a single process.
 
     Attributes:
         tools: The names that may become labels; others count as `other`.
@@ -73,7 +73,7 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_Live(state, connections))
-        # Under the names that dashboards for any process know.
+        # Under the names that common dashboards for processes use.
         ProcessCollector(registry=self._registry)
         if restarts is not None:
             Counter(
@@ -95,7 +95,7 @@ class Metrics:
         name = (ctx.params or {}).get("name")
         tool = name if isinstance(name, str) and name in self.tools else "other"
         started = trio.current_time()
-        outcome = "cut short"  # by a cancel or a protocol error, unless an answer is seen below
+        outcome = "cut short"  # for a cancel or a protocol error; an answer replaces it below
         try:
             result = await call_next(ctx)
             outcome = _outcome(result)
@@ -111,7 +111,7 @@ _ASK_WORKER: Final = b"GET /metrics?%s HTTP/1.1\r\nhost: worker\r\nconnection: c
 async def metrics_of_all(
     own: Metrics, siblings: Siblings | None, scope: Scope
 ) -> tuple[bytes, str]:
-    """Return the text of `/metrics` for a request: of several workers, each has a label of its own.
+    """Return the text of `/metrics` for a request. Each of several workers has its own label.
 
     Args:
         own: The figures of this process.
@@ -127,7 +127,7 @@ async def metrics_of_all(
 
 
 async def sums_of_all(own: Metrics, siblings: Siblings) -> dict[int, Sums | None]:
-    """Return the figures of each worker, summed over labels; None for one that does not answer."""
+    """Return the figures of each worker, summed over labels; None if one does not answer."""
     texts = {siblings.place.index: own.text()[0], **await siblings.ask_others(_ASK_WORKER)}
     return {worker: None if text is None else _sums(text) for worker, text in texts.items()}
 
@@ -142,7 +142,7 @@ def _sums(text: bytes) -> Sums:
 
 
 def merged(texts: Mapping[int, bytes | None]) -> bytes:
-    """Return the figures of all workers as one text; None stands for one that did not answer."""
+    """Return the figures of all workers as one text; None is one that did not answer."""
     families: dict[str, list[str]] = {}
     for worker, text in sorted(texts.items()):
         told = b"" if text is None else text
@@ -172,14 +172,14 @@ def _labelled(sample: str, worker: int) -> str:
 
 
 class _Live(Collector):
-    """Reads the live objects each time it is asked; keeps nothing."""
+    """Reads the live objects at each request; stores nothing."""
 
     def __init__(self, state: ServerState | None, connections: Callable[[], int]) -> None:
         self._state = state
         self._connections = connections
 
     def collect(self) -> Iterable[Metric]:
-        """Yield what is so now."""
+        """Yield the current figures."""
         yield _build()
         yield GaugeMetricFamily(
             "trio_tools_connections", "Connections open.", value=self._connections()
@@ -215,6 +215,6 @@ def _outcome(result: HandlerResult) -> str:
 
 
 def _within(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the object called `name` in an answer, empty if there is none."""
+    """Return the object `name` in an answer; empty if it has none."""
     inner = fields.get(name)
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}

@@ -112,10 +112,10 @@ async def serve_worker(
     """Serve as one of several worker processes, until a stop or the end of the parent.
 
     Args:
-        settings: Those of this worker alone.
-        server: What to serve.
-        place: Which worker it is.
-        read_settings: Returns those that this worker alone has now.
+        settings: The settings of this worker.
+        server: The server.
+        place: The index of the worker, and its descriptors.
+        read_settings: Returns the current settings of this worker.
     """
     await _serve(settings, server, Worker(place), handle_signals=True, read_settings=read_settings)
 
@@ -132,11 +132,12 @@ async def _serve(
     own = server.state.settings if isinstance(server, ToolServer) else None
     settings = settings or own or Settings()
     read_settings = read_settings or partial(_same, settings)
-    is_process = handle_signals and worker is None  # else the supervisor is another one's
+    # Otherwise the supervisor belongs to another process.
+    is_process = handle_signals and worker is None
     supervisor = Supervisor.of_environment() if is_process else Supervisor()
     handed = Handed.of_environment() if is_process else worker.handed if worker else Handed()
-    # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled in
-    # place of what the lifespan raised at its end.
+    # Not an AsyncExitStack: in a cancelled scope `aclose` of a listener would raise Cancelled
+    # instead of the exception of the lifespan.
     with ExitStack() as context:
         context.callback(handed.close)
         settings = handed.applied(settings)
@@ -151,7 +152,8 @@ async def _serve(
             around=supervisor.reloading,
         )
         house.answer_reloads(reload)
-        # Bound before the lifespan begins: a taken port costs nothing and says so plainly.
+        # Bound before the lifespan begins, so that a port in use fails early with a clear
+        # message.
         listeners: Sequence[Listener]
         if worker is None:
             listeners = await listen(http, handed.clients, context)
@@ -202,7 +204,7 @@ async def _serve(
 
 
 def _same(settings: Settings) -> Settings:
-    """Stand in for a way to read other settings: the tokens are read again, and nothing else."""
+    """Default without a function that reads settings: only the tokens are read again."""
     return settings
 
 

@@ -1,9 +1,9 @@
-"""The sessions of the older era: as many as there is room for, and to each client its share.
+"""Sessions of the older era: a bounded number, with a share for each client.
 
-The SDK keeps them, up to one number for all clients. Here they are counted by client, and where
-one is to be opened and there is no room, the client that has most of them makes some: the session
-that it left longest ago is ended, in the way in which its client would end it. One whose handshake
-is refused is ended at once.
+The SDK keeps the sessions, up to one limit for all clients. This module counts them by client. If
+a session is opened at the limit, a session of the client with the most sessions ends: the one
+that was unused longest, in the way in which its client would end it. A session whose handshake is
+refused ends at once.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nursery_patterns import current_request
 from trio_tools.transports.http.access.authentication import ANONYMOUS, Denied
 
 IDLE_SECONDS: Final = 30 * 60.0
-"""How long after it was left the SDK ends a session by itself."""
+"""Seconds after its last use at which the SDK ends a session by itself."""
 
 MAX_HANDSHAKE_BYTES: Final = 2**17
-"""Longest body of a request that opens a session: the SDK keeps it as long as the session."""
+"""Limit of the body of a request that opens a session: the SDK keeps it with the session."""
 
 BODY_BYTES: Final = "trio_tools.body_bytes"
-"""Key of the ASGI scope: the length of the body, which has been read."""
+"""Key of the ASGI scope: the length of the body that was read."""
 
 END_SECONDS: Final = 1.0
-"""How long it may take to end a session. No peer is waited for."""
+"""Seconds that ending a session may take. It waits for no peer."""
 
 _SESSION_ID: Final = b"mcp-session-id"
 _VERSION: Final = b"mcp-protocol-version"
@@ -46,39 +46,39 @@ _log = logging.getLogger("trio_tools")
 class Sessions:
     """An ASGI application in front of the SDK's session manager.
 
-    A session is in use while a request of it is in flight, be it a call or the stream of its
-    notifications; from then on it is left. One in use is never ended. Of those that are left, the
-    one is ended that was left longest ago by the client with most sessions, if that has at least
-    two more than the newcomer's, and else by the newcomer's. If there is none, the newcomer is
-    `Denied`, and does not get as far as the SDK, which would give it the room that another one is
-    just making.
+    A session is in use while a request of it is in flight, either a call or its stream of
+    notifications. After that it is unused. A session in use is never ended. Of the unused
+    sessions, the one that was unused longest ends, of the client with the most sessions if it has
+    at least two more than the new session's client, and otherwise of that client itself. If there
+    is none, the new session is `Denied` before it reaches the SDK, which would give it the slot
+    of a session that is just being ended for another one.
 
-    An opening that fails or is cancelled is forgotten, as the SDK does; what was ended for it
-    stays ended. To open one at the bound costs O(clients), every other request O(1).
+    An opening that fails or is cancelled is forgotten, as in the SDK; the session that ended for
+    it stays ended. Opening a session at the limit costs O(clients), every other request O(1).
 
     Args:
         app: The SDK's session manager, with the same bound, and `IDLE_SECONDS`.
-        max_sessions: Most sessions at once.
+        max_sessions: Limit of sessions.
     """
 
     def __init__(self, app: ASGIApp, *, max_sessions: int) -> None:
         self._app = app
         self._max_sessions = max_sessions
-        # By name: those that have a session.
+        # Clients with a session, by name.
         self._clients: dict[str, _Client] = {}
         # Invariants: every session that the SDK keeps, and every one that is being opened, is in
-        # `sessions` of one client, except those that are being ended; `max_sessions` at most are.
-        # `_by_id` has those of them that were opened. The SDK does not tell when it ends one: it is
-        # known here until it has been left for that long, or is asked for.
+        # `sessions` of one client, except those that are being ended; these are at most
+        # `max_sessions`. `_by_id` has the opened ones. The SDK does not report when it ends one:
+        # a session is forgotten here when it was unused for that long, or when it is requested.
         self._by_id: dict[bytes, _Session] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI.
 
         Raises:
-            Denied: It would open a session, for which there is no room or its body is too long.
+            Denied: It would open a session above the limit, or with a body that is too long.
         """
-        # Of several fields of a name the first one counts, as for the SDK.
+        # If a field is repeated the first one counts, as in the SDK.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         version, session_id = headers.get(_VERSION), headers.get(_SESSION_ID)
         if version is not None and version not in _OLDER_VERSIONS:
@@ -95,7 +95,7 @@ class Sessions:
             return
         session = self._by_id.get(session_id)
         if session is None or session.client is not client:
-            await self._app(scope, receive, send)  # which finds none either
+            await self._app(scope, receive, send)  # the SDK does not find it either
             return
         await self._use(session, scope, receive, send)
 
@@ -136,7 +136,7 @@ class Sessions:
             await self._app(scope, receive, _watched(send, begun))
 
     def _make_room(self, newcomer: _Client) -> _Session | None:
-        """Forget a session if it takes that for one more, and return it, to be ended."""
+        """Choose the session that ends for a new one, forget it and return it."""
         if self._count() >= self._max_sessions:
             self._forget_ended()
         if self._count() < self._max_sessions:
@@ -155,7 +155,7 @@ class Sessions:
         return sum(len(client.sessions) for client in self._clients.values())
 
     def _forget_ended(self) -> None:
-        """Forget those that the SDK has ended by itself, which are left for longest."""
+        """Forget sessions that the SDK has ended by itself, which were unused longest."""
         latest = trio.current_time() - IDLE_SECONDS
         for client in list(self._clients.values()):
             while client.left and next(iter(client.left.values())) <= latest:
@@ -171,7 +171,7 @@ class Sessions:
             self._by_id.pop(session.id, None)
 
     async def _end(self, session: _Session) -> None:
-        """End a session of the SDK by the request with which its client would."""
+        """End a session of the SDK with the request that its client would send."""
         assert session.id is not None
         scope: Scope = {
             "type": "http",
@@ -183,7 +183,8 @@ class Sessions:
         }
         if session.user is not None:
             scope["user"] = session.user
-        # Once begun, it is completed also after a cancel: the SDK would keep a half-ended session.
+        # Once begun, it is completed also after a cancel: the SDK would keep a half-ended
+        # session.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
             await self._app(scope, _no_body, _unsent)
 
@@ -192,9 +193,9 @@ class _Client:
     """The sessions of one client.
 
     Attributes:
-        name: Who it is.
-        sessions: All, those included that are being opened.
-        left: Those that are not in use, by when they were left, in that order.
+        name: Its name.
+        sessions: All of them, including those that are being opened.
+        left: The unused ones, in the order in which they became unused.
     """
 
     def __init__(self, name: str) -> None:
@@ -204,12 +205,12 @@ class _Client:
 
 
 class _Session:
-    """One session, from the request that opens it.
+    """One session, from its opening request on.
 
     Attributes:
-        client: Whose it is.
-        user: What the SDK knows its client by.
-        id: Its name on the wire, once it is opened.
+        client: Its client.
+        user: The SDK's name of its client.
+        id: Its id, once it is opened.
         refused: Whether its handshake was refused.
     """
 
@@ -222,7 +223,7 @@ class _Session:
 
     @contextmanager
     def in_use(self) -> Generator[None]:
-        """Keep it from being ended for others, and from being left, within the block."""
+        """Mark it as in use within the block, so that it is not ended for another one."""
         self._requests += 1
         self.client.left.pop(self, None)
         try:
@@ -233,14 +234,14 @@ class _Session:
                 self.client.left[self] = trio.current_time()
 
 
-# The SDK answers 200 to a handshake that it refuses, and hands this on to the task that handles it.
+# The SDK answers 200 to a handshake that it refuses, and passes this to the task that handles it.
 _opening: ContextVar[_Session | None] = ContextVar("the session that a request opens", default=None)
 
 
 async def watch_handshake(
     ctx: ServerRequestContext[Any, Any], call_next: CallNext
 ) -> HandlerResult:
-    """Tell a session whether its handshake was refused, as a stage of the server's middleware."""
+    """Mark a session whose handshake was refused, as a stage of the server's middleware."""
     session = _opening.get() if ctx.method == "initialize" else None
     if session is None:
         return await call_next(ctx)
@@ -251,7 +252,7 @@ async def watch_handshake(
 
 
 def _watched(send: Send, begun: Callable[[int, dict[bytes, bytes]], None]) -> Send:
-    """Tell of the status and the headers of a response before they are sent."""
+    """Call back with the status and the headers of a response before they are sent."""
 
     def sent(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
@@ -267,5 +268,5 @@ async def _no_body() -> Message:
 
 
 async def _unsent(_: Message) -> None:
-    """Stand in for a client that is not there."""
+    """Do nothing: the default for a client that does not exist."""
     await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""The certificate of an HTTPS server and its private key, whose password is shown nowhere."""
+"""The certificate of an HTTPS server and its private key. The password is never shown."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _KEY_OF_ANOTHER_CERTIFICATE: Final = "KEY_VALUES_MISMATCH"
 
 
 def tls_context(settings: HttpSettings) -> ssl.SSLContext | None:
-    """Return what HTTPS is served with; None for plain HTTP.
+    """Return the TLS context for HTTPS; None for plain HTTP.
 
-    Never asks for a password on a terminal, as OpenSSL would.
+    Never prompts for a password on a terminal, as OpenSSL would.
 
     Raises:
         ValueError: A setting is missing beside another one, the password is missing or wrong, or
-            a file holds no certificate or key, or not one that belongs to the other.
+            a file contains no certificate or key, or one that does not belong to the other.
         OSError: A file cannot be read.
     """
     if settings.tls_cert_file is None:
@@ -41,7 +41,7 @@ class _KeyPassword:
     """Called by OpenSSL if the key is encrypted.
 
     Attributes:
-        asked_for: Whether it was.
+        asked_for: Whether it was called.
     """
 
     def __init__(self, settings: HttpSettings, key: Path) -> None:
@@ -65,7 +65,7 @@ def _password(settings: HttpSettings) -> str | None:
     if given is not None and file is not None:
         raise ValueError("set http.tls_key_password or http.tls_key_password_file, not both")
     if file is not None:
-        # One line, whose end is not part of it.
+        # One line; its line end is not part of the password.
         return file.read_text(encoding="utf-8").rstrip("\r\n")
     return given.get_secret_value() if given is not None else None
 

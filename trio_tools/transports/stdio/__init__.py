@@ -1,6 +1,6 @@
-"""MCP over standard input and output: one client, one line a message.
+"""MCP over standard input and output: one client, one line per message.
 
-descriptors     standard input and output, claimed from everything else in the process
+descriptors     standard input and output, claimed for the server only
 jsonrpc_lines   bytes to lines to messages                                no I/O
 connection      between two byte streams and the SDK
 serve           serve_stdio

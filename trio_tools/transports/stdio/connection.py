@@ -1,7 +1,7 @@
-"""The link between two byte streams and the SDK: who reads, who writes, who still waits.
+"""The link between two byte streams and the SDK: reading, writing, unanswered requests.
 
-Requests come in as long as those without an answer weigh less than a bound. So reading does not
-depend on any tool, and memory does not depend on the client.
+Requests are read while the unanswered ones weigh less than a bound. So reading does not depend on
+any tool, and memory does not depend on the client.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from trio_tools.transports.stdio.descriptors import CHUNK_BYTES
 from trio_tools.transports.stdio.jsonrpc_lines import TOO_LONG, LineFramer, Refusal, decode, encode
 
 REQUEST_BYTES: Final = 16 * 2**10
-"""What a request without an answer weighs beside its own length: a task and its frames."""
+"""Weight of an unanswered request beside its own length: a task and its frames."""
 
 MAX_UNANSWERED_BYTES: Final = 64 * 2**20
-"""Weight of unanswered requests from which on no more are read: 4,096 small ones."""
+"""Weight of unanswered requests above which reading pauses: 4,096 small ones."""
 
 OUTBOX_MESSAGES: Final = 64
-"""Messages that wait for a client that is slow to read; then their senders wait."""
+"""Limit of messages that wait for a slow client; then their senders wait."""
 
 REFUSAL_BYTES: Final = 2**10
-"""What a refusal weighs that could not be sent yet."""
+"""Weight of a refusal that could not be sent yet."""
 
 _log = logging.getLogger("trio_tools")
 
@@ -50,13 +50,13 @@ _log = logging.getLogger("trio_tools")
 class StdioConnection:
     """One client on a pair of byte streams.
 
-    Run `read` and `write` as two tasks beside the SDK, which is given `inlet` and `outlet`.
+    Run `read` and `write` as two tasks beside the SDK, which receives `inlet` and `outlet`.
 
     Args:
-        reading: Where the client's lines come from.
-        writing: Where ours go.
-        stop: Asked for at the end of input, and when the client closes our output.
-        done: Called with the weight of each request that is done, in bytes.
+        reading: The input with the client's lines.
+        writing: The output for our lines.
+        stop: Requested at the end of input, and when the client closes our output.
+        done: Called with the weight of each completed request, in bytes.
     """
 
     def __init__(
@@ -71,26 +71,26 @@ class StdioConnection:
         self._stop = stop
         self._done = done
         self._intake = trio.CancelScope()
-        # Set once the server stops: what is asked from then on is refused.
+        # Set once the server stops: later requests are refused.
         self.closing = False
-        # Nothing was read yet: a byte order mark may come, and is skipped.
+        # Nothing was read yet: a byte order mark is skipped.
         self._first = True
-        # Refusals for which the outbox had no room. The reader must not wait for that: what it
-        # reads next may be a cancel. The writer, which is at work while the outbox is full, takes
-        # them along.
+        # Refusals that did not fit into the outbox. The reader must not wait for that, since its
+        # next message may be a cancel. The writer, which runs while the outbox is full, sends
+        # them too.
         self._refused: deque[bytes] = deque()
         # Invariant: _load is the sum of the weights in _unanswered and _refused, in bytes.
-        # _settled wakes those who wait for it to fall.
+        # _settled wakes tasks that wait for it to fall.
         self._unanswered: dict[RequestId, int] = {}
         self._load = 0
         self._settled = trio.lowlevel.ParkingLot()
-        # No buffer: a message is read when the one before it is dispatched.
+        # No buffer: a message is read when the previous one is dispatched.
         self._into_inlet, self.inlet = trio.open_memory_channel[SessionMessage](0)
         self._into_outbox, self._outbox = trio.open_memory_channel[bytes](OUTBOX_MESSAGES)
         self.outlet = Outlet(self._into_outbox, self._settle)
 
     async def read(self) -> None:
-        """Read until `end_input`. The end of the client's input asks for the stop before that."""
+        """Read until `end_input`. The end of the client's input requests the stop before that."""
         async with self._into_inlet:
             with self._intake:
                 framer = LineFramer()
@@ -101,15 +101,15 @@ class StdioConnection:
                 for line in framer.close():
                     await self._take(line)
                 self._stop("end of input")
-                # The SDK cancels what runs when its input ends; what runs has the grace first.
+                # The SDK cancels running calls when its input ends; the grace period comes first.
                 await trio.sleep_forever()
 
     def end_input(self) -> None:
-        """Stop reading, and let the SDK see the end of its input."""
+        """Stop reading, and let the SDK detect the end of its input."""
         self._intake.cancel()
 
     async def write(self) -> None:
-        """Write what is sent to `outlet` until that is closed, or the client closes its side."""
+        """Write messages of `outlet` until it is closed, or the client closes its side."""
         try:
             async with self._outbox:
                 async for line in self._outbox:
@@ -125,7 +125,7 @@ class StdioConnection:
             self._stop("the client closed our output")
 
     async def answered(self) -> None:
-        """Wait until every request that was read has been answered or has settled without."""
+        """Wait until every request was answered or has ended without an answer."""
         while self._unanswered:
             await self._settled.park()
 
@@ -155,7 +155,7 @@ class StdioConnection:
             await self._into_inlet.send(SessionMessage(message))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        """Answer what is no request, without waiting for the client to read."""
+        """Answer an invalid message, without waiting for the client to read."""
         await self._room_for_more()
         line = encode(refusal.reply())
         try:
@@ -192,11 +192,11 @@ class StdioConnection:
 
 
 class Outlet:
-    """What the SDK writes its messages to: its `WriteStream`.
+    """The stream to which the SDK writes its messages: its `WriteStream`.
 
     Args:
-        into_outbox: Takes lines. A client that is slow to read makes senders wait here.
-        settle: Called with the id of each request that was answered.
+        into_outbox: Accepts lines. Senders wait here for a slow client.
+        settle: Called with the id of each answered request.
     """
 
     def __init__(
@@ -208,9 +208,9 @@ class Outlet:
         self._settle = settle
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send one message; wait while the outbox is full. A cancelled one is not sent at all.
+        """Send one message; wait while the outbox is full. A cancelled send sends nothing.
 
-        To a client that has closed its side it is dropped.
+        If the client has closed its side, the message is dropped.
         """
         message: JSONRPCMessage = item.message
         try:
@@ -222,7 +222,7 @@ class Outlet:
                 self._settle(message.id)
 
     async def aclose(self) -> None:
-        """Send nothing more. What is in the outbox is still written."""
+        """Send nothing more. Messages in the outbox are still written."""
         await self._into_outbox.aclose()
 
     async def __aenter__(self) -> Self:

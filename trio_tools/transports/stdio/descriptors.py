@@ -1,8 +1,8 @@
-"""The process's standard input and output, taken out of everybody else's reach.
+"""The process's standard input and output, made unreachable for other code.
 
 While claimed, file descriptor 0 is the null device and 1 is standard error: a stray `print`, a C
 library or a child process reads nothing from the wire and writes nothing into it. The wire itself
-is on private descriptors that children do not inherit. Afterwards both are put back.
+is on private descriptors that children do not inherit. Both are restored afterwards.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import trio
 
 CHUNK_BYTES: Final = 2**16
 
-# A process has one standard input and one standard output, whatever runs inside it: the only
-# state of this package that is as global as what it stands for.
+# A process has one standard input and one standard output, so this is the only global state of
+# the package.
 _claimed: Final = threading.Lock()
 
 
 @contextmanager
 def claim_stdio() -> Generator[tuple[int, int]]:
-    """Take descriptors 0 and 1; give private duplicates of them, for reading and for writing.
+    """Claim descriptors 0 and 1; yield private duplicates, for reading and for writing.
 
     The duplicates are valid within the block. Wrap them with `open_wire`.
 
@@ -46,13 +46,13 @@ def claim_stdio() -> Generator[tuple[int, int]]:
         restore.callback(_claimed.release)
         wire_in = restore.enter_context(_diverted(0, os.open(os.devnull, os.O_RDONLY)))
         wire_out = restore.enter_context(_diverted(1, _open_stray_output()))
-        # What was printed meanwhile leaves Python's buffer while 1 is still diverted.
+        # Printed text leaves Python's buffer while 1 is still diverted.
         restore.callback(_flush_stray_output)
         yield wire_in, wire_out
 
 
 def _check_open(fd: int, what: str, stream: TextIO | None) -> None:
-    # Whatever was opened since has its number: it may well be the event loop's own.
+    # A file that was opened since has its number, possibly one of the event loop.
     if stream is None:
         raise OSError(
             errno.EBADF,
@@ -62,11 +62,11 @@ def _check_open(fd: int, what: str, stream: TextIO | None) -> None:
 
 
 def open_wire(fd: int) -> trio.lowlevel.FdStream | _ThreadStream:
-    """Open a stream over a duplicate of `fd`, interruptible whatever `fd` is.
+    """Open a stream over a duplicate of `fd` that can be cancelled for every kind of `fd`.
 
-    Pipes and sockets are polled. Everything else goes through a thread that a cancel leaves
-    behind: files and the null device cannot be polled, and a terminal shares its blocking mode
-    with standard error, which must not lose log lines.
+    Pipes and sockets are polled. Other kinds use a thread that a cancel abandons: files and the
+    null device cannot be polled, and a terminal shares its blocking mode with standard error,
+    which must not lose log lines.
     """
     mode = os.fstat(fd).st_mode
     if sys.platform != "win32" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
@@ -75,14 +75,14 @@ def open_wire(fd: int) -> trio.lowlevel.FdStream | _ThreadStream:
 
 
 class _ThreadStream(trio.abc.Stream):
-    """Reads and writes a descriptor that cannot be polled, one thread at a time each way.
+    """Reads and writes a descriptor that cannot be polled, with one thread per direction.
 
-    It never closes the descriptor: a thread that was left behind may still wait on it.
+    It never closes the descriptor: an abandoned thread may still wait on it.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        # Of its own: the tools' threads must not keep a message from being read.
+        # A separate limiter: threads of tools must not keep a message from being read.
         self._limiter = trio.CapacityLimiter(2)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -109,7 +109,7 @@ class _ThreadStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """Do nothing, as above; here for the sake of `FdStream`, which has it."""
+        """Do nothing: the descriptor is never closed. `FdStream` has this method too."""
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -117,7 +117,7 @@ class _ThreadStream(trio.abc.Stream):
 
 @contextmanager
 def _diverted(fd: int, target: int) -> Generator[int]:
-    """Point `fd` at `target`, which is closed; give what `fd` was; put that back."""
+    """Point `fd` at `target`, which is closed; yield the old `fd`; restore it."""
     wire = _private_duplicate(fd)
     try:
         os.dup2(target, fd)

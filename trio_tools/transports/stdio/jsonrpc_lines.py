@@ -1,8 +1,8 @@
-"""The stdio wire without the I/O: bytes to lines, a line to a message or to the reply it is owed.
+"""The stdio wire without I/O: bytes to lines, and each line to a message or a refusal.
 
-The SDK drops what it cannot parse, and then its sender waits for ever. Here every line ends
-as a message for the SDK, as a `Refusal` whose reply goes out, or as a refusal that is owed no
-reply (a broken notification or response) and is only logged.
+The SDK drops invalid messages, and then their sender waits for ever. Here every line becomes a
+message for the SDK, a `Refusal` that is sent as a reply, or a refusal without a reply (a broken
+notification or response) that is only logged.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from pydantic_core import PydanticSerializationError, from_json
 from trio_tools.transports.json_weight import TOO_MANY, weigh
 
 MAX_LINE_BYTES: Final = 16 * 2**20
-"""Longest line that is taken, in bytes. Longer ones are skipped up to their end and refused."""
+"""Longest accepted line, in bytes. Longer ones are skipped up to their end and refused."""
 
 _MAX_SECOND_LOOK_BYTES: Final = 2**20
-# Python reads no longer integers; an id has a few.
+# Python parses no longer integers; an id has a few digits.
 _MAX_ID_DIGITS: Final = 4_300
 
 _REPLIES: Final = {"result", "error"}
 
 
 class LineFramer:
-    """Cuts a stream of bytes into lines, each byte looked at once.
+    """Splits a stream of bytes into lines, visiting each byte once.
 
     Args:
         max_line_bytes: Longest line, in bytes, without its end. The framer holds at most this
@@ -50,12 +50,12 @@ class LineFramer:
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max = max_line_bytes
-        # The begun line. Empty while `_skipping`: the rest of a line that was too long.
+        # The incomplete line. Empty while `_skipping`: the rest of a line that was too long.
         self._begun = bytearray()
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that `data` completes, in order; None stands for one that was too long.
+        """Yield the lines that `data` completes, in order; None for one that was too long.
 
         Exhaust the iterator before feeding again.
         """
@@ -89,13 +89,13 @@ class LineFramer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a line was not taken.
+    """Why a line was refused.
 
     Attributes:
         code: JSON-RPC error code.
-        reason: One sentence, without any of the line's content.
-        request_id: Id of the request, if one could be read.
-        reply_owed: False for what JSON-RPC never answers: notifications and responses.
+        reason: One sentence, without content of the line.
+        request_id: Id of the request, if it could be read.
+        reply_owed: False for notifications and responses, which JSON-RPC never answers.
     """
 
     code: int
@@ -118,13 +118,13 @@ TOO_HEAVY: Final = Refusal(INVALID_REQUEST, TOO_MANY)
 
 
 async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
-    """Read one line as a JSON-RPC message. Checkpoints only while a long one is weighed.
+    """Parse one line as a JSON-RPC message. Checkpoints only while a long one is weighed.
 
     Args:
         line: The line without its newline.
 
     Returns:
-        The message; or why it is none; or None for a blank line, which is nothing at all.
+        The message; or its refusal; or None for a blank line.
     """
     if not line or line.isspace():
         return None
@@ -147,7 +147,8 @@ async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
 def encode(message: JSONRPCMessage) -> bytes:
     """Write one message as a line of UTF-8 with its newline.
 
-    Text that UTF-8 cannot hold (a lone surrogate, as from an odd file name) goes as a JSON escape.
+    Text that UTF-8 cannot encode (a lone surrogate, as from an odd file name) is sent as a JSON
+    escape.
     """
     try:
         text = message.model_dump_json(by_alias=True, exclude_unset=True)
@@ -157,7 +158,7 @@ def encode(message: JSONRPCMessage) -> bytes:
 
 
 def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refusal:
-    """Read what has a method: a request if it has an id, else a notification."""
+    """Parse an object with a method: a request if it has an id, else a notification."""
     expects_reply = "id" in fields
     request_id = fields.get("id")
     if expects_reply and (isinstance(request_id, bool) or not isinstance(request_id, int | str)):
@@ -173,16 +174,16 @@ def _call(fields: dict[str, Any]) -> JSONRPCRequest | JSONRPCNotification | Refu
     params = fields.get("params")
     if params is not None and not isinstance(params, dict):
         return refuse(INVALID_PARAMS, "The params must be a JSON object: MCP names its parameters.")
-    # Only what was sent is set: the SDK leaves out of its own messages what is unset.
+    # Only sent fields are set: the SDK omits unset ones from its own messages.
     known = {name: fields[name] for name in ("jsonrpc", "id", "method", "params") if name in fields}
     return JSONRPCRequest(**known) if expects_reply else JSONRPCNotification(**known)
 
 
 def _unreadable(line: bytes, reason: str) -> Refusal:
-    """Refuse a line, and find whose request it is if a parser that takes more can tell.
+    """Refuse a line, with the id of its request if a more tolerant parser can find it.
 
-    Python's own takes a lone surrogate and NaN, and any number if it need not count it; the
-    caller waits for an answer all the same.
+    Python's parser accepts a lone surrogate, NaN and every number; the caller waits for an answer
+    in any case.
     """
     fields: Any = None
     if len(line) <= _MAX_SECOND_LOOK_BYTES:
@@ -198,12 +199,12 @@ def _unreadable(line: bytes, reason: str) -> Refusal:
 
 
 def _short_integer(digits: str) -> int | None:
-    """Read an integer that can be an id; one of thousands of digits is none."""
+    """Parse an integer that can be an id; one of thousands of digits cannot."""
     return int(digits) if len(digits) <= _MAX_ID_DIGITS else None
 
 
 def _reply(fields: dict[str, Any]) -> JSONRPCResponse | JSONRPCError | Refusal:
-    """Read the client's answer to a request of ours."""
+    """Parse the client's answer to a request of ours."""
     try:
         if "error" in fields:
             return JSONRPCError.model_validate(fields)

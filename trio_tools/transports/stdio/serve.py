@@ -79,8 +79,8 @@ async def serve_stdio(
         reload = Reload(read_settings, server.reload, owns_log=True)
     with (
         claim_stdio() as (wire_in, wire_out),
-        # Not with aclose(), which in a cancelled scope would raise Cancelled in place of what the
-        # lifespan raised at its end.
+        # Not with aclose(), which in a cancelled scope would raise Cancelled instead of the
+        # exception of the lifespan.
         closing(open_wire(wire_in)) as reading,
         closing(open_wire(wire_out)) as writing,
     ):
@@ -109,9 +109,8 @@ async def serve_streams(
 
     Args:
         server: The server, which no other transport may serve meanwhile.
-        reading: Where the
-            client's lines come from.
-        writing: The answers are written to it.
+        reading: The input with the client's lines.
+        writing: The output for the answers.
         grace_seconds: Time for running calls to answer at the stop, in seconds.
         handle_signals: As for `serve_stdio`.
         reload: Listens for SIGHUP, in the main thread.
@@ -160,4 +159,4 @@ async def serve_streams(
 
 
 def _nothing() -> None:
-    """Stand in for the drain of a server that has no batch calls."""
+    """Do nothing: the default for a server without batch calls."""

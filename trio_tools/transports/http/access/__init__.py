@@ -1,8 +1,9 @@
-"""Who may send a request: from which address, for which Host, from which Origin, with which token.
+"""Access checks of a request: its address, Host, Origin and token.
 
-Rules that every request is checked against before it is read belong here. Access is off by default.
+Rules that every request is checked against before it is read belong here. Access is off by
+default.
 
-authentication   which address, which Host, which Origin, which token
-browsers         what a page of another origin may do and read
+authentication   the allowed addresses, Hosts, Origins and tokens
+browsers         what a page of another origin may send and read
 forwarded        the client behind a trusted proxy
 """

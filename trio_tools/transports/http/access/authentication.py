@@ -1,6 +1,6 @@
-"""Who may talk to the HTTP server: which address, which Host, which Origin, which token.
+"""The clients that may use the HTTP server: by address, Host, Origin and token.
 
-Pure decisions over headers; no I/O but reading the token file once.
+Pure functions of headers. The only I/O is reading the token file once.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Denied(Exception):  # noqa: N818 - an answer, not an error of ours
-    """A request that may not pass.
+    """A request that is refused.
 
     Args:
         status: HTTP status of the answer.
-        reason: One sentence, which is its body.
+        reason: One sentence, which is the body of the answer.
         headers: Further headers of the answer.
     """
 
@@ -49,12 +49,12 @@ class Authenticator:
     """The rules of one server. Made by `from_settings`.
 
     Attributes:
-        hosts: Host headers accepted, `name` (any port) or `name:port`, in lower case.
-        origins: Origin headers accepted, in lower case.
+        hosts: Accepted Host headers, `name` (any port) or `name:port`, in lower case.
+        origins: Accepted Origin headers, in lower case.
         loopback: Whether only this machine can reach the server.
-        max_header_bytes: Most bytes of the headers together.
+        max_header_bytes: Limit of bytes of all headers together.
         digests: SHA-256 of each token, by client name.
-        oauth: Whether access tokens are taken beside them. If there is neither, everyone is
+        oauth: Whether access tokens are accepted too. With neither kind, every client is
             anonymous.
     """
 
@@ -67,12 +67,12 @@ class Authenticator:
 
     @classmethod
     def from_settings(cls, settings: HttpSettings) -> Authenticator:
-        """Make the rules that the settings ask for.
+        """Make the rules of the settings.
 
         Raises:
             ValueError: The address is reachable from other machines, and there is neither a token
-                nor `insecure`; a token is too short or given twice; or the file of tokens holds
-                none, a client twice, or what is no token.
+                nor `insecure`; a token is too short or given twice; or the token file is empty,
+                contains a client twice, or contains an invalid token.
             OSError: The file of tokens cannot be read.
         """
         tokens = _tokens(settings)
@@ -96,19 +96,19 @@ class Authenticator:
 
     @property
     def asks_for_tokens(self) -> bool:
-        """Whether each client has to show one."""
+        """Whether clients must send a token."""
         return bool(self.digests) or self.oauth
 
     def allows_origin(self, origin: bytes) -> bool:
-        """Whether pages of an origin may call. Those that may are told so by CORS headers."""
+        """Whether pages of an origin may call the server. If so, CORS headers allow it."""
         return self._is_allowed(origin.decode("latin-1").lower())
 
     def admit(self, headers: Headers) -> str:
         """Return the name of the client that sent a request with these headers.
 
         Raises:
-            Denied: The headers are too long, the Host or Origin is not accepted, or there is no
-                token that is known.
+            Denied: The headers are too long, the Host or Origin is not accepted, or the token is
+                missing or unknown.
         """
         values = self.check_address(headers)
         if b"origin" in values:
@@ -117,10 +117,11 @@ class Authenticator:
         return self._client(values.get(b"authorization", b""))
 
     def check_operator(self, client: str) -> None:
-        """Refuse who may use tools, but not ask for a reload.
+        """Refuse clients that may use tools, but not request a reload.
 
         Raises:
-            Denied: Everybody may call from other machines, so nobody is known to be an operator.
+            Denied: All machines may call without a token, so no client is known to be an
+                operator.
         """
         if client == ANONYMOUS and not self.loopback:
             raise Denied(
@@ -129,7 +130,7 @@ class Authenticator:
             )
 
     def check_address(self, headers: Headers) -> dict[bytes, bytes]:
-        """Return the headers by lower-case name, of a request for a name that is served here.
+        """Return the headers by lower-case name, after a check of their size and of the Host.
 
         Raises:
             Denied: The headers are too long, or the Host is not accepted.
@@ -162,7 +163,7 @@ class Authenticator:
 
     def _check_origin(self, origin: str, host: str) -> None:
         if host and origin.partition("://")[2] == host:
-            return  # a page of this server, whose Host was checked
+            return  # a page of this server; its Host was checked
         if not self._is_allowed(origin):
             raise Denied(
                 HTTPStatus.FORBIDDEN,
@@ -174,7 +175,7 @@ class Authenticator:
             return ANONYMOUS
         scheme, _, token = authorization.partition(b" ")
         offered = _digest(token.strip())
-        # All are compared, each in constant time: how long it takes tells nothing about any.
+        # All tokens are compared, each in constant time, so the duration reveals nothing.
         known = [
             name for name, digest in self.digests.items() if hmac.compare_digest(digest, offered)
         ]
@@ -188,14 +189,14 @@ class Authenticator:
 
 
 def bearer_token(headers: Headers) -> str:
-    """Return the token that a request shows; empty for none."""
+    """Return the token of a request; empty without one."""
     values = {name.lower(): value for name, value in headers}
     scheme, _, token = values.get(b"authorization", b"").partition(b" ")
     return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound to `host`."""
+    """Whether only this machine can reach the address `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -219,7 +220,7 @@ def _tokens(settings: HttpSettings) -> dict[str, str]:
 
 
 def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
-    """Add the tokens of a file to those there are."""
+    """Add the tokens of a file to the given ones."""
     check_permissions(path, "http.token_file")
     before = len(tokens)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -235,7 +236,8 @@ def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
                 "in http.tokens: leave one of them out, or name the clients apart"
             )
         tokens[name] = token
-    # Who sets a file of tokens wants them asked for: without any, everyone would pass.
+    # A configured token file means that tokens are required. Without any, every client would
+    # pass.
     if len(tokens) == before:
         raise ValueError(
             f"http.token_file {str(path)!r} holds no token: write lines `client-name token` into "
@@ -244,13 +246,13 @@ def _read_tokens(path: Path, tokens: dict[str, str]) -> None:
 
 
 def check_permissions(path: Path, setting: str) -> None:
-    """Refuse a file that somebody else on this machine could read or change.
+    """Refuse a file that other users of this machine could read or change.
 
     Raises:
-        ValueError: Somebody could; the message names the setting.
+        ValueError: Other users could; the message names the setting.
     """
     mode = path.stat().st_mode
-    # What is within a folder that others cannot enter, they cannot read.
+    # A file in a folder that others cannot enter is not readable for them.
     reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
     if mode & (stat.S_IWOTH | stat.S_IWGRP) or (mode & stat.S_IROTH and reachable):
         raise ValueError(

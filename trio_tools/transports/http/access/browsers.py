@@ -1,4 +1,4 @@
-"""What browsers need beside an answer: leave for a page of another origin to read it (CORS)."""
+"""CORS: headers that permit a page of another origin to send requests and read answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PREFLIGHT_SECONDS: Final = b"600"
 
 
 def is_preflight(method: str, headers: dict[bytes, bytes]) -> bool:
-    """Whether a browser asks if a page may send a request, before it does."""
+    """Whether it is a browser's preflight request."""
     return (
         method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers
     )
 
 
 def preflight_fields(headers: dict[bytes, bytes]) -> Fields:
-    """Return the fields of the answer to a page that may call: what MCP uses, and what it asks for.
+    """Return the header fields of a preflight answer: those of MCP, and the requested ones.
 
     The request itself still needs its token.
     """

@@ -1,4 +1,4 @@
-"""Who sent a request that a proxy passed on: X-Forwarded-For and RFC 7239, of trusted proxies."""
+"""The client of a proxied request: X-Forwarded-For and RFC 7239, from trusted proxies only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROTO: Final = re.compile(r"proto=\"?(https?)\"?", re.IGNORECASE)
 
 
 class TrustedProxies:
-    """The proxies whose word is taken for where a request came from.
+    """The proxies whose forwarding headers are trusted.
 
     Args:
         networks: Their addresses, or networks of them.
@@ -34,10 +34,10 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def resolve(self, scope: Scope, headers: dict[bytes, bytes]) -> Scope:
-        """Return the scope with the client, and the scheme that it used, as a proxy tells them.
+        """Return the scope with the client and its scheme, as reported by a proxy.
 
-        The client is the last address that no trusted proxy has: what stands before that one, it
-        may have written itself.
+        The client is the last address that is not a trusted proxy. It may have written the
+        addresses before that one itself.
         """
         if not self._networks or not self.trusts(scope["client"][0]):
             return scope

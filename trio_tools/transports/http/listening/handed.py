@@ -1,6 +1,6 @@
 """Listening sockets that a supervisor opened for this process, as systemd does for socket units.
 
-Their descriptors begin at 3. LISTEN_FDS tells how many there are, LISTEN_PID for which process, and
+Their descriptors begin at 3. LISTEN_FDS is their number, LISTEN_PID the process they are for, and
 LISTEN_FDNAMES their names.
 """
 
@@ -14,17 +14,17 @@ from typing import Any, Final
 from trio_tools.settings import Settings
 
 METRICS_NAME: Final = "metrics"
-"""Name (FileDescriptorName=) of a socket at which `/metrics` is served, and nothing of MCP."""
+"""Name (FileDescriptorName=) of a socket that serves `/metrics` and no MCP."""
 
 _FIRST_DESCRIPTOR: Final = 3
 
 
 class Handed:
-    """Sockets that take the place of the addresses of the settings; none by default.
+    """Sockets that replace the addresses of the settings; none by default.
 
     Attributes:
-        clients: Those at which MCP is served.
-        metrics: Those at which `/metrics` alone is served.
+        clients: Sockets that serve MCP.
+        metrics: Sockets that serve only `/metrics`.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Handed:
 
     @classmethod
     def of_environment(cls) -> Handed:
-        """Return those that the environment tells of, and remove that there, for child processes.
+        """Return the sockets in the environment, and remove the variables for child processes.
 
         Raises:
-            ValueError: One is not a stream socket that listens, or none is for clients.
+            ValueError: One is not a listening stream socket, or none is for clients.
         """
         named = list(_named_sockets())
         handed = cls(
@@ -59,7 +59,7 @@ class Handed:
             each.close()
 
     def applied(self, settings: Settings) -> Settings:
-        """Return settings that have the addresses of the sockets, by which doors are guarded."""
+        """Return settings with the addresses of the sockets, for the access checks."""
         update: dict[str, Any] = {}
         if self.clients:
             host, port = _reachable(self.clients)
@@ -102,7 +102,7 @@ def _listening(descriptor: int) -> socket.socket | None:
 
 
 def _reachable(sockets: Iterable[socket.socket]) -> tuple[str, int]:
-    """Return the address that most machines reach; a unix socket is of this machine alone."""
+    """Return the address that most machines can reach; a unix socket is only for this machine."""
     names = [each.getsockname()[:2] for each in sockets if each.family != socket.AF_UNIX]
     outside = [name for name in names if name[0] != "::1" and not name[0].startswith("127.")]
     return (outside or names or [("localhost", 0)])[0]

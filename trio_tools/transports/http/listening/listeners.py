@@ -1,6 +1,6 @@
-"""Where the server listens: a port, a unix socket, or sockets that a supervisor opened.
+"""The listening socket: a port, a unix socket, or sockets that a supervisor opened.
 
-It is bound before anything else is opened, so that a taken address costs nothing.
+It is bound before anything else is opened, so that an address in use fails early.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import trio
 from trio_tools.settings import HttpSettings
 from trio_tools.transports.http.listening.unix_socket import bind_unix
 
-# How long a worker with more connections than another one waits for that one to accept.
+# Seconds that a worker with more connections than another one lets that one accept first.
 _YIELD_SECONDS: Final = 0.002
 _LOAD: Final = struct.Struct("=i")
 
 
 class Listener(Protocol):
-    """Accepts connections. What raises `OSError` may be tried again."""
+    """Accepts connections. An `OSError` may be retried."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -39,13 +39,13 @@ class Listener(Protocol):
 
 
 class Address(NamedTuple):
-    """Where a server listens. Its text is its URL.
+    """The address of a server. Its text is its URL.
 
     Attributes:
-        host: The address that is bound; the path of a unix socket.
-        port: The port that is bound, also when port 0 was asked for; 0 for a unix socket.
-        url: Where MCP is served. For a unix socket `http+unix://`, its path with each slash as
-            `%2F`, and the path of MCP.
+        host: The bound address; the path of a unix socket.
+        port: The bound port, also if port 0 was requested; 0 for a unix socket.
+        url: The URL of MCP. For a unix socket `http+unix://`, its path with each slash as `%2F`,
+            and the path of MCP.
     """
 
     host: str
@@ -59,12 +59,12 @@ class Address(NamedTuple):
 async def listen(
     settings: HttpSettings, handed: Sequence[socket.socket], context: ExitStack
 ) -> list[trio.SocketListener]:
-    """Listen for clients: on sockets that a supervisor opened, or else where the settings say.
+    """Listen for clients: on sockets of a supervisor, or else at the address in the settings.
 
     Args:
-        settings: What the operator decided.
+        settings: The operator's settings.
         handed: Sockets that listen already; empty for none.
-        context: Closes what is opened here at its end, and removes a unix socket.
+        context: Closes the sockets that are opened here at its end, and removes a unix socket.
 
     Raises:
         OSError: The address cannot be bound; the message names it.
@@ -82,7 +82,7 @@ async def listen(
 async def listen_for_metrics(
     settings: HttpSettings, handed: Sequence[socket.socket], context: ExitStack
 ) -> list[trio.SocketListener]:
-    """Listen for those who read `/metrics`, if that has a port of its own. See `listen`."""
+    """Listen for readers of `/metrics`, if that has its own port. See `listen`."""
     if handed:
         return [listener_over(each) for each in handed]
     if settings.metrics_port is None:
@@ -107,17 +107,17 @@ async def listen_on_port(port: int, host: str, context: ExitStack) -> list[trio.
 
 
 def listener_over(listening: socket.socket) -> trio.SocketListener:
-    """Return a listener over a socket, which stays its owner's to close."""
+    """Return a listener over a socket. The caller closes the socket."""
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 
 class Loads:
-    """How many connections each worker has open, in memory that all of them share.
+    """The number of open connections of each worker, in memory that all of them share.
 
     Args:
-        descriptor: Of the file that is the memory, one integer for each worker.
-        index: Of this worker.
-        count: How many workers there are.
+        descriptor: Descriptor of the file that is the memory, one integer for each worker.
+        index: Index of this worker.
+        count: Number of workers.
     """
 
     def __init__(self, descriptor: int, index: int, count: int) -> None:
@@ -133,11 +133,11 @@ class Loads:
         return file
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._memory.close()
 
     def tell(self, connections: int) -> None:
-        """Let the others know how many connections this worker has."""
+        """Publish the number of connections of this worker."""
         _LOAD.pack_into(self._memory, self._index * _LOAD.size, connections)
 
     def is_ahead(self) -> bool:
@@ -149,16 +149,16 @@ class Loads:
 class SharedListener:
     """A listening socket of the parent process, from which several workers accept.
 
-    A connection wakes all of them. One that has more connections than another lets that one go
-    first, for a moment: so the connections that clients keep open are spread evenly.
+    A connection wakes all workers. One that has more connections than another lets that one
+    accept first, for a moment. So kept-alive connections are spread evenly.
 
     Args:
-        descriptor: Of the listening socket.
-        loads: How many connections each worker has.
+        descriptor: Descriptor of the listening socket.
+        loads: The number of connections of each worker.
 
     Attributes:
         listening: The listening socket.
-        socket: The same, as trio's.
+        socket: The same as a trio socket.
     """
 
     def __init__(self, descriptor: int, loads: Loads) -> None:
@@ -172,7 +172,7 @@ class SharedListener:
         """Return the next connection that no other worker has taken.
 
         Raises:
-            OSError: The system has no room for it, or the socket is broken.
+            OSError: The system has no free descriptor, or the socket failed.
         """
         while True:
             await trio.lowlevel.wait_readable(self.listening)
@@ -184,7 +184,7 @@ class SharedListener:
 
 
 def address_of(listener: Listener, settings: HttpSettings) -> Address:
-    """Return where a listener listens."""
+    """Return the address of a listener."""
     name = listener.socket.getsockname()
     if listener.socket.family == socket.AF_UNIX:
         path = os.fsdecode(name)
@@ -196,5 +196,5 @@ def address_of(listener: Listener, settings: HttpSettings) -> Address:
 
 
 def metrics_url(listener: Listener, settings: HttpSettings) -> str:
-    """Return where the metrics are served by a listener of theirs."""
+    """Return the URL of the metrics at their own listener."""
     return address_of(listener, settings.model_copy(update={"path": "/metrics"})).url

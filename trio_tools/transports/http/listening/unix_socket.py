@@ -1,4 +1,4 @@
-"""A unix socket, bound with its permissions in the place of a stale one."""
+"""A unix socket, bound with its permissions, replacing a stale one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PROBE_SECONDS: Final = 1.0
 
 
 def bind_unix(path: Path, mode: int) -> tuple[socket.socket, Callable[[], None]]:
-    """Listen on a unix socket, in the place of one that no process serves any more.
+    """Listen on a unix socket, replacing one that no process serves any more.
 
-    It has its mode before it listens, so nobody else can connect in between.
+    Its mode is set before it listens, so no other user can connect in between.
 
     Args:
-        path: Where.
+        path: Its path.
         mode: Its permissions.
 
     Returns:
-        The socket, and what removes its file unless another process has replaced it.
+        The socket, and a function that removes its file unless another process has replaced it.
 
     Raises:
-        OSError: Something else is there, or a process that answers; the path is too long; or the
-            folder cannot be written to.
+        OSError: Another file or a live server is there; the path is too long; or the folder
+            cannot be written.
     """
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise OSError(
@@ -62,10 +62,10 @@ def _remove(path: Path, made: tuple[int, int]) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on.
+    """Remove a socket on which no process listens.
 
     Raises:
-        OSError: Somebody does, or it is no socket.
+        OSError: A process listens, or it is not a socket.
     """
     try:
         found = path.lstat()

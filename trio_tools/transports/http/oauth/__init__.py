@@ -1,10 +1,11 @@
 """OAuth 2.1: the server as a resource server, whose tokens an authorization server issues.
 
-What a token has to be, and what a client without one is told, belongs here. No token is issued.
+The checks of an access token, and the challenge for a client without one, belong here. No token
+is issued.
 
-    metadata    what clients are told of the authorization server (RFC 9728)
-    keys        the issuer's keys: fetched off the path of requests, cached, rotated
-    tokens      one access token, checked
-    resource_server  all of it, put together
-    scope_stage  scopes, handed to the policy around a call
+    metadata         the protected resource metadata for clients (RFC 9728)
+    keys             the issuer's keys: fetched outside of requests, cached, rotated
+    tokens           the check of one access token
+    resource_server  all parts combined
+    scope_stage      passes the scopes to the policy of a call
 """

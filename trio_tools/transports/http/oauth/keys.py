@@ -1,8 +1,8 @@
-"""The keys with which an issuer signs: cached, rotated, and fetched off the path of requests.
+"""The signing keys of an issuer: cached, rotated, and fetched outside of requests.
 
-A request looks its key up in what is cached. Only a key that is not there makes it wait for a
-fetch, which all such requests share, and at most one is begun in `ASK_PAUSE_SECONDS`: tokens with
-keys that do not exist cost the issuer two requests a minute, however many there are.
+A request looks its key up in the cache. Only for a missing key it waits for a fetch, which all
+such requests share, and at most one is started in `ASK_PAUSE_SECONDS`. So tokens with unknown
+keys cause at most two requests a minute to the issuer.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from nursery_patterns import SingleFlight, single_flight
 from trio_tools.settings.groups.oauth import OAuthSettings
 
 REFRESH_SECONDS: Final = 600.0
-"""Age at which keys are fetched again. A key that the issuer took back is gone then."""
+"""Age at which keys are fetched again. A revoked key is dropped then."""
 
 KEEP_SECONDS: Final = 86_400.0
-"""Age up to which keys are used while the issuer cannot be reached."""
+"""Age up to which keys are used while the issuer is unavailable."""
 
 ASK_PAUSE_SECONDS: Final = 30.0
-"""Least time between two fetches for keys that are not there."""
+"""Minimum seconds between two fetches for missing keys."""
 
 FAILED_PAUSE_SECONDS: Final = 5.0
 """The same while there is no key at all."""
 
 WAIT_SECONDS: Final = 5.0
-"""How long a request waits for a fetch."""
+"""Seconds that a request waits for a fetch."""
 
 MAX_KEYS: Final = 100
-"""Keys of one issuer; further ones are not looked at."""
+"""Limit of keys of one issuer; further ones are ignored."""
 
 _log = logging.getLogger("trio_tools")
 
@@ -48,9 +48,9 @@ class IssuerKey(NamedTuple):
     """A public key.
 
     Attributes:
-        material: The key, as PyJWT has it.
+        material: The key in the form of PyJWT.
         kind: `RSA`, `EC` or `OKP`.
-        algorithm: The one that it is kept for; None for each of its kind.
+        algorithm: The only algorithm of the key; None for all of its kind.
     """
 
     material: Any
@@ -59,14 +59,14 @@ class IssuerKey(NamedTuple):
 
 
 class NoKeys(Exception):  # noqa: N818 - an answer, not an error of ours
-    """The issuer's keys are not known, so no token can be checked."""
+    """The issuer's keys are not available, so no token can be checked."""
 
 
 class IssuerKeys:
     """The keys of one issuer, within the block of `running`.
 
     Args:
-        oauth: Who issues, and where its keys are.
+        oauth: The issuer, and the URL of its keys.
         fetch: Fetches JSON.
     """
 
@@ -91,9 +91,9 @@ class IssuerKeys:
                 nursery.cancel_scope.cancel(reason="tokens are checked no more")
 
     async def find(self, kid: str | None) -> IssuerKey | None:
-        """Return the key of that id, None if the issuer has none.
+        """Return the key with that id; None if the issuer has none.
 
-        A token without an id is for an issuer that has one key.
+        A token without an id requires an issuer with only one key.
 
         Raises:
             NoKeys: No key is known, and the issuer cannot be reached.
@@ -133,7 +133,7 @@ class IssuerKeys:
             _log.warning("the keys of %s cannot be fetched: %s", self._oauth.issuer, error)
 
     async def _discover(self) -> str:
-        """Return where the keys are, as the issuer's metadata say (RFC 8414, OpenID Connect)."""
+        """Return the URL of the keys from the issuer's metadata (RFC 8414, OpenID Connect)."""
         issuer = (self._oauth.issuer or "").rstrip("/")
         parts = urlsplit(issuer)
         origin = f"{parts.scheme}://{parts.netloc}"
@@ -159,13 +159,13 @@ class IssuerKeys:
 
 
 def _keys_of(document: Any) -> dict[str | None, IssuerKey]:
-    """Return the keys for signatures of a set; those that are not understood are left out."""
+    """Return the signing keys of a key set; unsupported ones are skipped."""
     entries = cast("dict[str, Any]", document).get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ValueError("what it sent is no set of keys")  # noqa: TRY004 - of what was fetched
     keys: dict[str | None, IssuerKey] = {}
     for entry in _objects(cast("list[Any]", entries)[:MAX_KEYS]):
-        # A secret key in a public place signs nothing that could be believed.
+        # A secret key in a public place cannot authenticate anything.
         if entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
             continue
         try:

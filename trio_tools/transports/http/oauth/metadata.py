@@ -1,4 +1,4 @@
-"""What a client learns of the authorization server: the metadata of RFC 9728, and challenges."""
+"""What a client learns about the authorization server: metadata (RFC 9728) and challenges."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 
 @dataclass(frozen=True, slots=True)
 class ResourceMetadata:
-    """What this server says of itself as a protected resource.
+    """The description of this server as a protected resource.
 
     Attributes:
-        oauth: What the operator decided.
-        path: Where MCP is served.
-        name: Of the server, for people.
+        oauth: The operator's settings.
+        path: The path of MCP.
+        name: The server's name for people.
     """
 
     oauth: OAuthSettings
@@ -28,11 +28,11 @@ class ResourceMetadata:
     name: str
 
     def is_at(self, path: str) -> bool:
-        """Whether the metadata are asked for at a path: with the path of MCP behind it, or not."""
+        """Whether a path is that of the metadata, with or without the path of MCP."""
         return path in {WELL_KNOWN, f"{WELL_KNOWN}{self.path.rstrip('/')}"}
 
     def document(self, origin: str) -> bytes:
-        """Return the metadata as JSON. `origin` is where the request was sent to."""
+        """Return the metadata as JSON. `origin` is the origin of the request's URL."""
         document = {
             "resource": self._resource(origin),
             "resource_name": self.name,
@@ -45,7 +45,7 @@ class ResourceMetadata:
     def challenge(
         self, origin: str, *, error: str = "", why: str = "", scopes: Sequence[str] = ()
     ) -> str:
-        """Return the field WWW-Authenticate of a refusal (RFC 6750, RFC 9728)."""
+        """Return the WWW-Authenticate field of a refusal (RFC 6750, RFC 9728)."""
         parts = {
             "error": error,
             "error_description": why,

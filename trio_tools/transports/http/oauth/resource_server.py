@@ -1,4 +1,4 @@
-"""The parts of OAuth put together for one server."""
+"""The parts of OAuth, combined for one server."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _OK = 200
 
 
 class ResourceServer:
-    """What OAuth adds to a server.
+    """The OAuth part of a server.
 
     Args:
-        settings: What the operator decided; `http.oauth.issuer` is set.
+        settings: The operator's settings; `http.oauth.issuer` is set.
 
     Attributes:
         tokens: Checks access tokens within the block of `running`.
@@ -60,9 +60,9 @@ class ResourceServer:
 
     @staticmethod
     def missing_scope(state: ServerState, grant: Grant, body: bytes) -> str | None:
-        """Return a scope that a call needs, told from its body; None if there is none.
+        """Return a scope that a call needs, from its body; None if it needs none.
 
-        What is no call, or not understood, is left to the SDK.
+        Other requests, and invalid ones, are left to the SDK.
         """
         if not state.settings.http.oauth.tool_scopes:
             return None

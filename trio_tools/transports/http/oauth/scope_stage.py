@@ -1,4 +1,4 @@
-"""Scopes of an access token, handed from the request of a call to the policy around the call."""
+"""Passes the scopes of an access token from the request of a call to the policy of the call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trio_tools.server.policy.scopes import granted
 
 
 async def bind_scopes(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Bind a request to the scopes of its token, as a stage of a server's middleware.
+    """Apply the scopes of a request's token, as a stage of a server's middleware.
 
-    Only where OAuth is on: then each request shows a token, and one that is not found has no scope.
+    Only with OAuth: then each request has a token, and one that is not found has no scope.
     """
     scope: dict[str, Any] = getattr(ctx.request, "scope", None) or {}
     with granted(_scopes_of(scope.get("user"))):
@@ -24,5 +24,5 @@ def _scopes_of(user: Any) -> frozenset[str] | None:
     if not isinstance(user, AuthenticatedUser):
         return frozenset()
     token = user.access_token
-    # Those of the settings have no issuer, and open every tool.
+    # Tokens of the settings have no issuer, and allow every tool.
     return None if token.claims is None else frozenset(token.scopes)

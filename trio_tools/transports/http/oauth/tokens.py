@@ -1,4 +1,4 @@
-"""One access token, checked: signature, issuer, audience, times, scopes (RFC 9068, RFC 6750)."""
+"""The check of an access token: signature, issuer, audience, times, scopes (RFC 9068, 6750)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio_tools.transports.http.oauth.keys import IssuerKey, IssuerKeys, NoKeys
 from trio_tools.transports.http.oauth.metadata import ResourceMetadata
 
 LEEWAY_SECONDS: Final = 30
-"""How far the clocks of the issuer and of this machine may be apart."""
+"""Tolerated difference between the clocks of the issuer and of this machine, in seconds."""
 
 MAX_TOKEN_BYTES: Final = 16_384
 MAX_SUBJECT_CHARS: Final = 255
@@ -23,12 +23,12 @@ _KIND_OF_KEY: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 
 
 class Grant(NamedTuple):
-    """What a token says.
+    """The claims of a token.
 
     Attributes:
-        subject: Whom it was issued for; the client id of the calls.
-        issuer: Who issued it.
-        scopes: What it allows.
+        subject: Its subject, which is the client id of the calls.
+        issuer: Its issuer.
+        scopes: Its scopes.
     """
 
     subject: str
@@ -37,16 +37,16 @@ class Grant(NamedTuple):
 
 
 class _Invalid(Exception):  # noqa: N818 - an answer, not an error of ours
-    """The token is not taken; the text says why, and quotes nothing of it."""
+    """The token is refused; the message says why, and quotes nothing of it."""
 
 
 class AccessTokens:
     """Checks access tokens of one issuer.
 
     Args:
-        oauth: What the operator decided.
-        keys: Of the issuer.
-        metadata: What a client is told that shows no token, or one that is not taken.
+        oauth: The operator's settings.
+        keys: The issuer's keys.
+        metadata: Makes the challenge for a client without an accepted token.
 
     Attributes:
         metadata: The same.
@@ -58,16 +58,16 @@ class AccessTokens:
         self.metadata = metadata
 
     async def check(self, token: str, origin: str, reserved: Collection[str]) -> Grant:
-        """Return what a token says.
+        """Return the claims of a token.
 
         Args:
-            token: As it came.
-            origin: Where the request was sent to.
-            reserved: Client ids that no subject may have: of those with tokens of the settings.
+            token: The token of the request.
+            origin: The origin of the request's URL.
+            reserved: Client ids that no subject may have: those with tokens in the settings.
 
         Raises:
-            Denied: 401 if it is not taken, or there is none; 403 if a scope is missing; 503 while
-                the issuer's keys are not known.
+            Denied: 401 if it is missing or refused; 403 if a scope is missing; 503 while the
+                issuer's keys are not available.
         """
         try:
             grant = _grant_of(await self._claims(token), reserved)
@@ -89,10 +89,10 @@ class AccessTokens:
         return grant
 
     def check_admin(self, grant: Grant, origin: str) -> None:
-        """Refuse who may use tools, but not ask for what operators ask for.
+        """Refuse clients that may use tools, but not the functions for operators.
 
         Raises:
-            Denied: The token lacks the scope of the family admin, or the settings name none.
+            Denied: The token lacks the scope of the family admin, or the settings have none.
         """
         scope = self._oauth.tool_scopes.get("admin")
         if scope is None:
@@ -102,7 +102,7 @@ class AccessTokens:
             raise self.lacks(scope, origin)
 
     def lacks(self, scope: str, origin: str) -> Denied:
-        """Return the refusal of a token without a scope, with which a client can ask for it."""
+        """Return the refusal of a token without a scope, with which a client can request it."""
         needed = dict.fromkeys((*self._oauth.scopes, scope))
         why = f"The access token lacks the scope {scope}."
         challenge = self.metadata.challenge(
@@ -117,7 +117,7 @@ class AccessTokens:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise _Invalid("The access token is no signed JWT.") from None
-        # The token chooses among what the settings allow, so never `none` and no shared secret.
+        # The token selects among the allowed algorithms, so never `none` and no shared secret.
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm not in self._oauth.algorithms:
             raise _Invalid("The access token is signed with an algorithm that is not accepted.")
@@ -147,7 +147,7 @@ class AccessTokens:
 
 
 def _fits(key: IssuerKey, algorithm: str) -> bool:
-    """Whether a key is of the kind that an algorithm takes, and is not kept for another one."""
+    """Whether a key fits an algorithm, and is not reserved for another one."""
     right_kind = key.kind == _KIND_OF_KEY[algorithm[:2]]
     return right_kind and key.algorithm in {None, algorithm}
 

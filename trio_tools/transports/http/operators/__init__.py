@@ -1,7 +1,7 @@
-"""What operators of an HTTP server, and its supervisor, ask for and are told while it runs.
+"""Requests of operators of an HTTP server, and messages to its supervisor.
 
 token_reload  the file of tokens, read again when it changes
 reload_door   POST /reload
-metrics_door  who may read /metrics, and the port of its own
-supervisor    what systemd is told: ready, reloading, stopping, alive
+metrics_door  access to /metrics, and its own port
+supervisor    messages to systemd: ready, reloading, stopping, alive
 """

@@ -1,4 +1,4 @@
-"""Who may read `/metrics`: as every client, with a token of its own, or on a port of its own.
+"""Access to `/metrics`: as every client, with its own token, or on its own port.
 
 http.metrics_token  opens `/metrics` and nothing else, and no other token opens it
 http.metrics_port   serves `/metrics`, `/healthz` and `/readyz`; the clients' port has no /metrics
@@ -39,8 +39,8 @@ class MetricsAccess:
     """The rules of one server for `/metrics`. Made by `from_settings`.
 
     Attributes:
-        digest: SHA-256 of the token of its own; None for none.
-        has_port: Whether it is served at a port of its own alone.
+        digest: SHA-256 of its own token; None without one.
+        has_port: Whether it is served only at its own port.
     """
 
     digest: bytes | None = None
@@ -48,15 +48,15 @@ class MetricsAccess:
 
     @classmethod
     def from_settings(cls, settings: HttpSettings, *, handed: bool = False) -> MetricsAccess:
-        """Make the rules that the settings ask for.
+        """Make the rules of the settings.
 
         Args:
-            settings: What the operator decided.
+            settings: The operator's settings.
             handed: Whether a supervisor has opened the port.
 
         Raises:
             ValueError: The token is too short or given twice, its file can be read by others, or
-                other machines reach the port and there is no token.
+                other machines can reach the port without a token.
             OSError: The file cannot be read.
         """
         token = _token(settings)
@@ -73,10 +73,10 @@ class MetricsAccess:
         return cls(digest, handed or settings.metrics_port is not None)
 
     def opens_on_port_of_clients(self, scope: Scope) -> bool:
-        """Whether a request there may read them; False if the rules for clients decide.
+        """Whether a request to the port may read them; False if the rules for clients apply.
 
         Raises:
-            Denied: It may not.
+            Denied: It must not read them.
         """
         if self.has_port:
             raise Denied(HTTPStatus.NOT_FOUND, "The metrics are served at http.metrics_port.")
@@ -86,10 +86,10 @@ class MetricsAccess:
         return True
 
     def check_token(self, scope: Scope) -> None:
-        """Refuse a request that does not show the token.
+        """Refuse a request without the token.
 
         Raises:
-            Denied: It does not.
+            Denied: The token is missing or wrong.
         """
         offered = hashlib.sha256(bearer_token(scope["headers"]).encode("latin-1")).digest()
         if self.digest is None or not hmac.compare_digest(self.digest, offered):
@@ -104,17 +104,17 @@ class MetricsDoor:
     """The ASGI application of the port for metrics: `/metrics`, `/healthz` and `/readyz`.
 
     Args:
-        settings: What the operator decided.
-        answer: Answers a request for one of them that may pass.
+        settings: The operator's settings.
+        answer: Answers an accepted request.
 
     Attributes:
-        access: Who may read them; may be replaced at any time.
+        access: Checks requests; may be replaced at any time.
     """
 
     def __init__(self, settings: HttpSettings, access: MetricsAccess, answer: Answer) -> None:
         self.access = access
         self._answer = answer
-        # Without a token, a web page must not read them by a name that it points at loopback.
+        # Without a token, a web page must not read them through a name that resolves to loopback.
         self._names = Authenticator(
             hosts=LOOPBACK_NAMES | {host.lower() for host in settings.allowed_hosts},
             origins=frozenset(),

@@ -1,11 +1,10 @@
-"""`POST /reload`: an operator asks for the settings to be read again.
+"""`POST /reload`: an operator requests that the settings are read again.
 
     200  {"taken": ["limits.fetch_urls"], "needs_restart": ["http.port"]}
     409  {"problems": ["limits.fetch_urls.concurrency is 60, above …"]}; nothing has changed
     405  any method but POST
 
-Nothing of the request but its method is read: it can change when the settings are read, and not
-what they are.
+Only the method of the request is used: it can trigger a reload, and cannot set anything.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ RELOAD_PATH: Final = "/reload"
 async def answer_reload(
     reload: Reload, hand_on: Callable[[], None], method: str, send: Send
 ) -> None:
-    """Reload, and answer what came of it.
+    """Reload, and answer with the result.
 
     Args:
         reload: Reads the settings again, for this process.
-        hand_on: Called when they were taken, for the other processes that serve the same address.
-        method: Of the request.
-        send: As ASGI.
+        hand_on: Called after a successful reload, for the other processes of the same address.
+        method: Method of the request.
+        send: The ASGI send function.
 
     Raises:
-        Denied: The method is another one than POST.
+        Denied: The method is not POST.
     """
     if method != "POST":
         raise Denied(HTTPStatus.METHOD_NOT_ALLOWED, "Use POST for this path.", {"allow": "POST"})

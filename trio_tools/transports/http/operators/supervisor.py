@@ -1,6 +1,6 @@
-"""What a supervisor such as systemd is told.
+"""Messages to a supervisor such as systemd.
 
-No library of systemd is needed: a message is one datagram to the socket that NOTIFY_SOCKET names.
+This needs no library: a message is one datagram to the socket in NOTIFY_SOCKET.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import trio
 
 
 class Supervisor:
-    """Tells the supervisor of this process what it does; without one, nothing happens.
+    """Notifies the supervisor of this process; without one, it does nothing.
 
-    No message waits for anybody: one that cannot be sent at once is lost.
+    Sending never waits: a message that cannot be sent at once is dropped.
 
     Args:
-        address: Where messages go; a leading `@` stands for the abstract name space. None if there
-            is no supervisor.
-        watchdog_seconds: Time after which a supervisor that heard nothing ends the process; None
-            if it never does.
+        address: The socket of the supervisor; a leading `@` means the abstract name space. None
+            without a supervisor.
+        watchdog_seconds: Seconds without a message after which the supervisor ends the process;
+            None if it has no watchdog.
     """
 
     def __init__(self, address: str | None = None, watchdog_seconds: float | None = None) -> None:
@@ -32,25 +32,25 @@ class Supervisor:
 
     @classmethod
     def of_environment(cls) -> Supervisor:
-        """Return the one that the environment names, and remove it there, for child processes."""
+        """Return the supervisor in the environment, and remove its variables for children."""
         address = os.environ.pop("NOTIFY_SOCKET", None)
         pid = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
         usec = os.environ.pop("WATCHDOG_USEC", "")
-        # Two names of one process: what was started for another one is not meant for this one.
+        # Both variables identify the process: a message for another one must not be sent.
         is_ours = pid == str(os.getpid()) and usec.isdecimal() and int(usec) > 0
         return cls(address, int(usec) / 1e6 if is_ours else None)
 
     def ready(self) -> None:
-        """Say that requests are taken."""
+        """Report that requests are accepted."""
         self._tell("READY=1")
 
     def stopping(self) -> None:
-        """Say that the stop has begun."""
+        """Report that the stop has begun."""
         self._tell("STOPPING=1")
 
     @contextmanager
     def reloading(self) -> Generator[None]:
-        """Say that settings are read again during the block."""
+        """Report a reload during the block."""
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={usec}")
         try:
@@ -61,13 +61,14 @@ class Supervisor:
     async def keep_alive(
         self, all_answer: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     ) -> None:
-        """Say that all is well, twice in each `watchdog_seconds`, until this is cancelled.
+        """Report that the process is alive, twice in each `watchdog_seconds`, until cancelled.
 
-        A loop that is blocked says nothing, so the supervisor ends the process and starts another.
+        A blocked event loop reports nothing, so the supervisor ends the process and starts
+        another.
 
         Args:
-            all_answer: Returns when all that has to run has answered. While it has not, nothing is
-                said; each half of `watchdog_seconds` it is called again.
+            all_answer: Returns when all parts have answered. Until then nothing is reported; it
+                is called again after each half of `watchdog_seconds`.
         """
         while self._watchdog_seconds is not None:
             next_time = trio.current_time() + self._watchdog_seconds / 2
@@ -80,7 +81,7 @@ class Supervisor:
     def _tell(self, message: str) -> None:
         if not self._address:
             return
-        # A supervisor that does not read is no reason to wait or to fail.
+        # A supervisor that does not read must not cause a wait or a failure.
         with (
             suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link,

@@ -1,4 +1,4 @@
-"""The file of tokens, read again when it changes, without dropping anybody."""
+"""The token file, read again when it changes, without closing connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 CHECK_SECONDS: Final = 2.0
-"""How often the file is looked at."""
+"""Seconds between checks of the file."""
 
 _log = logging.getLogger("trio_tools")
 
@@ -18,13 +18,13 @@ _Version = tuple[Path, int, int, int]
 
 
 async def watch_tokens(file: Callable[[], Path | None], read_again: Callable[[], None]) -> None:
-    """Read the tokens again whenever their file is another one, until this is cancelled.
+    """Read the tokens again whenever their file changes, until cancelled.
 
-    If they cannot be read then, those of before stay, and the log says why.
+    If they cannot be read, the previous ones stay, and the log says why.
 
     Args:
-        file: Returns where they are; None if they are in no file.
-        read_again: Reads and takes them; raises ValueError or OSError before anything has changed.
+        file: Returns the path of the file; None without one.
+        read_again: Reads and applies the tokens; raises ValueError or OSError before any change.
     """
     before = None  # the file may have changed between the start of the server and now
     while True:
@@ -40,7 +40,7 @@ async def watch_tokens(file: Callable[[], Path | None], read_again: Callable[[],
 
 
 def _version(file: Path) -> _Version | None:
-    """Return what differs after each change; None while the file is being replaced."""
+    """Return a value that differs after each change; None while the file is being replaced."""
     try:
         found = file.stat()
     except OSError:

@@ -1,9 +1,9 @@
-"""Several processes that serve one address: their parent, and what they do for each other.
+"""Several processes that serve one address: their parent, and their cooperation.
 
-Code that knows of more than one serving process belongs here. Nothing here handles a request.
+Code that involves more than one serving process belongs here. Nothing here handles a request.
 
-siblings   connections and figures that one worker hands to another
+siblings   connections and figures that workers pass to each other
 liveness   whether all workers answer their parent
-child      what a worker has of its parent
-parent     the parent, which starts, watches and ends them
+child      what a worker receives from its parent
+parent     the parent, which starts, monitors and ends the workers
 """

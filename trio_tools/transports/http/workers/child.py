@@ -1,4 +1,4 @@
-"""One of several worker processes, from inside: what it has of its parent, and when it stops."""
+"""One of several worker processes: what it receives from its parent, and when it stops."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trio_tools.transports.shutdown import Stop
 
 
 class Worker:
-    """What a worker process has of its parent.
+    """What a worker process receives from its parent.
 
     Args:
-        place: Which worker it is.
+        place: The index of the worker, and its descriptors.
 
     Attributes:
         siblings: The other workers.
-        loads: How many connections each worker has.
+        loads: The number of connections of each worker.
         listeners: The listening sockets, which all workers share.
-        metrics_listeners: Those at which `/metrics` alone is served.
+        metrics_listeners: Sockets that serve only `/metrics`.
         handed: The same, if a supervisor opened them; they are closed as `listeners` are.
     """
 
@@ -41,18 +41,18 @@ class Worker:
         self._link = trio.SocketStream(trio.socket.from_stdlib_socket(_socket(place.link)))
 
     def close(self) -> None:
-        """Close what is of the parent, except the listening sockets."""
+        """Close everything from the parent, except the listening sockets."""
         self.siblings.close()
         self.loads.close()
         self._link.socket.close()
 
     def hand_on_hangup(self) -> None:
-        """Have the parent let all workers read their settings again, this one included."""
-        if os.getppid() == self._parent:  # else it is gone, and this process about to end
+        """Request the parent to make all workers reload, including this one."""
+        if os.getppid() == self._parent:  # otherwise it has ended, and this process is about to
             os.kill(self._parent, signal.SIGHUP)
 
     async def follow(self, stop: Stop) -> None:
-        """Tell the parent that calls are taken, and answer it; ask for the stop when it is gone."""
+        """Report to the parent that calls are accepted, and answer it; stop when it has ended."""
         with suppress(trio.BrokenResourceError):
             await self._link.send_all(b"+")
             while await self._link.receive_some():

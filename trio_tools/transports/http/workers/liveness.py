@@ -1,4 +1,4 @@
-"""Whether all workers are alive and their event loops run, as their parent asks them."""
+"""Whether all workers are alive and their event loops run, as checked by their parent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import trio
 class WorkerLinks:
     """The parent's ends of the links to its workers.
 
-    A worker sends a byte when it takes calls, and one for each byte that it is sent, from its event
-    loop.
+    A worker sends a byte when it accepts calls, and then one from its event loop for each byte
+    that it receives.
 
     Args:
-        count: How many workers there are to be.
+        count: Number of workers.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        # Of the workers that take calls. A byte that comes sets the event.
+        # Workers that accept calls. A received byte sets the event.
         self._links: dict[int, tuple[trio.abc.Stream, trio.Event]] = {}
         self._came = trio.lowlevel.ParkingLot()
 
     async def hear(self, index: int, link: trio.abc.Stream, ready: Callable[[], None]) -> None:
-        """Hear a worker until its end; `ready` is called when it takes calls."""
+        """Receive from a worker until its end; call `ready` when it accepts calls."""
         with suppress(trio.BrokenResourceError):
             if not await link.receive_some(1):
                 return
@@ -39,9 +39,9 @@ class WorkerLinks:
                 del self._links[index]
 
     async def all_answer(self) -> None:
-        """Return when each worker has answered a question; one that starts is waited for.
+        """Return when each worker has answered; waits for workers that are starting.
 
-        It waits for ever for one that has died or whose event loop is blocked: bound it.
+        For a worker that has died or whose event loop is blocked it waits for ever, so bound it.
         """
         async with trio.open_nursery() as nursery:
             for index in range(self._count):

@@ -1,9 +1,9 @@
 """The parent of several worker processes that serve one address.
 
-It binds the address, hands the listening sockets to the workers, and owns each of them by one task.
-One that ends is started again, after a pause that doubles while its lives stay short. The parent
-serves nothing itself, and imports little. If it is killed, its workers see the end of their link to
-it and stop.
+It binds the address, passes the listening sockets to the workers, and has one task for each. A
+worker that ends is restarted after a pause, which doubles while it ends quickly. The parent
+serves nothing itself, and imports little. If it is killed, its workers detect the end of their
+link to it and stop.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 10.0
 
 STEADY_SECONDS: Final = 10.0
-"""A worker that served for so long starts again after the shortest pause."""
+"""Seconds of service after which a worker restarts after the shortest pause."""
 
-# Workers have a grace, and watchdogs that end them 0.6 s behind it.
+# Workers have a grace period, and watchdogs that end them 0.6 s after it.
 _KILL_SECONDS: Final = 0.7
 _WATCHDOG_SECONDS: Final = 0.3
 
@@ -50,24 +50,25 @@ _Report = Callable[[], None]
 
 
 class WorkerFailedError(Exception):
-    """The first worker cannot start. It has said why."""
+    """The first worker cannot start. It has reported the reason."""
 
 
 async def serve_workers(settings: Settings, command: Sequence[str], *, count: int) -> int:
-    """Serve an address by `count` processes until a signal asks for the stop.
+    """Serve an address with `count` processes until a signal requests the stop.
 
-    SIGTERM and SIGINT stop all workers, SIGHUP is handed on to them. For the owner of the process.
+    SIGTERM and SIGINT stop all workers, SIGHUP is passed to them. Only for the owner of the
+    process.
 
     Args:
-        settings: What the operator decided.
-        command: Starts a worker, with its place behind it.
-        count: How many workers, from 2.
+        settings: The operator's settings.
+        command: Starts a worker; its place is added as the last argument.
+        count: Number of workers, at least 2.
 
     Returns:
-        The exit status: 0, or that of the first worker, if it could not start.
+        The exit status: 0, or that of the first worker if it could not start.
 
     Raises:
-        ValueError: The state is in memory, which no other worker could read.
+        ValueError: The state is memory, which other workers cannot read.
         OSError: The address cannot be bound.
     """
     _check(settings)
@@ -110,7 +111,7 @@ def _check(settings: Settings) -> None:
 
 
 class Sockets(NamedTuple):
-    """Descriptors of what workers listen on. See `WorkerPlace`."""
+    """Descriptors of the listening sockets of workers. See `WorkerPlace`."""
 
     clients: tuple[int, ...]
     metrics: tuple[int, ...]
@@ -122,17 +123,17 @@ def _numbers(listeners: Sequence[trio.SocketListener]) -> tuple[int, ...]:
 
 
 class _Workers:
-    """The workers: one task for each, which starts its process again and again.
+    """The workers: one task for each, which restarts its process.
 
     Args:
-        command: Starts one.
-        count: How many.
-        sockets: What they listen on.
-        stop: Asked for when they are to end.
-        supervisor: Is told how it goes.
+        command: Starts a worker.
+        count: Number of workers.
+        sockets: Their listening sockets.
+        stop: Requests their end.
+        supervisor: Receives status messages.
 
     Attributes:
-        first_status: The exit status of the first worker, if that could not start.
+        first_status: The exit status of the first worker, if it could not start.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class _Workers:
         self._outboxes = [outbox for _, outbox in pairs]
         self.first_status = 0
         self._links = WorkerLinks(count)
-        # Those that run.
+        # Running workers.
         self._loads = Loads.make(count)
         self._processes: dict[int, trio.Process] = {}
         self._ended = trio.lowlevel.ParkingLot()
@@ -165,10 +166,10 @@ class _Workers:
         self._loads.close()
 
     async def run(self, url: str) -> None:
-        """Keep all workers running until the stop; the first one has to start well.
+        """Keep all workers running until the stop; the first one must start successfully.
 
         Raises:
-            WorkerFailedError: It did not, in a group.
+            WorkerFailedError: It did not; in a group.
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._keep, 0)
@@ -185,7 +186,7 @@ class _Workers:
                 listening.cancel_scope.cancel(reason="the server stops")
 
     async def wind_down(self, seconds: float) -> None:
-        """Ask all workers to stop, and kill those that have not after so many seconds."""
+        """Request all workers to stop, and kill the remaining ones after so many seconds."""
         self._supervisor.stopping()
         self._signal(signal.SIGTERM)
         with trio.move_on_after(seconds):
@@ -196,7 +197,7 @@ class _Workers:
     async def _hand_on_hangups(self) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as hangups:
             async for number in hangups:
-                with self._supervisor.reloading():  # until they are told: each logs what it took
+                with self._supervisor.reloading():  # until they are notified: each logs its result
                     self._signal(number)
 
     def _signal(self, number: int) -> None:
@@ -206,7 +207,7 @@ class _Workers:
     async def _keep(
         self, index: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run a worker again and again until the stop. Reports when it takes calls first."""
+        """Run a worker repeatedly until the stop. Reports when it first accepts calls."""
         restarts, pause = 0, FIRST_PAUSE_SECONDS
         ready = trio.Event()
 
@@ -240,7 +241,7 @@ class _Workers:
             with theirs:
                 process = await self._start(index, restarts, theirs.fileno())
             self._processes[index] = process
-            if self._stop.asked:  # while it was started
+            if self._stop.asked:  # during the start
                 process.terminate()
             try:
                 nursery.start_soon(self._links.hear, index, link, ready)
@@ -273,11 +274,11 @@ class _Workers:
                 *(*place.listeners, *place.metrics_listeners, place.loads),
                 *(link, place.inbox, *place.outboxes),
             ),
-            # What a terminal sends goes to the parent alone, which asks each worker once.
+            # The terminal's signals reach only the parent, which sends one to each worker.
             process_group=0,
         )
 
 
 def _isolation() -> list[str]:
-    """Return the option by which workers do not import from a folder that the parent does not."""
+    """Return the option that keeps workers from importing from folders the parent does not use."""
     return [] if any(Path(each) in {Path(), Path.cwd()} for each in sys.path) else ["-P"]

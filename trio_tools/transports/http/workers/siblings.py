@@ -1,13 +1,13 @@
-"""What the worker processes of one address do for each other.
+"""Cooperation of the worker processes of one address.
 
-All accept from the same listening sockets, so a connection may reach any of them, and a session of
-the older era lives in one. Its name on the wire tells which: `w1-…`. A worker that reads the
-headers of a request for a session of another one hands over the connection, with what it has read,
-and the other one serves it from there on. So a session costs nothing more once its connections are
-where it is. Of a connection with TLS, whose keys cannot be handed over, the other worker gets the
-plain text through a pair of sockets.
+All accept from the same listening sockets, so a connection may reach any of them, but a session
+of the older era lives in one. Its id contains the worker: `w1-…`. A worker that reads the headers
+of a request for a session of another one passes the connection to it, with the bytes that it has
+read, and the other one serves it from then on. So a session costs nothing more once its
+connections have moved. The keys of a TLS connection cannot be passed, so the other worker
+receives its plain text through a pair of sockets.
 
-The sockets between the workers belong to their parent, and outlive each worker.
+The parent owns the sockets between the workers, so they outlive each worker.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _HAND_OVER_SECONDS: Final = 0.5
 _ASK_SECONDS: Final = 1.0
 
 SIBLING: Final = ("worker", 0)
-"""The client of a request that another worker sends. No connection from outside has it."""
+"""The client of a request from another worker. No outside connection has it."""
 
-# Headers, and what may be read behind them. A socket pair of Linux takes 208 KiB in one piece.
+# Headers, and bytes read after them. A socket pair of Linux accepts 208 KiB in one piece.
 _MOST_BYTES: Final = 200_000
 _CHUNK_BYTES: Final = 2**16
 _FD = array.array("i", [0])
@@ -43,20 +43,20 @@ Elsewhere = Callable[[bytes], Awaitable[bool]]
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """Which worker a process is, and the descriptors that it has of its parent.
+    """The index of a worker process, and the descriptors from its parent.
 
     Attributes:
-        index: Of this worker, from 0.
-        count: How many there are.
-        restarts: How often it was started again.
+        index: Index of this worker, from 0.
+        count: Number of workers.
+        restarts: Number of its restarts.
         listeners: The listening sockets, which all workers share.
-        loads: The memory in which each tells how many connections it has.
-        link: A stream to the parent: a byte tells that calls are taken, and one more
-            answers each of its bytes; its end is the parent's.
-        inbox: Where connections arrive that other workers hand over.
+        loads: The shared memory with the number of connections of each worker.
+        link: A stream to the parent: a byte reports that calls are accepted, and one more answers
+            each of its bytes; its end is the end of the parent.
+        inbox: Receives connections from other workers.
         outboxes: The inboxes of all workers, by index.
-        metrics_listeners: Listening sockets at which `/metrics` alone is served; empty for none.
-        handed: Whether a supervisor opened the listening sockets, and not the parent.
+        metrics_listeners: Listening sockets that serve only `/metrics`; empty for none.
+        handed: Whether a supervisor, and not the parent, opened the listening sockets.
     """
 
     index: int
@@ -76,7 +76,7 @@ class WorkerPlace:
 
     @classmethod
     def of_json(cls, text: str) -> WorkerPlace:
-        """Return what `as_json` wrote."""
+        """Return the value that `as_json` encoded."""
         fields: dict[str, Any] = json.loads(text)
         fields |= {
             name: tuple(fields[name]) for name in ("listeners", "metrics_listeners", "outboxes")
@@ -90,7 +90,7 @@ class HandedOver:
 
     Attributes:
         peer: Address and port of its client.
-        received: What was read of it, from the beginning of a request on.
+        received: Bytes that were read from it, starting with a request.
     """
 
     peer: tuple[str, int]
@@ -104,7 +104,7 @@ class Siblings:
     """The other workers.
 
     Args:
-        place: Which worker this process is.
+        place: The index and the descriptors of this worker.
     """
 
     def __init__(self, place: WorkerPlace) -> None:
@@ -119,7 +119,7 @@ class Siblings:
             each.close()
 
     async def receive(self, serve: Serve, nursery: trio.Nursery) -> None:
-        """Serve the connections that other workers hand over, until cancelled."""
+        """Serve the connections from other workers, until cancelled."""
         room = socket.CMSG_SPACE(_FD.itemsize)
         while True:
             data, ancillary, _, _ = await self._inbox.recvmsg(
@@ -133,17 +133,17 @@ class Siblings:
                 nursery.start_soon(serve, stream, HandedOver(peer, received))
 
     def mover(self, stream: trio.SocketStream, secured: Any, peer: tuple[str, int]) -> Move:
-        """Return what moves a connection to the worker that has the session of its next request.
+        """Return an object that moves a connection to the worker with its next request's session.
 
         Args:
             stream: The connection.
-            secured: The same with TLS, if there is any.
+            secured: The same with TLS; None without.
             peer: Its client.
         """
         return Move(self, stream, peer, encrypted=secured is not stream)
 
     def owner_of(self, headers: list[tuple[bytes, bytes]]) -> int | None:
-        """Return which other worker has the session of a request; None if none of them has."""
+        """Return which other worker has the session of a request; None if none has it."""
         session = next((value for name, value in headers if name == _SESSION_ID), b"")
         head, dash, _ = session.partition(b"-")
         if not dash or session.startswith(self._own) or not head[1:].isdigit():
@@ -152,7 +152,7 @@ class Siblings:
         return index if head == b"w%d" % index and index < self.place.count else None
 
     def named(self, app: ASGIApp) -> ASGIApp:
-        """Return an application whose sessions have names that tell their worker."""
+        """Return an application whose session ids contain the worker."""
 
         async def served(scope: Scope, receive: Receive, send: Send) -> None:
             def sent(message: Message) -> Awaitable[None]:
@@ -175,7 +175,7 @@ class Siblings:
     async def hand_over(
         self, index: int, descriptor: int, peer: tuple[str, int], received: bytes
     ) -> bool:
-        """Let another worker serve a connection. False if it does not take it in time."""
+        """Pass a connection to another worker. False if it does not accept it in time."""
         data = json.dumps(peer).encode() + b"\n" + received
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         try:
@@ -189,7 +189,7 @@ class Siblings:
     async def ask_others(self, request: bytes) -> Mapping[int, bytes | None]:
         """Send a request to each other worker, and return the bodies of their answers.
 
-        None stands for one that did not answer well within a second.
+        None is a worker that did not answer correctly within a second.
         """
         answers: dict[int, bytes | None] = {}
 
@@ -221,7 +221,7 @@ class Move:
     """Moves one connection to another worker. See `Siblings.mover`.
 
     Attributes:
-        plain: What is to be pumped to and from a connection with TLS that moved; None without TLS.
+        plain: The streams to connect for a TLS connection that moved; None without TLS.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Move:
         self.plain: trio.SocketStream | None = None
 
     def route(self, headers: list[tuple[bytes, bytes]]) -> Elsewhere | None:
-        """Return what hands the connection over, if another worker has the session."""
+        """Return a function that passes the connection on, if another worker has the session."""
         owner = self._siblings.owner_of(headers)
         if owner is None:
             return None
@@ -261,7 +261,7 @@ class Move:
 
 
 async def pump(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
-    """Pass on what comes from either stream to the other one, until one of them ends."""
+    """Forward bytes between two streams until one of them ends."""
     async with other, trio.open_nursery() as nursery:
 
         async def pass_on(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
