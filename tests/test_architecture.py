@@ -34,6 +34,7 @@ OUTSIDERS = {
     "nursery_patterns": ("trio_tools",),
     "pydantic": (
         "trio_tools.settings",
+        "trio_tools.http.fetching.types",
         "trio_tools.upstream",
         "trio_tools.operations",
         "trio_tools.tools",

@@ -176,10 +176,8 @@ class Services:
         from trio_tools.http.fetching.fetcher import Fetcher  # noqa: PLC0415 - see above
         from trio_tools.http.fetching.types import FetchConfig  # noqa: PLC0415
 
-        fetch = self._settings.fetch.model_dump()
-        del fetch["crawl"], fetch["crawl_robots"]  # settings of the operation, not of the client
-        fetch["proxy"] = _proxy_of(self._settings)
-        config = FetchConfig(**fetch, timeout_seconds=_longest(self._settings, "fetch_urls"))
+        settings = dict(self._settings.fetch)
+        config = FetchConfig(**settings, timeout_seconds=_longest(self._settings, "fetch_urls"))
         places = self.shared_limits and self.shared_limits.places(
             "hosts", config.max_connections_per_host
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import trio
@@ -81,7 +80,7 @@ class Fetcher(ThrottledClient):
 
     @timeout_seconds.setter
     def timeout_seconds(self, seconds: float) -> None:
-        self._config = replace(self._config, timeout_seconds=seconds)
+        self._config = self._config.model_copy(update={"timeout_seconds": seconds})
 
     async def fetch(self, request: FetchRequest) -> FetchedPage:
         """Fetch one URL, following redirects. Each redirect is checked like the URL itself.
@@ -236,22 +235,12 @@ class Fetcher(ThrottledClient):
                 name: fields[field].decode("latin-1") for name, field in names if field in fields
             },
             content_type=media_of(fields).name,
-            charset=content.charset,
             length=len(answer.body),
             truncated=answer.truncated,
             elapsed=trio.current_time() - started,
             redirects=found.redirects,
-            text=content.text,
-            json=content.json,
-            charset_declared=content.charset_declared,
-            title=content.title,
-            canonical_url=content.canonical_url,
-            language=content.language,
-            pages=content.pages,
-            note=content.note,
-            warnings=content.warnings,
             from_cache=found.from_cache,
-            links=content.links,
+            **content._asdict(),
         )
 
 

@@ -3,68 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.proxies import Proxies
+from trio_tools.settings.groups.fetch import FetchSettings
 
 BodyAs = Literal["text", "json", "markdown", "none"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchConfig:
-    """The configuration of a `Fetcher`. A request can lower every bound, and never raise one.
+class FetchConfig(FetchSettings):
+    """The configuration of a `Fetcher`: the operator's settings, and bounds that no operator sets.
+
+    A request can lower every bound, and never raise one. `FetchSettings` describes its fields.
 
     Attributes:
-        schemes: See `Guard`.
-        ports: See `Guard`.
-        allow_private: See `Guard`.
-        allow_hosts: See `Guard`.
-        allow_networks: Networks in CIDR notation, such as "10.1.0.0/16"; see `Guard`.
-        max_connections: Limit of open sockets.
-        max_connections_per_host: Limit of concurrent requests to one host; it is lowered while
-            the host throttles.
         keepalive_seconds: How long an idle connection is kept.
-        connect_timeout_seconds: Timeout of one connection, from the look-up to the end of the TLS
-            handshake.
         timeout_seconds: Timeout of one URL, including all redirects and pauses.
         max_head_bytes: Limit of bytes of status line and header fields of one reply.
-        max_body_bytes: Limit of bytes of the body of one reply, also after decoding.
-        max_redirects: Limit of redirects for one URL.
         throttle_retries: Number of retries after a 429 or 503.
         max_cooldown_seconds: Longest pause that a Retry-After can impose.
-        user_agent: Sent with every request.
         allow_headers: Request headers (lower case) that a caller may set.
         reply_headers: Reply headers (lower case) that a page shows unless others are requested.
-        proxy: URL of a proxy for every request, or "environment" for HTTPS_PROXY, HTTP_PROXY,
-            ALL_PROXY and NO_PROXY; None for no proxy.
-        proxy_resolves: Whether the proxy resolves names, so that addresses cannot be checked
-            here.
-        robots: "obey" to request only what a site's robots.txt allows.
-        cache_seconds: How long the reply to a GET is reused without a request; 0 for no cache.
-        hedge_after_seconds: Seconds without a reply after which a request is sent a second time,
-            for at most one request in ten; None for never.
+
+    Raises:
+        ValueError: A field is out of its bounds, a network is not in CIDR notation, or the proxy is
+            no URL.
     """
 
-    schemes: frozenset[str] = frozenset({"http", "https"})
-    ports: frozenset[int] | None = frozenset({80, 443, 8080, 8443})
-    allow_private: bool = False
-    allow_hosts: frozenset[str] = frozenset()
-    allow_networks: tuple[str, ...] = ()
-    max_connections: int = 100
-    max_connections_per_host: int = 10
-    keepalive_seconds: float = 30.0
-    connect_timeout_seconds: float = 10.0
-    timeout_seconds: float = 30.0
-    max_head_bytes: int = 65_536
-    max_body_bytes: int = 5_000_000
-    max_redirects: int = 5
-    throttle_retries: int = 2
-    max_cooldown_seconds: float = 60.0
-    user_agent: str = "trio-tools"
+    keepalive_seconds: PositiveFloat = 30.0
+    timeout_seconds: PositiveFloat = 30.0
+    max_head_bytes: PositiveInt = 65_536
+    throttle_retries: NonNegativeInt = 2
+    max_cooldown_seconds: NonNegativeFloat = 60.0
     allow_headers: frozenset[str] = frozenset(
         {"accept", "accept-language", "cache-control", "if-modified-since", "if-none-match"}
         | {"range", "referer", "user-agent"}
@@ -79,26 +54,14 @@ class FetchConfig:
         "retry-after",
     )
 
-    proxy: str | None = field(default=None, repr=False)
-    proxy_resolves: bool = False
-    robots: Literal["ignore", "obey"] = "ignore"
-    cache_seconds: float = 0.0
-    hedge_after_seconds: float | None = None
-
     def proxies(self) -> Proxies | None:
-        """Return the proxies in these settings.
-
-        Raises:
-            ValueError: `proxy` is not the URL of a proxy.
-        """
-        return Proxies(self.proxy, resolves=self.proxy_resolves) if self.proxy else None
+        """Return the proxies that these settings name."""
+        if self.proxy is None:
+            return None
+        return Proxies(self.proxy.get_secret_value(), resolves=self.proxy_resolves)
 
     def guard(self) -> Guard:
-        """Return the guard with these settings.
-
-        Raises:
-            ValueError: A network is not in CIDR notation.
-        """
+        """Return the guard that these settings describe."""
         return Guard(
             schemes=self.schemes,
             ports=self.ports,

@@ -35,7 +35,6 @@ class ResourceServer:
 
     def __init__(self, settings: Settings) -> None:
         oauth = settings.http.oauth
-        proxy = settings.fetch.proxy
         hosts = {urlsplit(url).hostname or "" for url in (oauth.issuer, oauth.jwks_url) if url}
         self._fetcher = Fetcher(
             FetchConfig(
@@ -44,7 +43,7 @@ class ResourceServer:
                 max_redirects=0,
                 max_body_bytes=_MAX_DOCUMENT_BYTES,
                 timeout_seconds=_FETCH_SECONDS,
-                proxy=None if proxy is None else proxy.get_secret_value(),
+                proxy=settings.fetch.proxy,
                 proxy_resolves=settings.fetch.proxy_resolves,
             )
         )
