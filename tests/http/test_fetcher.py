@@ -594,3 +594,10 @@ async def test_a_fetcher_is_used_inside_its_block():
     with pytest.raises(FetchError) as caught:
         await fetcher.fetch(FetchRequest("http://e.org"))
     assert caught.value.error_code == Code.CLIENT_CLOSED
+
+
+async def test_the_most_time_of_a_request_can_change_while_a_fetcher_is_open():
+    async with Fetcher(FetchConfig(timeout_seconds=20)) as fetcher:
+        fetcher.timeout_seconds = 5
+        with pytest.raises(InvalidRequest, match="above 0 to 5 s"):
+            await fetcher.fetch(FetchRequest("http://example.org/", timeout_seconds=6))
