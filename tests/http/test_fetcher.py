@@ -14,7 +14,7 @@ from tests.http.servers import OK, answering, closed, config, next_request, repl
 from trio_tools.answers.errors import ErrorType
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
-from trio_tools.http.wire.errors import Code, FetchError
+from trio_tools.http.wire.errors import Code, FetchError, InvalidRequest
 
 
 async def fetch(handler, path="/", *, settings=None, **request):
