@@ -121,8 +121,10 @@ class Admission:
         # places; `waiting` never grows above `max_waiting`.
         self._front: trio.lowlevel.Task | None = None
         self._queue: FairQueue[trio.lowlevel.Task] = FairQueue(ageing)
-        # Since when each slot is held, oldest first.
-        self._holders: dict[trio.lowlevel.Task, float] = {}
+        # Keys of the front and of the tasks in the queue.
+        self._waiting_keys: dict[trio.lowlevel.Task, Hashable] = {}
+        # Since when each slot is held and for which key, oldest first.
+        self._holders: dict[trio.lowlevel.Task, tuple[float, Hashable]] = {}
         self._mean_hold: float | None = None
         self._admitted = 0
         self._refused = 0
@@ -163,6 +165,10 @@ class Admission:
         A queue that is full of one key's tasks still accepts a task of another key.
         """
         return self.full and self._queue.displaceable_for(key, weight, priority) is None
+
+    def keys(self) -> set[Hashable]:
+        """Return the keys of all tasks that hold a slot or wait. O(tasks)."""
+        return {key for _, key in self._holders.values()} | {*self._waiting_keys.values()}
 
     @asynccontextmanager
     async def slot(
@@ -236,20 +242,17 @@ class Admission:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             self._make_room(key, weight, priority)
-            if self._front is None:
-                self._front = task
-            else:
-                await self._wait_in_queue(task, key, weight, priority)
+            self._waiting_keys[task] = key
             try:
-                await self.limiter.acquire()
+                await self._wait_for_slot(task, key, weight, priority)
             finally:
-                self._call_next_to_front()
-        self._holders[task] = trio.current_time()
+                del self._waiting_keys[task]
+        self._holders[task] = trio.current_time(), key
         self._admitted += 1
 
     def _leave(self) -> None:
         self.limiter.release()
-        since = self._holders.pop(trio.lowlevel.current_task())
+        since, _ = self._holders.pop(trio.lowlevel.current_task())
         held = trio.current_time() - since
         mean = held if self._mean_hold is None else self._mean_hold
         self._mean_hold = mean + (held - mean) * _NEWEST
@@ -268,6 +271,18 @@ class Admission:
         except trio.WouldBlock:
             return False
         return True
+
+    async def _wait_for_slot(
+        self, task: trio.lowlevel.Task, key: Hashable, weight: float, priority: float
+    ) -> None:
+        if self._front is None:
+            self._front = task
+        else:
+            await self._wait_in_queue(task, key, weight, priority)
+        try:
+            await self.limiter.acquire()
+        finally:
+            self._call_next_to_front()
 
     async def _wait_in_queue(
         self, task: trio.lowlevel.Task, key: Hashable, weight: float, priority: float
@@ -311,8 +326,10 @@ class Admission:
     def _seconds_per_hold(self) -> float:
         mean = _UNMEASURED_HOLD if self._mean_hold is None else self._mean_hold
         # If even the latest holder has held its slot for longer, the mean is out of date.
-        latest = next(reversed(self._holders.values()), None)
-        return mean if latest is None else max(mean, trio.current_time() - latest)
+        if not self._holders:
+            return mean
+        latest, _ = next(reversed(self._holders.values()))
+        return max(mean, trio.current_time() - latest)
 
 
 def _expected_wait(seconds_per_hold: float, waiting: int, capacity: float) -> float:

@@ -1,4 +1,4 @@
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -59,6 +59,39 @@ ALLOWED = [
     "64:ff9b::101:101",
     "2002:101:101::1",
 ]
+
+
+# The IANA special-purpose address registries, row by row (IPv4, then IPv6).
+ROWS = """
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12
+192.0.0.0/24 192.0.0.0/29 192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32
+192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.88.99.2/32 192.168.0.0/16
+192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 255.255.255.255/32
+::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128
+2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
+2001:30::/28 2001:db8::/32 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10
+"""
+SPECIAL_PURPOSE = ROWS.split()
+# Those that wrap an IPv4 address are decided by it.
+WRAPPERS = ["::ffff:0:0/96", "64:ff9b::/96", "2002::/16"]
+
+
+@pytest.mark.parametrize("row", SPECIAL_PURPOSE)
+def test_no_address_of_a_special_purpose_registry_is_reached(row):
+    network = ip_network(row)
+    for address in (network[0], network[network.num_addresses // 2], network[-1]):
+        with pytest.raises(FetchRefused):
+            Guard().check_address("e.org", str(address))
+
+
+@pytest.mark.parametrize("row", WRAPPERS)
+def test_an_address_that_wraps_another_one_is_decided_by_it(row):
+    network = ip_network(row)
+    shift = 128 - network.prefixlen - 32
+    for inner in [ip_network(special)[-1] for special in SPECIAL_PURPOSE if "." in special]:
+        with pytest.raises(FetchRefused):
+            Guard().check_address("e.org", str(network[int(inner) << shift]))
+    Guard().check_address("e.org", str(network[int(ip_address("1.1.1.1")) << shift]))
 
 
 @pytest.mark.parametrize("address", BLOCKED)

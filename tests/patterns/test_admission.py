@@ -464,3 +464,30 @@ async def test_a_queue_full_of_one_keys_tasks_is_full_for_that_key_only(autojump
         admission.max_waiting = 1  # the line has its front and nobody to make way
         await trio.sleep(2)
         assert admission.full_for("modest")
+
+
+async def test_the_keys_are_those_of_all_tasks_that_hold_a_slot_or_wait(autojump_clock):
+    admission = Admission(trio.CapacityLimiter(1), max_waiting=2)
+
+    async def hold(key):
+        async with admission.slot(key):
+            await trio.sleep(1)
+
+    assert admission.keys() == set()
+    async with trio.open_nursery() as nursery:
+        for number, key in enumerate("aab"):
+            nursery.start_soon(hold, key)
+            await trio.testing.wait_all_tasks_blocked()
+            assert admission.keys() == {*"aab"[: number + 1]}
+        await trio.sleep(1.5)
+        assert admission.keys() == {"a", "b"}
+        await trio.sleep(1)
+        assert admission.keys() == {"b"}
+        nursery.cancel_scope.cancel()
+    assert admission.keys() == set()
+    refused = pytest.RaisesGroup(Overloaded)
+    with refused:
+        async with trio.open_nursery() as nursery:
+            for key in "abcd":
+                nursery.start_soon(hold, key)
+    assert admission.keys() == set()

@@ -680,8 +680,10 @@ async def test_one_address_has_a_share_of_the_places_and_its_newcomers_replace_i
 
 
 @pytest.mark.parametrize("tokens", [{}, {"alice": SECRET}])
-async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(tokens):
-    server = create_server(Settings(limits={"fetch_urls": {"max_calls": 1, "max_waiting": 4}}))
+@pytest.mark.parametrize("max_waiting", [0, 1, 2, 4])
+async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(tokens, max_waiting):
+    limits = {"max_calls": 2, "max_waiting": max_waiting}
+    server = create_server(Settings(limits={"fetch_urls": limits}))
     line = server.state.admission_of("fetch_urls")
     async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
 
@@ -689,7 +691,7 @@ async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(toke
             async with line.slot(key):
                 await trio.sleep_forever()
 
-        for _ in range(5):
+        for _ in range(2 + max_waiting):
             nursery.start_soon(call, "anonymous")
         await wait_all_tasks_blocked()
         assert line.full
@@ -697,7 +699,7 @@ async def test_the_calls_of_one_client_alone_do_not_make_the_server_unready(toke
         nursery.cancel_scope.cancel()
     assert not line.full
     async with http_server(server, tokens=tokens) as address, trio.open_nursery() as nursery:
-        for key in range(5):
+        for key in range(2 + max_waiting):
             nursery.start_soon(call, key)
         await wait_all_tasks_blocked()
         answer = await exchange(address, get("/readyz"))

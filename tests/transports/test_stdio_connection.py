@@ -182,7 +182,17 @@ async def test_a_line_over_the_bound_is_refused_and_the_next_one_is_served(
     async with served() as client:
         await client.initialize()
         await client.write(call(1, "echo", text="x" * 5000), request(2, "ping"))
-        assert (await client.read())["error"]["code"] == -32600
+        refused = await client.read()
+        assert (refused["id"], refused["error"]["code"]) == (1, -32600)
+        assert (await client.read())["id"] == 2
+
+
+async def test_a_message_of_too_many_parts_is_refused_under_its_id(autojump_clock):
+    async with served() as client:
+        await client.initialize()
+        await client.write(call("heavy", "echo", text=[{}] * 100_001), request(2, "ping"))
+        refused = await client.read()
+        assert (refused["id"], refused["error"]["code"]) == ("heavy", -32600)
         assert (await client.read())["id"] == 2
 
 

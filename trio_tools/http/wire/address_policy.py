@@ -28,13 +28,15 @@ _log = logging.getLogger(__name__)
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# `ipaddress` has some of these only in later patch releases of Python, so they are listed here.
+# No web site has an address of the IANA special-purpose registries, also where they say "globally
+# reachable": such a service (AS112, AMT, PCP, TURN) is whatever host of the network answers first,
+# and that may be an internal one. `ipaddress` has some rows only in later releases of Python.
 _NEVER_GLOBAL: tuple[Network, ...] = tuple(
     ip_network(text)
     for text in (
         "168.63.129.16/32",  # Azure's own services, reachable from each machine there
         "192.0.0.0/24",  # IETF protocol assignments
-        "192.31.196.0/24",  # AS112
+        "192.31.196.0/24",  # AS112: answers for names of private addresses
         "192.52.193.0/24",  # AMT
         "192.88.99.0/24",  # 6to4 relay anycast, deprecated
         "192.175.48.0/24",  # AS112
@@ -43,6 +45,7 @@ _NEVER_GLOBAL: tuple[Network, ...] = tuple(
         "100:0:0:1::/64",  # dummy prefix
         "2001::/23",  # IETF protocol assignments; Teredo is unwrapped before
         "2001:db8::/32",  # documentation
+        "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
         "5f00::/16",  # segment routing
         "fec0::/10",  # site-local, deprecated

@@ -238,16 +238,16 @@ class HttpServer:
         return self._tool_server is not None and bool(self._tool_server.state.store.trouble)
 
     def _overloaded(self) -> bool:
-        """Whether a call of some tool, of a client without calls, would be refused now.
+        """Whether several clients fill the queue of some tool, and a new client would be refused.
 
-        The queue of one client is not a reason to send other clients elsewhere. Without tokens
-        all clients count as one, and each refused call says when to retry.
+        The calls of one client alone do not count. Without tokens all clients count as one, and a
+        refused call gets the time after which to try again.
         """
         if self._tool_server is None:
             return False
         newcomer = object()
-        lines = self._tool_server.state.admissions().values()
-        return any(line.full_for(newcomer) for line in lines)
+        queues = self._tool_server.state.admissions().values()
+        return any(queue.full_for(newcomer) and len(queue.keys()) > 1 for queue in queues)
 
 
 def _resource_server(settings: Settings) -> ResourceServer | None:

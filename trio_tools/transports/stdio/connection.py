@@ -30,7 +30,7 @@ from mcp_types import (
 from trio_tools.settings.logs import FIELDS
 from trio_tools.transports.requests import SHUTTING_DOWN
 from trio_tools.transports.stdio.descriptors import CHUNK_BYTES
-from trio_tools.transports.stdio.jsonrpc_lines import TOO_LONG, LineFramer, Refusal, decode, encode
+from trio_tools.transports.stdio.jsonrpc_lines import LineFramer, Refusal, decode, encode, too_long
 
 REQUEST_BYTES: Final = 16 * 2**10
 """Weight of an unanswered request beside its own length: a task and its frames."""
@@ -97,9 +97,9 @@ class StdioConnection:
                 with suppress(trio.BrokenResourceError):  # the client's side crashed
                     async for chunk in self._reading:
                         for line in framer.feed(bytes(chunk)):
-                            await self._take(line)
+                            await self._take(line, framer)
                 for line in framer.close():
-                    await self._take(line)
+                    await self._take(line, framer)
                 self._stop("end of input")
                 # The SDK cancels running calls when its input ends; the grace period comes first.
                 await trio.sleep_forever()
@@ -129,11 +129,11 @@ class StdioConnection:
         while self._unanswered:
             await self._settled.park()
 
-    async def _take(self, line: bytes | None) -> None:
+    async def _take(self, line: bytes | None, framer: LineFramer) -> None:
         if line is not None and self._first:
             line = line.removeprefix(codecs.BOM_UTF8)
         self._first = False
-        message = TOO_LONG if line is None else await decode(line)
+        message = too_long(framer.skipped) if line is None else await decode(line)
         if isinstance(message, JSONRPCRequest):
             message = self._refuse_request(message) or message
         if message is None:

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from trio_tools.transports.json_weight import TOO_MANY, weigh
+from trio_tools.transports.stdio.request_ids import END_BYTES, request_id_of
 
 MAX_LINE_BYTES: Final = 16 * 2**20
 """Longest accepted line, in bytes. Longer ones are skipped up to their end and refused."""
@@ -46,6 +47,9 @@ class LineFramer:
     Args:
         max_line_bytes: Longest line, in bytes, without its end. The framer holds at most this
             much plus one fed chunk.
+
+    Attributes:
+        skipped: The start of the last line that was too long.
     """
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -53,6 +57,7 @@ class LineFramer:
         # The incomplete line. Empty while `_skipping`: the rest of a line that was too long.
         self._begun = bytearray()
         self._skipping = False
+        self.skipped = b""
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
         """Yield the lines that `data` completes, in order; None for one that was too long.
@@ -84,6 +89,7 @@ class LineFramer:
         return line
 
     def _drop(self) -> None:
+        self.skipped = bytes(self._begun[:END_BYTES])
         self._begun = bytearray()  # a new one: clear() may keep the memory
 
 
@@ -109,12 +115,10 @@ class Refusal:
         return JSONRPCError(jsonrpc="2.0", id=self.request_id, error=error)
 
 
-TOO_LONG: Final = Refusal(
-    INVALID_REQUEST, f"The message is longer than {MAX_LINE_BYTES} bytes: send it in parts."
-)
-
-
-TOO_HEAVY: Final = Refusal(INVALID_REQUEST, TOO_MANY)
+def too_long(start: bytes) -> Refusal:
+    """Refuse a line that was skipped, of which only the start is known."""
+    reason = f"The message is longer than {MAX_LINE_BYTES} bytes: send it in parts."
+    return Refusal(INVALID_REQUEST, reason, request_id_of(start))
 
 
 async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
@@ -129,7 +133,7 @@ async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     if not line or line.isspace():
         return None
     if await weigh(line) is None:
-        return TOO_HEAVY
+        return Refusal(INVALID_REQUEST, TOO_MANY, request_id_of(line, line))
     try:
         content: Any = from_json(line, allow_inf_nan=False)
     except ValueError as error:
