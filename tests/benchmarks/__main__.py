@@ -12,6 +12,7 @@ BENCHMARKS = {
     "map": "the batch engine beside its peers: CPU and memory per item, cancel, deadline",
     "durable": "a batch on the disk beside one in memory: CPU, steps, latency, start",
     "kills": "kill -9 at random moments of batches that are stored (--postgres)",
+    "requests": "the worst single request of each tool: memory, longest step, exit",
     "memory": "resident memory of a process: large results, inputs at their caps, a minute later",
     "http": "the HTTP engine beside its peers: CPU per request",
     "end_to_end": "1,000 URLs through stdio beside the asyncio form of the guideline",
