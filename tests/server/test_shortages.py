@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import resource
+import socket
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from trio_tools.database import DatabaseConfig, Databases
 from trio_tools.files.roots import FileRoots
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest
+from trio_tools.http.wire import connector
 from trio_tools.http.wire.errors import FetchError
 from trio_tools.transports.http import connections
 
@@ -49,6 +51,46 @@ async def test_a_url_for_which_no_socket_could_be_made_is_not_said_to_be_down(mo
         with pytest.raises(FetchError) as failed:
             await fetcher.fetch(FetchRequest("http://127.0.0.1:9/"))
     check(failed.value)
+
+
+def unknown(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def without_memory(*_, **__):
+    raise socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure")
+
+
+def without_descriptors(*_, **__):
+    raise shortage()
+
+
+async def without_threads(*_, **__):
+    raise RuntimeError("can't start new thread")
+
+
+async def look_up():
+    async with Fetcher(FetchConfig(allow_private=True, ports=None)) as fetcher:
+        with pytest.raises(FetchError) as failed:
+            await fetcher.fetch(FetchRequest("http://somewhere.example/"))
+    return failed.value
+
+
+async def test_a_name_that_could_not_be_looked_up_for_a_shortage_is_not_called_unknown(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert (await look_up()).error_code == "DNS_FAILED"
+    with monkeypatch.context() as changed:  # the system says so too if it can open nothing
+        changed.setattr(connector.socket, "socket", without_descriptors)
+        check(await look_up())
+    monkeypatch.setattr(socket, "getaddrinfo", without_descriptors)
+    check(await look_up())
+    monkeypatch.setattr(socket, "getaddrinfo", without_memory)
+    failed = await look_up()
+    assert (failed.error_code, failed.error_type) == ("LOCAL_SHORTAGE", "overloaded")
+    monkeypatch.setattr(connector.trio.to_thread, "run_sync", without_threads)
+    failed = await look_up()
+    assert (failed.error_code, failed.error_type) == ("LOCAL_SHORTAGE", "overloaded")
+    assert "can't start new thread" in failed.message
 
 
 async def test_a_database_to_which_no_connection_could_be_made_is_not_called_unreachable(

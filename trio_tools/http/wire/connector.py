@@ -7,7 +7,9 @@ checked. After that the name is used only for the TLS handshake and the Host hea
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,13 +52,31 @@ def make_system_resolver() -> Resolver:
     limiters = LimiterOfEachClient(_MAX_LOOKUPS)
 
     async def resolve(host: str, port: int) -> Sequence[SocketAddress]:
-        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await trio.to_thread.run_sync(
-            look_up, abandon_on_cancel=True, limiter=limiters.current()
-        )
-        return [entry[4] for entry in found]
+        try:
+            return await trio.to_thread.run_sync(
+                _addresses, host, port, abandon_on_cancel=True, limiter=limiters.current()
+            )
+        except RuntimeError as error:  # no thread can be started
+            raise LocalShortageError(str(error)) from error
 
     return resolve
+
+
+def _addresses(host: str, port: int) -> list[SocketAddress]:
+    """Ask the operating system.
+
+    Raises:
+        OSError: With the number of a shortage if there was one. Without descriptors the system can
+            read neither its files nor ask a name server, and says that there is no such name.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_MEMORY:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+        socket.socket(type=socket.SOCK_DGRAM).close()  # fails if it was for want of a descriptor
+        raise
+    return [entry[4] for entry in found]
 
 
 class Connector:
@@ -92,7 +112,7 @@ class Connector:
         sockets.
 
         Raises:
-            FetchError: `DNS_FAILED`, `CONNECT_FAILED`, `TLS_FAILED`.
+            FetchError: `DNS_FAILED`, `CONNECT_FAILED`, `TLS_FAILED`, `LOCAL_SHORTAGE`.
             FetchRefused: `BLOCKED_ADDRESS` if any of the addresses is not allowed.
             FetchTimedOut: The timeout expired.
         """
@@ -149,6 +169,8 @@ class Connector:
         try:
             addresses = _families_in_turn(await self._resolver(host, port))
         except (OSError, UnicodeError) as exc:
+            if is_shortage(exc):
+                raise LocalShortageError(str(getattr(exc, "strerror", exc))) from exc
             raise _dns_failed(host, str(exc)) from exc
         if not addresses:
             raise _dns_failed(host, "it has no address")
@@ -196,9 +218,7 @@ def create_ssl_context() -> ssl.SSLContext:
 
     Trusts the certificates in `SSL_CERT_FILE` or `SSL_CERT_DIR`, otherwise those of `certifi`.
     """
-    import os  # noqa: PLC0415 - only the first https connection needs these two
-
-    import certifi  # noqa: PLC0415
+    import certifi  # noqa: PLC0415 - only the first https connection needs it
 
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         context = ssl.create_default_context()
