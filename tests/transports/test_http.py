@@ -16,7 +16,7 @@ from sse_starlette.sse import EventSourceResponse
 from trio.testing import wait_all_tasks_blocked
 
 from nursery_patterns import current_request
-from tests.transports.lines import call, cancel, make_server
+from tests.transports.lines import call, cancel, make_server, request
 from tests.transports.requests import (
     PING,
     Reader,
@@ -409,6 +409,29 @@ async def test_the_bodies_of_all_requests_have_a_bound(monkeypatch):
         await half.send_all(b"x")  # and its bytes are given back when it has ended
         assert (await Reader(half).read()).status == 400
         assert (await exchange(address, post(b"x" * 20_000))).status == 400
+
+
+async def test_one_client_cannot_hold_all_that_the_bodies_of_requests_may_weigh(monkeypatch):
+    monkeypatch.setattr(gate_module, "MAX_BODIES_BYTES", 100_000)
+    tokens = {"alice": SECRET, "bob": "b" * 32}
+    alice, bob = ({"authorization": f"Bearer {token}"} for token in tokens.values())
+    async with http_server(tokens=tokens) as address, AsyncExitStack() as clients:
+        for _ in range(3):
+            half = await clients.enter_async_context(await connect(address))
+            await half.send_all(post(b"x" * 25_000, **alice)[:-1])
+        await trio.sleep(0.2)
+        refused = await exchange(address, post(b"x" * 10_000, **alice))
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert b"wait for answers" in refused.body
+        assert (await exchange(address, post(b"x" * 20_000, **bob))).status == 400
+
+
+async def test_a_request_for_a_stream_of_notifications_has_a_lower_bound():
+    wanted = {"resourceSubscriptions": ["operation://" + "x" * 100] * 200}
+    message = request(1, "subscriptions/listen", notifications=wanted)
+    async with http_server() as address:
+        answer = await exchange(address, modern(message))
+        assert (answer.status, answer.body) == (413, b"The body is longer than 16384 bytes.\n")
 
 
 async def test_one_connection_over_the_bound_is_told_so():

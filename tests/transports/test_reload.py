@@ -58,6 +58,20 @@ async def test_a_client_with_a_token_lets_the_settings_be_read_again():
         }
 
 
+async def test_many_reloads_at_once_end_nothing():
+    async with served(settings_with(tokens={"me": ME}), tokens={"me": ME}) as address:
+        answers = []
+
+        async def once():
+            answers.append((await ask(address, **bearer(ME))).status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(once)
+        assert answers == [200] * 10
+        assert (await exchange(address, get("/readyz"))).status == 200
+
+
 async def test_the_door_is_closed_to_everybody_else():
     async with served(settings_with(tokens={"me": ME}), tokens={"me": ME}) as address:
         assert (await ask(address)).status == 401

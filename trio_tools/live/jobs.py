@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import trio
 
@@ -18,13 +19,21 @@ _log = logging.getLogger("trio_tools")
 Job = Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, eq=False)
+class _Started:
+    """A job that was started. The same function may be started several times at once."""
+
+    job: Job
+    nursery: trio.Nursery
+
+
 class Jobs:
     """The jobs of one server."""
 
     def __init__(self) -> None:
         self._nurseries: list[trio.Nursery] = []
-        # Jobs that have not ended, and the nursery of each.
-        self._unfinished: dict[Job, trio.Nursery] = {}
+        # Jobs that have not ended, in the order of their start.
+        self._unfinished: dict[_Started, None] = {}
 
     @asynccontextmanager
     async def opened(self, *first: Job) -> AsyncGenerator[None]:
@@ -52,22 +61,21 @@ class Jobs:
         """Start a job. Return False if no connection is served, so that it cannot run."""
         if not self._nurseries:
             return False
-        nursery = self._nurseries[0]
-        self._unfinished[job] = nursery
-        nursery.start_soon(self._run, job)
+        started = _Started(job, self._nurseries[0])
+        self._unfinished[started] = None
+        started.nursery.start_soon(self._run, started)
         return True
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, started: _Started) -> None:
         try:
-            await job()
+            await started.job()
         except Exception:  # noqa: BLE001 - logged, and nobody waits for it
             # It would end the connection whose nursery it runs in, and all calls of that
             # connection.
             _log.exception("a background job failed")
-        del self._unfinished[job]  # not reached after a cancel
+        del self._unfinished[started]  # not reached after a cancel
 
     def _move_from(self, nursery: trio.Nursery | None) -> None:
-        cut = [job for job, where in self._unfinished.items() if where is nursery]
-        for job in cut:
-            if not self.start(job):
-                del self._unfinished[job]
+        for started in [each for each in self._unfinished if each.nursery is nursery]:
+            del self._unfinished[started]
+            self.start(started.job)  # in another nursery, if there is one

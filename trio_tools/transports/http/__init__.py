@@ -10,6 +10,7 @@ workers       several processes that serve one address
 connections   accepted up to a bound, fairly, closable at once
 sessions      sessions of the older era, with a share for each client
 dashboard     the page at /, and its data
+bodies        the weight of the bodies of all requests, shared between clients
 asgi_guard    checks of a request before the SDK receives it
 metrics       the content of /metrics
 house         the parts of one server, combined

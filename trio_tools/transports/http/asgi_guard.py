@@ -28,6 +28,7 @@ from trio_tools.transports.http.access.authentication import (
 )
 from trio_tools.transports.http.access.browsers import is_preflight, preflight_fields, readable
 from trio_tools.transports.http.access.forwarded import TrustedProxies
+from trio_tools.transports.http.bodies import BodyWeights
 from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.operators.metrics_door import METRICS_PATH, MetricsAccess
@@ -46,6 +47,9 @@ BODY_SECONDS: Final = 30.0
 
 MAX_BODIES_BYTES: Final = 128 * 2**20
 """Limit of the parsed weight of all requests in flight, in bytes; further ones are refused."""
+
+MAX_STREAM_BODY_BYTES: Final = 2**14
+"""Most bytes of a request for a stream of notifications, which is kept while the stream lasts."""
 
 OPERATOR_PATHS: Final = frozenset({METRICS_PATH, RELOAD_PATH})
 """Paths for which an access token needs the scope of the family admin."""
@@ -112,11 +116,8 @@ class AsgiGuard:
         self._overloaded = overloaded
         self._metrics = metrics
         self._proxies = proxies or TrustedProxies(())
-        self._done = done
         self._dashboard = dashboard
-        # Bytes of bodies that are being received or processed. Above MAX_BODIES_BYTES only until
-        # the piece that exceeded it is refused.
-        self._bodies = 0
+        self._bodies = BodyWeights(done)
         # Set once the server stops: no request is accepted from then on.
         self.closing = False
         # Exchanges without a complete answer. _settled wakes tasks that wait for zero.
@@ -177,9 +178,10 @@ class AsgiGuard:
             return
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
-        self._check_length(scope)
-        with self._weighing() as count:
-            body = await self._read_body(receive, count)
+        longest = self._longest_body(scope)
+        _check_length(scope, longest)
+        with self._bodies.weighing(caller.client, MAX_BODIES_BYTES) as count:
+            body = await _read_body(receive, count, longest)
             if body is None:
                 return
             parsed = await weigh(body)
@@ -191,6 +193,11 @@ class AsgiGuard:
             receive = _replay(body, receive)
             del body  # the request has its own copy
             await self._pass(scope, receive, send, caller)
+
+    def _longest_body(self, scope: Scope) -> int:
+        if _owes_an_answer(scope):
+            return self._max_body_bytes
+        return min(self._max_body_bytes, MAX_STREAM_BODY_BYTES)
 
     async def _admit(self, scope: Scope) -> _Caller:
         """Return the client of a request: by a token of the settings, or by an access token."""
@@ -307,58 +314,36 @@ class AsgiGuard:
             )
         return HTTPStatus.OK, b"ready\n"
 
-    def _check_length(self, scope: Scope) -> None:
-        """Refuse a body whose declared length is too long, without waiting for it."""
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
-                raise self._too_long()
 
-    def _too_long(self) -> Denied:
-        return Denied(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The body is longer than {self._max_body_bytes} bytes.",
-        )
+def _check_length(scope: Scope, longest: int) -> None:
+    """Refuse a body whose declared length is too long, without waiting for it."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > longest:
+            raise _too_long(longest)
 
-    @contextmanager
-    def _weighing(self) -> Generator[Callable[[int], None]]:
-        """Count the weight of one body during the block, and refuse it above the limit."""
-        weight = 0
 
-        def count(more: int) -> None:
-            nonlocal weight
-            weight += more
-            self._bodies += more
-            if self._bodies > MAX_BODIES_BYTES:
-                raise Denied(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"The requests under way weigh more than {MAX_BODIES_BYTES} bytes.",
-                    {"retry-after": "1"},
-                )
+def _too_long(longest: int) -> Denied:
+    return Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is longer than {longest} bytes.")
 
-        try:
-            yield count
-        finally:
-            self._bodies -= weight
-            self._done(weight)
 
-    async def _read_body(self, receive: Receive, count: Callable[[int], None]) -> bytes | None:
-        """Return the whole body, or None if the client disconnected before its end."""
-        body = bytearray()
-        with trio.move_on_after(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                piece = message.get("body", b"")
-                count(len(piece))
-                body += piece
-                if len(body) > self._max_body_bytes:
-                    raise self._too_long()
-                if not message.get("more_body"):
-                    return bytes(body).removeprefix(codecs.BOM_UTF8)
-        raise Denied(
-            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
-        )
+async def _read_body(receive: Receive, count: Callable[[int], None], longest: int) -> bytes | None:
+    """Return the whole body, or None if the client disconnected before its end."""
+    body = bytearray()
+    with trio.move_on_after(BODY_SECONDS):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            piece = message.get("body", b"")
+            count(len(piece))
+            body += piece
+            if len(body) > longest:
+                raise _too_long(longest)
+            if not message.get("more_body"):
+                return bytes(body).removeprefix(codecs.BOM_UTF8)
+    raise Denied(
+        HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
+    )
 
 
 def _never() -> bool:
