@@ -107,6 +107,8 @@ async def test_without_a_folder_it_is_refused_and_nothing_is_done():
         ("folder.csv", "INVALID_ARGUMENT", "is a folder"),
         ("none/a.csv", "INVALID_ARGUMENT", "a folder that is not there"),
         ("a\0.csv", "INVALID_ARGUMENT", "NUL"),
+        ("a\n.csv", "INVALID_ARGUMENT", "no control characters"),
+        ("é" * 127 + ".csv", "INVALID_ARGUMENT", "at most 255 bytes"),
     ],
 )
 async def test_what_cannot_be_written_is_refused_before_anything_is_done(root, name, code, words):
@@ -120,6 +122,14 @@ async def test_what_cannot_be_written_is_refused_before_anything_is_done(root, n
     assert words in answer["error"]
     assert trace.begun == []
     assert names_in(root) == ["folder.csv", "leads-out.jsonl", "out"]
+
+
+async def test_the_longest_name_is_written(root):
+    name = "😀" * 62 + ".jsonl"
+    server, _ = nap_server(output_root=root)
+    async with calling(server) as call:
+        await call("batch_process", operation="nap", items=[0], output_file=name)
+    assert names_in(root) == [name]
 
 
 async def test_a_link_within_the_folder_is_followed_and_stays(root):

@@ -7,13 +7,14 @@ an incomplete file, and after a failure or a cancel the old file is unchanged.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trio_tools.answers.errors import Forbidden, InvalidArgument, UpstreamFailed
+from trio_tools.answers.errors import Forbidden, InvalidArgument, UpstreamFailed, brief_repr
 from trio_tools.files.roots import FileRoots
 
 FORMATS: Final = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV"}
@@ -21,6 +22,8 @@ FORMATS: Final = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV"
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _MODE = 0o600
+_MAX_NAME_BYTES = 255
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Written(NamedTuple):
@@ -53,7 +56,8 @@ class OutputFolder:
 
         Raises:
             Forbidden: Writing is forbidden, or the name leads out of the folder.
-            InvalidArgument: Its suffix is not in `FORMATS`, or its folder does not exist.
+            InvalidArgument: Its suffix is not in `FORMATS`, its folder does not exist, or it cannot
+                be the name of a file.
         """
         if not self.is_open:
             raise Forbidden(
@@ -70,6 +74,12 @@ class OutputFolder:
                 error_code="OUTSIDE_OUTPUT_ROOT",
                 data={"output_root": str(self._inside.roots[0])},
             ) from error
+        if len(os.fsencode(path.name)) > _MAX_NAME_BYTES or _CONTROLS.search(str(path)):
+            raise InvalidArgument(
+                f"output_file must have no control characters, and at most {_MAX_NAME_BYTES} bytes "
+                f"after its last slash, got {brief_repr(name)}: name a shorter one",
+                data={"argument": "output_file"},
+            )
         if path.suffix.lower() not in FORMATS:
             raise InvalidArgument(
                 f"output_file must end in {', '.join(FORMATS)}, got {name!r}: the suffix says how "
@@ -98,7 +108,7 @@ class OutputFolder:
             UpstreamFailed: The system refuses to write it, or the disk is full.
         """
         path = self.check(name)
-        beside = f".{path.name[:100]}.{secrets.token_hex(8)}.part"
+        beside = f".{path.name[:40]}.{secrets.token_hex(8)}.part"
         try:
             folder = self._inside.open_folder_of(path)
         except OSError as error:
