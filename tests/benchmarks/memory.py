@@ -16,11 +16,12 @@ import os
 import random
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ _SERVER = "tests.benchmarks.memory_server"
 SLACK = 150
 BOUND = 20
 CALLS = 20
+BUDGET = 256
+# The rows of the table that calls can fill: the budget, bodies of requests three times, SQLite of
+# a database of the operator's.
+AT_MOST = BUDGET + 3 * 134 + 64 + SLACK
 
 
 class Watched:
@@ -43,6 +48,7 @@ class Watched:
 
     def __init__(self, pid: int, address: Any) -> None:
         self.pid = pid
+        self.first = 0.0  # megabytes, before the calls
         self._address = address
 
     def resident(self, name: str = "VmRSS") -> float:
@@ -70,6 +76,7 @@ async def watched(**settings: Any) -> AsyncGenerator[Watched]:
     async with http_process(module=_SERVER, **settings) as server:
         process = Watched(server.process.pid, server.address)
         await process.call("get_concurrency_status")
+        process.first = process.resident()
         yield process
         server.kill()
         with trio.fail_after(30):
@@ -116,39 +123,61 @@ async def _read_whole(server: Watched, index: int) -> None:
         cursor = part["meta"]["pagination"]["cursor"]
 
 
-async def caps(folder: Path) -> list[Verdict]:
-    """Return the peak of a process with 20 calls at once of each tool with inputs at their caps."""
+async def caps(
+    folder: Path, *, pages: int = 10, pause: float = 8, only: Container[str] | None = None
+) -> list[Verdict]:
+    """Return the peak of a process with 20 calls at once of each tool with inputs at their caps.
+
+    Args:
+        folder: For inputs and the state.
+        pages: Pages and results of 5 MB in each call that may have many.
+        pause: Seconds before each tool, in which memory that was freed goes back.
+        only: Names of the rows to measure; None for all of them.
+    """
     _write_inputs(folder)
     body = b"<html><body>" + b"<p>Some words in a row.</p>" * 185_000
-    settings = {
-        "state__url": f"sqlite:///{folder}/caps.db",
-        "file_roots": json.dumps([str(folder)]),
-        "fetch": json.dumps({"allow_private": True, "ports": None}),
-        "databases": json.dumps({"shop": {"url": f"sqlite:///{folder}/shop.db"}}),
-        "max_memory_bytes": 256 * MEGABYTE,
-    }
-    verdicts: list[Verdict] = []
-    # The rows of the table that these calls can fill: the budget, bodies of requests, and SQLite of
-    # a database of the operator's.
-    most = 256 + 134 + 64 + SLACK
-    async with (
-        serving(answering(reply(body, "Content-Type: text/html"))) as site,
-        watched(**settings) as server,
-    ):
-        before = server.resident()
-        for name, (tool, arguments) in _at_caps(site.url).items():
-            await trio.sleep(8)  # memory that was freed has gone back by then
-            server.forget_peak()
-            start = server.resident() - before
-            failed: list[str] = []
-            async with trio.open_nursery() as nursery:
-                for _ in range(CALLS):
-                    nursery.start_soon(_call_once, server, failed, tool, arguments)
-            peak = server.resident("VmHWM") - before
-            told = f" ({len(failed)} refused: {failed[0]})" if failed else ""
-            print(f"  {name:40} {start:+5.0f} MB, peak {peak:+5.0f} MB{told}", flush=True)
-            verdicts.append(Verdict(f"{CALLS} x {name}", peak, most, "MB"))
-    return verdicts
+    async with serving(answering(reply(body, "Content-Type: text/html"))) as site:
+        api = {"base_url": site.url, "rate_per_second": 1_000, "burst": CALLS}
+        api["allowed_methods"] = ["GET", "POST"]
+        fetch = {"allow_private": True, "ports": None, "crawl": True, "crawl_robots": "ignore"}
+        settings: dict[str, Any] = {
+            "state__url": f"sqlite:///{folder}/caps.db",
+            "file_roots": json.dumps([str(folder)]),
+            "fetch": json.dumps(fetch),
+            "apis": json.dumps({"site": api}),
+            "databases": json.dumps({"shop": {"url": f"sqlite:///{folder}/shop.db"}}),
+            "max_memory_bytes": BUDGET * MEGABYTE,
+        }
+        if (folder / "same.onnx").exists():
+            settings["models_folder"] = folder
+        async with watched(**settings) as server:
+            results = [[number, 5] for number in range(pages)]
+            await server.call(
+                "batch_process", operation="page", items=results, operation_id="results"
+            )
+            return [
+                await _at_once(server, name, row, pause)
+                for name, row in _at_caps(site.url, pages).items()
+                if (only is None or name in only)
+                and (row[0] != "run_inference" or "models_folder" in settings)
+            ]
+
+
+async def _at_once(
+    server: Watched, name: str, row: tuple[str, dict[str, Any]], pause: float
+) -> Verdict:
+    """Return the peak of the process while a tool is called 20 times at once."""
+    await trio.sleep(pause)
+    server.forget_peak()
+    start = server.resident() - server.first
+    failed: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(CALLS):
+            nursery.start_soon(_call_once, server, failed, *row)
+    peak = server.resident("VmHWM") - server.first
+    told = f" ({len(failed)} refused: {failed[0]})" if failed else ""
+    print(f"  {name:40} {start:+5.0f} MB, peak {peak:+5.0f} MB{told}", flush=True)
+    return Verdict(f"{CALLS} x {name}", peak, AT_MOST, "MB")
 
 
 async def _call_once(
@@ -167,26 +196,38 @@ def _write_inputs(folder: Path) -> None:
         database.execute("CREATE TABLE things (n INTEGER, text TEXT)")
         rows = ((n, "x" * 400) for n in range(20_000))
         database.executemany("INSERT INTO things VALUES (?, ?)", rows)
+    if find_spec("onnx"):
+        _write_model(folder / "same.onnx")
 
 
-def _at_caps(url: str) -> dict[str, tuple[str, dict[str, Any]]]:
+def _write_model(path: Path) -> None:
+    """Write a model that returns how many of its numbers are given."""
+    from onnx import TensorProto, helper  # noqa: PLC0415 - where it is installed
+
+    from tests.support.models import save_model  # noqa: PLC0415
+
+    count = [helper.make_node("Size", ["x"], ["n"])]
+    save_model(path, count, [("x", TensorProto.FLOAT, [None])], [("n", TensorProto.INT64, [])])
+
+
+def _at_caps(url: str, pages: int) -> dict[str, tuple[str, dict[str, Any]]]:
     text = "some words " * 350_000  # a body of nearly 4 MB, the most of a request
     sql = "SELECT * FROM things"
     fetch: dict[str, Any] = {"max_bytes": 5_000_000, "body_as": "text"}
     hash_items = ["x" * 3_900] * 1_000
     return {
-        "fetch_urls, 10 pages of 5 MB": (
+        f"fetch_urls, {pages} pages of 5 MB": (
             "fetch_urls",
-            {"urls": [f"{url}/{os.urandom(4).hex()}/{n}" for n in range(10)], **fetch},
+            {"urls": [f"{url}/{os.urandom(4).hex()}/{n}" for n in range(pages)], **fetch},
         ),
         "fetch_urls as markdown": ("fetch_urls", {"urls": [url], **fetch, "body_as": "markdown"}),
         "batch_process, 4 MB of items": (
             "batch_process",
             {"operation": "hash", "items": hash_items},
         ),
-        "batch_process, 10 results of 5 MB": (
+        f"batch_process, {pages} results of 5 MB": (
             "batch_process",
-            {"operation": "page", "items": [[n, 5] for n in range(10)]},
+            {"operation": "page", "items": [[n, 5] for n in range(pages)]},
         ),
         "process_large_dataset, 1,000 records": (
             "process_large_dataset",
@@ -208,6 +249,17 @@ def _at_caps(url: str) -> dict[str, tuple[str, dict[str, Any]]]:
             "query_database",
             {"database": "shop", "sql": sql, "max_rows": 10_000},
         ),
+        "call_external_api, 4 MB and a reply of 5 MB": (
+            "call_external_api",
+            {"api": "site", "path": "/", "method": "POST", "body": text},
+        ),
+        "crawl_site, pages of 5 MB": ("crawl_site", {"url": f"{url}/", "max_chars": 100_000}),
+        "run_inference, 200,000 numbers": (
+            "run_inference",
+            {"model": "same", "inputs": {"x": [0.5] * 200_000}, "timeout_seconds": 120},
+        ),
+        "get_operation": ("get_operation", {"operation_id": "results"}),
+        "cancel_operation": ("cancel_operation", {"operation_id": "results"}),
         "get_concurrency_status": ("get_concurrency_status", {}),
     }
 
