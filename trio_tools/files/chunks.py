@@ -35,14 +35,3 @@ def read_chunks(file: BinaryIO, *, chunk_bytes: int, max_bytes: int) -> Iterator
         if total > max_bytes:
             raise too_large("the file", total, max_bytes)
         yield chunk
-
-
-def slice_chunks(data: bytes, *, chunk_bytes: int) -> Iterator[memoryview]:
-    """Yield `data` in order, `chunk_bytes` at a time, without copying.
-
-    In a tool's thread a cancel of the caller ends it before the next chunk.
-    """
-    view = memoryview(data)
-    for start in range(0, len(data), chunk_bytes):
-        check_cancelled()
-        yield view[start : start + chunk_bytes]

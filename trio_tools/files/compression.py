@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from backports import zstd
 
 from trio_tools.answers.errors import InvalidArgument, brief_repr
-from trio_tools.files.chunks import read_chunks, slice_chunks
-from trio_tools.files.hashing import encode_text
+from trio_tools.files.chunks import read_chunks
+from trio_tools.files.hashing import encoded_chunks
 from trio_tools.files.roots import too_large
 from trio_tools.settings.threads import check_cancelled
 
@@ -103,10 +103,10 @@ def compress_text(
         InvalidArgument: Unknown algorithm or level, or a text that is too large or that UTF-8
             cannot express.
     """
-    data = encode_text(text)
-    if len(data) > max_input_bytes:
-        raise too_large("text", len(data), max_input_bytes)
-    chunks = slice_chunks(data, chunk_bytes=_CHUNK_BYTES)
+    size = len(text) if text.isascii() else sum(map(len, encoded_chunks(text)))
+    if size > max_input_bytes:
+        raise too_large("text", size, max_input_bytes)
+    chunks = encoded_chunks(text, chunk_bytes=_CHUNK_BYTES)
     return _compress(chunks, algorithm, level, max_output_bytes)
 
 
@@ -189,7 +189,7 @@ def check_level(algorithm: str, level: int | None) -> int:
 
 
 def _compress(
-    chunks: Iterator[bytes] | Iterator[memoryview],
+    chunks: Iterator[bytes],
     algorithm: str,
     level: int | None,
     max_output_bytes: int,

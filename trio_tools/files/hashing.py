@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trio_tools.answers.errors import InvalidArgument, brief_repr
-from trio_tools.files.chunks import read_chunks, slice_chunks
+from trio_tools.files.chunks import read_chunks
+from trio_tools.settings.threads import check_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from trio_tools.files.roots import FileRoots
 
@@ -36,6 +37,7 @@ BROKEN_ALGORITHMS = frozenset({"sha1", "md5"})
 """Algorithms with known collisions: suitable for checksums, not for security."""
 
 _CHUNK_BYTES = 2**20  # 5 ms of the slowest algorithm, 1,000 checks for a file of 1 GB
+_MOST_BYTES_PER_CHAR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def hash_text(text: str, *, algorithm: str = "sha256") -> Digest:
     Raises:
         InvalidArgument: Unknown algorithm, or a text that UTF-8 cannot express.
     """
-    return _digest(slice_chunks(encode_text(text), chunk_bytes=_CHUNK_BYTES), algorithm)
+    return _digest(encoded_chunks(text), algorithm)
 
 
 def hash_file(roots: FileRoots, path: str, *, algorithm: str = "sha256") -> Digest:
@@ -84,8 +86,12 @@ def check_algorithm(algorithm: str) -> None:
         )
 
 
-def encode_text(text: str) -> bytes:
+def encode_text(text: str, *, start: int = 0) -> bytes:
     """Return `text` in UTF-8.
+
+    Args:
+        text: All of a text, or a part of one.
+        start: Where in the whole text the part begins.
 
     Raises:
         InvalidArgument: It contains a lone surrogate; the message has its position.
@@ -94,13 +100,27 @@ def encode_text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            f"text is not valid Unicode: character {error.start} is the lone surrogate "
+            f"text is not valid Unicode: character {start + error.start} is the lone surrogate "
             f"{text[error.start]!r}; remove it",
             error_code="NOT_TEXT",
         ) from error
 
 
-def _digest(chunks: Iterable[bytes | memoryview], algorithm: str) -> Digest:
+def encoded_chunks(text: str, *, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    """Yield `text` in UTF-8, at most `chunk_bytes` at a time: no second copy of all of it is made.
+
+    In a tool's thread a cancel of the caller ends it before the next chunk.
+
+    Raises:
+        InvalidArgument: As `encode_text`.
+    """
+    count = chunk_bytes if text.isascii() else chunk_bytes // _MOST_BYTES_PER_CHAR
+    for start in range(0, len(text), count):
+        check_cancelled()
+        yield encode_text(text[start : start + count], start=start)
+
+
+def _digest(chunks: Iterable[bytes], algorithm: str) -> Digest:
     check_algorithm(algorithm)
     secure = algorithm not in BROKEN_ALGORITHMS
     digest = hashlib.new(algorithm, usedforsecurity=secure)

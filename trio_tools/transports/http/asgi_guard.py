@@ -368,8 +368,14 @@ def _owes_an_answer(scope: Scope) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that yields the body that was read, and then later messages."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    """Return a receive function that yields the body that was read, and then later messages.
+
+    The end is a message of its own: its reader keeps the last message while the request is served.
+    """
+    pending: list[Message] = [
+        {"type": "http.request", "body": b"", "more_body": False},
+        {"type": "http.request", "body": body, "more_body": True},
+    ]
 
     async def replayed() -> Message:
         return pending.pop() if pending else await receive()
