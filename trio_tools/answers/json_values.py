@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -13,6 +14,8 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 # 2**53 has 16 digits.
 _LONG_NUMBER = b"0" * 16
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+# Operation ids are texts of that many digits too, so a long number is not yet an integer.
+_LONG_INTEGER = re.compile(rb"(?:\A|[\[:,])-?\d{16,}(?:[,\]}]|\Z)")
 
 
 def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
@@ -28,7 +31,7 @@ def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> b
         ValueError: JSON cannot express it.
     """
     text = to_json(value, inf_nan_mode="null", fallback=fallback)
-    if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):
+    if not _may_have_long_integers(text):
         return text
     parsed = from_json(text)
     safe = _with_safe_integers(parsed)
@@ -42,9 +45,14 @@ def safe_value(value: Any) -> Any:
         ValueError: The value cannot be expressed as JSON.
     """
     text = to_json(value, inf_nan_mode="null")
-    if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):
+    if not _may_have_long_integers(text):
         return value
     return _with_safe_integers(from_json(text))
+
+
+def _may_have_long_integers(text: bytes) -> bool:
+    """Whether a JSON text may have an integer of 16 digits; False is certain."""
+    return _LONG_NUMBER in text.translate(_DIGITS_TO_ZERO) and bool(_LONG_INTEGER.search(text))
 
 
 def _with_safe_integers(value: Any) -> Any:

@@ -12,13 +12,10 @@ from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.answers.texts import Told
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.tools.batches.answers import how_to_go_on
+from trio_tools.tools.batches.answers import counts_of, counts_text, how_to_go_on, trouble_of
 from trio_tools.tools.batches.background import (
-    counts_of,
-    counts_text,
     find_operation,
     stop_for_good,
-    trouble_of,
     wait_for_news,
 )
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call

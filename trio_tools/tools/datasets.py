@@ -18,8 +18,7 @@ from trio_tools.answers.json_values import json_bytes
 from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
 from trio_tools.operations.item_types import Texts
 from trio_tools.operations.operation import Operation
-from trio_tools.tools.batches.answers import Timing
-from trio_tools.tools.batches.background import counts_of
+from trio_tools.tools.batches.answers import Timing, counts_of
 from trio_tools.tools.batches.calls import BatchRequest, go_on, run_batch_call
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaring.arguments import USUAL, BatchOptions, Retry

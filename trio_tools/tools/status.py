@@ -22,7 +22,7 @@ from trio_tools.live.calls import Durations, RunningCall
 from trio_tools.live.snapshot import cluster_view, host_view, in_progress
 from trio_tools.live.state import ServerState
 from trio_tools.operations.stored_operation import StoredOperation
-from trio_tools.tools.batches.background import counts_of
+from trio_tools.tools.batches.answers import counts_of
 from trio_tools.tools.call import Answer, Call
 from trio_tools.tools.declaring.declaration import Tool
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
@@ -67,7 +67,7 @@ class Fetcher(ThrottledClient):
             config, ssl_context=ssl_context, resolver=resolver, share=share, places=places
         )
         self._kept = KeptPages()
-        self._cache = ReplyCache(config.cache_seconds)
+        self._cache = ReplyCache(config.cache_seconds) if config.cache_seconds else None
         self._robots = Robots(self._ask_for_robots, config.user_agent, share=share)
         self._most_bytes = config.max_body_bytes
         self._headers = RequestHeaders(config.user_agent, config.allow_headers)
@@ -135,11 +135,14 @@ class Fetcher(ThrottledClient):
             self._guard.check_origin(target.origin)
             if obey_robots:
                 await self._robots.check(target)
-            if self._cache.takes(request.method, headers) and cookies.value_for(target) is None:
-                answer, from_cache = await self._ask_or_remember(request, target, lines, deadline)
-            else:
+            cache = self._cache_for(request.method, headers)
+            if cache is None or cookies.value_for(target) is not None:
                 answer = await self._ask_until_heard(request, target, lines, deadline)
                 from_cache = False
+            else:
+                answer, from_cache = await self._ask_or_remember(
+                    cache, request, target, lines, deadline
+                )
             location = location_of(answer.reply)
             if location is None:
                 return _Found(target, answer, redirects, from_cache)
@@ -158,11 +161,20 @@ class Fetcher(ThrottledClient):
             remediation="It may be a loop; ask for a later URL of the chain directly.",
         )
 
+    def _cache_for(self, method: str, headers: Mapping[str, str]) -> ReplyCache | None:
+        """Return the cache, if there is one and the reply to such a request may be in it."""
+        cache = self._cache
+        return cache if cache is not None and cache.takes(method, headers) else None
+
     async def _ask_or_remember(
-        self, request: FetchRequest, target: Target, lines: bytes, deadline: float
+        self,
+        cache: ReplyCache,
+        request: FetchRequest,
+        target: Target,
+        lines: bytes,
+        deadline: float,
     ) -> tuple[Answer, bool]:
         """Send a request, or reuse a cached reply; return whether it was cached."""
-        cache = self._cache
         wanted = (request.body_as, request.max_bytes, request.usual_bytes)
         key = (target.url, lines, wanted)
         known = cache.fresh(key)

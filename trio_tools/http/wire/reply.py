@@ -58,7 +58,8 @@ async def read_body(
 
 def body_codings(reply: Reply, fields: Mapping[bytes, bytes]) -> list[str]:
     """Return the codings of the body, in the order in which they were applied."""
-    encodings = content_encodings(fields.get(b"content-encoding", b""))
+    value = fields.get(b"content-encoding")
+    encodings = content_encodings(value) if value else []
     return [*encodings, *reply.transfer_codings] if reply.transfer_codings else encodings
 
 

@@ -7,7 +7,7 @@ outcomes     one outcome in an answer and in a progress message
 output       all outcomes in a file
 pagination   the pages of an operation
 progress     progress messages to the caller
-background   operations that continue after their call has answered
 answers      the answer of a batch call, and how to continue
+background   operations that continue after their call has answered
 calls        a call of a batch-like tool: an operation over many items
 """

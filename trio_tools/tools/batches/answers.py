@@ -9,8 +9,7 @@ from nursery_patterns import Counts, Report
 from trio_tools.answers.texts import counted
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batches.background import counts_of, link_to, trouble_of
-from trio_tools.tools.batches.pagination import Digest, Pages
+from trio_tools.tools.batches.pagination import Digest, Pages, operation_uri
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
 
@@ -161,3 +160,38 @@ def _closing(kept: StoredOperation, timing: Timing, concurrency: int) -> str:
         f"operation_id {kept.operation_id}, {concurrency} at once, {used} of {seconds} s used, "
         f"{left} left"
     )
+
+
+def link_to(call: Call, kept: StoredOperation) -> str:
+    """Return the URI for the link in an answer; empty if answers have no links."""
+    if not call.state.settings.answers_link_resources:
+        return ""
+    return operation_uri(kept.operation_id)
+
+
+def trouble_of(call: Call) -> list[str]:
+    """Return warnings that outcomes are not on the disk, and that limits are not shared."""
+    shared = call.state.services.shared_limits
+    told = [shared.warning()] if shared is not None and shared.trouble else []
+    trouble = call.state.store.trouble
+    if not trouble:
+        return told
+    lost = "What finished is kept in memory only, and is lost if this server ends"
+    return [f"{lost}: the state cannot be written ({trouble}).", *told]
+
+
+def counts_text(counts: Counts) -> str:
+    """Return the counts in the form of a text."""
+    return ", ".join(f"{name} {count}" for name, count in counts_of(counts).items())
+
+
+def counts_of(counts: Counts) -> dict[str, Any]:
+    """Return the counts in the form of every answer."""
+    return {
+        "total": known_total(counts),
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "timed_out": counts.timed_out,
+        "cancelled": counts.cancelled,
+        "not_started": counts.not_started,
+    }

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from nursery_patterns import Counts, request_context
+from nursery_patterns import request_context
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.answers.errors import ServerOverloaded, ToolFailure
 from trio_tools.answers.texts import counted
@@ -24,8 +24,8 @@ from trio_tools.live.operations import working
 from trio_tools.live.state import ServerState
 from trio_tools.operations.output_state import OutputState
 from trio_tools.operations.stored_operation import StoredOperation
+from trio_tools.tools.batches.answers import counts_of, counts_text, link_to, trouble_of
 from trio_tools.tools.batches.output import write_output
-from trio_tools.tools.batches.pagination import operation_uri
 from trio_tools.tools.batches.progress import known_total, run_with_progress
 from trio_tools.tools.call import Answer, Call, no_progress
 
@@ -238,38 +238,3 @@ async def stop_for_good(call: Call, kept: StoredOperation) -> tuple[bool, Stored
             await call.state.store.changed(kept, _ELSEWHERE_SECONDS)
             kept = await find_operation(call, kept.operation_id)
     return stopped, kept
-
-
-def link_to(call: Call, kept: StoredOperation) -> str:
-    """Return the URI for the link in an answer; empty if answers have no links."""
-    if not call.state.settings.answers_link_resources:
-        return ""
-    return operation_uri(kept.operation_id)
-
-
-def trouble_of(call: Call) -> list[str]:
-    """Return warnings that outcomes are not on the disk, and that limits are not shared."""
-    shared = call.state.services.shared_limits
-    told = [shared.warning()] if shared is not None and shared.trouble else []
-    trouble = call.state.store.trouble
-    if not trouble:
-        return told
-    lost = "What finished is kept in memory only, and is lost if this server ends"
-    return [f"{lost}: the state cannot be written ({trouble}).", *told]
-
-
-def counts_text(counts: Counts) -> str:
-    """Return the counts in the form of a text."""
-    return ", ".join(f"{name} {count}" for name, count in counts_of(counts).items())
-
-
-def counts_of(counts: Counts) -> dict[str, Any]:
-    """Return the counts in the form of every answer."""
-    return {
-        "total": known_total(counts),
-        "succeeded": counts.succeeded,
-        "failed": counts.failed,
-        "timed_out": counts.timed_out,
-        "cancelled": counts.cancelled,
-        "not_started": counts.not_started,
-    }

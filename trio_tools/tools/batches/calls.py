@@ -154,7 +154,9 @@ async def stored_answer(call: Call, kept: StoredOperation, how: Mapping[str, Any
 
 async def _with_file(call: Call, kept: StoredOperation, answer: Answer) -> Answer:
     """Write the output file of an ended operation, and name it in the answer."""
-    if kept.output is not None and not kept.goes_on:
+    if kept.output is None:
+        return answer
+    if not kept.goes_on:
         await write_output(call.state, kept)
     return with_output(answer, kept)
 

@@ -221,7 +221,7 @@ class Tool:
         for name, value in given.items():
             if isinstance(value, list) and self._takes_list(name) and value:
                 check_count(name, len(cast("list[Any]", value)), max_items)
-        unknown = len(arguments) - sum(name in arguments for name in self._fields)
+        unknown = len(arguments.keys() - self._model.model_fields.keys())
         problems = self._unknown(arguments, unknown)
         checked = None
         try:
