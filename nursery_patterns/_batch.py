@@ -35,7 +35,14 @@ from nursery_patterns._frontier import Frontier
 from nursery_patterns._item_states import ItemStates
 from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
-from nursery_patterns._observer import BatchProgress, Journal, Observer, hook, ready_of
+from nursery_patterns._observer import (
+    BatchProgress,
+    Journal,
+    Observer,
+    check_observer,
+    hook,
+    ready_of,
+)
 from nursery_patterns._outcome_stream import OutcomeQueue
 from nursery_patterns._outcomes import Counts, Outcome, Report, Status
 from nursery_patterns._plan import Plan
@@ -134,6 +141,10 @@ class Batch(Generic[ItemT, ValueT]):
         elif retry is not None:
             total_timeout = retry.total_timeout
         keys = _key_limits(key, limit_per_key, bucket_per_key)
+        observers = observer if isinstance(observer, Sequence) else (observer,)
+        for role, listener in (("journal", journal), *(("observer", one) for one in observers)):
+            if listener is not None:
+                check_observer(role, listener)
         check_choice("on_error", on_error, ("collect", "cancel"))
 
         self.name: str = name or getattr(fn, "__qualname__", type(fn).__name__)
@@ -160,7 +171,6 @@ class Batch(Generic[ItemT, ValueT]):
             fail_fast=on_error == "cancel",
             name=self.name,
         )
-        observers = observer if isinstance(observer, Sequence) else (observer,)
         told = (journal, *observers, limiter, source)
         self._plan.observe(*(one for one in told if one is not None))
         on_added = hook(told, "added")

@@ -10,13 +10,15 @@ from typing import Any, Generic, TypeVar, final
 
 import trio
 
-from nursery_patterns._arguments import check_count
+from nursery_patterns._arguments import check_count, check_items
 from nursery_patterns._errors import FrontierFull
 
 ItemT = TypeVar("ItemT")
+OtherT = TypeVar("OtherT")
 
 _MAX_ITEMS = 100_000
 _CALL = "Frontier([first], key=..., max_items=1000)"
+_RESTORE = "Frontier.restore([(first, 0), (other, None)], key=..., max_items=1000)"
 _RANKED = "write Frontier(items, priority=...) with a function such as lambda item: item.depth"
 
 
@@ -72,15 +74,14 @@ class Frontier(Generic[ItemT]):
         for item in items:
             self._queue.add(item)
 
-    @classmethod
+    @staticmethod
     def restore(
-        cls,
-        entries: Iterable[tuple[ItemT, int | None]],
+        entries: Iterable[tuple[OtherT, int | None]],
         *,
-        key: Callable[[ItemT], Hashable] | None = None,
+        key: Callable[[OtherT], Hashable] | None = None,
         max_items: int = _MAX_ITEMS,
-        priority: Callable[[ItemT], float] | None = None,
-    ) -> Frontier[ItemT]:
+        priority: Callable[[OtherT], float] | None = None,
+    ) -> Frontier[OtherT]:
         """Return a frontier as it was in an earlier process, for a batch with the same journal.
 
         Its keys are the seen ones, and its items have the order and the indexes that they had. The
@@ -96,11 +97,13 @@ class Frontier(Generic[ItemT]):
 
         Raises:
             ValueError: Two items have the same index, or an item that was added is missing.
-            TypeError: A key cannot be hashed, or a priority is not a number.
+            TypeError: An entry is no such pair, a key cannot be hashed, or a priority is not a
+                number.
             FrontierFull: There are more items than `max_items`.
         """
-        frontier = cls((), key=key, max_items=max_items, priority=priority)
-        frontier._queue.restore(entries)
+        check_items(entries, call=_RESTORE)
+        frontier = Frontier[OtherT]((), key=key, max_items=max_items, priority=priority)
+        queue_of(frontier).restore(entries)
         return frontier
 
     def __repr__(self) -> str:
@@ -164,11 +167,25 @@ class GrowingQueue(Generic[ItemT]):
         # Items that were pulled in an earlier process, by index.
         self.pulled_before: dict[int, ItemT] = {}
         self._is_restored = False
+        self._is_taken = False
         self._on_added: Callable[[ItemT], object] | None = None
         self.waiting: list[tuple[float, int, ItemT]] = []  # a heap
         self.open: int = 0  # running items, which may still add others
         self.running: bool = False
         self.closed: bool = False
+
+    def take(self) -> None:
+        """Belong to a batch from now on.
+
+        Raises:
+            ValueError: It belongs to one already.
+        """
+        if self._is_taken:
+            raise ValueError(
+                "this frontier is the source of another batch, which takes its items: make a "
+                "Frontier for each batch, or run that batch again to resume it"
+            )
+        self._is_taken = True
 
     def tell(self, on_added: Callable[[ItemT], object]) -> None:
         """Call a function with the first items, and with each item just before it is added."""
@@ -190,7 +207,7 @@ class GrowingQueue(Generic[ItemT]):
     def restore(self, entries: Iterable[tuple[ItemT, int | None]]) -> None:
         """Add the items of an earlier process, and take those that were pulled in it."""
         self._is_restored = True
-        for item, index in entries:
+        for item, index in map(_checked_entry, entries):
             entry = self._entry(item)
             if entry is None:
                 continue
@@ -268,6 +285,23 @@ class GrowingQueue(Generic[ItemT]):
     async def wait(self) -> None:
         """Wait until an item is added, or the queue is closed."""
         await self._arrivals.park()
+
+
+def _checked_entry(entry: Any) -> tuple[Any, int | None]:
+    try:
+        item, index = entry
+    except (TypeError, ValueError):
+        raise TypeError(_wrong_entry(entry)) from None
+    if index is not None and not (type(index) is int and index >= 0):
+        raise TypeError(_wrong_entry(entry))
+    return item, index
+
+
+def _wrong_entry(entry: object) -> str:
+    return (
+        f"each entry must be an item and the index under which it started, at least 0, or None, "
+        f"got {entry!r}: write {_RESTORE}"
+    )
 
 
 def queue_of(frontier: Frontier[ItemT]) -> GrowingQueue[ItemT]:

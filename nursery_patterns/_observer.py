@@ -177,6 +177,19 @@ def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:
     return call_all
 
 
+def check_observer(name: str, observer: object) -> None:
+    """Refuse an object that has no method of the protocols.
+
+    Raises:
+        TypeError: With the corrected call.
+    """
+    if not any(callable(getattr(observer, each, None)) for each in _NAMES):
+        raise TypeError(
+            f"{name} must be an object with methods such as `ended(outcome)`, got {observer!r}: "
+            f"inherit from {name.capitalize()}, and write Batch(fn, items, {name}=...)"
+        )
+
+
 def ready_of(
     journal: object,
 ) -> tuple[Callable[[], Awaitable[None]] | None, Callable[[], bool] | None]:
@@ -196,4 +209,7 @@ def _own(observer: object, name: str) -> Callable[..., Any] | None:
 # The methods of the two protocols. They do nothing, so they are never called.
 _EMPTY = frozenset(
     method for kind in (Observer, Journal) for method in vars(kind).values() if isfunction(method)
+)
+_NAMES = frozenset(
+    name for kind in (Observer, Journal) for name in vars(kind) if not name.startswith("_")
 )

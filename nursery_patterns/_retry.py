@@ -107,7 +107,14 @@ class Retry:
         """Return the seconds to wait after attempt number `attempt` failed; None to give up."""
         if attempt >= self.attempts:
             return None
-        verdict = self._verdict(error)
+        try:
+            verdict = self._verdict(error)
+        except Exception as raised:
+            raised.add_note(
+                f"raised by the function `on` of Retry for {error!r}: return seconds, 'stop', or "
+                "None for the usual wait"
+            )
+            raise
         if verdict == "stop":
             return None
         if verdict is not None:

@@ -229,6 +229,7 @@ class FrontierSource(Source[ItemT]):
     def __init__(self, frontier: Frontier[ItemT]) -> None:
         super().__init__(())
         self._queue = queue_of(frontier)
+        self._queue.take()
 
     def adopt(
         self, outcomes: Sequence[Outcome[ItemT, ValueT]]

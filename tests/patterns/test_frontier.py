@@ -174,3 +174,10 @@ def test_wherever_it_is_cut_everything_that_was_added_is_done_in_the_end():
         assert report.complete
 
     cancel_at_every_checkpoint(scenario, after=after)
+
+
+def test_it_belongs_to_one_batch():
+    frontier = Frontier(["a"])
+    Batch(trio.sleep, frontier)
+    with pytest.raises(ValueError, match="make a Frontier for each batch"):
+        Batch(trio.sleep, frontier)

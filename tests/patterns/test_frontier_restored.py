@@ -202,6 +202,10 @@ async def test_an_index_that_was_taken_before_its_item_started_is_given_to_what_
         ([("a", 0), ("b", 0)], ValueError, "'a' and 'b' both have the index 0"),
         ([("a", 0), ("b", 2)], ValueError, "restore every item that was added"),
         ([(["a"], 0)], TypeError, "cannot be hashed"),
+        ([("a",)], TypeError, r"got \('a',\): write Frontier\.restore\(\[\(first, 0\)"),
+        (["ab"], TypeError, "got 'ab'"),
+        ([("a", -1)], TypeError, "at least 0, or None"),
+        (None, TypeError, "must be an iterable"),
         (
             [("a", None)] * 3 + [(str(n), None) for n in range(3)],
             FrontierFull,

@@ -328,3 +328,10 @@ def test_wherever_it_is_cut_what_was_told_is_what_there_is(source, stream, kind)
         return item
 
     cancel_at_every_checkpoint(scenario, after=after)
+
+
+@pytest.mark.parametrize("role", ["observer", "journal"])
+def test_an_object_with_none_of_the_methods_is_refused(role):
+    message = f"{role} must be an object with methods such as `ended.*got 42: inherit from"
+    with pytest.raises(TypeError, match=message):
+        Batch(double, [1], **{role: 42})

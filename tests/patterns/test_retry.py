@@ -111,6 +111,8 @@ async def test_a_function_that_raises_fails_the_item_with_that(autojump_clock):
 
     report = await run_batch(Flaky(), ["a", "b"], retry=exactly(on=on))
     assert [type(error) for error in report.errors()] == [KeyError, KeyError]
+    (note,) = report.errors()[0].__notes__
+    assert note.startswith("raised by the function `on` of Retry for ")
 
 
 async def test_retries_are_bounded_to_a_share_of_what_succeeded(autojump_clock):

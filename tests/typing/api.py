@@ -77,6 +77,9 @@ async def values_keep_their_types() -> None:
 
 
 class Kept(Journal[str, int]):
+    def added(self, item: str) -> None:
+        assert_type(item, str)
+
     def outcomes(self) -> list[Outcome[str, int]]:
         return []
 
@@ -104,6 +107,8 @@ async def policies_keep_the_types_of_items_and_values() -> None:
     frontier = Frontier(["a"], key=str.lower, priority=len)
     assert_type(frontier, Frontier[str])
     assert_type(frontier.add("b"), bool)
+    assert_type(Frontier.restore([("a", 0), ("b", None)], key=str.lower), Frontier[str])
+    Frontier.restore([("a", "0")])  # pyright: ignore[reportArgumentType]
     assert_type(await run_batch(length, frontier), Report[str, int])
     report = await run_batch(length, ["a"], retry=Retry(on=(OSError, KeyError)), total_timeout=5)
     assert_type(report.outcomes[0].attempts, int)

@@ -127,7 +127,7 @@ class Crawl:
         self._answered = dict(start.answered)
         how: Any = {"key": _url_of, "max_items": item.max_pages, "priority": _rank_of}
         self.frontier: Frontier[Found] = (
-            Frontier[Found].restore(start.entries, **how)
+            Frontier.restore(start.entries, **how)
             if start.entries
             else Frontier([Found(first.url, 0, 0.0)], **how)
         )
