@@ -13,15 +13,17 @@ The modules, lowest layer first. A module imports only from lower layers; a test
         _cpus                        how many CPUs this process may use
     L1  _outcomes  _token_bucket     outcomes of items; rate limit
         _slot  _deadline             a worker's slot; time budget
-        _frontier  _retry            a source that grows; retry policy
+        _growing_queue  _retry       the queue of a frontier; retry policy
         _requests                    request context
         _threads  _worker            blocking calls; code of a worker process
         _step_monitor                steps that block the event loop
         _single_flight  _hedge       shared calls; a second attempt when one is late
     L2  _source  _key_limits         the remaining items; limits per key
+        _frontier                    a source that grows
         _cluster_engine              the interface to a cluster engine
         _worker_pool                 the worker processes of one trio run
     L3  _item_states  _admission     the state of each item; a bounded fair queue
+        _frontier_source             the remaining items of a frontier
         _processes  _cluster_job     CPU-bound calls; code of a cluster node
         _adaptive  _cluster_link     an adaptive limiter; the connection to a cluster
     L4  _outcome_stream  _limits     outcomes on their way to the consumer; named limiters

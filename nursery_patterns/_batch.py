@@ -32,6 +32,7 @@ from nursery_patterns._arguments import (
 from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
 from nursery_patterns._frontier import Frontier
+from nursery_patterns._frontier_source import source_of
 from nursery_patterns._item_states import ItemStates
 from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
@@ -48,7 +49,6 @@ from nursery_patterns._outcomes import Counts, Outcome, Report, Status
 from nursery_patterns._plan import Plan
 from nursery_patterns._retry import Retry
 from nursery_patterns._slot import held_limiters
-from nursery_patterns._source import source_of
 from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")

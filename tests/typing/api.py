@@ -107,7 +107,8 @@ async def policies_keep_the_types_of_items_and_values() -> None:
     frontier = Frontier(["a"], key=str.lower, priority=len)
     assert_type(frontier, Frontier[str])
     assert_type(frontier.add("b"), bool)
-    assert_type(Frontier.restore([("a", 0), ("b", None)], key=str.lower), Frontier[str])
+    entries: list[tuple[str, int | None]] = [("a", 0), ("b", None)]
+    assert_type(Frontier.restore(entries, key=str.lower), Frontier[str])
     Frontier.restore([("a", "0")])  # pyright: ignore[reportArgumentType]
     assert_type(await run_batch(length, frontier), Report[str, int])
     report = await run_batch(length, ["a"], retry=Retry(on=(OSError, KeyError)), total_timeout=5)
