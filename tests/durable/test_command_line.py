@@ -59,7 +59,7 @@ def test_a_state_that_cannot_be_used_is_told_and_left_as_it_is(trio_tools, state
     state_file.write_bytes(b"no database" * 1_000)
     status, said = trio_tools("operations", "list")
     assert status == 2
-    assert "is no SQLite database" in said.err
+    assert "is not a SQLite database" in said.err
     assert state_file.read_bytes() == b"no database" * 1_000
 
 

@@ -184,7 +184,7 @@ def test_a_state_that_cannot_be_shown_is_told_in_words(state_file, capsys):
     state_file.parent.mkdir()
     state_file.write_bytes(b"no database" * 1_000)
     assert main(["dashboard", "--state", f"sqlite:///{state_file}"]) == 2
-    assert "is no SQLite database" in capsys.readouterr().err
+    assert "is not a SQLite database" in capsys.readouterr().err
 
 
 async def test_the_command_prints_its_address_and_ends_with_an_interrupt(state_with_one):

@@ -88,7 +88,7 @@ async def test_a_locked_file_and_one_that_is_no_database(state, state_file):
     state_file.write_bytes(b"no database" * 1_000)
     async with connect_in_process(server_with(same, **state)) as client:
         done = await batch(client, "op", [1])
-        assert "is no SQLite database" in done["meta"]["warnings"][0]
+        assert "is not a SQLite database" in done["meta"]["warnings"][0]
     assert state_file.read_bytes() == b"no database" * 1_000
     state_file.unlink()
     async with connect_in_process(server_with(same, **state)) as client:

@@ -406,7 +406,7 @@ async def test_a_redirect_to_where_nobody_may_go_is_refused(location, code, erro
         assert (caught.value.error_code, caught.value.error_type) == (code, error_type)
         assert "user:pw" not in caught.value.message
         if error_type == "upstream":
-            assert caught.value.message.startswith(f"{server.url}/ redirects to what is no URL: ")
+            assert caught.value.message.startswith(f"{server.url}/ redirects to an invalid URL: ")
 
 
 async def test_credentials_are_dropped_across_origins_and_kept_within():

@@ -83,7 +83,7 @@ async def test_a_full_queue_says_when_to_retry(wrap):
 async def test_a_deadline_is_a_timeout(wrap):
     envelope = await told(wrap(trio.TooSlowError()))
     assert envelope["data"]["error_type"] == "timeout"
-    assert "ask for less" in envelope["error"]
+    assert "request less" in envelope["error"]
     assert "timeout_seconds" not in envelope["error"]  # the tool has no such argument
 
 

@@ -295,7 +295,7 @@ def test_doctor_looks_at_the_state_and_at_upstreams(home, capsys):
     state.write_bytes(b"no database" * 1_000)
     status, found = findings_of(capsys, "--state", f"sqlite:///{state}")
     assert status == 1
-    assert "is no SQLite database" in found["state"]["message"]
+    assert "is not a SQLite database" in found["state"]["message"]
     _, found = findings_of(capsys, "--state", "memory")
     assert found["state"]["level"] == "warning"
 

@@ -35,7 +35,7 @@ def test_settings_whose_things_are_there_are_right(checked, tmp_path):
         *setting("databases.shop.url", f"sqlite:///{tmp_path}/shop.db"),
         *setting("datasets.items.path", "items.jsonl"),
     )
-    assert checked(*words) == (0, ["the settings are right, and what they name is there"])
+    assert checked(*words) == (0, ["the settings are valid, and everything they name exists"])
 
 
 def test_each_thing_that_is_not_there_is_one_line_with_the_setting_as_it_was_given(

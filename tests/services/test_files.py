@@ -158,7 +158,7 @@ async def test_input_above_the_bound_is_refused(roots, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_what_unfolds_without_end_is_stopped_at_the_bound(algorithm):
+async def test_a_decompression_bomb_stops_at_the_bound(algorithm):
     bomb = await in_thread(
         compress_text, "0" * 20_000_000, algorithm=algorithm, max_output_bytes=100_000
     )

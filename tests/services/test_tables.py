@@ -69,8 +69,8 @@ async def test_each_row_comes_once_in_the_order_of_the_key(keyed, kind, values, 
         ("INTEGER", [None, 1, 2, 3, 4, 5], "rows that have no value in it (NULL)"),
         ("INTEGER", [1, 2, 2, 3, 4, 5], "several rows have the value 2"),
         ("TEXT COLLATE NOCASE", ["a", "b", "B", "c"], "several rows have the value '"),
-        ("BLOB", [b"a", b"b", b"c"], "finds no row again"),
-        ("REAL", [float("-inf"), float("inf"), float("inf")], "finds no row again"),
+        ("BLOB", [b"a", b"b", b"c"], "does not find its own row again"),
+        ("REAL", [float("-inf"), float("inf"), float("inf")], "does not find its own row again"),
     ],
 )
 async def test_a_key_that_does_not_tell_the_next_row_is_refused(keyed, kind, values, why):
@@ -110,8 +110,8 @@ POSTGRES = {
     "fractions": ("float8", ["0.1", "1e300", "'nan'"], None),
     "nulls": ("int", ["1", "2", "NULL"], "rows that have no value in it (NULL)"),
     "doubles": ("int", ["1", "1", "2"], "several rows have the value 1"),
-    "bytes": ("bytea", ["'a'", "'b'", "'c'"], "finds no row again"),
-    "few digits": ("float4", ["0.1", "0.2", "0.3"], "finds no row again"),
+    "bytes": ("bytea", ["'a'", "'b'", "'c'"], "does not find its own row again"),
+    "few digits": ("float4", ["0.1", "0.2", "0.3"], "does not find its own row again"),
     "objects": ("jsonb", ["'{\"a\": 1}'", "'{\"a\": 2}'", "'{\"a\": 3}'"], "to continue from"),
 }
 

@@ -139,9 +139,9 @@ WRONG = {
     "compressed text that is no text": (
         ("compress_data", {"content_base64": NO_TEXT, "algorithm": "zlib"}),
         ("validation", "NOT_TEXT"),
-        ["content_base64", "2 bytes", "no text in UTF-8", "only texts"],
+        ["content_base64", "2 bytes", "not UTF-8 text", "only texts"],
     ),
-    "compressed text that unfolds to too much": (
+    "compressed text that expands to too much": (
         (
             "compress_data",
             {

@@ -79,7 +79,7 @@ async def test_a_tool_that_fails_is_a_failed_item_with_its_text():
 async def test_what_is_no_result_is_a_failed_item_and_the_others_are_done():
     async with server_over(small=small()) as run:
         broken = await run("small.broken", {"text": "x"})
-        assert errors_of(broken) == ["what it answered is no result of a tool call"]
+        assert errors_of(broken) == ["its answer is not a valid result of a tool call"]
         assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
 
 
@@ -169,7 +169,7 @@ async def test_an_upstream_that_bears_our_name_is_refused_as_a_loop():
 async def test_rubbish_on_stdout_is_named_and_stops_nothing():
     async with server_over(small=small("rubbish")) as run:
         assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
-        assert "printed to stdout what is no message" in run.status("small").last_error
+        assert "printed a line to stdout that is not a message" in run.status("small").last_error
 
 
 async def test_a_tool_without_a_schema_is_left_out_and_named():

@@ -75,8 +75,7 @@ def _known(error: Exception) -> ToolFailure | None:  # noqa: PLR0911 - a table
             )
         case trio.TooSlowError():
             return TimedOut(
-                "This was not done within the time that the tool or operation gives itself: ask "
-                "for less, or try again later.",
+                "The tool or operation exceeded its own timeout: request less, or try again later.",
             )
         case ClusterError() | WorkerCrashed():
             return _of_worker(error)

@@ -84,7 +84,7 @@ async def _serve_here(
             print(f"trio-tools: {problem}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     if options.check:
-        print("the settings are right, and what they name is there")  # noqa: T201
+        print("the settings are valid, and everything they name exists")  # noqa: T201
     elif place is not None:
         from trio_tools.transports.http.serve import serve_worker  # noqa: PLC0415 - heavy
 

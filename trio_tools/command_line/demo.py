@@ -80,7 +80,7 @@ async def _fetch_under_a_deadline(console: Console, client: _Client, site: Site)
     console.print(f"[dim]answered after {trio.current_time() - started:.2f} s[/dim]\n")
 
     console.rule("[bold]the same call again, with its operation_id[/bold]")
-    console.print("The site has recovered. What is done is not fetched again.\n")
+    console.print("The site has recovered. Finished pages are not fetched again.\n")
     before, site.broken = site.requests, False
     await _call(console, client, "fetch_urls", arguments)
     console.print(f"[dim]{site.requests - before} requests for what was missing[/dim]\n")

@@ -89,7 +89,7 @@ def _times(settings: Settings) -> Iterator[Advice]:
         yield Advice(
             "warning",
             f"hosts give up on a call after about {_HOST_SECONDS:g} s, and {', '.join(late)} "
-            "is longer: the answer would find nobody",
+            "is longer: nobody would receive the answer",
             f"lower it below {_HOST_SECONDS:g}, or let calls use background=true; a cut call can "
             "be read with get_operation",
         )

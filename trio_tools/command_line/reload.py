@@ -56,12 +56,12 @@ def _show(told: dict[str, Any]) -> int:
 
 def _send_signal(pid: int) -> int:
     if pid <= 0 or not hasattr(signal, "SIGHUP"):
-        return _failed(f"{pid} is no process that can be asked: use --url")
+        return _failed(f"{pid} is not a process that can receive a signal: use --url")
     try:
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
-        return _failed(f"process {pid} cannot be asked: {error.strerror}")
-    print(f"asked process {pid} to read its settings again; its log tells what it took")  # noqa: T201
+        return _failed(f"process {pid} cannot receive a signal: {error.strerror}")
+    print(f"process {pid} reads its settings again; its log has the result")  # noqa: T201
     return 0
 
 

@@ -190,7 +190,9 @@ class SharedLimits:
 
     def _begin_anew(self) -> None:
         """Drop all tokens that were granted before: other replicas may have them now."""
-        _log.info("this server was cut off for so long that its part of the limits is void")
+        _log.info(
+            "this server was disconnected for so long that its part of the limits has expired"
+        )
         for bucket in self._buckets.values():
             bucket.drop()
         for places in self._places.values():

@@ -95,7 +95,7 @@ class Table:
         if found.row_count > 1:
             raise self._unusable(f"several rows have the value {brief_repr(last)}")
         if not found.row_count:
-            raise self._unusable(f"{brief_repr(last)}, as it is told, finds no row again")
+            raise self._unusable(f"{brief_repr(last)} does not find its own row again")
 
     def _unusable(self, why: str) -> InvalidArgument:
         return InvalidArgument(

@@ -160,7 +160,7 @@ def decompress_text(
         return unfolded.decode()
     except UnicodeDecodeError as error:
         raise InvalidArgument(
-            f"content_base64 unfolds to {len(unfolded):,} bytes that are no text in UTF-8 "
+            f"content_base64 decompresses to {len(unfolded):,} bytes that are not UTF-8 text "
             f"(the first bad one is number {error.start}): only texts can be undone here",
             error_code="NOT_TEXT",
         ) from error

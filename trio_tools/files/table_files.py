@@ -64,7 +64,7 @@ def read_table_file(
             raise
         except Exception as error:
             raise InvalidArgument(
-                f"{path!r} is no {kind} file that can be read ({_one_line(error)}): check it",
+                f"{path!r} is not a readable {kind} file ({_one_line(error)}): check it",
                 error_code="BAD_FILE",
             ) from error
 

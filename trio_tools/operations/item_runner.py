@@ -192,8 +192,8 @@ class ItemRunner:
                 value_of(text)
         except ValueError as error:
             raise ToolFailure(
-                f"Operation {self.operation.name!r} returned what is no JSON value ({error}): its "
-                "author must return text, numbers, lists and objects.",
+                f"Operation {self.operation.name!r} returned a value that is not JSON ({error}): "
+                "its author must return text, numbers, lists and objects.",
                 error_code="NOT_JSON",
             ) from None
         self._count(len(text) + BYTES_OBJECT_BYTES)

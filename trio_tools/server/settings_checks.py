@@ -52,7 +52,7 @@ def _trouble_of_secret(variable: str) -> str:
         return "is not set in the environment: set it, or leave the setting out"
     if len(secret) < LEAST_SECRET_CHARS:
         return (
-            f"has fewer than {LEAST_SECRET_CHARS} characters, so it could not be told from other "
-            "text in a reply: use a longer secret"
+            f"has fewer than {LEAST_SECRET_CHARS} characters, so it could not be distinguished "
+            "from other text in a reply: use a longer secret"
         )
     return ""

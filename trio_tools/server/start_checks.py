@@ -148,7 +148,7 @@ def _why_no_sqlite_file(path: Path) -> str | None:
         return f"the file cannot be read ({error.strerror}): create it, or correct the path"
     # An empty file is an empty database.
     if header not in {b"", _SQLITE_HEADER}:
-        return "the file is no SQLite database: correct the path"
+        return "the file is not a SQLite database: correct the path"
     return None
 
 

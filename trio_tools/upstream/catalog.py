@@ -161,7 +161,7 @@ def _reason_against(tool: Tool, known: UpstreamTool | None) -> str | None:
     try:
         _checked(tool.input_schema)
     except SchemaError as error:
-        return f"its inputSchema is no JSON schema: {error.message[:200]}"
+        return f"its inputSchema is not a JSON schema: {error.message[:200]}"
     except (Unresolvable, RecursionError, TypeError, ValueError) as error:
         return f"its inputSchema cannot be followed: {error}"
     return None

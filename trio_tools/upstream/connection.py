@@ -254,7 +254,7 @@ class Connection:
         except ValidationError:
             answered = True
             raise UpstreamFailed(
-                "what it answered is no result of a tool call", error_code="BAD_ANSWER"
+                "its answer is not a valid result of a tool call", error_code="BAD_ANSWER"
             ) from None
         finally:
             sending.reset(token)

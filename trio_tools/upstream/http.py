@@ -112,7 +112,7 @@ def _proxy_for(endpoint: Endpoint) -> httpx2.Proxy | None:
         return httpx2.Proxy(proxy)
     except (ValueError, httpx2.InvalidURL):
         raise UpstreamFailed(
-            "its proxy is no URL such as http://user:password@proxy.example:3128",
+            "its proxy is not a URL such as http://user:password@proxy.example:3128",
             error_code="UPSTREAM_NOT_CONFIGURED",
         ) from None
 

@@ -145,7 +145,7 @@ class LineReader(Closable):
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValueError:
             shown = line[:_SHOWN_CHARS].decode(errors="replace").strip()
-            self._link.trouble(f"it printed to stdout what is no message: {shown!r}")
+            self._link.trouble(f"it printed a line to stdout that is not a message: {shown!r}")
             return None
         item = without_progress(SessionMessage(message), self._link)
         if item is None:

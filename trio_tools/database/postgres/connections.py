@@ -309,7 +309,7 @@ def _query(session: Session, query: Query, database: PostgresDatabase) -> QueryR
             fetch_seconds=time.monotonic() - executed,
         ),
         warnings=(
-            f"{odd} values of the database are not UTF-8: what could not be read stands as \ufffd.",
+            f"{odd} values of the database are not UTF-8: unreadable bytes are shown as \ufffd.",
         )
         if odd
         else (),

@@ -59,7 +59,7 @@ def failure_of(database: str, error: PostgresError, statement: Statement | None)
             error_code="DATABASE_LOCKED",
         )
     if state in _TOO_LARGE_STATES and error.function != "chr":
-        return InvalidArgument(f"the statement asks for too much: {reason}", error_code="TOO_LARGE")
+        return InvalidArgument(f"the statement requests too much: {reason}", error_code="TOO_LARGE")
     if state in _UNTYPED_STATES and statement is not None:
         return _untyped(statement, reason)
     if statement is not None and (state[:2] in _REFUSED_CLASSES or state in _REFUSED_STATES):

@@ -209,7 +209,7 @@ class ApiClient(PooledClient):
         if len(value) < LEAST_SECRET_CHARS:
             raise FetchRefused(
                 f"The secret of {self._config.name} is shorter than {LEAST_SECRET_CHARS} "
-                "characters, so it could not be told from other text in a reply.",
+                "characters, so it could not be distinguished from other text in a reply.",
                 code=Code.WEAK_SECRET,
                 remediation=f"Let the operator set {name} to a longer one.",
             )

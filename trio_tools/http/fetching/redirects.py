@@ -39,7 +39,7 @@ def redirected(target: Target, location: str) -> Target:
         return parse_url(location, base=target.url)
     except InvalidRequest as exc:  # the caller's URL was valid
         raise FetchError(
-            f"{target.url} redirects to what is no URL: {exc.message}",
+            f"{target.url} redirects to an invalid URL: {exc.message}",
             code=Code.INVALID_URL,
             remediation="The server is broken; ask for where it should lead to directly.",
         ) from exc

@@ -116,7 +116,7 @@ def _parse(text: str, base: str | None) -> Target:
     if url.username or url.password:
         raise _invalid("(hidden)", "it carries credentials, which are never sent from a URL")
     if any(map(_is_bad_punycode, url.hostname.split("."))):
-        raise _invalid(text, "a part of its host begins with xn-- and is no Punycode")
+        raise _invalid(text, "a part of its host begins with xn-- and is not Punycode")
     port = int(url.port) if url.port else DEFAULT_PORTS[scheme]
     if not port:
         raise _invalid(text, "it has no port that can be connected to")

@@ -51,7 +51,7 @@ class CallersClient(Answerer):
         except MCPError as error:
             raise CannotAnswer(f"the client answers: {error.message}") from None
         except ValueError:  # the base class of pydantic's error
-            raise CannotAnswer("what the client answered is no result") from None
+            raise CannotAnswer("the client's answer is not a valid result") from None
 
 
 def _is_for_a_page(request: types.ServerRequest) -> bool:

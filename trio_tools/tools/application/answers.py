@@ -28,7 +28,7 @@ def answer_of(name: str, render: Render | None, call: Call, value: Any) -> Answe
         encoded = json_bytes(value.data if made else value)
     except ValueError as error:
         raise ToolFailure(
-            f"Tool {name!r} returned what is no JSON value ({error}): its author must return "
+            f"Tool {name!r} returned a value that is not JSON ({error}): its author must return "
             "text, numbers, lists and objects.",
             error_code="NOT_JSON",
         ) from None

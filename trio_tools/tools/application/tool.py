@@ -242,7 +242,7 @@ def checked_tools(tools: Any, taken: frozenset[str]) -> tuple[ApplicationTool, .
     made: dict[str, ApplicationTool] = {}
     for each in cast("list[Any]", tools):
         if not (isinstance(each, ApplicationTool) or callable(each)):
-            raise TypeError(f"{each!r} is no tool: write create_server(tools=[tool(look_up)])")
+            raise TypeError(f"{each!r} is not a tool: write create_server(tools=[tool(look_up)])")
         one = each if isinstance(each, ApplicationTool) else tool(each)
         if one.name in taken:
             raise ValueError(

@@ -185,7 +185,7 @@ class _Teller:
         try:
             await self._call.report_progress(message.done, message.total, message.text)
         except Exception as error:  # noqa: BLE001 - the way to the caller is no part of the work
-            _log.debug("progress of %s cannot be told: %r", self._call.tool, error)
+            _log.debug("progress of %s cannot be sent: %r", self._call.tool, error)
             self._told = _Message(sys.maxsize, None, "")
         else:
             self._told = message  # only now: after a cancel it must be sent again

@@ -144,7 +144,7 @@ async def decode(line: bytes) -> JSONRPCMessage | Refusal | None:
     fields = cast("dict[str, Any]", content)
     if "method" in fields:
         return _call(fields)
-    no_message = Refusal(INVALID_REQUEST, "The object has no method: it is no JSON-RPC message.")
+    no_message = Refusal(INVALID_REQUEST, "The object has no method: it is not a JSON-RPC message.")
     return _reply(fields) if _REPLIES & fields.keys() else no_message
 
 

@@ -80,6 +80,8 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
         except OSError as error:
-            raise OSError(error.errno, f"it cannot be told whether it is served: {error}") from None
+            raise OSError(
+                error.errno, f"cannot find out whether a process uses it: {error}"
+            ) from None
         else:
             raise OSError(errno.EADDRINUSE, "another process listens there")

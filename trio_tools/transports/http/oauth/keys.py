@@ -162,7 +162,7 @@ def _keys_of(document: Any) -> dict[str | None, IssuerKey]:
     """Return the signing keys of a key set; unsupported ones are skipped."""
     entries = cast("dict[str, Any]", document).get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise ValueError("what it sent is no set of keys")  # noqa: TRY004 - of what was fetched
+        raise ValueError("its answer is not a key set")  # noqa: TRY004 - of what was fetched
     keys: dict[str | None, IssuerKey] = {}
     for entry in _objects(cast("list[Any]", entries)[:MAX_KEYS]):
         # A secret key in a public place cannot authenticate anything.

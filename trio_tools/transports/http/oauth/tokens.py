@@ -116,7 +116,7 @@ class AccessTokens:
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
-            raise _Invalid("The access token is no signed JWT.") from None
+            raise _Invalid("The access token is not a signed JWT.") from None
         # The token selects among the allowed algorithms, so never `none` and no shared secret.
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm not in self._oauth.algorithms:
