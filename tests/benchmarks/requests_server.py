@@ -55,3 +55,4 @@ async def main() -> None:
 if __name__ == "__main__":
     assert sys.argv[1] == "http"
     trio.run(main)
+    os._exit(0)  # as `trio-tools serve` does

@@ -5,7 +5,8 @@ import zlib
 
 import pytest
 
-from tests.http.servers import OK, config, next_request, reply, serving
+from tests.http.servers import OK, answering, config, next_request, reply, serving
+from trio_tools.http.fetching import kept_pages
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.text import content
 from trio_tools.http.fetching.text.charsets import detected_charset, undeclared_utf8
@@ -126,3 +127,22 @@ async def test_cookies_as_large_as_the_head_of_a_reply_may_be_are_not_sent_back_
     page, requests = await fetch_after(fields)
     assert page.status == 200
     assert max(map(len, requests)) < 20_000
+
+
+async def test_a_text_that_grows_as_json_is_given_in_parts(monkeypatch):
+    # A control character takes six bytes as JSON.
+    monkeypatch.setattr(kept_pages, "_MAX_JSON_BYTES", 6_000)
+    cases = {b"\x01" * 5_000: 1_000, b'"' * 3_000: None, b'"' * 3_001: 1_000, b"a" * 6_000: None}
+    async with Fetcher(config()) as fetcher:
+        for body, following in cases.items():
+            answer = answering(reply(body, "Content-Type: text/plain"))
+            async with serving(answer) as server:
+                page = await fetcher.fetch(FetchRequest(server.url, max_bytes=10_000))
+                assert page.next_offset == following
+                texts = [page.text]
+                while page.next_offset is not None:
+                    onwards = FetchRequest(server.url, max_bytes=10_000, offset=page.next_offset)
+                    page = await fetcher.fetch(onwards)
+                    texts.append(page.text)
+                assert "".join(texts).encode() == body
+                assert len(server.requests) == 1
