@@ -239,11 +239,56 @@ def test_no_two_decisions_have_the_same_number():
     assert len(set(numbers)) == len(numbers)
 
 
-def test_the_architecture_leads_to_modules_that_there_are():
+# Changes whose first file a stranger has to find in one step.
+CHANGES = (
+    "add a hash algorithm",
+    "change what a 429 does",
+    "add a column to the status",
+    "accept another source of tokens",
+    "change how an operation's outcome reads",
+    "change the default of a limit",
+    "read another kind of dataset",
+    "log one more field",
+    "add a command",
+    "refuse one more kind of address",
+)
+
+
+def defined_in(path):
+    """Return the names that a module defines at its top level."""
+    names = set()
+    for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+    return names
+
+
+def test_the_architecture_leads_to_the_one_file_of_each_change_in_one_step():
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    paths = re.findall(r"`((?:trio_tools|nursery_patterns)/[\w/]+\.py)`", text)
-    way = re.findall(r"^\| \d+ \| (.*?) \|", text, re.MULTILINE)
-    steps = [name for cell in way for name in re.findall(r"`([\w/]+/[\w/]+\.py)`", cell)]
-    paths += [s if s.startswith("nursery_patterns/") else f"trio_tools/{s}" for s in steps]
-    assert len(paths) > 20
-    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    rows = re.findall(r"^\| (.+?) \| \[(.+?)\]\((.+?)\) \| `(\w+)` \|", text, re.MULTILINE)
+    assert set(CHANGES) <= {change for change, *_ in rows}
+    for change, path, link, name in rows:
+        assert link == f"../{path}", change
+        assert name in defined_in(path), f"{change}: {path} does not define {name}"
+    further = re.findall(r"^\| .*\) \| `\w+` \| (.*) \|$", text, re.MULTILINE)
+    named = [path for cell in further for path in re.findall(r"`([\w/]+/[\w/]+)(?:\.py)?`", cell)]
+    assert named
+    for path in named:
+        place = ROOT / "trio_tools" / path
+        assert place.is_dir() or place.with_suffix(".py").is_file(), path
+
+
+def test_the_path_of_a_call_names_modules_and_where_to_begin_in_them():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    steps = re.findall(r"^\| \d+ \| (.*?) \| `(\w+)` \|", text, re.MULTILINE)
+    assert len(steps) > 10
+    for cell, name in steps:
+        paths = [
+            path if path.startswith("nursery_patterns/") else f"trio_tools/{path}"
+            for path in re.findall(r"`([\w/]+\.py)`", cell)
+        ]
+        assert paths
+        assert any(name in defined_in(path) for path in paths), name
