@@ -259,3 +259,44 @@ def test_no_path_whatever_reads_a_byte_from_outside(parts, absolute):
         except (Forbidden, NotFound, InvalidArgument):
             return
         assert content == INSIDE
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
+def test_each_method_closes_what_it_opened(top):
+    roots = FileRoots([top / "root"])
+    before = set(Path("/proc/self/fd").iterdir())
+    assert roots.is_folder("sub")
+    assert not roots.is_folder("note.txt")
+    assert not roots.is_folder("nowhere")
+    assert [entry.name for entry in roots.list_folder("sub", count=10)] == ["deep.txt"]
+    with pytest.raises(NotFound):
+        roots.list_folder("nowhere", count=10)
+    assert read(roots, "sub/deep.txt") == INSIDE
+    os.close(roots.open_folder_of(roots.resolve("note.txt")))
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("nowhere/below/../other", "nowhere/other"),
+        ("nowhere/../note.txt", "note.txt"),
+        ("note.txt/below/../../sub/deep.txt", "sub/deep.txt"),
+    ],
+)
+def test_dots_after_a_missing_component_go_up_by_words(top, path, place):
+    root = (top / "root").resolve()
+    assert FileRoots([root]).resolve(path) == root / place
+
+
+def test_dots_after_a_missing_component_do_not_leave_the_root(top):
+    with pytest.raises(Forbidden):
+        FileRoots([top / "root"]).resolve("nowhere/../../secret.txt")
+
+
+def test_the_first_root_that_has_a_file_in_a_folder_gives_it(top):
+    (top / "other" / "sub").mkdir(parents=True)
+    roots = FileRoots([top / "other", top / "root"])
+    assert read(roots, "sub/deep.txt") == INSIDE
+    (top / "other" / "sub" / "deep.txt").write_bytes(b"first")
+    assert read(roots, "sub/deep.txt") == b"first"

@@ -324,7 +324,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _lexically(root: Path, done: list[str], todo: list[str]) -> _Place | None:
-    """Return the location below something that is not a folder. Opening it fails."""
+    """Return the location below a missing component or a file, with `..` applied to the text."""
     for part in reversed(todo):
         if part != "..":
             done.append(part)
