@@ -10,7 +10,7 @@ The modules, lowest layer first. A module imports only from lower layers; a test
         _tracebacks  _pull_turn      tracebacks without frames; the turn to pull an item
         _trio_internals              trio's private parts that the test kit uses
         _limiter  _fair_queue        limiters that delegate; fair queue
-        _cpus                        how many CPUs this process may use
+        _cpus  _process_guard        how many CPUs this process may use; ends processes with it
     L1  _outcomes  _token_bucket     outcomes of items; rate limit
         _slot  _deadline             a worker's slot; time budget
         _growing_queue  _retry       the queue of a frontier; retry policy

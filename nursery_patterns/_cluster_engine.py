@@ -17,6 +17,9 @@ _NOT_PICKLABLE = (pickle.PicklingError, AttributeError, RecursionError, TypeErro
 
 Dumps = Callable[[Any], bytes]
 
+# A larger function is stored on the cluster once, if the engine can, and not sent with each call.
+_LARGE_FUNCTION = 100_000
+
 
 @final
 class PickledFunction:
@@ -83,14 +86,18 @@ class ClusterJob:
     trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def pickled(
-        self, dumps: Dumps, reference: type | None = None
-    ) -> tuple[bytes, int, bytes, *tuple[Any, ...]]:
+        self,
+        dumps: Dumps,
+        reference: type | None = None,
+        store: Callable[[PickledFunction, bytes], Any] | None = None,
+    ) -> tuple[bytes, *tuple[Any, ...]]:
         """Return the arguments with which to call `run_job` on a node.
 
         Args:
             dumps: Pickles functions by value, such as `cloudpickle.dumps`.
             reference: Type of the engine's references. The engine replaces references in the
                 arguments of a task by their values.
+            store: Stores a function of more than 100 kB once and returns its reference.
 
         Raises:
             NotPicklable: The function or an argument cannot be pickled.
@@ -98,9 +105,16 @@ class ClusterJob:
         """
         places = [n for n, arg in enumerate(self.args) if _is(arg, reference)]
         sent = [None if n in places else arg for n, arg in enumerate(self.args)]
+        shared = [self.args[n] for n in places]
         try:
             function = self.function.of(self.fn, dumps)
-            call = (self.name, sent, places, self.request, self.trace)
+            stored = store is not None and len(function) > _LARGE_FUNCTION
+            # All in one argument: an engine takes longer for each argument than for its bytes.
+            call = (
+                None if stored else function,
+                (self.name, sent, places, self.request, self.trace),
+                self.max_bytes,
+            )
             told = _dump_plain(call) or dumps(call)
         except _NOT_PICKLABLE as error:
             raise NotPicklable(
@@ -108,13 +122,15 @@ class ClusterJob:
                 f"{error}. Leave out what holds open files, locks or connections, and open it in "
                 "the function"
             ) from error
-        if (size := len(function) + len(told)) > self.max_bytes:
+        if (size := len(told) + (len(function) if stored else 0)) > self.max_bytes:
             raise TooLargeForCluster(
                 f"{self.name} and its arguments have {size:,} bytes and may have "
-                f"{self.max_bytes:,}: put large values into the cluster once, with "
+                f"{self.max_bytes:,}: put what is large into the cluster once, with "
                 "ray.put(value), and give the reference as the argument"
             )
-        return told, self.max_bytes, function, *(self.args[n] for n in places)
+        if store is not None and stored:
+            return told, store(self.function, function), *shared
+        return told, *shared
 
 
 class ClusterEngine(Protocol):

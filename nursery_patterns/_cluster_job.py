@@ -6,6 +6,7 @@ standard library.
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 import traceback
@@ -18,22 +19,24 @@ _functions: dict[bytes, Any] = {}
 _MOST_FUNCTIONS = 16
 
 
-def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -> bytes:
+def run_job(call: bytes, *shared: Any) -> bytes:
     """Run a call, and return its pickled result.
 
     Args:
-        call: Name, arguments, positions of `shared` among them, request and trace; pickled.
-        max_result_bytes: Most bytes of the result.
-        function: Pickled.
-        shared: Arguments that the engine transferred.
+        call: The pickled function, or None if it is the first of `shared`; name, arguments, places
+            of `shared` among them, request and trace; most bytes of what is returned. Pickled.
+        shared: What the engine transferred.
 
     Returns:
         `("value", value)`, `("error", exception, traceback)`, `("ended", reason)` or
         `("too large", message)`.
     """
-    name = "the function"
+    name, max_bytes = "the function", math.inf  # until they are read
     try:
-        name, args, places, request, trace = pickle.loads(call)  # noqa: S301 - from our own program
+        function, told, max_bytes = pickle.loads(call)  # noqa: S301 - from our own program
+        name, args, places, request, trace = told
+        if function is None:
+            function, shared = shared[0], shared[1:]
         for place, value in zip(places, shared, strict=True):
             args[place] = value
         fn = _unpickled(function)
@@ -43,10 +46,10 @@ def run_job(call: bytes, max_result_bytes: int, function: bytes, *shared: Any) -
         return _pickled("ended", f"{name} raised {error!r}")
     except Exception as error:  # noqa: BLE001 - it is raised where the call came from
         result = _failure(name, error)
-    if len(result) > max_result_bytes:
+    if len(result) > max_bytes:
         return _pickled(
             "too large",
-            f"the result of {name} has {len(result):,} bytes and may have {max_result_bytes:,}: "
+            f"the result of {name} has {len(result):,} bytes and may have {max_bytes:,}: "
             "write it to storage and return its place",
         )
     return result
@@ -62,11 +65,11 @@ def _unpickled(function: bytes) -> Any:
 
 def _request_context(request: tuple[str, str, float, float] | None) -> Any:
     """Set the request context, if this node has the package."""
+    if request is None:
+        return nullcontext()
     try:
         from nursery_patterns._requests import remote_request_context  # noqa: PLC0415
     except ImportError:
-        return nullcontext()
-    if request is None:
         return nullcontext()
     return remote_request_context(*request, time.monotonic)
 

@@ -10,6 +10,7 @@ import logging
 import pickle
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,13 @@ _GRACE = 1.0
 # Seconds that the end of the run waits until the engine has closed. Processes that it started on
 # this machine end with this process, or with the thread, in any case.
 _CLOSING = 0.5
+
+# With this many calls in flight, an end wakes trio together with those that follow soon: within so
+# many seconds for each call in flight. That is a twelfth of what the calls take of Ray, and it
+# saves a turn of trio's loop, which costs 0.1 ms, for most of them.
+_MANY = 8
+_GATHERING = 50e-6
+_MOST_GATHERING = 0.005
 
 ClusterState = Literal["not connected", "connecting", "connected", "failed", "lost"]
 
@@ -244,6 +252,7 @@ class Connection:
         self.connected.set()
 
     def _set_closed(self) -> None:
+        self._end_all()
         for call in list(self.calls):
             self._end(call, ClusterLost("the connection to the cluster was closed"))
         self.closed.set()
@@ -287,8 +296,14 @@ class Connection:
         with self._ended_lock:
             self._ended.append((call, result))
             is_first = len(self._ended) == 1
-        if is_first:
+        if is_first and len(self.calls) >= _MANY:
+            self._orders.put(self._gather)
+        elif is_first:
             self._tell(self._end_all)
+
+    def _gather(self, _engine: ClusterEngine) -> None:
+        time.sleep(min(len(self.calls) * _GATHERING, _MOST_GATHERING))
+        self._tell(self._end_all)
 
     def _tell(self, fn: Callable[..., None], *args: Any) -> None:
         with suppress(trio.RunFinishedError):  # no task waits for it

@@ -20,6 +20,7 @@ from nursery_patterns._errors import (
     ClusterUnreachable,
     WorkerCrashed,
 )
+from nursery_patterns._process_guard import ProcessGuard, children_of
 
 # Resources that Ray takes as separate options.
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
@@ -33,9 +34,6 @@ _CONNECT_SECONDS = 5.0
 
 # Size of the buffer for a `struct sigaction`, which has 152 bytes or fewer.
 _ACTION_BYTES = 512
-
-# A larger function is sent once through the object store, and not with each call.
-_LARGE_FUNCTION = 100_000
 
 
 def connect(address: str) -> RayEngine:
@@ -129,6 +127,10 @@ class RayEngine:
     def __init__(self, ray: Any, *, owned: bool) -> None:
         self._ray = ray
         self._owned = owned
+        # Ray's agents notice the end of their node and then try for a minute to report it. All the
+        # other processes of a node end at once, or within seconds.
+        nodes = [pid for pid, name in children_of(os.getpid()) if owned and name == "raylet"]
+        self._agents = ProcessGuard(pid for node in nodes for pid, _ in children_of(node))
         self._large: WeakKeyDictionary[PickledFunction, Any] = WeakKeyDictionary()
         # By value: the nodes need not have this package.
         ray.cloudpickle.register_pickle_by_value(_cluster_job)
@@ -141,11 +143,9 @@ class RayEngine:
         ended: Callable[[bytes | Exception], None],
     ) -> object:
         """Start a job; see `ClusterEngine`."""
-        call, most, function, *shared = job.pickled(
-            self._ray.cloudpickle.dumps, self._ray.ObjectRef
-        )
+        arguments = job.pickled(self._ray.cloudpickle.dumps, self._ray.ObjectRef, self._stored)
         run = self._run_job.options(**_options(resources)) if resources else self._run_job
-        task = run.remote(call, most, self._sent(job.function, function), *shared)
+        task = run.remote(*arguments)
 
         def tell(future: Any) -> None:
             ended(self._result_of(future, job))
@@ -161,11 +161,10 @@ class RayEngine:
         """End the Ray that was started here. A Ray that the program initialised itself stays."""
         if self._owned:
             self._ray.shutdown()
+        self._agents.close()
 
-    def _sent(self, function: PickledFunction, pickled: bytes) -> Any:
-        """Return a pickled function, or the reference of one that is large."""
-        if len(pickled) <= _LARGE_FUNCTION:
-            return pickled
+    def _stored(self, function: PickledFunction, pickled: bytes) -> Any:
+        """Return the reference of a large function, which is stored with its first call."""
         if function not in self._large:
             self._large[function] = self._ray.put(pickled)
         return self._large[function]

@@ -1,4 +1,7 @@
-"""The context of a request, inherited by child tasks and threads."""
+"""The context of a request, inherited by child tasks and threads.
+
+A node of a cluster imports this module for its first call, so trio is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,18 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-
-import trio
+from typing import Protocol
 
 _current: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 # Returns the trace of the current task as headers name it; set by `telemetry`, if that is imported.
 _trace_headers: Callable[[], dict[str, str]] = dict
+
+
+class _Clock(Protocol):
+    """What is used of a `trio.abc.Clock`."""
+
+    def current_time(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,7 @@ class RequestContext:
     request_id: str
     client_id: str
     started: float
-    _clock: trio.abc.Clock = field(repr=False)
+    _clock: _Clock = field(repr=False)
     deadline: float = math.inf
 
     @property
@@ -51,6 +59,8 @@ class RequestContext:
         """Seconds until the deadline; infinity without one, and in a worker thread."""
         if self.deadline != math.inf:
             return self.deadline - self._clock.current_time()
+        import trio  # noqa: PLC0415
+
         try:
             return trio.current_effective_deadline() - trio.current_time()
         except RuntimeError:  # not in a task
@@ -69,6 +79,8 @@ def request_context(
         request_id: Any text; by default a new random one (32 hexadecimal digits).
         client_id: The caller.
     """
+    import trio  # noqa: PLC0415
+
     context = RequestContext(
         request_id=request_id or uuid.uuid4().hex,
         client_id=client_id,
@@ -114,23 +126,16 @@ class RequestLogFilter(logging.Filter):
         return True
 
 
-class _ClockOfANode(trio.abc.Clock):
+class _ClockOfANode:
     """A clock without trio: seconds since the node received the request."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._start = monotonic()
 
-    def start_clock(self) -> None:
-        """Nothing to start."""
-
     def current_time(self) -> float:
         """Seconds since the node received the request."""
         return self._monotonic() - self._start
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Seconds until the deadline."""
-        return deadline - self.current_time()
 
 
 @contextmanager
