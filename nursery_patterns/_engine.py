@@ -9,8 +9,6 @@ that is raised takes effect at that instant.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -54,6 +52,7 @@ class Engine(Generic[ItemT, ValueT]):
             plan.batch_limiter,
             plan.shared_limiter,
             keep_batch_token=queue is not None and queue.ordered,
+            leave_key=None if plan.keys is None else plan.keys.leave,
         )
         self._intake = Intake(plan, self._limiters, queue)
         self._until_exhausted = trio.CancelScope()
@@ -83,11 +82,10 @@ class Engine(Generic[ItemT, ValueT]):
         A waiting item suspends and resumes through each frame between the item and trio. A second
         frame here costs as much as the record of an outcome.
         """
-        plan, states, intake, queue = self._plan, self._states, self._intake, self._queue
-        now = self._now
-        turns = 0
+        plan, states, intake = self._plan, self._states, self._intake
+        queue, now, turns = self._queue, self._now, 0
         ended = now()
-        with self._worker_of(slot):
+        with slot:
             while True:
                 # Nothing starts after a failure or a cancel. An item may have ended without having
                 # noticed it, under a shield or because it does not wait.
@@ -98,7 +96,7 @@ class Engine(Generic[ItemT, ValueT]):
                 if entry is None:
                     entry = await intake.next(slot)
                     if entry is None:
-                        return
+                        break
                     ended = now()
                 started = ended
                 index, item = entry
@@ -142,16 +140,6 @@ class Engine(Generic[ItemT, ValueT]):
                     await trio.lowlevel.checkpoint()
                     ended = now()
                 slot.fresh = False
-
-    @contextmanager
-    def _worker_of(self, slot: Slot) -> Generator[None]:
-        """Release what a worker holds, and wake the dispatcher if it was the last worker."""
-        with slot:
-            try:
-                yield
-            finally:
-                if self._plan.keys is not None:
-                    self._plan.keys.leave(slot)
         if self._source.exhausted:
             self._until_exhausted.cancel(reason="no items are left to start")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 # An item that released its slot is a task with its memory, about 10 kB; this number bounds them.
 _MAX_RELEASED = 1_000
@@ -27,9 +27,18 @@ class SlotLimiters:
         keep_batch_token: Whether an item keeps its token of `batch` while it waits. Required for
             ordered streams: outcomes hold their tokens there while they wait for the outcome of an
             item before them, which would then wait for a token of theirs.
+        leave_key: Releases what a worker's item holds of its key, if there are limits per key.
     """
 
-    __slots__ = ("batch", "keep_batch_token", "lent", "reacquiring", "released", "shared")
+    __slots__ = (
+        "batch",
+        "keep_batch_token",
+        "leave_key",
+        "lent",
+        "reacquiring",
+        "released",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -37,10 +46,12 @@ class SlotLimiters:
         shared: trio.CapacityLimiter | None,
         *,
         keep_batch_token: bool = False,
+        leave_key: Callable[[Slot], None] | None = None,
     ) -> None:
         self.batch = batch
         self.shared = shared
         self.keep_batch_token = keep_batch_token
+        self.leave_key = leave_key
         # Slots that their items released, until they are reacquired or their worker ends. At most
         # _MAX_RELEASED.
         self.released: set[Slot] = set()
@@ -56,7 +67,7 @@ class Slot:
 
     The token of the batch's limiter comes first and the shared one last, so no task holds shared
     capacity while it waits for anything else. Within the `with` block it is the slot of the current
-    task only. Leaving the block releases it.
+    task only. Leaving the block releases it, and what its item holds of its key.
 
     Attributes:
         fresh: Whether no item has used it yet.
@@ -89,8 +100,11 @@ class Slot:
 
     def __exit__(self, *_: object) -> None:
         self._task = None  # it no longer works on an item
+        limiters = self._limiters
+        if limiters.leave_key is not None:
+            limiters.leave_key(self)
         self.release()
-        self._limiters.released.discard(self)
+        limiters.released.discard(self)
 
     async def acquire_batch_token(self) -> None:
         """Wait for the token of the batch's limiter. No checkpoint if it is held or available."""
