@@ -5,12 +5,14 @@ import math
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
 import types
 import weakref
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -33,6 +35,7 @@ from nursery_patterns import (
     use_cluster,
 )
 from nursery_patterns._cluster_job import run_job
+from nursery_patterns._process_guard import children_of
 
 
 class Threads:
@@ -286,6 +289,26 @@ def tell_remaining():
     return current_request().remaining
 
 
+def test_a_node_sets_the_request_without_importing_trio():
+    job = (
+        "import sys; from nursery_patterns import _cluster_job as job\n"
+        "with job._request_context(('r-1', 'someone', 1.5, 10.0)):\n"
+        "    from nursery_patterns._requests import current_request\n"
+        "    assert 9 < current_request().remaining <= 10\n"
+        "assert 'trio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", job], check=True)
+
+
+async def test_calls_that_end_close_together_all_arrive(engine):
+    async def call(number):
+        assert await run_in_cluster(abs, -number, limiter=trio.CapacityLimiter(1)) == number
+
+    with trio.fail_after(60):
+        report = await run_batch(call, range(200), limit=50)
+    assert report.counts.succeeded == 200
+
+
 def test_ray_that_is_not_there_or_not_installed_is_told_in_words(monkeypatch):
     from nursery_patterns import _ray  # noqa: PLC0415 - of the real Ray, as below
 
@@ -364,10 +387,17 @@ def ray():
         if failures or not started.is_set():
             pytest.skip(f"this machine is too busy to start Ray: {failures}")
         assert handler_of_sigterm() == before
+        agents = [pid for node in nodes() for pid, _ in children_of(node)]
         yield ray
     finally:
         finish.set()
         thread.join(30)
+    assert agents
+    assert not [pid for pid in agents if Path(f"/proc/{pid}/exe").exists()]
+
+
+def nodes():
+    return [pid for pid, name in children_of(os.getpid()) if name == "raylet"]
 
 
 def spin(note=None):
