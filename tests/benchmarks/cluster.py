@@ -11,6 +11,7 @@ idle core most workers are killed in their first call. Each kill still ends at m
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from typing import Any
 
 import trio
 
-from nursery_patterns import WorkerCrashed, connect_cluster, run_batch, run_in_cluster
+from nursery_patterns import Batch, WorkerCrashed, connect_cluster, run_batch, run_in_cluster
 from tests.benchmarks._runner import Verdict
 
 IN_FLIGHT = 100
@@ -145,10 +146,9 @@ async def _items_with_kills() -> int:
     killed: list[int] = []
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_kill_a_worker_each_second, killed)
-        report = await run_batch(
-            partial(run_in_cluster, compute), range(KILLED_AMONG), limit=IN_FLIGHT
-        )
+        batch = Batch(partial(run_in_cluster, compute), range(KILLED_AMONG), limit=IN_FLIGHT)
+        nursery.start_soon(_kill_a_worker_each_second, killed, batch)
+        report = await batch.run()
         nursery.cancel_scope.cancel()
     seconds = trio.current_time() - started
     crashed = sum(isinstance(outcome.error, WorkerCrashed) for outcome in report.outcomes)
@@ -160,9 +160,11 @@ async def _items_with_kills() -> int:
     return 0 if right else 1
 
 
-async def _kill_a_worker_each_second(killed: list[int]) -> None:
-    while True:
+async def _kill_a_worker_each_second(killed: list[int], batch: Batch[int, int]) -> None:
+    for second in itertools.count(1):
         await trio.sleep(1)
+        if second % 20 == 0:
+            print(f"after {second} s, {len(killed)} killed: {batch.progress.value}", flush=True)
         if computing := _computing_workers():
             with suppress(ProcessLookupError):
                 os.kill(victim := random.choice(computing), signal.SIGKILL)
