@@ -91,7 +91,7 @@ def test_a_cancel_anywhere_in_a_request_through_httpx(tls, host):
 
                 await cancellable(request)
                 assert transport._pool.busy_count == 0
-                assert not transport._pool._busy
+                assert len(transport._pool._open) == transport._pool.idle_count
                 assert (await client.get(url)).text == "body"
                 assert transport._pool.idle_count == 1
             await closed(server)

@@ -95,7 +95,7 @@ class Fetcher(ThrottledClient):
             HostCoolingDown: The host requires a pause that is longer than the remaining time.
             FetchError: Any other failure of the server or the network.
         """
-        started = trio.current_time()
+        started = self._now()
         deadline = started + self._check(request)
         kept = self._kept.find(request) if request.offset else None
         if kept is not None:
@@ -128,7 +128,9 @@ class Fetcher(ThrottledClient):
 
         Headers that may contain credentials are sent only to the first origin.
         """
-        headers, cookies = request.headers, ChainCookies()
+        headers = request.headers
+        cookies: ChainCookies | None = None
+        cookie: str | None = None
         lines = self._headers.lines(headers)
         obey_robots = request.obey_robots or self._config.robots == "obey"
         for redirects in range(self._config.max_redirects + 1):
@@ -136,7 +138,7 @@ class Fetcher(ThrottledClient):
             if obey_robots:
                 await self._robots.check(target)
             cache = self._cache_for(request.method, headers)
-            if cache is None or cookies.value_for(target) is not None:
+            if cache is None or cookie is not None:
                 answer = await self._ask_until_heard(request, target, lines, deadline)
                 from_cache = False
             else:
@@ -149,11 +151,13 @@ class Fetcher(ThrottledClient):
             following = redirected(target, location)
             if request.within is not None and not request.within(following.url):
                 return _Found(target, answer, redirects, from_cache)
+            cookies = cookies or ChainCookies()
             cookies.keep(target, answer)
             previous, target = target, following
             if target.origin != previous.origin:
                 headers = within_origin(headers)
-            lines = self._headers.lines(headers, cookies.value_for(target))
+            cookie = cookies.value_for(target)
+            lines = self._headers.lines(headers, cookie)
         raise FetchError(
             f"{request.url} was redirected more than {self._config.max_redirects} times, last to "
             f"{target.url}.",
@@ -249,7 +253,7 @@ class Fetcher(ThrottledClient):
             content_type=media_of(fields).name,
             length=len(answer.body),
             truncated=answer.truncated,
-            elapsed=trio.current_time() - started,
+            elapsed=self._now() - started,
             redirects=found.redirects,
             from_cache=found.from_cache,
             **content._asdict(),

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from types import TracebackType
 from typing import ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
+import trio
+
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.connector import (
     Connector,
@@ -100,6 +102,7 @@ class PooledClient:
         self._ssl_context = ssl_context
         self._resolver = resolver
         self._pool: Pool | None = None
+        self._now = trio.current_time
 
     async def __aenter__(self) -> Self:
         """Prepare the client; nothing is connected yet."""
@@ -108,6 +111,7 @@ class PooledClient:
             self._guard, resolver, self._ssl_context, self._max_head_bytes, self._proxies
         )
         self._pool = Pool(connector, self._limits)
+        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
         return self
 
     async def __aexit__(

@@ -13,6 +13,7 @@ import ssl
 from typing import Protocol
 
 import trio
+from trio.lowlevel import wait_readable
 
 from trio_tools.http.wire.errors import Code, FetchError, Phase
 from trio_tools.http.wire.proxies import Proxy
@@ -27,6 +28,14 @@ Bytes = bytes | memoryview
 class Wire(Protocol):
     """Sends and receives bytes. Errors are those of trio streams and `OSError`."""
 
+    def open_fd(self) -> int:
+        """Return the descriptor of the socket, to wait for.
+
+        Raises:
+            trio.ClosedResourceError: It was closed here.
+        """
+        ...
+
     def send_nowait(self, data: bytes) -> Bytes:
         """Send what the kernel accepts now, and return the rest for `send_rest`."""
         ...
@@ -35,12 +44,16 @@ class Wire(Protocol):
         """Send the data that `send_nowait` returned."""
         ...
 
-    async def receive(self) -> bytes:
-        """Wait for bytes and return them; b"" at the end. A checkpoint, unless bytes are there."""
+    def receive_nowait(self) -> bytes | None:
+        """Return received bytes; b"" at the end, None if more must be received first."""
+        ...
+
+    async def flush(self) -> None:
+        """Send what `receive_nowait` left to send. Called before each wait after it."""
         ...
 
     def holds_bytes(self) -> bool:
-        """Whether bytes were read from the socket that `receive` has not returned yet."""
+        """Whether bytes were read from the socket that `receive_nowait` has not returned yet."""
         ...
 
     def close(self) -> None:
@@ -57,6 +70,12 @@ class PlainWire(Wire):
         self._stream = stream
         self._sock = sock
         self._fd = sock.fileno()
+
+    def open_fd(self) -> int:
+        """Return the descriptor of the socket."""
+        if self._fd < 0:
+            raise trio.ClosedResourceError("this connection was closed here")
+        return self._fd
 
     def send_nowait(self, data: bytes) -> Bytes:
         """Send what the kernel accepts now, and return the rest."""
@@ -78,14 +97,21 @@ class PlainWire(Wire):
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; b"" at the end."""
-        if self._fd < 0:
-            raise trio.ClosedResourceError("this connection was closed here")
         while True:
-            await trio.lowlevel.wait_readable(self._fd)
-            try:
-                return self._sock.recv(_RECEIVE_BYTES)
-            except BlockingIOError:  # a spurious wake-up
-                continue
+            await trio.lowlevel.wait_readable(self.open_fd())
+            data = self.receive_nowait()
+            if data is not None:
+                return data
+
+    def receive_nowait(self) -> bytes | None:
+        """Return received bytes; b"" at the end."""
+        try:
+            return self._sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:  # a spurious wake-up
+            return None
+
+    async def flush(self) -> None:
+        """Do nothing: receiving sends nothing."""
 
     def holds_bytes(self) -> bool:
         """False: bytes from the socket are returned at once."""
@@ -129,14 +155,18 @@ class TlsWire(Wire):
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._flush()
-                await self._fill()
+                await self.flush()
+                self._give(await self._plain.receive())
             except ssl.SSLError:
-                await self._flush()  # the alert with the reason for the peer
+                await self.flush()  # the alert with the reason for the peer
                 raise
             else:
-                await self._flush()
+                await self.flush()
                 return
+
+    def open_fd(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._plain.open_fd()
 
     def send_nowait(self, data: bytes) -> Bytes:
         """Encrypt all of `data`, send what the kernel accepts now, and return the rest."""
@@ -147,19 +177,19 @@ class TlsWire(Wire):
         """Send the data that `send_nowait` returned."""
         await self._plain.send_rest(rest)
 
-    async def receive(self) -> bytes:
-        """Wait for bytes and return them decrypted; b"" at the end."""
-        if not self.holds_bytes():
-            # First, since there is nearly never decrypted data, and reading then raises.
-            await self._fill()
-        while True:
-            try:
-                return self._tls.read(_RECEIVE_BYTES)
-            except ssl.SSLWantReadError:  # an incomplete record, or a protocol message
-                await self._flush()
-                await self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
+    def receive_nowait(self) -> bytes | None:
+        """Return decrypted bytes; b"" at the end.
+
+        None means an incomplete record, or a protocol message.
+        """
+        data = self._decrypted() if self.holds_bytes() else None
+        if data is None:
+            encrypted = self._plain.receive_nowait()
+            if encrypted is None:
+                return None
+            self._give(encrypted)
+            data = self._decrypted()
+        return data
 
     def holds_bytes(self) -> bool:
         """Whether more records, or parts of one, arrived with those that were read."""
@@ -169,14 +199,22 @@ class TlsWire(Wire):
         """Close at once."""
         self._plain.close()
 
-    async def _fill(self) -> None:
-        data = await self._plain.receive()
-        if data:
-            self._incoming.write(data)
+    def _give(self, encrypted: bytes) -> None:
+        if encrypted:
+            self._incoming.write(encrypted)
         else:
             self._incoming.write_eof()
 
-    async def _flush(self) -> None:
+    def _decrypted(self) -> bytes | None:
+        try:
+            return self._tls.read(_RECEIVE_BYTES)
+        except ssl.SSLWantReadError:
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+    async def flush(self) -> None:
+        """Send what OpenSSL has for the peer: steps of the handshake, alerts, new keys."""
         if self._outgoing.pending:
             await self._plain.send(self._outgoing.read())
 
@@ -240,8 +278,15 @@ class Connection:
             FetchError: `CONNECTION_LOST` if it was reset or ended before a reply had begun;
                 `PROTOCOL_ERROR` or `TOO_LARGE` from the parser.
         """
+        wire = self._wire
         try:
-            data = await self._wire.receive()
+            if not wire.holds_bytes():  # nearly always, and asking for what is not here raises
+                await wait_readable(wire.open_fd())
+            data = wire.receive_nowait()
+            while data is None:
+                await wire.flush()
+                await wait_readable(wire.open_fd())
+                data = wire.receive_nowait()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(exc, Phase.READ) from exc
         if not data and not self.parser.begun:

@@ -89,7 +89,7 @@ class Exchange:
         """Whether the whole reply was received, read or not, so that no connection is held."""
         return self._connection is None
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: C901 - one frame on purpose
         """Send the request and wait until the header fields of the reply are complete.
 
         After a cancel or a failure it holds no connection.
@@ -97,16 +97,42 @@ class Exchange:
         Raises:
             FetchError: Of any kind; see `failures`.
         """
-        started = False
+        request = self._request
+        origin = request.origin
+        started = fresh = False
         try:
-            try:
-                await self._attempt(fresh=False)
-            except FetchError as exc:
-                if not self._may_try_again(exc):
-                    raise
-                self.close()
-                await self._attempt(fresh=True)
-            started = True
+            while True:
+                # A wait passes through each frame between here and trio, and so does its end.
+                connection = None if fresh else self._pool.checkout_idle(origin)
+                if connection is None:
+                    connection = await self._checkout(fresh=fresh)
+                self._connection = connection
+                parser = connection.parser
+                try:
+                    self.reply = parser.expect(head_only=request.method == "HEAD")
+                    self._all_sent = False
+                    if request.body is None and connection.proxy is None:
+                        # Nearly always the kernel accepts the whole request.
+                        rest = connection.send_nowait(request.head)
+                        if rest:
+                            await self._send_rest(connection, rest)
+                        self._all_sent = True
+                    else:
+                        await self._send(connection)
+                    while parser.state < _BODY:
+                        await self._receive(connection)
+                except FetchError as exc:
+                    if not self._may_try_again(exc):
+                        raise
+                    self.close()
+                    fresh = True
+                    continue
+                if parser.state >= _DONE:
+                    self.close()
+                if connection.proxy is not None and self.reply.status == _PROXY_AUTH_REQUIRED:
+                    raise proxy_failed("it wants a user and password, or others")
+                started = True
+                return
         finally:
             if not started:
                 self.close()
@@ -143,47 +169,30 @@ class Exchange:
             and (self._request.body is None or isinstance(self._request.body, bytes))
         )
 
-    async def _attempt(self, *, fresh: bool) -> None:
-        request, timeouts = self._request, self._timeouts
-        origin = request.origin
-        connection = None if fresh else self._pool.checkout_idle(origin)
-        if connection is None:
-            connection = await self._pool.checkout(
-                origin,
-                pool_timeout=timeouts.pool,
-                connect_timeout=timeouts.connect,
-                fresh=fresh,
-            )
-        self._connection = connection
-        parser = connection.parser
-        self._all_sent = False
-        self.reply = parser.expect(head_only=request.method == "HEAD")
+    async def _checkout(self, *, fresh: bool) -> Connection:
+        timeouts = self._timeouts
+        return await self._pool.checkout(
+            self._request.origin,
+            pool_timeout=timeouts.pool,
+            connect_timeout=timeouts.connect,
+            fresh=fresh,
+        )
+
+    async def _send(self, connection: Connection) -> None:
+        """Send a request that has a body, or goes through a proxy."""
         try:
-            if request.body is None and connection.proxy is None:
-                # Nearly always the kernel accepts the whole request, and there is nothing to
-                # await.
-                rest = connection.send_nowait(request.head)
-                if rest:
-                    await self._send_rest(connection, rest)
-            else:
-                await self._send(connection)
+            await self._send_all(connection)
             self._all_sent = True
         except FetchError as exc:
             # A peer that refuses a body may answer and close without reading it to the end.
-            if exc.error_code != Code.CONNECTION_LOST or request.body is None:
+            if exc.error_code != Code.CONNECTION_LOST or self._request.body is None:
                 raise
             with contextlib.suppress(FetchError):
                 await self._receive(connection)
-            if not parser.begun:
+            if not connection.parser.begun:
                 raise
-        while parser.state < _BODY:
-            await self._receive(connection)
-        if parser.state >= _DONE:
-            self.close()
-        if connection.proxy is not None and self.reply.status == _PROXY_AUTH_REQUIRED:
-            raise proxy_failed("it wants a user and password, or others")
 
-    async def _send(self, connection: Connection) -> None:
+    async def _send_all(self, connection: Connection) -> None:
         head, body = self._request.head, self._request.body
         if connection.proxy is not None:
             head = connection.proxy.relayed(connection.origin, head)

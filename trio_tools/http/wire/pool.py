@@ -39,6 +39,37 @@ class PoolLimits:
     keepalive_seconds: float = 30.0
 
 
+class _Slots:
+    """Slots, of which every request takes one. Tasks that wait for one get it in their order.
+
+    A `trio.Semaphore` whose counter can be read and changed without a call: that is done several
+    times for each request, and nearly always no task waits.
+    """
+
+    __slots__ = ("_waiting", "free")
+
+    def __init__(self, count: int) -> None:
+        # A slot is free only if no task waits for one, so taking a free one overtakes no task.
+        self.free = count
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def acquire(self) -> None:
+        """Wait for a slot and take it. Cancelled, none is taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.free:
+            self.free -= 1
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._waiting.park()
+
+    def release(self) -> None:
+        """Give a slot back, to the task that has waited longest if there is one."""
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self.free += 1
+
+
 class _Site:
     """The connections of one origin."""
 
@@ -46,7 +77,7 @@ class _Site:
 
     def __init__(self, origin: Origin, max_per_origin: int) -> None:
         self.origin = origin
-        self.slots = trio.Semaphore(max_per_origin)
+        self.slots = _Slots(max_per_origin)
         # The right end became idle last, so `idle_since` increases from left to right.
         self.idle: deque[Connection] = deque()
         # Exchanges that hold or wait for a slot. The site is in the pool's table as long as
@@ -64,13 +95,14 @@ class Pool:
     def __init__(self, connector: Connector, limits: PoolLimits) -> None:
         self._connector = connector
         self._limits = limits
-        self._slots = trio.Semaphore(limits.max_connections)
+        self._now = trio.lowlevel.current_clock().current_time  # what trio.current_time asks
+        self._slots = _Slots(limits.max_connections)
         self._sites: dict[Origin, _Site] = {}
         # All idle connections, the longest idle first: the union of the sites' `idle`.
         self._idle: OrderedDict[Connection, _Site] = OrderedDict()
-        # Connections in use. Held slots = len(_busy) + connections being opened, and held slots +
-        # len(_idle) <= max_connections.
-        self._busy: set[Connection] = set()
+        # Connections in use or idle. Held slots are those of connections in use or being opened,
+        # and held slots + len(_idle) <= max_connections.
+        self._open: set[Connection] = set()
         self._held = 0
         self._closed = False
 
@@ -87,18 +119,16 @@ class Pool:
     def checkout_idle(self, origin: Origin) -> Connection | None:
         """Return an idle connection to `origin` if that needs no wait, else None."""
         site = self._sites.get(origin)
-        # A slot is free only if no task waits for it, so taking one overtakes no task.
-        if site is None or not (site.idle and site.slots.value and self._slots.value):
+        if site is None or not (site.idle and site.slots.free and self._slots.free):
             return None
         site.users += 1
         connection = self._take_idle(site)
         if connection is None:
             self._leave(site)
             return None
-        site.slots.acquire_nowait()
-        self._slots.acquire_nowait()
+        site.slots.free -= 1
+        self._slots.free -= 1
         self._held += 1
-        self._busy.add(connection)
         return connection
 
     async def checkout(
@@ -133,8 +163,7 @@ class Pool:
                 self._drop_idle(site)
             connection = self._take_idle(site)
             if connection is None:
-                connection = await self._open(site, connect_timeout)
-            self._busy.add(connection)
+                connection = await self._connect(site, connect_timeout)
             return connection
         finally:
             if connection is None:
@@ -148,15 +177,14 @@ class Pool:
             reusable: Whether it may carry another request; otherwise it is closed.
         """
         site = self._sites[connection.origin]
-        self._busy.discard(connection)
         self._give_slots(site)
         if reusable and not self._closed:
             connection.used = True
-            connection.idle_since = trio.current_time()
+            connection.idle_since = self._now()
             site.idle.append(connection)
             self._idle[connection] = site
         else:
-            connection.close()
+            self._drop(connection)
         self._leave(site)
 
     def close(self) -> None:
@@ -164,13 +192,13 @@ class Pool:
         self._closed = True
         while self._idle:
             self._drop_oldest()
-        for connection in self._busy:
+        for connection in self._open:  # each is taken out when it is checked in
             connection.close()
 
     async def _take_slots(self, site: _Site, seconds: float | None) -> None:
-        if site.slots.value and self._slots.value:
-            site.slots.acquire_nowait()
-            self._slots.acquire_nowait()
+        if site.slots.free and self._slots.free:
+            site.slots.free -= 1
+            self._slots.free -= 1
             self._held += 1
             return
         with trio.move_on_after(float("inf") if seconds is None else seconds):
@@ -197,7 +225,7 @@ class Pool:
         site.slots.release()
 
     def _take_idle(self, site: _Site) -> Connection | None:
-        expired = trio.current_time() - self._limits.keepalive_seconds
+        expired = self._now() - self._limits.keepalive_seconds
         while self._idle and next(iter(self._idle)).idle_since <= expired:
             self._drop_oldest()
         while site.idle:
@@ -205,10 +233,10 @@ class Pool:
             del self._idle[connection]
             if not connection.is_stale():
                 return connection
-            connection.close()
+            self._drop(connection)
         return None
 
-    async def _open(self, site: _Site, seconds: float | None) -> Connection:
+    async def _connect(self, site: _Site, seconds: float | None) -> Connection:
         if self._held + len(self._idle) > self._limits.max_connections:
             self._drop_oldest()
         usable = False
@@ -219,6 +247,7 @@ class Pool:
                 connection.close()
             self._check_open()
             usable = True
+            self._open.add(connection)
             return connection
         finally:
             if not usable:
@@ -246,10 +275,14 @@ class Pool:
         while site.idle:
             connection = site.idle.pop()
             del self._idle[connection]
-            connection.close()
+            self._drop(connection)
 
     def _drop_oldest(self) -> None:
         connection, site = self._idle.popitem(last=False)
         site.idle.popleft()  # the longest idle of all is the longest idle of its site
-        connection.close()
+        self._drop(connection)
         self._forget_if_unused(site)
+
+    def _drop(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        connection.close()

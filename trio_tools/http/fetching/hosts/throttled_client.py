@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-
-import trio
 
 from nursery_patterns import HedgePolicy, HedgeStatistics, Retry, hedged
 from trio_tools.http.fetching.hosts.host import HostState
@@ -73,7 +71,7 @@ class ThrottledClient(PooledClient):
         )
         # The pauses of the hosts bound the retries: each retry waits for the end of a pause.
         retry = Retry(config.throttle_retries + 1, on=seconds_to_retry, budget=None)
-        self._ask_with_retries = retry(self._ask_in_turn)
+        self._ask_with_retries = retry(self._ask_unless_refused)
         late = config.hedge_after_seconds
         self._hedging = None if late is None else HedgePolicy(late, budget=_HEDGES_PER_REQUEST)
 
@@ -94,9 +92,26 @@ class ThrottledClient(PooledClient):
         Called within a cancel scope of that `deadline`.
         """
         try:
-            return await self._ask_with_retries(request, target, lines, deadline)
+            return await self._ask_in_turn(request, target, lines, deadline)
+        except ThrottledError as throttled:
+            refused = throttled
+        try:  # rare, so only now is there anything that retries
+            return await self._ask_with_retries(iter((refused,)), request, target, lines, deadline)
         except ThrottledError as throttled:
             return throttled.answer
+
+    async def _ask_unless_refused(
+        self,
+        refused: Iterator[ThrottledError],
+        request: FetchRequest,
+        target: Target,
+        lines: bytes,
+        deadline: float,
+    ) -> Answer:
+        """Ask, but take what was refused already for the first attempts."""
+        for error in refused:
+            raise error
+        return await self._ask_in_turn(request, target, lines, deadline)
 
     async def _ask_once(self, request: FetchRequest, target: Target, lines: bytes) -> Answer:
         try:
@@ -104,9 +119,9 @@ class ThrottledClient(PooledClient):
         except ThrottledError as throttled:
             return throttled.answer
 
-    async def _ask_in_turn(
+    def _ask_in_turn(
         self, request: FetchRequest, target: Target, lines: bytes, deadline: float
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         """Send a request when the host has a free slot and no pause.
 
         Raises:
@@ -120,37 +135,42 @@ class ThrottledClient(PooledClient):
         )
         wire_request = WireRequest(target.origin, request.method, head)
         wanted = partial(self._wanted_bytes, request)
-        hosts, host = self._hosts, target.origin.host
-        if not hosts.enter_at_once(host):
-            await hosts.enter(host)
-        try:
-            if self._hedging is None:
-                return await self._ask_host(wire_request, wanted, deadline)
-            return await hedged(
-                self._ask_host_hedged,
-                *(wire_request, wanted, deadline, iter((True,))),
-                delay=self._hedging,
-            )
-        finally:
-            hosts.leave(host)
+        if self._hedging is None:
+            return self._ask_host(wire_request, wanted, deadline)
+        return self._ask_host_hedged(wire_request, wanted, deadline, self._hedging)
 
     async def _ask_host_hedged(
-        self, request: WireRequest, wanted: Wanted, deadline: float, is_first: Iterator[bool]
+        self, request: WireRequest, wanted: Wanted, deadline: float, policy: HedgePolicy
     ) -> Answer:
-        """Send a request as one of several attempts, the first of which already has a slot."""
-        if next(is_first, False):
-            return await self._ask_host(request, wanted, deadline)
+        """Send a request, and a second one if the reply is late. The delay starts with a slot."""
         hosts, host = self._hosts, request.origin.host
+        is_first = iter((True,))
+
+        async def ask() -> Answer:
+            has_slot = next(is_first, False)
+            return await self._ask_host(request, wanted, deadline, has_slot=has_slot)
+
         await hosts.enter(host)
         try:
-            return await self._ask_host(request, wanted, deadline)
+            return await hedged(ask, delay=policy)
         finally:
             hosts.leave(host)
 
-    async def _ask_host(self, request: WireRequest, wanted: Wanted, deadline: float) -> Answer:
-        """Send a request to an entered host, and record the reply."""
+    async def _ask_host(
+        self, request: WireRequest, wanted: Wanted, deadline: float, *, has_slot: bool = False
+    ) -> Answer:
+        """Send a request to a host, with one of its slots, and record the reply.
+
+        Args:
+            request: What is sent.
+            wanted: As for `_ask`.
+            deadline: Of the whole request. Without a reply by then, the host is too slow.
+            has_slot: Whether the caller took the slot, and releases it.
+        """
         hosts, host = self._hosts, request.origin.host
-        started = trio.current_time()
+        if not (has_slot or hosts.enter_at_once(host)):
+            await hosts.enter(host)
+        started = self._now()
         answer = None
         try:
             answer = await self._ask(request, wanted)
@@ -163,8 +183,10 @@ class ThrottledClient(PooledClient):
             hosts.timed_out(host, started=started)
             raise
         finally:
-            if answer is None and trio.current_time() >= deadline:
+            if answer is None and self._now() >= deadline:
                 hosts.timed_out(host, started=started)
+            if not has_slot:
+                hosts.leave(host)
 
     def _wanted_bytes(self, request: FetchRequest, reply: Reply, fields: Fields) -> int:
         if request.body_as == "none" or location_of(reply) is not None:
