@@ -251,3 +251,17 @@ async def test_a_journal_that_raises_keeps_an_item_out():
     frontier = Frontier(["a"])
     report = await Batch(visit, frontier, journal=Full(Store())).run()
     assert [outcome.item for outcome in report.outcomes] == ["a", "c"]
+
+
+async def test_the_keys_of_restored_items_were_seen_whether_or_not_they_started():
+    frontier = Frontier.restore([("a1", 0), ("b1", None)], key=lambda item: item[0])
+    added = {}
+
+    async def add_all(item):
+        for other in ("a2", "b2", "c2"):
+            added.setdefault(other, frontier.add(other))
+        await trio.lowlevel.checkpoint()
+
+    report = await Batch(add_all, frontier).run()
+    assert added == {"a2": False, "b2": False, "c2": True}
+    assert [outcome.item for outcome in report.outcomes] == ["a1", "b1", "c2"]
