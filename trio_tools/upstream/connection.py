@@ -264,7 +264,7 @@ class Connection:
             if not answered and this.sent and self._over_stdio:
                 self._cancels.sent()
         self.answered += 1
-        return raw.root
+        return self._launch.redacted_result(raw.root)
 
     def _span_of(self, tool: str) -> AbstractContextManager[None]:
         tracing = current_tracing.get()

@@ -13,10 +13,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
+
+_T = TypeVar("_T")
 
 _PASSED_ON: Final = (
     "HOME",
@@ -32,6 +34,7 @@ _PASSED_ON: Final = (
 _REFERENCE: Final = re.compile(
     r"\$\{(?:file:(?P<file>[^}]+)|(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?)\}"
 )
+_SECRET_HEADER: Final = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 _MAX_SECRET_BYTES: Final = 100_000
 _LEAST_SECRET_CHARS: Final = 6
 
@@ -76,17 +79,23 @@ class Launch:
 
     Attributes:
         target: A program or a URL.
-        secrets: Texts that are replaced wherever text of the upstream is shown.
+        secrets: Texts that are replaced in what the upstream says of failures.
+        tokens: Of these, the credentials in headers, which are replaced in results too. A value of
+            `env` may be a word or a path that belongs into a result.
     """
 
     target: Program | Endpoint
     secrets: tuple[str, ...] = field(repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
 
     def redacted(self, text: str) -> str:
         """Return a text of the upstream without the secrets."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        return _without(self.secrets, text)
+
+    def redacted_result(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result of a tool, as JSON values, without the secrets."""
+        hidden = self.secrets if result.get("isError") else self.tokens
+        return _without(hidden, result) if hidden else result
 
 
 def launch_of(settings: UpstreamSettings) -> Launch:
@@ -109,7 +118,9 @@ def launch_of(settings: UpstreamSettings) -> Launch:
         proxy = None if settings.proxy is None else filled(settings.proxy.get_secret_value())
         endpoint = Endpoint(filled(settings.url), headers, settings.ca_file, proxy)
         hidden = [*headers.values(), *map(_credentials, headers.values()), *_passwords(proxy)]
-        return Launch(endpoint, _worth_hiding([*secrets, *hidden]))
+        tokens = [v for name, v in headers.items() if _SECRET_HEADER.search(name)]
+        tokens += [_credentials(value) for value in tokens]
+        return Launch(endpoint, _worth_hiding([*secrets, *hidden]), _worth_hiding(tokens))
     assert settings.command is not None
     own = {name: filled(text.get_secret_value()) for name, text in settings.env.items()}
     env = {name: environ[name] for name in _PASSED_ON if name in environ} | own
@@ -163,6 +174,20 @@ def _program(command: str, search: str) -> str:
             error_code="UPSTREAM_NOT_CONFIGURED",
         )
     return found
+
+
+def _without(hidden: tuple[str, ...], value: _T) -> _T:
+    """Return a JSON value with `***` in place of the hidden texts, in names too."""
+    changed: Any = value
+    if isinstance(value, str):
+        for text in hidden:
+            changed = changed.replace(text, "***")
+    elif isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        changed = {_without(hidden, name): _without(hidden, each) for name, each in table.items()}
+    elif isinstance(value, list):
+        changed = [_without(hidden, each) for each in cast("list[Any]", value)]
+    return changed
 
 
 def _credentials(header: str) -> str:
