@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.tools.kit import calling, server_with
+from trio_tools.operations import durable_store
 from trio_tools.operations.durable.blobs import Stored, encode
 from trio_tools.operations.durable.database import StateDatabase
 from trio_tools.operations.durable.holders import new_holder
@@ -191,3 +192,23 @@ def test_an_outcome_that_was_written_twice_is_read_once_and_a_later_one_counts()
         stored.add(revision, len(data), lambda start, size, data=data: data[start : start + size])
     assert {index: outcome.json for index, outcome in stored.ended.items()} == {0: b"2"}
     assert stored.started == {5}
+
+
+async def test_operations_that_nobody_uses_leave_memory_and_stay_readable(state, monkeypatch):
+    monkeypatch.setattr(durable_store, "UNUSED_SECONDS", 0.2)
+    monkeypatch.setattr(durable_store, "UNUSED_BYTES", 2 * PAGE)
+    server = server_with(page, **state)
+    async with calling(server) as call:
+        for number in range(3):
+            done = await call(
+                "batch_process", operation="page", items=[number], operation_id=f"op{number}"
+            )
+            assert done["data"]["complete"]
+        with trio.fail_after(30):
+            while server.state.store.kept_bytes > 2 * PAGE:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        left = [each.operation_id for each in server.state.store.operations()]
+        assert "op0" not in left  # the one that was used longest ago goes first
+        assert "op2" in left
+        for number in range(3):
+            assert await read_whole(call, f"op{number}", 0) == text_of(number)

@@ -50,6 +50,12 @@ def test_what_stands_in_texts_is_no_part(body):
     assert parsed_weight(body) is not None
 
 
+def test_the_texts_of_a_message_weigh_what_they_hold():
+    # They are in memory as long as their call, beside the bytes of the message.
+    assert parsed_weight(json.dumps({"text": "x" * 1_000_000}).encode()) > 1_000_000
+    assert parsed_weight(b"x" * 1_000_000) == 0
+
+
 TEXTS_OF_A_LONG_TEXT = {
     "brackets": b"[{," * 1_200_000,
     "escapes": b'\\"[\\\\' * 700_000,

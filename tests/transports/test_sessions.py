@@ -169,6 +169,25 @@ async def test_what_a_client_ends_itself_is_counted_no_more():
         assert await statuses(address, kept) == [200]
 
 
+async def test_a_session_has_two_tasks_which_end_with_it():
+    def tasks():
+        return trio.lowlevel.current_statistics().tasks_living
+
+    async with http_server() as address:
+        await exchange(address, get("/readyz"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        before = tasks()
+        sessions = [await open_session(address) for _ in range(10)]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert tasks() <= before + 2 * 10
+        for session in sessions:
+            ended = get("/mcp", **session).replace(b"GET", b"DELETE", 1)
+            assert (await exchange(address, ended)).status == 200
+        with trio.fail_after(10):
+            while tasks() > before:  # noqa: ASYNC110 - no task tells that it has ended
+                await trio.sleep(0.01)
+
+
 async def test_requests_of_the_newer_era_and_openings_that_fail_keep_nothing():
     async with http_server(tokens=SECRETS, max_sessions=2) as address:
         alices = await opened(address, "alice", 2)

@@ -150,7 +150,7 @@ class ServerState:
             self.services.opened(),
             self._writing.opened(*writing),
             self._counting.opened(*([self.usage.run] if self.usage.has_store else [])),
-            self.jobs.opened(*self.first_jobs),
+            self.jobs.opened(*self.first_jobs, self.store.forget_unused),
         ):
             with self.monitor.watching():
                 yield

@@ -44,6 +44,12 @@ _COUNT_SECONDS = 2.0
 # Share of the kept bytes that is dropped from memory in addition to the necessary part.
 _MORE_TO_LET_GO = 16
 
+UNUSED_SECONDS = 20.0
+"""Seconds without use after which an operation that is on the disk may leave memory."""
+
+UNUSED_BYTES = 8 * 2**20
+"""Bytes that unused operations may keep in memory all the same."""
+
 Revive = Callable[[Writer, Record, Stored], Awaitable[StoredOperation]]
 """Makes an operation from its writer, its record, and its stored outcomes."""
 
@@ -85,6 +91,8 @@ class DurableStore(MemoryStore):
         self._revive = revive
         self._max_stored_bytes = max_stored_bytes
         self._key: bytes | None = None
+        # Set while more than UNUSED_BYTES are kept, some of them perhaps of unused operations.
+        self._much = trio.Event()
 
     @property
     def trouble(self) -> str:
@@ -349,7 +357,32 @@ class DurableStore(MemoryStore):
         """Whether results are being written to the disk, after which memory can drop them."""
         return self.writer.has_outcomes_ahead
 
+    async def forget_unused(self) -> None:
+        """Drop operations that are on the disk from memory when they are unused, until cancelled.
+
+        They stay readable. So a process does not keep the memory of a burst for an hour.
+        """
+        while True:
+            await self._much.wait()
+            await trio.sleep(UNUSED_SECONDS)
+            self._much = trio.Event()
+            since = trio.current_time() - UNUSED_SECONDS
+            idle = [
+                (key, kept)
+                for key, kept in self._kept.items()
+                if not kept.running_here and not self._is_only_here(kept)
+            ]
+            for key, kept in sorted(idle, key=lambda each: each[1].last_used):
+                if self.kept_bytes <= UNUSED_BYTES:
+                    break
+                if kept.last_used > since:
+                    self._much.set()  # look again; a running one is looked at when it is written
+                    break
+                self._drop(key)
+
     def _committed(self) -> None:
+        if self.kept_bytes > UNUSED_BYTES:
+            self._much.set()
         self.when_safe()
 
     def _write_what_is_gone(self) -> None:

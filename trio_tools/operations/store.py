@@ -194,6 +194,9 @@ class MemoryStore:
     def let_go(self, most: int) -> None:
         """Do nothing: results are only in memory."""
 
+    async def forget_unused(self) -> None:
+        """Do nothing: operations are only in memory."""
+
     def make_room(self, owner: str, most: int) -> None:
         """Drop idle operations until `most` bytes are kept, as far as `owner` may cause it."""
         self.let_go(most)

@@ -258,6 +258,10 @@ class OperationStore(Protocol):
         """Count the use of a client over all servers of the state; None if that is not done."""
         ...
 
+    async def forget_unused(self) -> None:
+        """Drop operations from memory that are on the disk and unused, until cancelled."""
+        ...
+
     async def load_library(self) -> None:
         """Load the library of the database, so that the first operation need not wait for it."""
         ...

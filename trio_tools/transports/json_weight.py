@@ -89,7 +89,8 @@ def _in_steps(text: bytes) -> Generator[None, None, int | None]:
         containers, values, bare = yield from _outside_of_texts(text)
         if containers > MAX_CONTAINERS or values > MAX_VALUES or bare > MAX_BARE_BYTES:
             return None
-    return containers * _CONTAINER_BYTES + texts * _TEXT_BYTES + values * _VALUE_BYTES
+    content = len(text) if texts else 0  # what the texts hold, at most
+    return content + containers * _CONTAINER_BYTES + texts * _TEXT_BYTES + values * _VALUE_BYTES
 
 
 def _outside_of_texts(text: bytes) -> Generator[None, None, tuple[int, int, int]]:
