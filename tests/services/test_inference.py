@@ -191,5 +191,8 @@ def test_a_worker_does_not_import_trio():
 def test_texts_for_numbers_are_refused_before_numpy_sees_them():
     """It would make each of them as long as the longest: 400 GB."""
     tensor = worker.Tensor("x", "tensor(float)", ("n",))
-    with pytest.raises(InvalidArgument, match="does not take texts"):
+    with pytest.raises(InvalidArgument, match="does not take texts") as caught:
         worker._array(tensor, ["a" * 1_000_000] + ["b"] * 100_000)
+    assert (
+        caught.value.advice == "Give x as nested lists of the type tensor(float) and the shape [n]."
+    )

@@ -41,6 +41,7 @@ async def test_all_bad_items_are_named_and_never_sent(tmp_path):
         done = await run("small.add", {"a": 1, "b": 2}, {"a": "x"}, {}, 5)
         wrong = done["data"]["errors"]
         assert [each["index"] for each in wrong] == [1, 2, 3]
+        assert [each["item"] for each in wrong] == [{"a": "x"}, {}, 5]
         assert {each["error_code"] for each in wrong} == {"INVALID_ITEM"}
         assert "'a' is a required property" in wrong[1]["reason"]
         assert len(traced(trace, "call")) == 1

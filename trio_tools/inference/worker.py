@@ -100,8 +100,9 @@ def run(path: str, inputs: dict[str, Any], max_values: int) -> dict[str, Any]:
         raise InvalidArgument(
             f"inputs must be named {', '.join(sorted(names))}; got "
             f"{', '.join(sorted(inputs)) or 'none'}. The model takes "
-            f"{'; '.join(map(str, signature.inputs))}",
+            f"{'; '.join(map(str, signature.inputs))}.",
             error_code="BAD_INPUTS",
+            remediation=f"Give inputs with exactly these names: {', '.join(sorted(names))}.",
         )
     arrays = {tensor.name: _array(tensor, inputs[tensor.name]) for tensor in signature.inputs}
     try:
@@ -219,7 +220,13 @@ def _check_shape(tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _bad_input(tensor: Tensor, what: str) -> InvalidArgument:
-    return InvalidArgument(f"input {tensor} {what}", error_code="BAD_INPUTS")
+    shape = ", ".join(map(str, tensor.shape)) or "any"
+    return InvalidArgument(
+        f"input {tensor} {what}.",
+        error_code="BAD_INPUTS",
+        remediation=f"Give {tensor.name} as nested lists of the type {tensor.type} and the shape "
+        f"[{shape}].",
+    )
 
 
 def _as_json(value: Any) -> Any:

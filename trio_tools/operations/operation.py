@@ -278,8 +278,11 @@ def _tell_nobody(done: float, total: float | None = None, message: str | None = 
     """Do nothing: the default for a caller's callback where an operation runs without a batch."""
 
 
-def _label_of_bad(item: Any) -> str:
-    return item[:_MAX_LABEL_CHARS] if isinstance(item, str) else brief_repr(item)
+def _label_of_bad(item: Any) -> Any:
+    """Return the name of an item that is not valid: a short one itself, the start of a long one."""
+    if isinstance(item, str):
+        return item[:_MAX_LABEL_CHARS]
+    return item if len(json_line(item)) <= _MAX_LABEL_CHARS else brief_repr(item)
 
 
 def _is_of_shape(error: Any) -> bool:

@@ -48,7 +48,7 @@ async def run_inference(
             )
     _check_size(outputs, call.state.settings.max_output_chars)
     return Answer(
-        summary=f"{model} gave {', '.join(outputs)}.", data={"model": model, "outputs": outputs}
+        summary=f"{model} returned {', '.join(outputs)}.", data={"model": model, "outputs": outputs}
     )
 
 

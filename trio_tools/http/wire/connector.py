@@ -299,7 +299,10 @@ def _dns_failed(host: str, reason: str) -> FetchError:
 
 
 def _connect_failed(origin: Origin, errors: Sequence[OSError]) -> FetchError:
-    reasons = "; ".join(dict.fromkeys(exc.strerror or str(exc) for exc in errors))
+    # The text of trio's errors repeats the address.
+    reasons = "; ".join(
+        dict.fromkeys(os.strerror(exc.errno) if exc.errno else str(exc) for exc in errors)
+    )
     if all(map(is_shortage, errors)):
         return LocalShortageError(reasons)
     return FetchError(
