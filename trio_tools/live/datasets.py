@@ -40,7 +40,7 @@ class Record(NamedTuple):
     error: str | None = None
 
 
-class Chunk(NamedTuple):
+class DatasetChunk(NamedTuple):
     """Records in the order of the dataset, and where the next chunk begins; None at the end."""
 
     records: list[Record]
@@ -93,7 +93,7 @@ class DatasetStart(NamedTuple):
     """The start of an operation over a whole dataset: the request and its first chunk."""
 
     request: DatasetRequest
-    chunk: Chunk
+    chunk: DatasetChunk
 
 
 class DatasetItems:
@@ -146,7 +146,7 @@ class DatasetItems:
         self._given += 1
         return self.items[self._given - 1]
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: DatasetChunk) -> None:
         """Add the next chunk, and have it stored."""
         items = [self.request.item_of(self._operation, record) for record in chunk.records]
         growth = {**storable_items(items), "next": chunk.following}
@@ -195,7 +195,7 @@ def restored_items(told: Mapping[str, Any]) -> list[Any]:
     return items
 
 
-async def read_chunk(state: ServerState, dataset: str, position: Any, size: int) -> Chunk:
+async def read_chunk(state: ServerState, dataset: str, position: Any, size: int) -> DatasetChunk:
     """Return records of a dataset from a position on.
 
     Raises:
@@ -220,7 +220,9 @@ async def read_chunk(state: ServerState, dataset: str, position: Any, size: int)
     return await run_in_tool_thread(_read_path, files, known, position, size)
 
 
-def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, size: int) -> Chunk:
+def _read_path(
+    roots: FileRoots, known: DatasetSettings, position: str | None, size: int
+) -> DatasetChunk:
     from trio_tools.files.datasets import Dataset, DatasetKind  # noqa: PLC0415 - few need it
 
     assert known.path is not None
@@ -236,14 +238,16 @@ def _read_path(roots: FileRoots, known: DatasetSettings, position: str | None, s
         ]
     else:
         records = [Record(_label(item), item.value, item.error) for item in chunk.items]
-    return Chunk(records, chunk.next_position, chunk.warnings)
+    return DatasetChunk(records, chunk.next_position, chunk.warnings)
 
 
 def _label(item: DatasetItem) -> str:
     return f"{item.source} line {item.number}" if item.source else f"line {item.number}"
 
 
-async def _read_table(state: ServerState, known: DatasetSettings, after: Any, size: int) -> Chunk:
+async def _read_table(
+    state: ServerState, known: DatasetSettings, after: Any, size: int
+) -> DatasetChunk:
     from trio_tools.database.tables import Table  # noqa: PLC0415 - few need it
 
     assert known.database is not None
@@ -253,4 +257,4 @@ async def _read_table(state: ServerState, known: DatasetSettings, after: Any, si
     table = Table(state.services.databases, known.database, known.table, known.key, seconds)
     chunk = await table.read_chunk(after, size)
     records = [Record(f"{known.key} {row[known.key]}", row) for row in chunk.rows]
-    return Chunk(records, chunk.last_key)
+    return DatasetChunk(records, chunk.last_key)

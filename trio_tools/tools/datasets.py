@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from nursery_patterns import Counts
 from trio_tools.answers.errors import InvalidArgument, brief_repr
 from trio_tools.answers.json_values import json_bytes
-from trio_tools.live.datasets import Chunk, DatasetRequest, DatasetStart, read_chunk
+from trio_tools.live.datasets import DatasetChunk, DatasetRequest, DatasetStart, read_chunk
 from trio_tools.operations.item_types import Texts
 from trio_tools.operations.operation import Operation
 from trio_tools.tools.batches.answers import Timing, counts_of
@@ -138,7 +138,7 @@ def _position(call: Call, dataset: str, cursor: str | None) -> Any:
     return mark["at"]
 
 
-def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> Answer:
+def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: DatasetChunk) -> Answer:
     """Add the position of the next chunk. Missing items of this one stay with its operation."""
     following = None
     text = "This was the last chunk."
@@ -156,7 +156,7 @@ def _with_next_chunk(call: Call, answer: Answer, dataset: str, chunk: Chunk) -> 
     )
 
 
-def _with_all_chunks(answer: Answer, chunk: Chunk) -> Answer:
+def _with_all_chunks(answer: Answer, chunk: DatasetChunk) -> Answer:
     """Add that the next chunks need no further call."""
     return replace(
         answer,

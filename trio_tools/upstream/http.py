@@ -13,13 +13,12 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 
 from nursery_patterns import run_in_thread
@@ -36,6 +35,9 @@ from trio_tools.upstream.messages import (
     without_progress,
     without_question,
 )
+
+if TYPE_CHECKING:
+    from mcp.shared._stream_protocols import ReadStream, WriteStream
 
 _CONNECT_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0

@@ -9,7 +9,7 @@ from nursery_patterns import Counts, Report
 from trio_tools.answers.texts import counted
 from trio_tools.operations.item_runner import Result
 from trio_tools.operations.store import StoredOperation
-from trio_tools.tools.batches.pagination import Digest, Pages, operation_uri
+from trio_tools.tools.batches.pagination import Pages, ShownOutcomes, operation_uri
 from trio_tools.tools.batches.progress import known_total
 from trio_tools.tools.call import Answer, Call
 
@@ -60,37 +60,37 @@ async def answer_of(
     counts = report.counts
     pages = Pages(kept, call.state.cursors, call.state.settings.max_output_chars)
     few = None if detail == "full" else _A_FEW
-    digest = await pages.digest(report, few, few if detail == "summary" else None)
+    shown = await pages.that_fit(report, few, few if detail == "summary" else None)
     summary = _summary(kept, report, timing)
     data = {
         "summary": summary,
         "counts": {**counts_of(counts), "concurrency_limit": concurrency},
         "complete": report.complete,
-        "results": digest.results,
-        "errors": digest.errors or None,
+        "results": shown.results,
+        "errors": shown.errors or None,
         "timing": timing.as_data(),
         "operation_id": kept.operation_id,
     }
     pagination, total = None, known_total(counts)
-    if digest.cursor:
-        pagination = {"cursor": digest.cursor, "remaining": digest.left_out, "total": total}
-    warnings = _warnings(call, kept, report, timing, digest)
-    is_plain = not (warnings or pagination or digest.errors)
+    if shown.cursor:
+        pagination = {"cursor": shown.cursor, "remaining": shown.left_out, "total": total}
+    warnings = _warnings(call, kept, report, timing, shown)
+    is_plain = not (warnings or pagination or shown.errors)
     return Answer(
         summary=summary,
         data=data,
-        told=digest.told,
+        told=shown.told,
         text=_closing(kept, timing, concurrency),
         warnings=warnings,
         pagination=pagination,
         link=link_to(call, kept),
-        lean_data=_lean_data(kept, digest) if is_plain else None,
+        lean_data=_lean_data(kept, shown) if is_plain else None,
     )
 
 
-def _lean_data(kept: StoredOperation, digest: Digest) -> dict[str, Any]:
+def _lean_data(kept: StoredOperation, shown: ShownOutcomes) -> dict[str, Any]:
     """Return the data of a batch in which every item succeeded, and all results are shown."""
-    results, lean = digest.results, kept.work.operation.lean
+    results, lean = shown.results, kept.work.operation.lean
     if lean is not None:
         results = [{**result, "value": lean(result["value"])} for result in results]
     return {"complete": True, "results": results}
@@ -117,7 +117,7 @@ def _warnings(
     kept: StoredOperation,
     report: Report[Any, Result],
     timing: Timing,
-    digest: Digest,
+    shown: ShownOutcomes,
 ) -> list[str]:
     counts = report.counts
     warnings = trouble_of(call)
@@ -136,10 +136,10 @@ def _warnings(
             f"{timing.elapsed:.3g} of {timing.seconds:g} s were used, so a larger call may not "
             "finish: allow more time or fewer items."
         )
-    if digest.cursor:
+    if shown.cursor:
         warnings.append(
-            f"This answer leaves out {counted(digest.left_out, 'outcome')}: read on with "
-            f'get_operation(operation_id="{kept.operation_id}", cursor="{digest.cursor}").'
+            f"This answer leaves out {counted(shown.left_out, 'outcome')}: read on with "
+            f'get_operation(operation_id="{kept.operation_id}", cursor="{shown.cursor}").'
         )
     return warnings
 

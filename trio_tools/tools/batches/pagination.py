@@ -47,7 +47,7 @@ _PART_FIXED_CHARS = 1_000
 
 
 @dataclass(frozen=True)
-class Digest:
+class ShownOutcomes:
     """The outcomes of a batch in its answer.
 
     Attributes:
@@ -116,12 +116,12 @@ class Pages:
         self._max_chars = max_chars
         self._room = room_for_outcomes(max_chars)
 
-    async def digest(
+    async def that_fit(
         self,
         report: Report[Any, Result],
         most_results: int | None = None,
         most_errors: int | None = None,
-    ) -> Digest:
+    ) -> ShownOutcomes:
         """Return the outcomes that fit into the answer of a batch call, or at most so many.
 
         Raises:
@@ -136,7 +136,7 @@ class Pages:
         if left_out:
             cursor = self._cursor(results=_next(good, results), errors=_next(bad, errors))
         shown = sorted(results + errors, key=_index)
-        return Digest(_data(results), _data(errors), lines_of(shown), left_out, cursor)
+        return ShownOutcomes(_data(results), _data(errors), lines_of(shown), left_out, cursor)
 
     async def read(self, cursor: str | None, page_size: int) -> Page | Part:
         """Return the page of a cursor, or the first page.
