@@ -33,6 +33,8 @@ RATIOS = (
     ("stream_batch", "aiometer.amap on trio", 1 / 3),
     ("run_batch over a frontier", "run_batch", 1.6),
     ("run_batch with retry", "run_batch", 1.4),
+    ("run_batch with an observer", "run_batch", 1.2),
+    ("stream_batch into run_batch", "two worker loops and a channel", 3.0),  # these record nothing
     ("run_batch with limits per key", "run_batch", 2.2),
     ("run_batch with an adaptive limiter", "run_batch with a shared limiter", 1.5),
     ("run_batch of single_flight", "run_batch", 4.0),

@@ -226,6 +226,42 @@ def ours_bucket(items: int, limit: int) -> None:
     trio.run(main)
 
 
+def two_worker_loops(items: int, limit: int) -> None:
+    """A pipeline by hand: the workers of one stage send to those of the next."""
+
+    async def main() -> None:
+        results = [0] * items
+        source = iter(range(items))
+        send, receive = trio.open_memory_channel[int](limit)
+
+        async def first() -> None:
+            for i in source:
+                await send.send(await item_on_trio(i))
+
+        async def second() -> None:
+            async for i in receive:
+                results[i] = await item_on_trio(i)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limit):
+                nursery.start_soon(second)
+            async with send, trio.open_nursery() as senders:
+                for _ in range(limit):
+                    senders.start_soon(first)
+        assert sum(results) == sum(range(items))
+
+    trio.run(main)
+
+
+def ours_pipeline(items: int, limit: int) -> None:
+    async def main() -> None:
+        async with stream_batch(item_on_trio, range(items), limit=limit) as outcomes:
+            report = await run_batch(item_on_trio, outcomes.values(), limit=limit)
+        assert sum(report.values()) == sum(range(items))
+
+    trio.run(main)
+
+
 def ours_frontier(items: int, limit: int) -> None:
     async def main() -> None:
         async def visit(i: int) -> int:
@@ -392,6 +428,8 @@ CONTENDERS: dict[str, Callable[[int, int], None]] = {
     "run_batch over a channel": ours_channel,
     "worker loop with a bucket": bucket_worker_loop,
     "run_batch with a bucket": ours_bucket,
+    "two worker loops and a channel": two_worker_loops,
+    "stream_batch into run_batch": ours_pipeline,
     "run_batch over a frontier": ours_frontier,
     "run_batch with retry": ours_retry,
     "run_batch with limits per key": ours_per_key,

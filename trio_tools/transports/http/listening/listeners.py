@@ -99,7 +99,10 @@ async def listen_on_port(port: int, host: str, context: ExitStack) -> list[trio.
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        message = f"cannot listen on {host}, port {port}: {error.strerror}"
+        message = (
+            f"cannot listen on {host}, port {port}: {error.strerror}: choose another host or port "
+            "(port 0 takes a free one)"
+        )
         raise OSError(error.errno, message) from error
     for listener in listeners:
         context.callback(listener.socket.close)
