@@ -1,83 +1,31 @@
 """A store that fails at each of its steps, and a writer that is cancelled at each checkpoint.
 
-The clock is virtual, and what a thread does for the writer is done in a step of the event loop, so
-each run is the same as the one before but for the step that fails.
+The clock is virtual.
 """
 
-import sqlite3
 from contextlib import closing
 
 import pytest
 import trio
 import trio.testing
-from sqlalchemy import event
 
 from nursery_patterns import Batch
 from nursery_patterns.testing import cancel_at_every_checkpoint
+from tests.durable.failing_store import Faults, no_threads, record
 from trio_tools.answers.errors import InvalidArgument
-from trio_tools.operations.durable import engine as engines
-from trio_tools.operations.durable import writer as writers
 from trio_tools.operations.durable.database import StateDatabase
 from trio_tools.operations.durable.holders import new_holder
 from trio_tools.operations.durable.journal import OperationJournal
 from trio_tools.operations.durable.location import Location
-from trio_tools.operations.durable.records import Part, Record
+from trio_tools.operations.durable.records import Part
 from trio_tools.operations.durable.writer import Writer
 from trio_tools.operations.result import Result
 
 ITEMS = 6
 LARGE = b'"' + b"x" * 1_000 + b'"'
+__all__ = ["no_threads"]
+pytestmark = pytest.mark.usefixtures("no_threads")
 BODIES = {0: b"0", 1: LARGE, 3: b"3", 4: LARGE, 5: b"5"}  # item 2 fails
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    async def here(fn, *arguments, **_):
-        await trio.lowlevel.checkpoint()
-        return fn(*arguments)
-
-    monkeypatch.setattr(writers, "run_in_thread", here)
-    connect = engines.StateEngine._connect_to_file
-
-    def without_waiting_for_the_disk(engine):
-        connection = connect(engine)
-        connection.execute("PRAGMA synchronous=OFF")
-        return connection
-
-    monkeypatch.setattr(engines.StateEngine, "_connect_to_file", without_waiting_for_the_disk)
-
-
-class Faults:
-    """Counts the steps of all databases, and fails at the chosen ones."""
-
-    def __init__(self, monkeypatch):
-        self.steps = 0
-        self.failing = frozenset()
-        real = engines.StateEngine._make_engine
-
-        def make(engine):
-            made = real(engine)
-            event.listen(made, "before_cursor_execute", self._statement, retval=False)
-            event.listen(made, "commit", self._step)
-            return made
-
-        monkeypatch.setattr(engines.StateEngine, "_make_engine", make)
-        commit = StateDatabase.commit
-
-        def commit_and_perhaps_fail(database, changes):
-            saved = commit(database, changes)
-            self._step()  # it is written, and nobody hears of it
-            return saved
-
-        monkeypatch.setattr(StateDatabase, "commit", commit_and_perhaps_fail)
-
-    def _statement(self, *_):
-        self._step()
-
-    def _step(self, *_):
-        self.steps += 1
-        if self.steps in self.failing:
-            raise sqlite3.OperationalError("disk I/O error")
 
 
 async def work(item):
@@ -85,10 +33,6 @@ async def work(item):
     if item == 2:
         raise InvalidArgument("no")
     return Result(BODIES[item])
-
-
-def record():
-    return Record(owner="me", operation_id="op", tool="t", name="n", schema="", request=b"[]")
 
 
 async def run(path, told, probe=None):
