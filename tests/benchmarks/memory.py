@@ -17,7 +17,7 @@ import random
 import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Container, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
@@ -64,7 +64,8 @@ class Watched:
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call a tool over a connection of its own; return the envelope."""
         async with await connect(self._address) as stream:
-            await stream.send_all(modern_call(1, tool, **arguments))
+            with suppress(trio.BrokenResourceError):  # refused before the end of its body
+                await stream.send_all(modern_call(1, tool, **arguments))
             answer = await Reader(stream).read()
         if answer.status != HTTPStatus.OK:  # such as 503: too many bodies at once
             return {"success": False, "error": f"{answer.status}: {answer.body[:80]!r}"}

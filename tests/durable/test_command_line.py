@@ -45,6 +45,19 @@ def test_an_operation_is_listed_shown_resumed_exported_and_deleted(trio_tools):
     assert "no operation 'op' is stored" in said.err
 
 
+def test_an_id_that_a_client_chose_does_nothing_to_the_terminal(trio_tools, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    name = "[/red]\x1b[31mred\x07\n\u202e"
+    words = ["call", "batch_process", "--operation", "hash", "--items", '["a"]']
+    trio_tools(*words, "--operation-id", name)
+    shown = r"[/red]\x1b[31mred\x07\n\u202e"
+    for command in (["list"], ["show", name]):
+        status, said = trio_tools("operations", *command)
+        assert status == 0
+        assert shown in said.out
+        assert not {"\x1b", "\x07", "\u202e"} & set(said.out)
+
+
 def test_a_resumed_operation_tells_by_its_status_that_some_items_failed(trio_tools):
     words = ["call", "batch_process", "--operation", "hash", "--operation-id", "op"]
     items = '[{"text": "a"}, {"path": "nothing/here"}]'

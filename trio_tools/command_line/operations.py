@@ -72,6 +72,7 @@ async def _list(options: argparse.Namespace, settings: Settings) -> int:
         print(json.dumps(rows))  # noqa: T201
         return 0
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None)
@@ -81,7 +82,7 @@ async def _list(options: argparse.Namespace, settings: Settings) -> int:
         done = f"{row['done']} of {row['total'] if row['total'] is not None else '?'}"
         age = f"{row['age_seconds']:.0f} s"
         told = (row["operation_id"], row["client"], row["operation"], row["state"])
-        table.add_row(*told, done, str(row["failed"]), age)
+        table.add_row(*(escape(_printable(name)) for name in told), done, str(row["failed"]), age)
     Console().print(table if rows else "no operation is stored")
     return 0
 
@@ -96,8 +97,16 @@ async def _show(options: argparse.Namespace, settings: Settings) -> int:
         print(json.dumps(told))  # noqa: T201
     else:
         for name, value in told.items():
-            print(f"{name}: {value}")  # noqa: T201
+            print(f"{name}: {_printable(str(value))}")  # noqa: T201
     return 0
+
+
+def _printable(text: str) -> str:
+    """Return a text that clients chose so that it does nothing to a terminal."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "replace").decode()
+        for one in text
+    )
 
 
 async def _resume(options: argparse.Namespace, settings: Settings) -> int:

@@ -195,7 +195,8 @@ class StateEngine:
         told = self._location.told
         if self._location.path is None:
             state = getattr(error, "sqlstate", None)
-            return f"{told} does not answer as it should ({state or type(error).__name__})"
+            words = f"{told} does not answer as it should ({state or type(error).__name__})"
+            return words if state else f"{words}: check that it runs, and the role and password"
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         return f"{told} {_SQLITE_WORDS.get(code, f'cannot be used ({error})')}"
 
