@@ -178,6 +178,8 @@ async def test_a_tool_without_a_schema_is_left_out_and_named():
         assert (await run("small.echo", {"text": "x"}))["data"]["complete"]
         left_out = run.status("small").tools_left_out
         assert set(left_out) == {"bad1", "bad2", "bad3", "bad 4", "?"}
+        refused = await run("small.bad1", {"text": "x"})
+        assert refused["error"].startswith("small.bad1 is left out of its tools: inputSchema")
 
 
 async def test_of_a_thousand_tools_the_first_are_taken_and_the_rest_named():

@@ -14,7 +14,9 @@ each connection; callers only use it. Nothing here knows operations or our own M
     client_requests  requests of an upstream to its client, passed on or refused
     tool_list        the tools of one connection, and their changes
     cancels          whether an upstream over stdio reacts to cancels
+    failures         what a failed call or connection was about
     connection       one connection, from its handshake to its end
+    status           the state of an upstream, and when it is restarted
     upstream         one upstream: started at first use, restarted, closed when idle
     upstreams        all upstreams of one server
 """

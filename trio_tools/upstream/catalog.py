@@ -17,6 +17,8 @@ from mcp_types import Tool
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from trio_tools.answers.errors import Forbidden, NotFound, brief_repr, use_one_of
+
 MAX_TOOLS: Final = 200
 """Limit of usable tools of one upstream; the setting `tools` chooses them."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
@@ -110,6 +112,30 @@ class Catalog(Mapping[str, UpstreamTool]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def usable(self, name: str, upstream: str) -> UpstreamTool:
+        """Return a tool that may be used.
+
+        Args:
+            name: The upstream's name of the tool.
+            upstream: Name of the upstream, for messages.
+
+        Raises:
+            NotFound: The tool does not exist, or is left out.
+            Forbidden: The settings do not allow it.
+        """
+        found = self._by_name.get(name)
+        if found is not None and found.allowed:
+            return found
+        if found is not None:
+            raise Forbidden(
+                f"{upstream}.{name} may not be used: {found.why} (upstreams.{upstream}.tools)",
+                error_code="TOOL_NOT_ALLOWED",
+            )
+        fix = f"{upstream} has no tool {brief_repr(name)}: {use_one_of(self.allowed)}"
+        if name in self.left_out:
+            fix = f"{upstream}.{name} is left out of its tools: {self.left_out[name]}"
+        raise NotFound(fix, error_code="UNKNOWN_TOOL")
 
     @property
     def allowed(self) -> Mapping[str, UpstreamTool]:

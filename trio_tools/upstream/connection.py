@@ -8,16 +8,15 @@ ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import trio
 from mcp.client import Client, ClientSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    CONNECTION_CLOSED,
     CallToolRequest,
     CallToolRequestParams,
     Implementation,
@@ -31,13 +30,15 @@ from trio_tools.settings.telemetry.seam import current_tracing
 from trio_tools.upstream.cancels import Cancels
 from trio_tools.upstream.catalog import Catalog
 from trio_tools.upstream.client_requests import ClientRequests
+from trio_tools.upstream.failures import (
+    ConnectionLost,
+    call_failure,
+    explained,
+    opening_failure,
+)
 from trio_tools.upstream.http import over_http
 from trio_tools.upstream.launch import Launch, Program
 from trio_tools.upstream.messages import (
-    BROKEN_OFF,
-    INPUT_REQUIRED,
-    TOO_LARGE,
-    UNREACHABLE,
     Link,
     ProgressCallback,
     Sending,
@@ -49,24 +50,9 @@ from trio_tools.version import __version__
 
 Mode = Literal["auto", "legacy"]
 
-_SESSION_ENDED: Final = "Session terminated"
-_OUR_ERRORS: Final = {TOO_LARGE: "REPLY_TOO_LARGE", INPUT_REQUIRED: "INPUT_REQUIRED"}
-
 
 class _Raw(RootModel[dict[str, Any]]):
     """A result as received, after the SDK's checks."""
-
-
-class ConnectionLost(Exception):  # noqa: N818 - what happened, not what is wrong
-    """The connection has ended.
-
-    Attributes:
-        sent: Whether the request had been sent, so that it may have taken effect.
-    """
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__(sent)
-        self.sent = sent
 
 
 class Connection:
@@ -144,17 +130,19 @@ class Connection:
                     starting.deadline = math.inf
                     await self._hold(client, ready)
             except* Exception as errors:  # noqa: BLE001 - of a foreign program; a cancel beside them goes on
-                failure = self._failure(errors)
+                failure = opening_failure(errors, self._launch, self.link)
             finally:
                 self._closing = True
         if failure is not None:
             raise failure
         if starting.cancelled_caught:
-            raise self._explained(
-                f"it was not ready within {seconds:g} s: raise start_timeout_seconds if it is slow"
+            raise explained(
+                f"it was not ready within {seconds:g} s: raise start_timeout_seconds if it is slow",
+                self._launch,
+                self.link,
             )
         if not self._idle:
-            raise self._explained("it ended")
+            raise explained("it ended", self._launch, self.link)
 
     def _client(self) -> Client:
         return Client(
@@ -250,7 +238,7 @@ class Connection:
             answered = True
         except MCPError as error:
             answered = True
-            raise self._translated(error, this) from None
+            raise self._call_failure(error, this) from None
         except ValidationError:
             answered = True
             raise UpstreamFailed(
@@ -272,45 +260,8 @@ class Connection:
             return nullcontext()
         return tracing.upstream_call(tool, protocol=self._protocol, over_stdio=self._over_stdio)
 
-    def _translated(self, error: MCPError, this: Sending) -> Exception:
-        if error.code == UNREACHABLE or error.message == _SESSION_ENDED:
-            self.link.lost.set()
-            return ConnectionLost(sent=False)
-        if error.code == BROKEN_OFF:
-            return ConnectionLost(sent=this.sent)
-        if error.code == CONNECTION_CLOSED and (self._over_stdio or self.link.lost.is_set()):
-            return ConnectionLost(sent=this.sent)
-        code = _OUR_ERRORS.get(error.code, "UPSTREAM_ERROR")
-        if code == "UPSTREAM_ERROR":
+    def _call_failure(self, error: MCPError, this: Sending) -> Exception:
+        failure = call_failure(error, this, self._launch, self.link, over_stdio=self._over_stdio)
+        if isinstance(failure, UpstreamFailed) and failure.error_code == "UPSTREAM_ERROR":
             self.answered += 1
-        return UpstreamFailed(self._launch.redacted(error.message), error_code=code)
-
-    def _failure(self, error: Exception) -> UpstreamFailed:
-        for leaf in _leaves(error):
-            if isinstance(leaf, UpstreamFailed):
-                return leaf
-        first = next(_leaves(error))
-        if isinstance(first, MCPError):
-            if first.code == CONNECTION_CLOSED:
-                return self._explained("it ended before it was ready")
-            return self._explained(f"it refused the handshake: {first.message}")
-        return self._explained(f"the handshake failed: {type(first).__name__}: {first}"[:500])
-
-    def _explained(self, what: str) -> UpstreamFailed:
-        """Return a failure with everything that is known about its cause."""
-        status = self.link.exit_status
-        parts = [what if status is None else f"{what} (exit status {status})"]
-        words = self._launch.redacted(self.link.last_words())
-        if words:
-            parts.append(f"its last lines on stderr: {words[-1_000:]}")
-        if self.link.last_trouble:
-            parts.append(self._launch.redacted(self.link.last_trouble))
-        return UpstreamFailed("; ".join(parts), error_code="UPSTREAM_NOT_READY")
-
-
-def _leaves(error: Exception) -> Iterator[Exception]:
-    if isinstance(error, ExceptionGroup):
-        for member in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-            yield from _leaves(member)  # pyright: ignore[reportUnknownArgumentType]
-    else:
-        yield error
+        return failure

@@ -19,58 +19,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import trio
 
-from nursery_patterns import Retry
-from trio_tools.answers.errors import Forbidden, NotFound, UpstreamFailed, brief_repr, use_one_of
+from trio_tools.answers.errors import UpstreamFailed
 from trio_tools.settings import UpstreamSettings
 from trio_tools.upstream.catalog import Catalog, UpstreamTool
 from trio_tools.upstream.client_requests import ClientRequests
-from trio_tools.upstream.connection import Connection, ConnectionLost, Mode
+from trio_tools.upstream.connection import Connection, Mode
 from trio_tools.upstream.content import value_of
+from trio_tools.upstream.failures import ConnectionLost
 from trio_tools.upstream.launch import Launch, Program, launch_of
 from trio_tools.upstream.messages import ProgressCallback
-
-State = Literal["not_started", "starting", "connected", "restarting", "failed"]
+from trio_tools.upstream.status import Restarts, State, UpstreamStatus
 
 _log = logging.getLogger("trio_tools.upstream")
 
 _CALLS_REMEMBERED: Final = 200
-# Back-off before a restart, after connections without an answered call. After this many in a row,
-# callers no longer wait.
-_RESTARTS: Final = Retry(attempts=5, initial=0.1, maximum=30.0, jitter=0, budget=None)
-
-
-@dataclass(frozen=True)
-class UpstreamStatus:
-    """The current status of an upstream.
-
-    Attributes:
-        state: See the table of this module.
-        in_flight: Calls that were made and not answered.
-        calls: Calls that ended with any outcome.
-        restarts: How often it was restarted after a loss.
-        let_go: Cancelled calls whose upstream did not react within a second.
-        last_error: The last error; None without any.
-        pid: Process id of its program, while it runs.
-        tools: Number of its tools that may be used; None before its first start.
-        tools_refused: Number of its tools that may not be used.
-        tools_left_out: By name, why a listed tool is excluded.
-    """
-
-    state: State
-    in_flight: int
-    calls: int
-    restarts: int
-    let_go: int
-    last_error: str | None
-    pid: int | None
-    tools: int | None
-    tools_refused: int | None
-    tools_left_out: dict[str, str]
 
 
 class Upstream:
@@ -113,12 +79,12 @@ class Upstream:
         # The reason why callers fail at once, and the end of that state.
         self._failure: UpstreamFailed | None = None
         self._retry_at = -math.inf
-        self._fruitless = 0
+        self._restarts = Restarts()
         # Number of calls that have begun and not ended; whether it is closed at zero.
         self._users = 0
         self._retired = False
         self._mode: Mode = "auto"
-        self._calls = self._restarts = self._let_go = 0
+        self._calls = self._let_go = 0
         self._last_error: str | None = None
 
     # --- for callers
@@ -187,19 +153,8 @@ class Upstream:
             NotFound: The tool does not exist.
             Forbidden: The settings do not allow it.
         """
-        found = None if self.catalog is None else self.catalog.get(name)
-        if found is None:
-            known = () if self.catalog is None else self.catalog.allowed
-            raise NotFound(
-                f"{self.name} has no tool {brief_repr(name)}: {use_one_of(known)}",
-                error_code="UNKNOWN_TOOL",
-            )
-        if not found.allowed:
-            raise Forbidden(
-                f"{self.name}.{name} may not be used: {found.why} (upstreams.{self.name}.tools)",
-                error_code="TOOL_NOT_ALLOWED",
-            )
-        return found
+        catalog = Catalog({}, {}) if self.catalog is None else self.catalog
+        return catalog.usable(name, self.name)
 
     def retire(self) -> None:
         """Close it when its last call has ended, or now without calls. It is no longer listed."""
@@ -314,7 +269,7 @@ class Upstream:
             self._let_go += connection.let_go
             if connection.link.last_trouble:
                 self._last_error = launch.redacted(connection.link.last_trouble)
-            self._fruitless = 0 if connection.answered else min(self._fruitless + 1, 100)
+            self._restarts.note_end(answered=connection.answered > 0)
 
     def _ready(self, connection: Connection) -> None:
         # Over stdio the first request determines the era, so it is probed only once.
@@ -329,10 +284,9 @@ class Upstream:
         was_ready = self._state == "connected"
         self._last_error = failure.message
         _log.warning("upstream %s: %s", self.name, failure.message)
-        delay = _RESTARTS.backoff(self._fruitless) if self._fruitless else 0.0
-        if self._fruitless >= _RESTARTS.attempts or (not was_ready and self._restarts == 0):
-            pause = max(delay, _RESTARTS.initial)
-            self._failure, self._retry_at = failure, trio.current_time() + pause
+        if self._restarts.gives_up(was_ready=was_ready):
+            self._failure = failure
+            self._retry_at = trio.current_time() + self._restarts.pause
             self._enter("failed")
             if self.settings.start == "lazy":
                 return True
@@ -340,8 +294,8 @@ class Upstream:
             self._failure = None
         else:
             self._enter("restarting")
-            await trio.sleep(delay)
-        self._restarts += 1
+            await trio.sleep(self._restarts.delay)
+        self._restarts.count += 1
         return False
 
     def _take_catalog(self, catalog: Catalog) -> None:
@@ -365,7 +319,7 @@ class Upstream:
             state=self._state,
             in_flight=connection.in_flight if connection else 0,
             calls=self._calls,
-            restarts=self._restarts,
+            restarts=self._restarts.count,
             let_go=self._let_go + (connection.let_go if connection else 0),
             last_error=trouble or self._last_error,
             pid=connection.link.pid if connection else None,
