@@ -156,7 +156,7 @@ def _step_in_new_process(folder: Path, items: int) -> float:
 
 async def _seconds_later(folder: Path, repeats: int) -> float:
     """How much later a small batch answers: the median of the differences of pairs."""
-    from tests.tools.kit import server_with  # noqa: PLC0415 - after the processes
+    from tests.support.followed_operations import server_with  # noqa: PLC0415 - after the processes
     from trio_tools.transports.memory import connect_in_process  # noqa: PLC0415
 
     async def same(item: int) -> int:

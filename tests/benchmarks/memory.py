@@ -28,8 +28,8 @@ from typing import Any
 import trio
 
 from tests.benchmarks._runner import Verdict
-from tests.http.servers import answering, reply, serving
 from tests.processes.running import http_process
+from tests.support.raw_http_servers import answering, reply, serving
 from tests.transports.requests import Reader, connect, modern_call
 
 MEGABYTE = 10**6

@@ -29,10 +29,10 @@ import trio
 
 from tests.benchmarks._runner import Verdict
 from tests.benchmarks.requests_server import DOUBLE
-from tests.http.servers import Server as Site
-from tests.http.servers import next_request, reply, serving
 from tests.processes.running import Server, descendants, http_process, lives
 from tests.support.models import onnx, save_model
+from tests.support.raw_http_servers import Server as Site
+from tests.support.raw_http_servers import next_request, reply, serving
 from tests.transports.requests import Reader, connect, get, modern_call
 
 MEGABYTE = 10**6

@@ -16,7 +16,7 @@ import trio
 from mcp.client import Client
 
 from nursery_patterns import StepMonitor, run_batch
-from tests.http.servers import OK, Server, answering, next_request, serving
+from tests.support.raw_http_servers import OK, Server, answering, next_request, serving
 from trio_tools.server import create_server
 from trio_tools.server.results import succeeded
 from trio_tools.settings import FetchSettings, Settings

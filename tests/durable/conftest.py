@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.kit import no_settings_from_outside
+from tests.support.servers_in_memory import no_settings_from_outside
 
 __all__ = ["no_settings_from_outside"]
 

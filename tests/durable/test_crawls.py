@@ -6,10 +6,10 @@ import signal
 import trio
 from mcp.client import Client
 
-from tests.http.servers import next_request, reply, serving
 from tests.processes.running import http_process
-from tests.server.kit import envelope_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.raw_http_servers import next_request, reply, serving
+from tests.support.servers_in_memory import envelope_of
 from trio_tools.live.crawls import stored_start
 from trio_tools.operations.durable.database import StateDatabase
 from trio_tools.operations.durable.location import Location

@@ -5,8 +5,8 @@ import json
 import pytest
 import trio
 
-from tests.server.kit import envelope_of
-from tests.tools.kit import server_with, total, until
+from tests.support.followed_operations import server_with, total, until
+from tests.support.servers_in_memory import envelope_of
 from trio_tools.operations.operation import Operation
 from trio_tools.transports.memory import connect_in_process
 

@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.server.kit import call_as, envelope_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import call_as, envelope_of
 from trio_tools.operations.durable import writer
 from trio_tools.operations.durable.disk_budget import DiskBudget
 from trio_tools.operations.durable.pruning import Kept, doomed

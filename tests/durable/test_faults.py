@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from tests.server.kit import envelope_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import envelope_of
 from trio_tools.operations.durable import writer
 from trio_tools.transports.memory import connect_in_process
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.tools.kit import calling, server_with
+from tests.support.followed_operations import calling, server_with
 from trio_tools.operations import durable_store
 from trio_tools.operations.durable.blobs import Stored, encode
 from trio_tools.operations.durable.database import StateDatabase

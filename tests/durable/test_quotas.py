@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.server.kit import call_as
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import call_as
 from trio_tools.live.usage import Usage
 from trio_tools.operations.durable import tables
 from trio_tools.operations.durable.database import StateDatabase

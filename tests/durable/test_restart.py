@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from tests.server.kit import call_as, envelope_of
-from tests.tools.kit import server_with, until
+from tests.support.followed_operations import server_with, until
+from tests.support.servers_in_memory import call_as, envelope_of
 from trio_tools.answers.errors import InvalidArgument
 from trio_tools.live.operations import make_operation, working
 from trio_tools.operations.operation import Operation

@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
-from tests.tools.kit import server_with, until
+from tests.support.followed_operations import server_with, until
 from trio_tools.server.extensions import tasks
 
 

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.server.kit import envelope_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import envelope_of
 from tests.transports.requests import exchange, get, http_server
 from trio_tools.operations.durable import writer
 from trio_tools.operations.durable.database import StateDatabase

@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 import pytest
 import trio
 
-from tests.http.servers import OK, answering, next_request, reply, serving
+from tests.support.raw_http_servers import OK, answering, next_request, reply, serving
 from trio_tools.http.apis.client import ApiClient
 from trio_tools.http.apis.paths import check_path
 from trio_tools.http.apis.redaction import Secret

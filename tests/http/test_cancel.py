@@ -7,7 +7,7 @@ import pytest
 import trio
 import trustme
 
-from tests.http.servers import ANYWHERE, OK, answering, closed, config, reply, serving
+from tests.support.raw_http_servers import ANYWHERE, OK, answering, closed, config, reply, serving
 from trio_tools.http.apis.client import ApiClient
 from trio_tools.http.apis.types import ApiConfig
 from trio_tools.http.fetching.fetcher import Fetcher

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nursery_patterns import run_batch
-from tests.http.servers import ANYWHERE, next_request, serving
+from tests.support.raw_http_servers import ANYWHERE, next_request, serving
 from trio_tools.http.httpx_transport import TrioTransport
 
 ZIPPED = gzip.compress(b"hello")

@@ -10,7 +10,15 @@ import trio
 from backports import zstd
 
 from nursery_patterns import run_batch
-from tests.http.servers import OK, answering, closed, config, next_request, reply, serving
+from tests.support.raw_http_servers import (
+    OK,
+    answering,
+    closed,
+    config,
+    next_request,
+    reply,
+    serving,
+)
 from trio_tools.answers.errors import ErrorType
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchConfig, FetchRequest

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from tests.http.servers import ANYWHERE, OK, answering, next_request, serving
+from tests.support.raw_http_servers import ANYWHERE, OK, answering, next_request, serving
 from trio_tools.http.httpx_transport import TrioTransport
 from trio_tools.http.wire.errors import Code, FetchError
 

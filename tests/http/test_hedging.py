@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from tests.http.servers import config, next_request, reply, serving
+from tests.support.raw_http_servers import config, next_request, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.live.figures import figures_of

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from tests.http.servers import OK, answering, config, next_request, reply, serving
+from tests.support.raw_http_servers import OK, answering, config, next_request, reply, serving
 from trio_tools.http.fetching import kept_pages
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.text import content

@@ -3,8 +3,8 @@
 import pytest
 import trio
 
-from tests.http.servers import answering, config, reply, serving
 from tests.http.test_fetcher import failure, fetch
+from tests.support.raw_http_servers import answering, config, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.text.extraction import extract_markdown
 from trio_tools.http.fetching.text.pdf import MAX_PAGES, extract_pdf

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trustme
 
-from tests.http.servers import ANYWHERE, config
+from tests.support.raw_http_servers import ANYWHERE, config
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.http.httpx_transport import TrioTransport

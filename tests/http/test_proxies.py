@@ -12,7 +12,15 @@ import pytest
 import trio
 import trustme
 
-from tests.http.servers import ANYWHERE, OK, answering, config, next_request, reply, serving
+from tests.support.raw_http_servers import (
+    ANYWHERE,
+    OK,
+    answering,
+    config,
+    next_request,
+    reply,
+    serving,
+)
 from trio_tools.http.apis.client import ApiClient
 from trio_tools.http.apis.types import ApiConfig
 from trio_tools.http.fetching.fetcher import Fetcher

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from nursery_patterns import single_flight
-from tests.http.servers import config, next_request, reply, serving
+from tests.support.raw_http_servers import config, next_request, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.http.wire.errors import Code, FetchError

@@ -12,7 +12,15 @@ import pytest
 import trio
 import trustme
 
-from tests.http.servers import ANYWHERE, OK, answering, closed, next_request, reply, serving
+from tests.support.raw_http_servers import (
+    ANYWHERE,
+    OK,
+    answering,
+    closed,
+    next_request,
+    reply,
+    serving,
+)
 from trio_tools.http.httpx_transport import Caps, TrioTransport
 from trio_tools.http.wire.address_policy import Guard
 from trio_tools.http.wire.errors import Code, FetchError

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from backports import zstd
 
-from tests.http.servers import ANYWHERE, answering, config, reply, serving
 from tests.http.test_fetcher import failure, fetch
+from tests.support.raw_http_servers import ANYWHERE, answering, config, reply, serving
 from trio_tools.http.fetching.fetcher import Fetcher
 from trio_tools.http.fetching.types import FetchRequest
 from trio_tools.http.httpx_transport import Caps, TrioTransport

@@ -10,9 +10,9 @@ import sys
 import pytest
 import trio
 
-from tests.http.servers import answering, reply, serving
 from tests.processes.running import ROOT, environment
 from tests.support.forms import check_complete
+from tests.support.raw_http_servers import answering, reply, serving
 from tests.tools.conftest import shop
 
 __all__ = ["shop"]

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.processes.running import descendants, environment, running, stdio_process
-from tests.server.kit import values_of
+from tests.support.servers_in_memory import values_of
 from tests.transports.lines import INITIALIZE, LineClient, call, request
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import trio
 
-from tests.server.kit import connected, era, limits, nap_many, server_of, work  # noqa: F401
+from tests.support.servers_in_memory import connected, era, limits, nap_many, server_of, work  # noqa: F401
 from trio_tools.answers.errors import NotFound
 
 

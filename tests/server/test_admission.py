@@ -4,7 +4,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.server.kit import call_as, connected, envelope_of, limits, server_of, status_of, work
+from tests.support.servers_in_memory import (
+    call_as,
+    connected,
+    envelope_of,
+    limits,
+    server_of,
+    status_of,
+    work,
+)
 
 ONE_AT_A_TIME = limits("work", max_calls=1, max_waiting=1)
 

@@ -8,7 +8,7 @@ from mcp.client import Client
 from mcp.client.extension import ClientExtension
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID, Apps
 
-from tests.server.kit import era, no_settings_from_outside
+from tests.support.servers_in_memory import era, no_settings_from_outside
 from trio_tools import Settings, create_server
 from trio_tools.server.extensions.apps import PAGE_URI, VIEW_KEY
 from trio_tools.tools.batches.pagination import OPERATION_MIME

@@ -5,7 +5,7 @@ import math
 import pytest
 from mcp.client import Client
 
-from tests.server.kit import (
+from tests.support.servers_in_memory import (
     call_as,
     connected,
     envelope_of,

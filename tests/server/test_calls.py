@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nursery_patterns.testing import InFlightGauge
-from tests.server.kit import (
+from tests.support.servers_in_memory import (
     NAP,
     connected,
     envelope_of,

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.server.kit import server_of, values_of
+from tests.support.servers_in_memory import server_of, values_of
 from tests.test_architecture import ROOT
 from trio_tools import __main__ as launcher
 from trio_tools import __version__

@@ -5,7 +5,7 @@ import trio
 import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.kit import call_as, limits, nap_many, server_of
+from tests.support.servers_in_memory import call_as, limits, nap_many, server_of
 from trio_tools.live.usage import MAX_CLIENTS, Usage
 from trio_tools.settings import Settings
 from trio_tools.settings.changes import changes_between

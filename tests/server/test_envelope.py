@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from nursery_patterns import RequestLogFilter, current_request
-from tests.server.kit import connected, envelope_of, nap_many, server_of, work
+from tests.support.servers_in_memory import connected, envelope_of, nap_many, server_of, work
 from trio_tools.answers.envelope import ENVELOPE_SCHEMA, error_response, success_response
 from trio_tools.answers.errors import Forbidden, InvalidArgument
 from trio_tools.server.results import failed

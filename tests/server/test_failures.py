@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from nursery_patterns import Overloaded, WorkerCrashed, request_context
-from tests.server.kit import connected, envelope_of, nap_many, server_of
+from tests.support.servers_in_memory import connected, envelope_of, nap_many, server_of
 from trio_tools import errors
 from trio_tools.answers.error_mapping import to_failure
 from trio_tools.tools.call import Answer

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of, values_of
+from tests.support.servers_in_memory import connected, envelope_of, status_of, values_of
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 

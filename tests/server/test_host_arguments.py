@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.server.kit import call_as
+from tests.support.servers_in_memory import call_as
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 

@@ -13,7 +13,7 @@ from mcp.types import JSONRPCNotification, JSONRPCRequest
 from trio.testing import wait_all_tasks_blocked
 
 import trio_tools
-from tests.server.kit import connected, envelope_of, server_of, work
+from tests.support.servers_in_memory import connected, envelope_of, server_of, work
 from trio_tools.live.state import ServerState
 from trio_tools.live.telemetry.telemetry import Telemetry
 from trio_tools.operations.operation import Operation

@@ -4,10 +4,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.http.servers import answering, next_request, reply, serving
-from tests.server.kit import call_as, limits, nap_many, server_of, status_of
+from tests.support.followed_operations import calling, nap_server, server_with, until
+from tests.support.raw_http_servers import answering, next_request, reply, serving
+from tests.support.servers_in_memory import call_as, limits, nap_many, server_of, status_of
 from tests.support.upstreams import gone, server_over, small
-from tests.tools.kit import calling, nap_server, server_with, until
 from trio_tools.settings import ApiSettings, Settings
 from trio_tools.settings.changes import changes_between
 

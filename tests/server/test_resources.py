@@ -9,8 +9,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import ResourceLink, ResourceTemplateReference
 
 from nursery_patterns import request_context
-from tests.server.kit import call_as, envelope_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import call_as, envelope_of
 from trio_tools.tools.batches.pagination import operation_uri
 
 TEMPLATES = {"operation://{operation_id}", "operation://{operation_id}/{index}"}

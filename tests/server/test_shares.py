@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nursery_patterns import request_context
-from tests.server.kit import call_as, limits, server_of, work
+from tests.support.servers_in_memory import call_as, limits, server_of, work
 from trio_tools.live import clients as clients_module
 from trio_tools.live.clients import ACTIVE_SECONDS, Clients
 from trio_tools.settings.threads import LimiterOfEachClient, worker_limiter

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from nursery_patterns import Batch
-from tests.server.kit import NAP
+from tests.support.servers_in_memory import NAP
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.operations.item_runner import ItemRunner
 from trio_tools.operations.store import MemoryStore, new_operation_id

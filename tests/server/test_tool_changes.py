@@ -8,7 +8,7 @@ from mcp.client import Client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp.types import ToolListChangedNotification
 
-from tests.server.kit import server_of, work
+from tests.support.servers_in_memory import server_of, work
 from tests.support.upstreams import small
 from trio_tools.server import create_server
 from trio_tools.settings import Settings

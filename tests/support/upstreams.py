@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 from mcp.client import Client
 
-from tests.server.kit import envelope_of
+from tests.support.servers_in_memory import envelope_of
 from trio_tools.server import create_server
 from trio_tools.settings import Settings
 from trio_tools.transports.memory import connect_in_process

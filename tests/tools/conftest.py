@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.server.kit import era, no_settings_from_outside
+from tests.support.servers_in_memory import era, no_settings_from_outside
 
 __all__ = ["era", "no_settings_from_outside"]
 

@@ -6,9 +6,9 @@ import os
 import pytest
 import trio
 
-from tests.http.servers import answering, next_request, reply, serving
-from tests.server.kit import connected, envelope_of, status_of
-from tests.tools.kit import calling, server_with, until
+from tests.support.followed_operations import calling, server_with, until
+from tests.support.raw_http_servers import answering, next_request, reply, serving
+from tests.support.servers_in_memory import connected, envelope_of, status_of
 from trio_tools.settings import ApiSettings
 
 SECRET = "hush-hush-123"

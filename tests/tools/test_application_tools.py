@@ -9,7 +9,7 @@ import pytest
 import trio
 from pydantic import Field
 
-from tests.server.kit import connected, envelope_of, status_of
+from tests.support.servers_in_memory import connected, envelope_of, status_of
 from trio_tools import Answer, Operation, ToolContext, create_server, tool
 from trio_tools.answers.errors import NotFound
 from trio_tools.settings import Settings

@@ -9,8 +9,8 @@ import zlib
 
 import pytest
 
-from tests.server.kit import connected, envelope_of, status_of, values_of
-from tests.tools.kit import ENDLESS, Trace, server_with, threads_at_work
+from tests.support.followed_operations import ENDLESS, Trace, server_with, threads_at_work
+from tests.support.servers_in_memory import connected, envelope_of, status_of, values_of
 from trio_tools.operations.operation import Operation
 
 NO_TEXT = base64.b64encode(zlib.compress(b"\xff\xfe")).decode()

@@ -6,8 +6,8 @@ import threading
 import pytest
 import trio
 
-from tests.server.kit import call_as, connected, status_of, values_of
-from tests.tools.kit import calling, nap_server, server_with, total
+from tests.support.followed_operations import calling, nap_server, server_with, total
+from tests.support.servers_in_memory import call_as, connected, status_of, values_of
 from trio_tools.operations.operation import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import Settings

@@ -10,10 +10,10 @@ import re
 import pytest
 import trio
 
-from tests.http.servers import answering, reply, serving
-from tests.server.kit import connected, values_of
+from tests.support.followed_operations import server_with
 from tests.support.forms import check_complete
-from tests.tools.kit import server_with
+from tests.support.raw_http_servers import answering, reply, serving
+from tests.support.servers_in_memory import connected, values_of
 from trio_tools.operations.operation import Operation
 from trio_tools.settings import FetchSettings
 

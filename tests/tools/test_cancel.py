@@ -21,9 +21,9 @@ from nursery_patterns import (
     current_default_process_limiter,
     current_default_thread_limiter,
 )
-from tests.server.kit import connected, status_of
+from tests.support.followed_operations import ENDLESS, server_with, threads_at_work, until
 from tests.support.postgres import AT_WORK
-from tests.tools.kit import ENDLESS, server_with, threads_at_work, until
+from tests.support.servers_in_memory import connected, status_of
 from tests.tools.spinning import spin
 from trio_tools.operations.operation import Operation
 

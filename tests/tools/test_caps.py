@@ -14,9 +14,9 @@ import pytest
 import trio
 
 from nursery_patterns import StepMonitor
-from tests.http.servers import answering, reply, serving
-from tests.server.kit import LONG_STEP_SECONDS, connected, no_long_steps, values_of
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.raw_http_servers import answering, reply, serving
+from tests.support.servers_in_memory import LONG_STEP_SECONDS, connected, no_long_steps, values_of
 from trio_tools.inference.models import DEFAULT_MAX_VALUES
 from trio_tools.settings import FetchSettings
 

@@ -14,7 +14,7 @@ from nursery_patterns import (
     use_cluster,
 )
 from nursery_patterns._cluster_job import run_job
-from tests.tools.kit import calling
+from tests.support.followed_operations import calling
 from trio_tools import Operation, Settings, create_server, tool
 from trio_tools.server.start_checks import start_problems
 

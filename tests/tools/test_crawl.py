@@ -7,9 +7,9 @@ import trio
 
 from nursery_patterns import Batch, run_batch
 from nursery_patterns.testing import cancel_at_every_checkpoint
-from tests.http.servers import next_request, reply, serving
-from tests.server.kit import connected
-from tests.tools.kit import calling, server_with
+from tests.support.followed_operations import calling, server_with
+from tests.support.raw_http_servers import next_request, reply, serving
+from tests.support.servers_in_memory import connected
 from trio_tools.http.fetching.types import FetchedPage
 from trio_tools.http.wire.errors import InvalidRequest
 from trio_tools.operations.builtin.crawl import Crawl, CrawlItem

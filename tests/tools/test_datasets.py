@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.server.kit import values_of
-from tests.tools.kit import calling, server_with, total
+from tests.support.followed_operations import calling, server_with, total
+from tests.support.servers_in_memory import values_of
 
 
 async def double(n: int) -> int:

@@ -2,9 +2,9 @@
 
 import trio
 
-from tests.http.servers import next_request, serving
-from tests.server.kit import values_of
-from tests.tools.kit import calling, server_with, total
+from tests.support.followed_operations import calling, server_with, total
+from tests.support.raw_http_servers import next_request, serving
+from tests.support.servers_in_memory import values_of
 from trio_tools.settings import FetchSettings
 
 FETCH = FetchSettings(

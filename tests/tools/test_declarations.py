@@ -8,9 +8,9 @@ import pytest
 import trio
 from mcp.client import Client
 
-from tests.http.servers import OK, answering, serving
-from tests.server.kit import connected, status_of
-from tests.tools.kit import Trace, calling, nap_server, server_with
+from tests.support.followed_operations import Trace, calling, nap_server, server_with
+from tests.support.raw_http_servers import OK, answering, serving
+from tests.support.servers_in_memory import connected, status_of
 from trio_tools.operations import Operation
 from trio_tools.server import create_server
 from trio_tools.settings import ApiSettings, FetchSettings, Settings

@@ -5,8 +5,8 @@ import time
 
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of, values_of
-from tests.tools.kit import calling, nap_server, server_with, total
+from tests.support.followed_operations import calling, nap_server, server_with, total
+from tests.support.servers_in_memory import connected, envelope_of, status_of, values_of
 from trio_tools.operations.operation import Operation
 
 ITEMS = [1, 40, 2, -1, 40, 3, 4]

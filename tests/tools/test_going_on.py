@@ -4,8 +4,8 @@ import math
 
 import trio
 
-from tests.server.kit import values_of
-from tests.tools.kit import Trace, calling, nap_server, server_with
+from tests.support.followed_operations import Trace, calling, nap_server, server_with
+from tests.support.servers_in_memory import values_of
 from trio_tools.operations.operation import Operation
 
 

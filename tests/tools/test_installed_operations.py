@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from tests.server.kit import values_of
-from tests.tools.kit import calling, server_with
+from tests.support.followed_operations import calling, server_with
+from tests.support.servers_in_memory import values_of
 from trio_tools import cli
 
 

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from nursery_patterns import Batch
-from tests.server.kit import values_of
-from tests.tools.kit import calling, server_with
+from tests.support.followed_operations import calling, server_with
+from tests.support.servers_in_memory import values_of
 from trio_tools.answers.errors import ToolFailure
 from trio_tools.operations.item_runner import ItemRunner
 from trio_tools.operations.memory_estimate import held_bytes

@@ -9,8 +9,8 @@ import logging
 
 import pytest
 
-from tests.server.kit import connected
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import connected
 from trio_tools.answers.errors import MAX_MESSAGE_CHARS, InvalidArgument, brief_repr
 from trio_tools.operations.operation import Operation
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from nursery_patterns import Batch
-from tests.tools.kit import calling, server_with
+from tests.support.followed_operations import calling, server_with
 from trio_tools.operations.memory_budget import COPIES, UNKNOWN_BYTES, MemoryAccount, MemoryBudget
 from trio_tools.operations.result import Result
 

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from tests.server.kit import connected
-from tests.tools.kit import server_with
+from tests.support.followed_operations import server_with
+from tests.support.servers_in_memory import connected
 from tests.tools.test_declarations import everything
 from trio_tools.operations.operation import Operation
 from trio_tools.settings import FetchSettings

@@ -9,8 +9,8 @@ import os
 import pytest
 import trio
 
-from tests.server.kit import connected
-from tests.tools.kit import calling, nap_server, server_with
+from tests.support.followed_operations import calling, nap_server, server_with
+from tests.support.servers_in_memory import connected
 from trio_tools.answers.errors import Forbidden
 from trio_tools.files import output_folder
 from trio_tools.files.output_folder import OutputFolder

@@ -5,8 +5,8 @@ import json
 import pytest
 import trio
 
-from tests.server.kit import values_of
-from tests.tools.kit import calling, nap_server, server_with
+from tests.support.followed_operations import calling, nap_server, server_with
+from tests.support.servers_in_memory import values_of
 from trio_tools.operations.operation import Operation
 from trio_tools.tools.batches.outcomes import short_text
 

@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from tests.http.servers import OK, answering, serving
-from tests.server.kit import connected, envelope_of, status_of
-from tests.tools.kit import ENDLESS, calling, server_with
+from tests.support.followed_operations import ENDLESS, calling, server_with
+from tests.support.raw_http_servers import OK, answering, serving
+from tests.support.servers_in_memory import connected, envelope_of, status_of
 from trio_tools.settings import FetchSettings
 
 

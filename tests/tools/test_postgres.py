@@ -5,9 +5,9 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of, values_of
+from tests.support.followed_operations import calling, server_with, total, until
 from tests.support.postgres import AT_WORK
-from tests.tools.kit import calling, server_with, total, until
+from tests.support.servers_in_memory import connected, envelope_of, status_of, values_of
 
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

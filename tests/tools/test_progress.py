@@ -6,8 +6,8 @@ import re
 import pytest
 import trio
 
-from tests.server.kit import connected, status_of
-from tests.tools.kit import nap_server, server_with
+from tests.support.followed_operations import nap_server, server_with
+from tests.support.servers_in_memory import connected, status_of
 from trio_tools.operations.operation import Operation
 from trio_tools.tools.call import Call
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import trio
 
 from nursery_patterns import request_context
-from tests.server.kit import call_as
-from tests.tools.kit import calling, nap_server
+from tests.support.followed_operations import calling, nap_server
+from tests.support.servers_in_memory import call_as
 from trio_tools.http.fetching.hosts.host import HostState
 from trio_tools.http.fetching.hosts.host_throttle import HostLimits
 from trio_tools.live.snapshot import host_view

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from nursery_patterns import Batch
-from tests.server.kit import call_as, connected
-from tests.tools.kit import nap_server
+from tests.support.followed_operations import nap_server
+from tests.support.servers_in_memory import call_as, connected
 from trio_tools.answers.errors import InvalidArgument, NotFound, ServerOverloaded
 from trio_tools.operations.item_runner import ItemRunner
 from trio_tools.operations.operation import Operation

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import trio
 
-from tests.http.servers import answering, reply, serving
-from tests.server.kit import connected, envelope_of
+from tests.support.raw_http_servers import answering, reply, serving
+from tests.support.servers_in_memory import connected, envelope_of
 from tests.support.upstreams import small
 from trio_tools import Operation, Settings, create_server
 

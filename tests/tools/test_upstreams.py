@@ -10,7 +10,7 @@ import pytest
 import trio
 from mcp.types import CreateMessageResult, ElicitResult, ListRootsResult
 
-from tests.server.kit import status_of
+from tests.support.servers_in_memory import status_of
 from tests.support.upstreams import gone, server_over, small, traced, until
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.http.servers import answering, serving
-from tests.server.kit import connected, values_of
-from tests.tools.kit import calling, nap_server, server_with
+from tests.support.followed_operations import calling, nap_server, server_with
+from tests.support.raw_http_servers import answering, serving
+from tests.support.servers_in_memory import connected, values_of
 from trio_tools.answers.texts import counted
 from trio_tools.settings import FetchSettings
 

@@ -4,7 +4,7 @@ import threading
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.kit import nap_many, server_of
+from tests.support.servers_in_memory import nap_many, server_of
 from tests.support.upstreams import server_over, small
 from trio_tools.settings.logs import BackgroundHandler
 from trio_tools.transports.http.metrics import Metrics

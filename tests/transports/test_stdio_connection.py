@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.server.kit import nap_many, server_of
+from tests.support.servers_in_memory import nap_many, server_of
 from tests.transports.lines import (
     INITIALIZE,
     LineClient,

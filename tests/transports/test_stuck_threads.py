@@ -5,7 +5,7 @@ import threading
 import pytest
 import trio
 
-from tests.server.kit import connected, envelope_of, status_of
+from tests.support.servers_in_memory import connected, envelope_of, status_of
 from tests.transports.lines import INITIALIZE, call, served
 from tests.transports.requests import connect, http_server, modern_call
 from trio_tools.operations.operation import Operation
