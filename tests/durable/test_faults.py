@@ -132,7 +132,7 @@ async def test_a_file_that_is_damaged_and_moved_away(state_file):
                 file.unlink()
 
     await goes_on_in_memory_and_returns(
-        f"sqlite:///{state_file}", damaged, "move it away, or set state.url to another file"
+        f"sqlite:///{state_file}", damaged, "or set state.url to another file"
     )
 
 
