@@ -295,7 +295,7 @@ async def silent(a: int) -> None:
         (lambda: server_of(tool(nap, name="parallel_fetch")), ValueError, "built-in tool is"),
         (lambda: server_of(nap, nap), ValueError, "two tools are named 'nap'"),
         (lambda: create_server(tools=nap), TypeError, "tools must be a list of tools"),
-        (lambda: server_of("nap"), TypeError, "'nap' is no tool"),
+        (lambda: server_of("nap"), TypeError, "'nap' is not a tool"),
     ],
 )
 def test_what_cannot_be_a_tool_is_refused_with_the_fix(make, kind, message):
