@@ -31,7 +31,9 @@ _SQLITE_WORDS: Final = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that its folder exists and can be written to",
     sqlite3.SQLITE_BUSY: "is locked by another program",
     sqlite3.SQLITE_LOCKED: "is locked by another program",
-    sqlite3.SQLITE_NOTADB: "is not a SQLite database: move it, or set state.url to another file",
+    sqlite3.SQLITE_NOTADB: (
+        "is not a SQLite database: move it away, or set state.url to another file"
+    ),
     sqlite3.SQLITE_CORRUPT: "is damaged: move it away, or set state.url to another file",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk failed",
 }
