@@ -31,7 +31,7 @@ _MARKDOWN_CHARS = 20_000
 # Above this size it is parsed in one step of the event loop and serialised in another.
 _LARGE_BYTES = 50_000
 _MAX_TYPE_CHARS = 60
-_SLOW_SECONDS = 3.0  # a shorter time is not worth reporting
+_SLOW_SECONDS = 3.0  # a lean answer omits a shorter time
 _NO_MEDIA_TYPE = re.compile(r"[^\w/+.-]")
 
 
@@ -180,6 +180,10 @@ def lean_page(value: dict[str, Any]) -> dict[str, Any]:
     usual = {"url"} | {name for name in ("headers", "truncated") if not value.get(name)}
     if _opens_with(value, "title"):
         usual.add("title")
+    if value.get("elapsed_seconds", 0) < _SLOW_SECONDS:
+        usual.add("elapsed_seconds")
+    if value.get("charset") == "utf-8" and value.get("charset_declared"):
+        usual |= {"charset", "charset_declared"}
     return {name: field for name, field in value.items() if name not in usual}
 
 
@@ -229,12 +233,13 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
         "headers": _other_headers(page),
         "length": page.length,
         "truncated": page.truncated and asked_for,
+        "elapsed_seconds": round(page.elapsed, 3),
     }
-    if page.elapsed >= _SLOW_SECONDS:
-        result["elapsed_seconds"] = round(page.elapsed, 3)
     if page.final_url not in {page.url, f"{page.url}/"}:
         result["final_url"] = page.final_url
-    result |= _declared(page)
+    for name in ("title", "canonical_url", "language", "pages", "charset", "charset_declared"):
+        if (value := getattr(page, name)) is not None:
+            result[name] = value
     if page.from_cache:
         result["from_cache"] = True
     if page.warnings:
@@ -248,14 +253,6 @@ def page_data(page: FetchedPage) -> dict[str, Any]:
     elif page.note is not None:
         result["text"] = f"({page.note})"
     return result
-
-
-def _declared(page: FetchedPage) -> dict[str, Any]:
-    """Return what a page declares, and its charset unless that is declared as UTF-8."""
-    names = ["title", "canonical_url", "language", "pages"]
-    if not (page.charset == "utf-8" and page.charset_declared):
-        names += ["charset", "charset_declared"]
-    return {name: value for name in names if (value := getattr(page, name)) is not None}
 
 
 def _other_headers(page: FetchedPage) -> dict[str, str]:
