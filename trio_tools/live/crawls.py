@@ -1,8 +1,8 @@
-"""A crawl as an operation of the store: what it found is stored with what came of it.
+"""A crawl as an operation of the store: the found pages are stored with their outcomes.
 
-The pages of a crawl are known only as it goes. So the journal of its batch stores each page that is
-added, and the index under which it starts, no later than any outcome that comes after. A crawl that
-is read back runs the pages that were added and have no outcome.
+The pages of a crawl are found while it runs. So the journal of its batch stores each added page,
+and the index under which it starts, no later than any later outcome. A restored crawl runs the
+added pages that have no outcome.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much of `state.max_bytes` is used, and which operations may start further items.
+"""The use of `state.max_bytes`, and which operations may start further items.
 
 Idle operations make room whenever an item has none: those of the owner who holds most first, and of
 these the one unused for longest. Nothing goes of an owner who holds less than the one who needs
@@ -25,11 +25,11 @@ _ANY_NUMBER: Final = 2**62
 class DiskBudget:
     """The bytes that stored operations may take, as far as this server knows.
 
-    Counted anew from time to time; between, what this server writes is added.
+    Counted again from time to time; in between, the bytes that this server writes are added.
 
     Args:
-        max_bytes: Most bytes.
-        ttl: Seconds after which what nobody has used is deleted.
+        max_bytes: Limit of bytes.
+        ttl: Seconds after which unused operations are deleted.
         now: Returns the seconds since the epoch.
     """
 
@@ -48,7 +48,7 @@ class DiskBudget:
         self._uncounted = 0
 
     def may_be_full(self, ahead: int) -> bool:
-        """Whether there is no room for an item of the owner who holds most.
+        """Whether the limit for an item of the owner with the most bytes is reached.
 
         Args:
             ahead: Bytes that are still to be written.
@@ -56,12 +56,12 @@ class DiskBudget:
         return self._total + ahead > self._start_bytes
 
     def is_full(self, owner: str, ahead: int, own_ahead: int) -> bool:
-        """Whether there is no room for an item of an owner.
+        """Whether the limit for an item of an owner is reached.
 
         Args:
-            owner: Whose.
+            owner: The owner of the item.
             ahead: Bytes that are still to be written.
-            own_ahead: Those of them that are of this owner.
+            own_ahead: Those of this owner.
         """
         has_most = self.has_most(owner, own_ahead)
         return self._total + ahead > (self._start_bytes if has_most else self._max_bytes)
@@ -71,13 +71,13 @@ class DiskBudget:
         return self._held[owner] + own_ahead >= max(self._held.values(), default=0)
 
     def wrote(self, sizes: Mapping[str, int], database: StateDatabase) -> None:
-        """Take note of a commit; now and then delete what is old and count. In the thread.
+        """Record a commit; sometimes delete old operations and count. Runs in the thread.
 
-        What is over the bound goes when an item needs room, and not before.
+        Operations above the limit are deleted only when an item needs the bytes.
 
         Args:
             sizes: Bytes that were written, by owner.
-            database: Where to.
+            database: The database.
         """
         written = sum(sizes.values())
         # Replaced and not changed: the event loop reads it meanwhile.
@@ -88,7 +88,7 @@ class DiskBudget:
             self._prune(database, "", _ANY_NUMBER)
 
     def make_room(self, owner: str, ahead: int, database: StateDatabase) -> None:
-        """Delete idle operations as far as an owner may ask for it. In the thread."""
+        """Delete idle operations as far as an owner may cause it. Runs in the thread."""
         self._prune(database, owner, max(0, self._after_pruning - ahead))
 
     def _prune(self, database: StateDatabase, owner: str, max_bytes: int) -> None:
