@@ -120,7 +120,7 @@ async def test_the_command_tells_what_was_taken_and_what_was_not(capsys, monkeyp
     assert await reload(options(address), Settings(), []) == 1
     assert "does not answer" in capsys.readouterr().err
     assert await reload(options(address, pid=2**22 + 1), Settings(), []) == 1
-    assert "cannot be asked" in capsys.readouterr().err
+    assert "cannot receive a signal" in capsys.readouterr().err
 
 
 def test_the_command_takes_a_url_or_a_process(capsys):
