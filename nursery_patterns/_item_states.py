@@ -37,7 +37,8 @@ class ItemStates(Generic[ItemT, ValueT]):
         self.undelivered: dict[int, Outcome[ItemT, ValueT]] = {}
         self.retain: bool = True
         self._cut: set[int] = set()  # started once, and not since
-        found, self.restored = source.adopt(restored)
+        found, unpulled = source.adopt(restored)
+        self.restored: set[int] = unpulled
         for outcome in found:
             self.outcomes[outcome.index] = outcome
         # The attempts of running and of cancelled items, if there is a retry policy.
