@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -11,11 +10,15 @@ from pydantic_core import from_json, to_json
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """The largest integer that a host keeps exactly if it reads numbers as doubles."""
 
+# Maps digits to zeros, and what can stand before a number in JSON to commas. The digits of a
+# fraction and of an operation id follow something else.
+_SHAPE = bytes(
+    ord("0") if byte in b"0123456789" else ord(",") if byte in b"[:," else ord(" ")
+    for byte in range(256)
+)
 # 2**53 has 16 digits.
 _LONG_NUMBER = b"0" * 16
-_DIGITS_TO_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
-# Operation ids are texts of that many digits too, so a long number is not yet an integer.
-_LONG_INTEGER = re.compile(rb"(?:\A|[\[:,])-?\d{16,}(?:[,\]}]|\Z)")
+_LONG_INTEGER = b"," + _LONG_NUMBER
 
 
 def json_bytes(value: Any, *, fallback: Callable[[Any], Any] | None = None) -> bytes:
@@ -52,7 +55,8 @@ def safe_value(value: Any) -> Any:
 
 def _may_have_long_integers(text: bytes) -> bool:
     """Whether a JSON text may have an integer of 16 digits; False is certain."""
-    return _LONG_NUMBER in text.translate(_DIGITS_TO_ZERO) and bool(_LONG_INTEGER.search(text))
+    shape = text.translate(_SHAPE, b"-")
+    return _LONG_INTEGER in shape or shape.startswith(_LONG_NUMBER)
 
 
 def _with_safe_integers(value: Any) -> Any:
