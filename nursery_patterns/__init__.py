@@ -26,11 +26,13 @@ The modules, lowest layer first. A module imports only from lower layers; a test
         _frontier_source             the remaining items of a frontier
         _processes  _cluster_job     CPU-bound calls; code of a cluster node
         _adaptive  _cluster_link     an adaptive limiter; the connection to a cluster
-    L4  _outcome_stream  _limits     outcomes on their way to the consumer; named limiters
+    L4  _outcome_queue  _limits      outcomes on their way to the consumer; named limiters
         _observer                    callbacks for items; storage of outcomes
         _cluster  _ray               calls on a cluster; Ray as its engine
         _item_calls                  calls of an item's function: timeouts and retries
     L5  _plan                        the state and options that outlive each run
+        _batch_arguments             checks of the arguments of a batch
+        _batch_progress              its counts as a value to wait on
     L6  _intake                      how a worker gets its next item
     L7  _engine                      THE engine: a dispatcher and its workers
     L8  _batch                       its public interface
@@ -56,6 +58,7 @@ if _typing.TYPE_CHECKING:
     from nursery_patterns._admission import AdmissionStatistics as AdmissionStatistics
     from nursery_patterns._batch import Batch as Batch
     from nursery_patterns._batch import OutcomeStream as OutcomeStream
+    from nursery_patterns._batch_progress import BatchProgress as BatchProgress
     from nursery_patterns._cluster import check_in_cluster as check_in_cluster
     from nursery_patterns._cluster import cluster_statistics as cluster_statistics
     from nursery_patterns._cluster import connect_cluster as connect_cluster
@@ -84,7 +87,6 @@ if _typing.TYPE_CHECKING:
     from nursery_patterns._limiter import CombinedLimiter as CombinedLimiter
     from nursery_patterns._limits import Limits as Limits
     from nursery_patterns._limits import LimitSnapshot as LimitSnapshot
-    from nursery_patterns._observer import BatchProgress as BatchProgress
     from nursery_patterns._observer import Journal as Journal
     from nursery_patterns._observer import Observer as Observer
     from nursery_patterns._outcomes import Counts as Counts
@@ -194,6 +196,7 @@ _HOMES = {
         "Batch",
         "OutcomeStream",
     ),
+    "_batch_progress": ("BatchProgress",),
     "_cluster": (
         "check_in_cluster",
         "cluster_statistics",
@@ -235,7 +238,6 @@ _HOMES = {
         "LimitSnapshot",
     ),
     "_observer": (
-        "BatchProgress",
         "Journal",
         "Observer",
     ),

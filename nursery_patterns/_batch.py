@@ -20,32 +20,25 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 import trio
 from trio_util import AsyncValue
 
-from nursery_patterns._arguments import (
-    check_async_function,
-    check_choice,
-    check_count,
-    check_in_trio,
-    check_instance,
-    check_items,
-    check_seconds,
+from nursery_patterns._arguments import check_choice, check_count, check_in_trio
+from nursery_patterns._batch_arguments import (
+    check_limits,
+    check_work,
+    key_limits,
+    retry_policy,
+    seconds_per_item,
+    stored_outcomes,
 )
+from nursery_patterns._batch_progress import BatchProgress, ProgressPublisher
 from nursery_patterns._engine import Engine
 from nursery_patterns._errors import NestedBatch
 from nursery_patterns._frontier import Frontier
 from nursery_patterns._frontier_source import source_of
 from nursery_patterns._item_states import ItemStates
-from nursery_patterns._key_limits import KeyLimits
 from nursery_patterns._limiter import AnyLimiter, as_limiter
-from nursery_patterns._observer import (
-    BatchProgress,
-    Journal,
-    Observer,
-    check_observer,
-    hook,
-    ready_of,
-)
-from nursery_patterns._outcome_stream import OutcomeQueue
-from nursery_patterns._outcomes import Counts, Outcome, Report, Status
+from nursery_patterns._observer import Journal, Observer, check_observer, hook, ready_of
+from nursery_patterns._outcome_queue import OutcomeQueue
+from nursery_patterns._outcomes import Counts, Outcome, Report
 from nursery_patterns._plan import Plan
 from nursery_patterns._retry import Retry
 from nursery_patterns._slot import held_limiters
@@ -53,8 +46,6 @@ from nursery_patterns._token_bucket import TokenBucket
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
-
-_CALL = "Batch({fn}, items, limit=10)"
 
 
 class Batch(Generic[ItemT, ValueT]):
@@ -121,26 +112,11 @@ class Batch(Generic[ItemT, ValueT]):
         observer: Observer[ItemT, ValueT] | Sequence[Observer[ItemT, ValueT]] | None = None,
         name: str | None = None,
     ) -> None:
-        check_async_function(fn, call=_CALL)
-        if not isinstance(items, Frontier):
-            check_items(items, call="Batch(fn, [item])")
-        check_count("limit", limit, call="Batch(fn, items, limit=10)")
-        if limiter is not None:
-            call = "Batch(fn, items, limiter=trio.CapacityLimiter(10))"
-            check_instance("limiter", limiter, trio.CapacityLimiter, call=call)
-        if bucket is not None:
-            paced = "Batch(fn, items, bucket=TokenBucket(rate=5, capacity=5))"
-            check_instance("bucket", bucket, TokenBucket, call=paced)
-        item_timeout = _seconds_per_item(item_timeout, call="Batch(fn, items, item_timeout=30)")
-        if retry is not None:
-            check_instance("retry", retry, Retry, call="Batch(fn, items, retry=Retry(attempts=3))")
-        if total_timeout is not None:
-            call = "Batch(fn, items, total_timeout=60)"
-            total_timeout = check_seconds("total_timeout", total_timeout, call=call)
-            retry = retry or Retry(attempts=1)
-        elif retry is not None:
-            total_timeout = retry.total_timeout
-        keys = _key_limits(key, limit_per_key, bucket_per_key)
+        check_work(fn, items)
+        check_limits(limit, limiter, bucket)
+        item_timeout = seconds_per_item(item_timeout, call="Batch(fn, items, item_timeout=30)")
+        retry, total_timeout = retry_policy(retry, total_timeout)
+        keys = key_limits(key, limit_per_key, bucket_per_key)
         observers = observer if isinstance(observer, Sequence) else (observer,)
         for role, listener in (("journal", journal), *(("observer", one) for one in observers)):
             if listener is not None:
@@ -153,7 +129,7 @@ class Batch(Generic[ItemT, ValueT]):
         self._limiter = shared or self._batch_limiter
         # These states outlive every run: they are outside of everything that can be cancelled.
         source = source_of(items)
-        restored = () if journal is None else _outcomes_of(journal, source.total)
+        restored = () if journal is None else stored_outcomes(journal, source.total)
         self._states: ItemStates[ItemT, ValueT] = ItemStates(source, restored)
         ready, behind = ready_of(journal)
         self._plan = Plan(
@@ -278,7 +254,7 @@ class Batch(Generic[ItemT, ValueT]):
 
     @item_timeout.setter
     def item_timeout(self, value: float | None) -> None:
-        self._plan.item_timeout = _seconds_per_item(value, call="batch.item_timeout = 30")
+        self._plan.item_timeout = seconds_per_item(value, call="batch.item_timeout = 30")
 
     def report(self) -> Report[ItemT, ValueT]:
         """Report the current state of all items: during a run, after a cancel, or at the end.
@@ -301,7 +277,7 @@ class Batch(Generic[ItemT, ValueT]):
         """
         if self._progress is None:
             self._progress = AsyncValue(self._states.counts(active=self._active))
-            self._plan.observe(_Publisher(self._progress, self._states))
+            self._plan.observe(ProgressPublisher(self._progress, self._states))
         self._publish()
         return cast("BatchProgress", self._progress)
 
@@ -345,64 +321,6 @@ class Batch(Generic[ItemT, ValueT]):
     def _publish(self) -> None:
         if self._progress is not None:
             self._progress.value = self._states.counts(active=self._active)
-
-
-class _Publisher(Observer[Any, Any]):
-    """Updates the progress of a batch. It has no reference to the batch, which would be a cycle."""
-
-    def __init__(self, progress: AsyncValue[Counts], states: ItemStates[Any, Any]) -> None:
-        self._progress = progress
-        self._states = states
-
-    def ended(self, outcome: Outcome[Any, Any]) -> None:  # noqa: ARG002 - it tells the counts
-        self._progress.value = self._states.counts(active=True)
-
-
-def _outcomes_of(
-    journal: Journal[ItemT, ValueT], total: int | None
-) -> list[Outcome[ItemT, ValueT]]:
-    """Return the outcomes that a journal has stored.
-
-    Raises:
-        ValueError: An outcome belongs to no item of this batch, or to an item that did not end.
-    """
-    outcomes = list(journal.outcomes())
-    for outcome in outcomes:
-        if outcome.status in {Status.CANCELLED, Status.NOT_STARTED}:
-            raise ValueError(
-                f"the journal has item {outcome.index} as {outcome.status}: leave it out of "
-                "outcomes(), and the batch runs it"
-            )
-        if outcome.index < 0 or (total is not None and outcome.index >= total):
-            raise ValueError(
-                f"the journal has an outcome of item {outcome.index}, and there are {total} items: "
-                "it is the journal of another batch"
-            )
-    return outcomes
-
-
-def _key_limits(
-    key: Callable[[ItemT], Hashable] | None,
-    limit: int | None,
-    bucket: TokenBucket | Callable[[Any], TokenBucket] | None,
-) -> KeyLimits[ItemT] | None:
-    call = "Batch(fn, items, key=host_of, limit_per_key=2)"
-    if limit is not None:
-        check_count("limit_per_key", limit, call=call)
-    if bucket is not None and not callable(bucket):
-        paced = "Batch(fn, items, key=host_of, bucket_per_key=TokenBucket(rate=5, capacity=5))"
-        check_instance("bucket_per_key", bucket, TokenBucket, call=paced)
-    if limit is None and bucket is None:
-        if key is None:
-            return None
-        raise TypeError(f"key needs a limit_per_key or a bucket_per_key: write {call}")
-    if not callable(key):
-        raise TypeError(f"key must be a function of an item, got {key!r}: write {call}")
-    return KeyLimits(key, limit, bucket)
-
-
-def _seconds_per_item(value: float | None, *, call: str) -> float | None:
-    return None if value is None else check_seconds("item_timeout", value, call=call)
 
 
 class OutcomeStream(Generic[ItemT, ValueT]):

@@ -15,7 +15,7 @@ import trio
 
 from nursery_patterns._intake import Intake
 from nursery_patterns._item_calls import OutOfTimeError
-from nursery_patterns._outcome_stream import OutcomeQueue
+from nursery_patterns._outcome_queue import OutcomeQueue
 from nursery_patterns._outcomes import Outcome, Status, make_outcome
 from nursery_patterns._plan import Plan
 from nursery_patterns._slot import Slot, SlotLimiters

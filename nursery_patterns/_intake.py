@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from nursery_patterns._outcome_stream import OutcomeQueue
+from nursery_patterns._outcome_queue import OutcomeQueue
 from nursery_patterns._plan import Plan
 from nursery_patterns._pull_turn import PullTurn
 from nursery_patterns._slot import Slot, SlotLimiters

@@ -9,12 +9,11 @@ it has written its data.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterable
 from inspect import isfunction
 from typing import Any, Protocol, TypeVar
 
-from nursery_patterns._outcomes import Counts, Outcome
+from nursery_patterns._outcomes import Outcome
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -121,45 +120,6 @@ class Journal(Observer[ItemT, ValueT], Protocol[ItemT, ValueT]):
         seldom waits, because awaiting costs several times as much as starting an item.
         """
         return False
-
-
-class BatchProgress(Protocol):
-    """The counts of a batch, to read and to wait on. It is a `trio_util.AsyncValue` at run time.
-
-    A predicate is a function of the counts. It is called at each change, so it must be quick.
-    """
-
-    @property
-    def value(self) -> Counts:
-        """The current counts."""
-        ...
-
-    async def wait_value(
-        self, value_or_predicate: Counts | Callable[[Counts], bool], *, held_for: float = 0.0
-    ) -> Counts:
-        """Wait until the counts match, and have matched for `held_for` seconds; return them."""
-        ...
-
-    async def wait_transition(
-        self, value_or_predicate: Counts | Callable[[Counts, Counts], bool] = ...
-    ) -> tuple[Counts, Counts]:
-        """Wait for a change to counts that match; return the new and the old ones.
-
-        The predicate gets both, the new ones first.
-        """
-        ...
-
-    def eventual_values(
-        self, value_or_predicate: Counts | Callable[[Counts], bool] = ..., held_for: float = 0.0
-    ) -> AbstractContextManager[AsyncIterator[Counts]]:
-        """Iterate over the counts that match. Some may be skipped, but not the latest."""
-        ...
-
-    def transitions(
-        self, value_or_predicate: Counts | Callable[[Counts, Counts], bool] = ...
-    ) -> AbstractContextManager[AsyncIterator[tuple[Counts, Counts]]]:
-        """Iterate over the changes to counts that match, as (new, old)."""
-        ...
 
 
 def hook(observers: Iterable[object], name: str) -> Callable[..., None] | None:

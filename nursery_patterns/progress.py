@@ -21,7 +21,7 @@ from nursery_patterns._batch import Batch
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from nursery_patterns._observer import BatchProgress
+    from nursery_patterns._batch_progress import BatchProgress
 
 
 # Seconds from one drawing to the next.
