@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_tools.command_line.commented_json import NotEditable
 from trio_tools.command_line.host_answers import advice_for
 from trio_tools.command_line.host_files import (
-    NotEditable,
     add_to_json,
     add_to_toml,
     entry_in,

@@ -207,7 +207,7 @@ def test_refusing_a_file_closes_it(top):
 
 @pytest.mark.parametrize("swapped", ["note.txt", "sub/deep.txt"])
 def test_a_link_put_in_place_between_check_and_open_leads_nowhere(top, monkeypatch, swapped):
-    open_beneath = roots_module._open_beneath
+    open_beneath = roots_module.open_beneath
 
     def swap_first(place, flags):
         first = top / "root" / swapped.split("/")[0]
@@ -216,7 +216,7 @@ def test_a_link_put_in_place_between_check_and_open_leads_nowhere(top, monkeypat
         (top / "deep.txt").write_bytes(SECRET)
         return open_beneath(place, flags)
 
-    monkeypatch.setattr(roots_module, "_open_beneath", swap_first)
+    monkeypatch.setattr(roots_module, "open_beneath", swap_first)
     with pytest.raises((Forbidden, NotFound)):
         FileRoots([top / "root"]).open_binary(swapped)
 

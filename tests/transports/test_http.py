@@ -34,6 +34,7 @@ from trio_tools.settings import Settings
 from trio_tools.transports import serve_http, serve_stdio
 from trio_tools.transports.http import asgi_guard as gate_module
 from trio_tools.transports.http import http11 as connections_module
+from trio_tools.transports.http import request_body
 
 SECRET, OTHER = "s" * 32, "o" * 32
 
@@ -365,7 +366,7 @@ async def test_half_a_request_holds_nothing_up(monkeypatch):
 
 
 async def test_a_body_that_drips_is_given_up(monkeypatch):
-    monkeypatch.setattr(gate_module, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.1)
     async with http_server() as address:
         assert (await exchange(address, post(PING)[:-5])).status == 408
 

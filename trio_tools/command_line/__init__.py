@@ -5,6 +5,7 @@
     answer_tables  answers of batch calls as tables that fit
     console        tables, progress and colours of the terminal
     demo           a run over its own web site, with every kind of failure
+    commented_json  the members of an object in JSON with comments       no I/O
     host_files     one entry in a host's file; every other byte stays     no I/O
     hosts          where each host keeps its servers
     host_answers   how a host uses our answers

@@ -15,43 +15,15 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-_IGNORED = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
-_LITERAL = re.compile(r"[^\s,\]}/\"{\[:]+")
-_LEAD = re.compile(r"\s*")
-
-
-class NotEditable(ValueError):  # noqa: N818 - the file is at fault, not this program
-    """The file does not have its host's form; the message says where. Nothing was changed."""
-
-
-@dataclass(frozen=True)
-class _Member:
-    key: str
-    start: int
-    """Index of the quote that opens the key."""
-    value: int
-    end: int
-    """Index after the value."""
-
-
-@dataclass(frozen=True)
-class _Object:
-    start: int
-    """Index of the opening brace."""
-    end: int
-    """Index of the closing brace."""
-    members: tuple[_Member, ...]
-    commas: tuple[int, ...]
-    """Index of the comma after each member; one fewer than members without a trailing comma."""
-
-    def find(self, key: str) -> int | None:
-        """Return the position of the last member with that key."""
-        places = [place for place, member in enumerate(self.members) if member.key == key]
-        return places[-1] if places else None
+from trio_tools.command_line.commented_json import (
+    NotEditable,
+    ObjectText,
+    container_of,
+    parsed_json,
+    root_of,
+)
 
 
 def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
@@ -68,7 +40,7 @@ def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) 
     """
     if not text.strip():
         return json.dumps({container: {name: entry}}, indent=2, ensure_ascii=False) + "\n"
-    root = _root(text)
+    root = root_of(text)
     place = root.find(container)
     if place is None:
         # No blank after the inner brace, which tells a removal that this function made the
@@ -76,7 +48,7 @@ def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) 
         written = "{" + f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" + "}"
         changed = _with_member(text, root, container, written)
     else:
-        holder = _container(text, root.members[place])
+        holder = container_of(text, root.members[place])
         at = holder.find(name)
         if at is None:
             lead = _lead(text, holder) if holder.members else _lead(text, root) + _unit(text, root)
@@ -88,7 +60,7 @@ def add_to_json(text: str, container: str, name: str, entry: Mapping[str, Any]) 
             value = _written(entry, lead, _unit(text, root))
             changed = text[: member.value] + value + text[member.end :]
     changed = _with_line_ends_of(text, changed)
-    return _checked(changed, _parsed(text), _parsed(changed), (container, name), entry)
+    return _checked(changed, parsed_json(text), parsed_json(changed), (container, name), entry)
 
 
 def remove_from_json(text: str, container: str, name: str) -> str:
@@ -101,17 +73,17 @@ def remove_from_json(text: str, container: str, name: str) -> str:
     """
     if not text.strip():
         return text
-    root = _root(text)
+    root = root_of(text)
     place = root.find(container)
     if place is None:
         return text
-    holder = _container(text, root.members[place])
+    holder = container_of(text, root.members[place])
     at = holder.find(name)
     if at is None:
         return text
     made_here = len(holder.members) == 1 and holder.members[0].start == holder.start + 1
     changed = _without(text, root, place) if made_here else _without(text, holder, at)
-    return _checked(changed, _parsed(text), _parsed(changed), (container, name), None)
+    return _checked(changed, parsed_json(text), parsed_json(changed), (container, name), None)
 
 
 def add_to_toml(text: str, container: str, name: str, entry: Mapping[str, Any]) -> str:
@@ -157,7 +129,7 @@ def entry_in(text: str, container: str, name: str, *, toml: bool) -> Any:
     """
     if not text.strip():
         return None
-    whole = _toml(text) if toml else _parsed(text)
+    whole = _toml(text) if toml else parsed_json(text)
     held = whole.get(container)
     return held.get(name) if isinstance(held, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
@@ -177,88 +149,12 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _root(text: str) -> _Object:
-    start = _skip(text, 1 if text.startswith("\ufeff") else 0)
-    if text[start : start + 1] != "{":
-        raise _odd(text, start, "an object, which begins with {")
-    root = _object(text, start)
-    rest = _skip(text, root.end + 1)
-    if rest != len(text):
-        raise _odd(text, rest, "the end of the file")
-    return root
-
-
-def _container(text: str, member: _Member) -> _Object:
-    if text[member.value] != "{":
-        raise _odd(text, member.value, f"an object under {member.key!r}")
-    return _object(text, member.value)
-
-
-def _object(text: str, start: int) -> _Object:
-    members: list[_Member] = []
-    commas: list[int] = []
-    at = _skip(text, start + 1)
-    while text[at : at + 1] != "}":
-        key = _STRING.match(text, at)
-        if key is None:
-            raise _odd(text, at, "a name in quotes, or }")
-        colon = _skip(text, key.end())
-        if text[colon : colon + 1] != ":":
-            raise _odd(text, colon, "a colon")
-        value = _skip(text, colon + 1)
-        end = _end_of_value(text, value)
-        members.append(_Member(_name(text, key), at, value, end))
-        at = _skip(text, end)
-        if text[at : at + 1] == ",":
-            commas.append(at)
-            at = _skip(text, at + 1)
-        elif text[at : at + 1] != "}":
-            raise _odd(text, at, "a comma or }")
-    return _Object(start, at, tuple(members), tuple(commas))
-
-
-def _name(text: str, key: re.Match[str]) -> str:
-    try:
-        return str(json.loads(key[0]))
-    except ValueError:
-        raise _odd(text, key.start(), "a name in quotes") from None
-
-
-def _end_of_value(text: str, at: int) -> int:
-    opening = text[at : at + 1]
-    if opening == "{":
-        return _object(text, at).end + 1
-    if opening == "[":
-        return _end_of_list(text, at)
-    found = (_STRING if opening == '"' else _LITERAL).match(text, at)
-    if found is None:
-        raise _odd(text, at, "a value")
-    return found.end()
-
-
-def _end_of_list(text: str, start: int) -> int:
-    at = _skip(text, start + 1)
-    while text[at : at + 1] != "]":
-        at = _skip(text, _end_of_value(text, at))
-        if text[at : at + 1] == ",":
-            at = _skip(text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise _odd(text, at, "a comma or ]")
-    return at + 1
-
-
-def _skip(text: str, at: int) -> int:
-    found = _IGNORED.match(text, at)
-    assert found is not None
-    return found.end()
-
-
-def _with_member(text: str, holder: _Object, key: str, value: str) -> str:
+def _with_member(text: str, holder: ObjectText, key: str, value: str) -> str:
     member = f"{json.dumps(key)}: {value}"
     lead = _lead(text, holder)
     if not holder.members:
         closing = f"\n{_indentation(text, holder.start)}"
-        inner = f"{closing}{_unit(text, _root(text))}{member}{closing}"
+        inner = f"{closing}{_unit(text, root_of(text))}{member}{closing}"
         return text[: holder.start + 1] + inner + text[holder.end :]
     if len(holder.commas) == len(holder.members):  # a trailing comma: the new member gets one too
         at = holder.commas[-1] + 1
@@ -267,7 +163,7 @@ def _with_member(text: str, holder: _Object, key: str, value: str) -> str:
     return f"{text[:at]},{lead}{member}{text[at:]}"
 
 
-def _without(text: str, holder: _Object, place: int) -> str:
+def _without(text: str, holder: ObjectText, place: int) -> str:
     member = holder.members[place]
     if len(holder.members) == 1:
         return text[: holder.start + 1] + text[holder.end :]
@@ -278,7 +174,7 @@ def _without(text: str, holder: _Object, place: int) -> str:
     return text[:start] + text[holder.commas[place] + 1 :]
 
 
-def _lead(text: str, holder: _Object) -> str:
+def _lead(text: str, holder: ObjectText) -> str:
     """Return the white space before the last member, which is the layout of this object."""
     if not holder.members:
         return f"\n{_indentation(text, holder.start)}"
@@ -293,7 +189,7 @@ def _indentation(text: str, at: int) -> str:
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
-def _unit(text: str, root: _Object) -> str:
+def _unit(text: str, root: ObjectText) -> str:
     """Return one step of indentation: that of the root's first member, if it has its own line."""
     if root.members:
         before = text[: root.members[0].start].rpartition("\n")[2]
@@ -331,39 +227,3 @@ def _checked(
     if {**after, container: {**after.get(container, {})}} != expected:
         raise NotEditable("this program would change more than its entry: edit the file by hand")
     return changed
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text with comments and trailing commas."""
-    plain: list[str] = []
-    at = 1 if text.startswith("\ufeff") else 0
-    while at < len(text):
-        found = _STRING.match(text, at)
-        if found is None:
-            after = _skip(text, at)
-            if after > at:
-                at = after
-                plain.append(" ")
-                continue
-            if text[at] == "," and text[_skip(text, at + 1) :][:1] in {"}", "]"}:
-                at += 1
-                continue
-            plain.append(text[at])
-            at += 1
-            continue
-        plain.append(found[0])
-        at = found.end()
-    try:
-        whole = json.loads("".join(plain))
-    except ValueError as error:
-        raise NotEditable(f"it is not JSON: {error}") from None
-    if not isinstance(whole, dict):
-        raise NotEditable("it is not a JSON object")
-    return whole  # pyright: ignore[reportUnknownVariableType]
-
-
-def _odd(text: str, at: int, expected: str) -> NotEditable:
-    line = text.count("\n", 0, at) + 1
-    column = at - (text.rfind("\n", 0, at) + 1) + 1
-    found = repr(text[at : at + 10]) if at < len(text) else "the end of the file"
-    return NotEditable(f"line {line}, column {column}: expected {expected}, found {found}")

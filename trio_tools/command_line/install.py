@@ -16,8 +16,8 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from trio_tools.command_line.commented_json import NotEditable
 from trio_tools.command_line.host_files import (
-    NotEditable,
     add_to_json,
     add_to_toml,
     entry_in,

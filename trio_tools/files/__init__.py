@@ -4,6 +4,7 @@ Everything here is a plain function for a trio worker thread (`run_in_thread`): 
 holds one chunk at a time, and it ends within one chunk of a cancel. Each module imports only from
 those above it:
 
+    beneath        opens files beneath a folder, without following links
     roots          opens files inside the roots
     output_folder  files that tools write, each whole or not at all
     chunks         a file in chunks

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from trio_tools.answers.errors import (
     Forbidden,
@@ -25,27 +25,21 @@ from trio_tools.answers.errors import (
     UpstreamFailed,
 )
 from trio_tools.answers.shortages import is_shortage, local_shortage
+from trio_tools.files.beneath import (
+    FILE_FLAGS,
+    FOLDER_FLAGS,
+    OPENS_BENEATH,
+    PASS_FLAGS,
+    Folders,
+    Place,
+    lexical_place,
+    open_beneath,
+    parts_of,
+)
 
 DEFAULT_MAX_FILE_BYTES = 2**30
 _MAX_PATH_CHARS = 4_096  # as Linux has it
-# Whether a file can be opened relative to its folder without following links. Windows cannot, so
-# roots are not possible there, and these flags are not used.
-_BENEATH = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
-_COMMON_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC if _BENEATH else os.O_RDONLY
-# The open of a pipe must not block, and a terminal must not become the controlling terminal.
-_FILE_FLAGS = _COMMON_FLAGS | (os.O_NONBLOCK | os.O_NOCTTY if _BENEATH else 0)
-_FOLDER_FLAGS = _COMMON_FLAGS | (os.O_DIRECTORY if _BENEATH else 0)
-# Opens a folder to pass through it, not to list it. Not available on macOS.
-_PASS_FLAGS = _FOLDER_FLAGS | getattr(os, "O_PATH", 0)
 _MAX_LINKS = 40  # as Linux has it
-
-
-class _Place(NamedTuple):
-    root: Path
-    parts: tuple[str, ...]
-    """Components below the root. None is `..`, and none was a link at its resolution."""
-    exists: bool = True
-    """Whether a file or folder of that name existed then."""
 
 
 class FolderEntry(NamedTuple):
@@ -78,7 +72,7 @@ class FileRoots:
         max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
         setting: str = "file_roots",
     ) -> None:
-        if roots and not _BENEATH:
+        if roots and not OPENS_BENEATH:
             raise ValueError(
                 f"{setting}: this system cannot open a file beneath a folder without following "
                 f"links, so nothing would keep a caller inside: leave {setting} empty here"
@@ -88,10 +82,10 @@ class FileRoots:
                 raise ValueError(f"{setting}: {str(root)!r} is not a folder: create it first")
         self.roots = tuple(root.resolve() for root in roots)
         # By their given names too: a link in a root may use the operator's name.
-        named = [_parts(str(root.absolute())) for root in roots]
+        named = [parts_of(str(root.absolute())) for root in roots]
         self._root_of = {
             **dict(zip(named, self.roots, strict=True)),
-            **{_parts(str(root)): root for root in self.roots},
+            **{parts_of(str(root)): root for root in self.roots},
         }
         self.max_file_bytes = max_file_bytes
 
@@ -116,7 +110,7 @@ class FileRoots:
             InvalidArgument: It is not a valid path.
         """
         try:
-            descriptor = _open_beneath(self._locate(path), _PASS_FLAGS)
+            descriptor = open_beneath(self._locate(path), PASS_FLAGS)
         except OSError:
             return False
         os.close(descriptor)
@@ -136,7 +130,7 @@ class FileRoots:
         """
         limit = self.max_file_bytes if max_bytes is None else min(max_bytes, self.max_file_bytes)
         with ExitStack() as on_refusal:
-            descriptor = self._open(path, _FILE_FLAGS)
+            descriptor = self._open(path, FILE_FLAGS)
             on_refusal.callback(os.close, descriptor)
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
@@ -157,7 +151,7 @@ class FileRoots:
             OSError: It cannot be opened.
             Forbidden: It lies outside the roots.
         """
-        return _open_beneath(self._locate(str(path.parent)), _FOLDER_FLAGS)
+        return open_beneath(self._locate(str(path.parent)), FOLDER_FLAGS)
 
     def list_folder(self, path: str, *, after: str = "", count: int) -> list[FolderEntry]:
         """Return up to `count` regular files and links of a folder, in order of name.
@@ -174,7 +168,7 @@ class FileRoots:
             Forbidden: It lies outside the roots, or the system denies reading it.
             NotFound: The folder does not exist.
         """
-        descriptor = self._open(path, _FOLDER_FLAGS)
+        descriptor = self._open(path, FOLDER_FLAGS)
         try:
             with os.scandir(descriptor) as entries:
                 return heapq.nsmallest(
@@ -191,7 +185,7 @@ class FileRoots:
         finally:
             os.close(descriptor)
 
-    def _locate(self, path: str) -> _Place:
+    def _locate(self, path: str) -> Place:
         """Find the root that `path` ends in. Accesses nothing outside of the roots."""
         if len(path) > _MAX_PATH_CHARS:  # each component would be looked up
             raise _too_long()
@@ -201,9 +195,9 @@ class FileRoots:
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"path {path!r} leads to no file: {error}") from error
         if path.startswith("/"):
-            starts = [self._beneath(_parts(path))]
+            starts = [self._beneath(parts_of(path))]
         else:
-            starts = [_Place(root, _parts(path)) for root in self.roots]
+            starts = [Place(root, parts_of(path)) for root in self.roots]
         places = [place for start in starts if start and (place := self._walk(path, start))]
         if not places:
             raise Forbidden(
@@ -215,21 +209,21 @@ class FileRoots:
             )
         return next((place for place in places if place.exists), places[0])
 
-    def _beneath(self, parts: tuple[str, ...]) -> _Place | None:
+    def _beneath(self, parts: tuple[str, ...]) -> Place | None:
         """Return where an absolute path enters a root, without access to the file system."""
-        for words in (parts, tuple(_parts(os.path.normpath("/" + "/".join(parts))))):
+        for words in (parts, tuple(parts_of(os.path.normpath("/" + "/".join(parts))))):
             for length in range(len(words), -1, -1):
                 root = self._root_of.get(words[:length])
                 if root is not None:
-                    return _Place(root, words[length:])
+                    return Place(root, words[length:])
         return None
 
-    def _walk(self, path: str, start: _Place) -> _Place | None:
+    def _walk(self, path: str, start: Place) -> Place | None:
         """Resolve the components of `start`, with links. None if it leaves the roots."""
         root, links = start.root, 0
         todo = [*reversed(start.parts)]
         done: list[str] = []
-        with _Folders(root) as folders:
+        with Folders(root) as folders:
             while todo:
                 part = todo.pop()
                 if part == "..":
@@ -242,114 +236,29 @@ class FileRoots:
                 if target is None:
                     done.append(part)
                     if not folders.enter(part) and todo:
-                        return _lexically(root, done, todo)
+                        return lexical_place(root, done, todo)
                     continue
                 links += 1
                 if links > _MAX_LINKS:
                     raise InvalidArgument(f"{path!r} leads through too many links: name its end")
                 if target.startswith("/"):
-                    beneath = self._beneath(_parts(target))
+                    beneath = self._beneath(parts_of(target))
                     if beneath is None:
                         return None
                     root, parts = beneath.root, beneath.parts
                     done.clear()
                     folders.start_at(root)
                 else:
-                    parts = _parts(target)
+                    parts = parts_of(target)
                 todo += reversed(parts)
-            return _Place(root, tuple(done), folders.exists)
+            return Place(root, tuple(done), folders.exists)
 
     def _open(self, path: str, flags: int) -> int:
         place = self._locate(path)
         try:
-            return _open_beneath(place, flags)
+            return open_beneath(place, flags)
         except OSError as error:
             raise _refusal(path, error) from error
-
-
-class _Folders:
-    """The open folders from a root down to the current position. Follows no link."""
-
-    def __init__(self, root: Path) -> None:
-        self._open = ExitStack()
-        self._stack: list[int | None] = []  # None for a component that cannot be entered
-        self.exists = True
-        self.start_at(root)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def start_at(self, root: Path) -> None:
-        """Return to a root."""
-        self._open.close()
-        self._stack = [self._keep(str(root), None)]
-
-    def enter(self, part: str) -> bool:
-        """Go down. Return whether the component is a folder that can be entered."""
-        folder = self._stack[-1]
-        descriptor = None if folder is None else self._keep(part, folder)
-        self._stack.append(descriptor)
-        if descriptor is None and folder is not None:
-            self.exists = os.access(part, os.F_OK, dir_fd=folder, follow_symlinks=False)
-        return descriptor is not None
-
-    def leave(self) -> None:
-        """Go up."""
-        self._stack.pop()
-
-    def read_link(self, part: str) -> str | None:
-        """Return the target of a link; None if it is not a link."""
-        folder = self._stack[-1]
-        if folder is None:
-            return None
-        try:
-            return os.readlink(part, dir_fd=folder)
-        except OSError:  # not a link, missing, or name too long: the open reports it
-            return None
-
-    def _keep(self, part: str, folder: int | None) -> int | None:
-        try:
-            descriptor = os.open(part, _PASS_FLAGS, dir_fd=folder)
-        except OSError:
-            return None
-        self._open.callback(os.close, descriptor)
-        return descriptor
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split("/") if part not in {"", "."})
-
-
-def _lexically(root: Path, done: list[str], todo: list[str]) -> _Place | None:
-    """Return the location below a missing component or a file, with `..` applied to the text."""
-    for part in reversed(todo):
-        if part != "..":
-            done.append(part)
-        elif done:
-            done.pop()
-        else:
-            return None
-    return _Place(root, tuple(done), exists=False)
-
-
-def _open_beneath(place: _Place, flags: int) -> int:
-    """Open the last component with `flags`, each one relative to the folder before it."""
-    if not place.parts:
-        return os.open(place.root, _FOLDER_FLAGS)
-    folder = os.open(place.root, _FOLDER_FLAGS)
-    for part in place.parts[:-1]:
-        folder = _step(folder, part, _FOLDER_FLAGS)
-    return _step(folder, place.parts[-1], flags)
-
-
-def _step(folder: int, part: str, flags: int) -> int:
-    try:
-        return os.open(part, flags, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 def _refusal(path: str, error: OSError) -> ToolFailure:  # noqa: PLR0911 - a table

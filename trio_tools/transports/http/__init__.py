@@ -11,6 +11,7 @@ connections   accepted up to a bound, fairly, closable at once
 sessions      sessions of the older era, with a share for each client
 dashboard     the page at /, and its data
 bodies        the weight of the bodies of all requests, shared between clients
+request_body  the body of a request: read up to a bound, and read again by the SDK
 asgi_guard    checks of a request before the SDK receives it
 metrics       the content of /metrics
 house         the parts of one server, combined

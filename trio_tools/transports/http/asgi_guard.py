@@ -6,7 +6,6 @@ pass on to the tools.
 
 from __future__ import annotations
 
-import codecs
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nursery_patterns import request_context
 from trio_tools.settings.logs import FIELDS
@@ -33,6 +32,7 @@ from trio_tools.transports.http.connections import KNOWN
 from trio_tools.transports.http.dashboard import PAGE_PATHS, PREFIX, Dashboard
 from trio_tools.transports.http.operators.metrics_door import METRICS_PATH, MetricsAccess
 from trio_tools.transports.http.operators.reload_door import RELOAD_PATH, answer_reload
+from trio_tools.transports.http.request_body import check_length, read_body, replay
 from trio_tools.transports.http.sessions import BODY_BYTES
 from trio_tools.transports.http.workers.siblings import SIBLING
 from trio_tools.transports.json_weight import TOO_MANY, weigh
@@ -41,9 +41,6 @@ from trio_tools.transports.reload import Reload
 if TYPE_CHECKING:  # they import a signature library that few servers need
     from trio_tools.transports.http.oauth.metadata import ResourceMetadata
     from trio_tools.transports.http.oauth.tokens import AccessTokens, Grant
-
-BODY_SECONDS: Final = 30.0
-"""Seconds that a client may take to send the body of a request."""
 
 MAX_BODIES_BYTES: Final = 128 * 2**20
 """Limit of the parsed weight of all requests in flight, in bytes; further ones are refused."""
@@ -179,9 +176,9 @@ class AsgiGuard:
         if self.closing:
             raise Denied(HTTPStatus.SERVICE_UNAVAILABLE, "The server stops.", {"retry-after": "1"})
         longest = self._longest_body(scope)
-        _check_length(scope, longest)
+        check_length(scope, longest)
         with self._bodies.weighing(caller.client, MAX_BODIES_BYTES) as count:
-            body = await _read_body(receive, count, longest)
+            body = await read_body(receive, count, longest)
             if body is None:
                 return
             parsed = await weigh(body)
@@ -190,7 +187,7 @@ class AsgiGuard:
             count(parsed)
             self._check_scopes(caller, body, scope)
             scope[BODY_BYTES] = len(body)
-            receive = _replay(body, receive)
+            receive = replay(body, receive)
             del body  # the request has its own copy
             await self._pass(scope, receive, send, caller)
 
@@ -315,37 +312,6 @@ class AsgiGuard:
         return HTTPStatus.OK, b"ready\n"
 
 
-def _check_length(scope: Scope, longest: int) -> None:
-    """Refuse a body whose declared length is too long, without waiting for it."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > longest:
-            raise _too_long(longest)
-
-
-def _too_long(longest: int) -> Denied:
-    return Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is longer than {longest} bytes.")
-
-
-async def _read_body(receive: Receive, count: Callable[[int], None], longest: int) -> bytes | None:
-    """Return the whole body, or None if the client disconnected before its end."""
-    body = bytearray()
-    with trio.move_on_after(BODY_SECONDS):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            piece = message.get("body", b"")
-            count(len(piece))
-            body += piece
-            if len(body) > longest:
-                raise _too_long(longest)
-            if not message.get("more_body"):
-                return bytes(body).removeprefix(codecs.BOM_UTF8)
-    raise Denied(
-        HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_SECONDS:g} s to come."
-    )
-
-
 def _never() -> bool:
     """Do nothing: the default for the state of a server that has none."""
     return False
@@ -365,22 +331,6 @@ def _owes_an_answer(scope: Scope) -> bool:
     """Whether the exchange ends by itself; a stream of notifications does not."""
     headers = dict(scope["headers"])
     return scope["method"] == "POST" and headers.get(b"mcp-method") != b"subscriptions/listen"
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that yields the body that was read, and then later messages.
-
-    The end is a message of its own: its reader keeps the last message while the request is served.
-    """
-    pending: list[Message] = [
-        {"type": "http.request", "body": b"", "more_body": False},
-        {"type": "http.request", "body": body, "more_body": True},
-    ]
-
-    async def replayed() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return replayed
 
 
 async def _respond(
