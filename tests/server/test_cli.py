@@ -268,7 +268,28 @@ def test_a_file_root_opens_a_folder(capsys, tmp_path):
         (("serve", "--set", "http.port=2", "--set", "http=1"), "setting http: Input should be"),
         (("serve", "--set", "max_items=2", "--set", "max_items.x=1"), "--set gives max_items a"),
         (("serve", "--set", "http.path=mcp"), "setting http.path: it must begin with a slash"),
-        (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file"),
+        (("tools", "--config", "/none.toml"), "'/none.toml', which is not a file: correct"),
+        (
+            ("serve", "--set", "http.prt=1"),
+            "setting http.prt: there is no such setting; write http.port\n",
+        ),
+        (
+            ("serve", "--set", "limits.fetch_urls.max_concurency=1"),
+            "no such setting; write limits.fetch_urls.max_concurrency\n",
+        ),
+        (
+            ("serve", "--set", "apis.jira.base_ur=https://example.org"),
+            "setting apis.jira.base_ur: there is no such setting; write apis.jira.base_url\n",
+        ),
+        (
+            ("serve", "--set", "apis.jira.burst=2"),
+            "setting apis.jira.base_url: it is required: give it a value\n",
+        ),
+        (("serve", "--set", "port=1"), "setting port: there is no such setting; write http.port\n"),
+        (
+            ("serve", "--set", "colour=1"),
+            "no such setting; `trio-tools settings --example` lists those that there are\n",
+        ),
         (("tools", "--file-root", "/no/such/folder"), "/no/such/folder"),
     ],
 )

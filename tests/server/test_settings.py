@@ -60,7 +60,10 @@ def test_lists_and_tables_come_from_the_environment_as_json(monkeypatch, tmp_pat
 def test_a_file_that_is_not_there_is_told_by_name(config):
     with pytest.raises(FileNotFoundError) as error:
         Settings()
-    assert str(error.value) == f"TRIO_TOOLS_CONFIG names {str(config)!r}, which is not a file"
+    assert str(error.value) == (
+        f"--config or TRIO_TOOLS_CONFIG names {str(config)!r}, which is not a file: "
+        "correct the path"
+    )
 
 
 @pytest.mark.parametrize("content", [b"max_items = [", b"name = '\xff'"])

@@ -275,7 +275,10 @@ class Settings(BaseSettings):
         if not config:
             return init_settings, environment
         if not Path(config).is_file():
-            raise FileNotFoundError(f"TRIO_TOOLS_CONFIG names {config!r}, which is not a file")
+            raise FileNotFoundError(
+                f"--config or TRIO_TOOLS_CONFIG names {config!r}, which is not a file: "
+                "correct the path"
+            )
         try:
             file = TomlConfigSettingsSource(settings_cls, Path(config))
         except ValueError as error:
